@@ -1,0 +1,28 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup lint type test demo
+
+# Made anew whenever the project's metadata or the pinned versions change.
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+lint: setup type
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup
+	$(BIN)/mypy
+
+test: setup
+	$(BIN)/python -m pytest
+
+# A world to train on, a generator, 64 pairs: about five minutes on two cores.
+demo: setup
+	$(BIN)/python scripts/train.py experiment=demo
+	$(BIN)/python scripts/generate.py gen_ckpt="$$(ls runs/demo/G_e*.pt | tail -n 1)" save_dir=runs/demo/synthetic num_samples=64

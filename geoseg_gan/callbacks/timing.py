@@ -1,0 +1,116 @@
+"""Time: the budget, the estimate and the rate."""
+
+import time
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from geoseg_gan.errors import plural
+from geoseg_gan.gan import GAN
+
+
+class TimeBudget(Callback):
+    """Ends training once a time budget is used up; what was learnt is saved as usual.
+
+    The learning-rate schedule sees the budget, so that the rate has fallen when time is up.
+
+    Args:
+        minutes: Wall-clock time from the start of training.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        """Keeps the budget."""
+        self.minutes = minutes
+        self._started = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Starts the clock."""
+        self._started = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        """Tells the module the share used, and stops the trainer at 1."""
+        used = min(1.0, (time.monotonic() - self._started) / (60 * self.minutes))
+        # All processes follow one clock, or their learning rates would part.
+        used = trainer.strategy.broadcast(used)
+        assert isinstance(module, GAN)
+        module.time_used = used
+        if used >= 1:
+            trainer.should_stop = True
+
+
+class Throughput(Callback):
+    """Logs images per second over all processes, first batches left out."""
+
+    _WARM_UP = 3
+
+    def __init__(self) -> None:
+        """Starts at nothing."""
+        self._since = 0.0
+        self._batches = 0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Leaves the time between epochs out."""
+        self._batches = -self._WARM_UP if trainer.global_step == 0 else 0
+        self._since = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        """Logs the rate since the epoch's start."""
+        self._batches += 1
+        if self._batches <= 0:
+            self._since = time.monotonic()
+            return
+        assert isinstance(module, GAN)
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        rate = self._batches * module.global_batch / seconds
+        module.log("images_per_second", rate, prog_bar=True)
+
+
+class Estimate(Callback):
+    """Prints once, after the first steps, how long training will take and what it will write.
+
+    Args:
+        keep_checkpoints: How many epochs' checkpoints stay; None for all.
+        minutes: The time budget; None for none.
+    """
+
+    _AFTER = 10
+
+    def __init__(self, keep_checkpoints: int | None, minutes: float | None) -> None:
+        """Keeps the settings."""
+        self.keep_checkpoints = keep_checkpoints
+        self.minutes = minutes
+        self._since = 0.0
+        self._batches = 0
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Starts the clock."""
+        self._since, self._batches = time.monotonic(), 0
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        """Counts batches and prints when there are enough."""
+        self._batches += 1
+        if self._batches == 1:
+            self._since = time.monotonic()  # the first batch also warms everything up
+        after = min(self._AFTER, int(trainer.num_training_batches))
+        if self._batches != after or not trainer.is_global_zero:
+            return
+        seconds = (time.monotonic() - self._since) / max(1, after - 1)
+        left = int(trainer.estimated_stepping_batches) - trainer.global_step
+        duration = seconds * left
+        capped = self.minutes is not None and duration > 60 * self.minutes
+        if self.minutes is not None and capped:
+            duration = 60 * self.minutes
+        epochs = (trainer.max_epochs or 0) - trainer.current_epoch
+        if capped:
+            epochs = min(epochs, int(duration / seconds / trainer.num_training_batches) + 1)
+        kept = min(epochs, self.keep_checkpoints or epochs)
+        weights = sum(p.numel() * p.element_size() for p in module.parameters())
+        # last.ckpt holds Adam's two moments beside the weights.
+        size = weights * (kept + 3)
+        why = " (max_minutes)" if capped else ""
+        print(
+            f"Estimate: {timedelta(seconds=round(duration))}{why} for {plural(epochs, 'epoch')}, "
+            f"{size / 1e6:,.0f} MB of checkpoints."
+        )

@@ -1,0 +1,318 @@
+"""Typed configuration, and the frame in which every command runs as a Hydra app."""
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import inspect
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from geoseg_gan.data.datamodule import DataSettings
+from geoseg_gan.data.jitter import JitterSettings
+from geoseg_gan.data.tiling import TileSettings
+from geoseg_gan.errors import UserError
+from geoseg_gan.gan import OptimizerSettings
+from geoseg_gan.losses.objective import OBJECTIVES
+from geoseg_gan.models.registry import DISCRIMINATORS, GENERATORS
+from geoseg_gan.trainer import TrainerSettings
+
+ConfigT = TypeVar("ConfigT")
+
+_JOB = "GEOSEG_GAN_JOB"
+"""Environment variable that tells the processes of a distributed sweep job which job it is."""
+
+
+def knob(default: Any, text: str) -> Any:
+    """A top-level setting with the line that `--help` shows for it."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class ModelSettings:
+    """The two networks: each a name and what its constructor takes."""
+
+    generator: Any = MISSING
+    discriminator: Any = MISSING
+
+
+@dataclass
+class TrainConfig:
+    """Configuration of scripts/train.py."""
+
+    data_root: str = knob("data", "folder with train/ and val/, each with images/ and masks/")
+    out_dir: str = knob("runs/label2img", "where samples, checkpoints and logs go")
+    epochs: int = knob(10, "how often training goes through the pairs; 30 to 50 for good results")
+    bs: int = knob(8, "batch size over all devices")
+    lr: float = knob(2e-4, "learning rate at this batch size")
+    image_size: int = knob(256, "side of the training images in pixels")
+    seed: int = knob(0, "fixes weights, order, augmentation and noise")
+    resume: bool = knob(False, "continue the run in out_dir")
+    keep_checkpoints: str = knob("all", "networks of how many epochs stay: all, or a number")
+    max_minutes: float | None = knob(None, "end after this time, saving first; null for no limit")
+    samples: int = knob(4, "sample pictures an epoch")
+    devices: int = knob(1, "how many GPUs or processes share a batch")
+    precision: str = knob("32-true", "32-true, bf16-mixed or 16-mixed")
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    loss: Any = MISSING
+    jitter: JitterSettings = field(default_factory=JitterSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+
+
+@dataclass
+class GenerateConfig:
+    """Configuration of scripts/generate.py."""
+
+    gen_ckpt: str = knob(MISSING, "the generator, a G_e###.pt that training wrote")
+    data_root: str | None = knob(None, "whose training masks are sampled; null as in training")
+    save_dir: str = knob("synthetic", "where pairs, manifest and contact sheet go")
+    num_samples: int = knob(1000, "how many pairs")
+    layout: str = knob("pairs", "pairs: pair_00000_img.jpg; folders: images/ and masks/")
+    bs: int = knob(8, "images painted at once on a GPU")
+    seed: int = knob(0, "fixes masks, jitter and noise of every pair")
+    num_workers: int = knob(1, "processes that read and jitter masks")
+    jitter: JitterSettings = field(default_factory=JitterSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+
+
+@dataclass
+class BenchmarkConfig:
+    """Configuration of scripts/benchmark.py."""
+
+    out_dir: str = knob("runs/benchmark", "where benchmark.json and benchmark.md go")
+    image_size: int = knob(128, "side of the images in pixels")
+    bs: int = knob(8, "batch size")
+    seconds: float = knob(20.0, "how long each part is measured, in each of its rounds")
+    rounds: int = knob(3, "rounds in which the parts take turns; the median counts")
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    loss: Any = MISSING
+    jitter: JitterSettings = field(default_factory=JitterSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+
+
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "generate": GenerateConfig,
+    "tile": TileSettings,
+    "benchmark": BenchmarkConfig,
+}
+
+
+def command(schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Callable[[], None]]:
+    """Makes a function of a typed configuration a Hydra app.
+
+    A user's mistake becomes one line on stderr and exit code 1. In a sweep the failed job prints
+    its line, the others run, and the exit code is 1 at the end.
+
+    Args:
+        schema: The configuration's dataclass; its entry in SCHEMAS names the app's primary config.
+    """
+    name = next(name for name, known in SCHEMAS.items() if known is schema)
+    output = next(key for key in ("save_dir", "out_dir", "data_root") if key in _settings(schema))
+
+    def decorate(run: Callable[[ConfigT], Any]) -> Callable[[], None]:
+        failures = 0
+
+        def task(config: DictConfig) -> Any:
+            nonlocal failures
+            try:
+                _enter_sweep_folder(config, output)
+                return run(typed(config, schema))
+            except UserError as error:
+                failures += 1
+                _say_error(str(error))
+                return None
+
+        @functools.wraps(run)
+        def main() -> None:
+            _become_job_of_parent()
+            register()
+            # Exceptions are told apart below: Hydra itself would print every one as its own.
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+            # Libraries speak of each other's deprecations, which no user of ours can mend.
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.showwarning = _say_warning  # type: ignore[assignment]
+            app = hydra.main(
+                version_base="1.3", config_path="pkg://geoseg_gan.configs", config_name=name
+            )
+            try:
+                app(task)()
+            except (HydraException, OmegaConfBaseException) as error:
+                _say_error(_explain(error, schema))
+                sys.exit(1)
+            if failures:
+                sys.exit(1)
+
+        return main
+
+    return decorate
+
+
+def typed(config: DictConfig, schema: type[ConfigT]) -> ConfigT:
+    """Turns a composed configuration into the schema's dataclass, all the way down.
+
+    Raises:
+        UserError: If a value that has no default is not set.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        key = missing[0]
+        text = _settings(schema)[key].metadata.get("help", key) if key in _settings(schema) else key
+        raise UserError(f"{key} is not set: give {text}, as in {key}=... .")
+    content = OmegaConf.to_object(config)
+    assert isinstance(content, schema)
+    return content
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A typed configuration as plain dicts, as checkpoints and JSON files keep it."""
+    return dataclasses.asdict(config)
+
+
+def write_yaml(path: Path, config: Any) -> None:
+    """Writes a typed configuration as YAML."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(plain(config)), path)
+
+
+def register() -> None:
+    """Registers schemas and resolvers with Hydra; a second call changes nothing."""
+    store = ConfigStore.instance()
+    for name, schema in SCHEMAS.items():
+        store.store(name=f"{name}_schema", node=schema)
+    for kind, networks in (("generator", GENERATORS), ("discriminator", DISCRIMINATORS)):
+        for name, network in networks.items():
+            store.store(f"{name}_schema", constructor_schema(network, name), f"model/{kind}")
+    for name, objective in OBJECTIVES.items():
+        store.store(name=f"{name}_schema", node=objective, group="loss")
+    OmegaConf.register_new_resolver("knob_help", _help_of, replace=True)
+    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+
+
+def constructor_schema(network: type, name: str) -> type:
+    """A dataclass of the keyword-only arguments of a network's constructor, with their defaults.
+
+    So a misspelt or mistyped model setting is refused when composing, and the constructor stays
+    the one place where settings are listed.
+    """
+    parameters = inspect.signature(network).parameters.values()
+    fields = [("name", str, field(default=name))]
+    fields += [
+        (p.name, p.annotation, field(default=p.default))
+        for p in parameters
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    return dataclasses.make_dataclass(f"{network.__name__}Settings", fields)
+
+
+def job_folder(overrides: Sequence[str]) -> str:
+    """The name of a sweep job's folder: its overrides, but for where output goes.
+
+    Args:
+        overrides: The job's overrides, as in `lr=0.001`.
+
+    Returns:
+        A name without slashes and of at most 120 characters, ending in a digest where cut short.
+    """
+    told = [o for o in overrides if not o.startswith(("out_dir=", "save_dir="))]
+    name = re.sub(r"[^\w.,=+-]", "_", ",".join(told)) or "job"
+    if len(name) > 120:
+        digest = hashlib.sha256(",".join(told).encode()).hexdigest()[:8]
+        name = f"{name[:111]}-{digest}"
+    return name
+
+
+def _enter_sweep_folder(config: DictConfig, output: str) -> None:
+    """Gives a sweep's job its own output folder, and tells its future child processes so."""
+    state = HydraConfig.get()
+    if state.mode is not RunMode.MULTIRUN:
+        return
+    folder = state.runtime.output_dir
+    config[output] = folder
+    own = [o for o in state.overrides.task if not o.startswith(f"{output}=")]
+    os.environ[_JOB] = "\n".join([*own, f"{output}={folder}"])
+
+
+def _become_job_of_parent() -> None:
+    """In a process that Lightning started for a sweep's job: run that job, not the sweep again."""
+    if os.environ.get("LOCAL_RANK", "0") != "0" and _JOB in os.environ:
+        sys.argv[1:] = os.environ[_JOB].split("\n")
+
+
+def _settings(schema: type) -> dict[str, dataclasses.Field[Any]]:
+    return {entry.name: entry for entry in dataclasses.fields(schema)}
+
+
+def _help_of(name: str) -> str:
+    schema = SCHEMAS[name]
+    lines = [f"  {'setting=default':<34}meaning"]
+    groups = []
+    for entry in _settings(schema).values():
+        text = entry.metadata.get("help")
+        if text is None:
+            groups.append(entry.name)
+            continue
+        default = {MISSING: "...", None: "null"}.get(entry.default, entry.default)
+        shown = str(default).lower() if isinstance(default, bool) else default
+        lines.append(f"  {f'{entry.name}={shown}':<34}{text}")
+    if groups:
+        if schema is TrainConfig:
+            groups.append("experiment")
+        lines += ["", "Parts, chosen as group=choice and adjusted as group.key=value:"]
+        lines += [f"  {group}: {choices}" for group, choices in _choices(groups)]
+    lines += ["", "--cfg job shows every setting; -m sweeps over comma-separated values."]
+    return "\n".join(lines)
+
+
+def _choices(groups: Sequence[str]) -> list[tuple[str, str]]:
+    """Config groups, subgroups included, with the names of their choices."""
+    folder = Path(str(resources.files("geoseg_gan.configs")))
+    found = []
+    for group in groups:
+        inner = sorted(p.relative_to(folder) for p in (folder / group).glob("**/") if p.is_dir())
+        for path in inner:
+            names = sorted(choice.stem for choice in (folder / path).glob("*.yaml"))
+            found.append((path.as_posix(), ", ".join(names)))
+    return found
+
+
+def _explain(error: Exception, schema: type) -> str:
+    """One line for what Hydra or OmegaConf say in several."""
+    text = " ".join(str(error).split())
+    cause = " ".join(str(error.__cause__ or "").split())
+    wrong = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text)
+    if wrong and "not in" in cause + text:
+        key = wrong.group(1) or wrong.group(2)
+        close = difflib.get_close_matches(key.split(".")[0], _settings(schema), 1)
+        hint = f" Did you mean '{close[0]}'?" if close and close[0] != key.split(".")[0] else ""
+        inner = re.search(r"Key '([^']+)' (?:is )?not in", cause)
+        what = f" (no '{inner.group(1)}' there)" if inner and "." in key else ""
+        return f"there is no setting '{key}'{what}.{hint} See --help, or --cfg job for all."
+    return f"{text} {cause}".strip()
+
+
+def _say_error(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr, flush=True)
+
+
+def _say_warning(message: Warning | str, *_: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""From files on disk to batches: palette, pairs, jitter, loading, tiling and the demo world."""

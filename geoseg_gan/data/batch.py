@@ -1,0 +1,114 @@
+"""What networks are fed: batches on the device, scaled from stored values to [-1, 1]."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.data.scan import FolderIndex
+
+
+class Sample(TypedDict):
+    """One item of a dataset; collated, every entry gains a leading batch dimension.
+
+    Keys:
+        image: Stored dtype, shape (K, H, W).
+        label: uint8, shape (H, W); 255 is ignore.
+        stem: The pair's name.
+        group: The ground it shows.
+    """
+
+    image: Tensor
+    label: Tensor
+    stem: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch as networks and objectives take it.
+
+    Attributes:
+        image: Shape (B, K, H, W), float, in [-1, 1].
+        label: Shape (B, H, W), uint8; 255 is ignore.
+        one_hot: Shape (B, C, H, W), float; all zero where ignored.
+        valid: Shape (B, 1, H, W), float; 0 where ignored, else 1.
+    """
+
+    image: Tensor
+    label: Tensor
+    one_hot: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class ImageScaling:
+    """Per-band linear scaling between stored values and [-1, 1].
+
+    Attributes:
+        low: Stored value that becomes -1, one a band.
+        high: Stored value that becomes 1, one a band.
+        dtype: NumPy name of the stored dtype.
+    """
+
+    low: Sequence[float]
+    high: Sequence[float]
+    dtype: str = "uint8"
+
+    @classmethod
+    def fit(cls, index: FolderIndex) -> Self:
+        """The full range for 8-bit images; else the outermost 1st and 99th percentiles."""
+        low, high = index.low.min(0), index.high.max(0)
+        high = np.where(high > low, high, low + 1)  # a constant band has no range to divide by
+        return cls(low.tolist(), high.tolist(), index.dtype.name)
+
+    def to_network(self, image: Tensor) -> Tensor:
+        """Maps stored values (B, K, H, W) to float32 in [-1, 1], clamping what lies outside."""
+        low, high = self._bounds(image.device)
+        return ((image.float() - low) * (2 / (high - low)) - 1).clamp(-1, 1)
+
+    def to_stored(self, image: Tensor) -> npt.NDArray[Any]:
+        """Maps (K, H, W) in [-1, 1] to an array of shape (H, W, K) in the stored dtype."""
+        low, high = self._bounds(torch.device("cpu"))
+        values = ((image.float().cpu().clamp(-1, 1) + 1) / 2 * (high - low) + low)[0]
+        pixels = values.permute(1, 2, 0).numpy()
+        dtype = np.dtype(self.dtype)
+        if np.issubdtype(dtype, np.integer):
+            info = np.iinfo(dtype)
+            pixels = pixels.round().clip(info.min, info.max)
+        return np.ascontiguousarray(pixels.astype(dtype))
+
+    def shown(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """Maps stored values (H, W, K) to an RGB picture (H, W, 3) of the first three bands."""
+        bands = slice(3) if pixels.shape[2] >= 3 else [0, 0, 0]
+        low, high = np.asarray(self.low)[bands], np.asarray(self.high)[bands]
+        share = (pixels[..., bands] - low) / (high - low)
+        picture: npt.NDArray[np.uint8] = (share.clip(0, 1) * 255).round().astype(np.uint8)
+        return picture
+
+    def _bounds(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        low = torch.tensor(self.low, dtype=torch.float32, device=device)
+        high = torch.tensor(self.high, dtype=torch.float32, device=device)
+        return low.view(1, -1, 1, 1), high.view(1, -1, 1, 1)
+
+
+def one_hot_of(label: Tensor, num_classes: int) -> Tensor:
+    """Turns a label map (B, H, W) uint8 into floats (B, C, H, W), all zero where ignored."""
+    classes = torch.arange(num_classes, dtype=torch.uint8, device=label.device)
+    return (label.unsqueeze(1) == classes.view(1, -1, 1, 1)).float()
+
+
+def make_batch(sample: Sample, scaling: ImageScaling, num_classes: int) -> Batch:
+    """Builds the network's view of a collated sample, on the sample's device."""
+    label = sample["label"]
+    return Batch(
+        image=scaling.to_network(sample["image"]),
+        label=label,
+        one_hot=one_hot_of(label, num_classes),
+        valid=(label != IGNORE).unsqueeze(1).float(),
+    )

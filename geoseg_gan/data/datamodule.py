@@ -1,0 +1,236 @@
+"""The LightningDataModule that serves mask-image pairs."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast, get_args
+
+import cv2
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import DataLoader
+
+from geoseg_gan.data.batch import ImageScaling, Sample
+from geoseg_gan.data.dataset import EpochSampler, Fit, PairDataset, PairSource, WindowDataset
+from geoseg_gan.data.images import MaskFormat, MaskReader
+from geoseg_gan.data.jitter import JitterSettings
+from geoseg_gan.data.pairs import Split, find_pairs
+from geoseg_gan.data.palette import Palette, PaletteClass, UnknownPolicy
+from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
+from geoseg_gan.data.world import DemoSettings, write_world
+from geoseg_gan.errors import UserError, check_choice, plural
+
+
+@dataclass
+class DataSettings:
+    """What a data folder holds and how it is read.
+
+    Attributes:
+        palette: Classes in ID order.
+        ignore: Colours read as ignore; 255 is written as the first of them.
+        mask_format: "rgb" for palette colours, "index" for one channel of class IDs.
+        unknown: Colours outside the palette: "error", "ignore" or "nearest".
+        group_regex: What part of a stem names the ground it shows; None if each is its own.
+        gsd: Ground sampling distance in metres a pixel, recorded in checkpoints; None if unknown.
+        fit: "crop" or "resize" to image_size.
+        cache: "ram" keeps decoded pairs in memory, "none" reads files each time.
+        num_workers: Loader processes; None chooses by the machine's cores.
+        demo: The world to draw into data_root, if it is not there yet.
+    """
+
+    palette: list[PaletteClass] = field(default_factory=list)
+    ignore: list[list[int]] = field(default_factory=list)
+    mask_format: str = "rgb"
+    unknown: str = "error"
+    group_regex: str | None = None
+    gsd: float | None = None
+    fit: str = "crop"
+    cache: str = "none"
+    num_workers: int | None = None
+    demo: DemoSettings | None = None
+
+    def check(self) -> None:
+        """Refuses values out of range.
+
+        Raises:
+            UserError: Naming the key, its value and what is allowed.
+        """
+        check_choice("data.mask_format", self.mask_format, get_args(MaskFormat))
+        check_choice("data.unknown", self.unknown, get_args(UnknownPolicy))
+        check_choice("data.fit", self.fit, get_args(Fit))
+        check_choice("data.cache", self.cache, ("ram", "none"))
+        if self.num_workers is not None and self.num_workers < 0:
+            raise UserError(f"data.num_workers={self.num_workers}: use 0 or more, or null.")
+        if self.gsd is not None and self.gsd <= 0:
+            raise UserError(f"data.gsd={self.gsd}: metres a pixel must be positive, or null.")
+        self.reader()
+
+    def reader(self) -> MaskReader:
+        """The mask reader these settings describe.
+
+        Raises:
+            UserError: If palette and policies do not fit together.
+        """
+        palette = Palette(self.palette, self.ignore)
+        return MaskReader(
+            palette, cast(MaskFormat, self.mask_format), cast(UnknownPolicy, self.unknown)
+        )
+
+
+class SegmentationDataModule(L.LightningDataModule):
+    """Serves mask-image pairs of `root/{train,val}/{images,masks}`.
+
+    Training batches are random and the same for every number of workers and processes; validation
+    shows every picture in full. Without a validation split, training pictures stand in for it.
+
+    Args:
+        root: The data folder.
+        settings: What it holds and how it is read.
+        image_size: Side of the items in pixels.
+        batch_size: Global batch size, divided over the processes.
+        jitter: Geometry of training items.
+        seed: Fixes order and augmentation.
+        on_gpu: Whether batches go to a GPU (memory is then pinned, and more workers load).
+
+    Raises:
+        UserError: On `setup`, for a folder that is not as the settings say.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        settings: DataSettings,
+        *,
+        image_size: int,
+        batch_size: int,
+        jitter: JitterSettings,
+        seed: int,
+        on_gpu: bool = False,
+    ) -> None:
+        """Keeps the settings; nothing is read yet."""
+        super().__init__()
+        self.root = root
+        self.settings = settings
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.jitter = jitter
+        self.seed = seed
+        self.on_gpu = on_gpu
+        self.reader = settings.reader()
+        self.fit: Fit = cast(Fit, settings.fit)
+        self._train: PairDataset | None = None
+        self._val: WindowDataset | None = None
+        self.index: FolderIndex | None = None
+
+    @property
+    def palette(self) -> Palette:
+        """The classes."""
+        return self.reader.palette
+
+    def prepare_data(self) -> None:
+        """Draws the demo world where the settings name one."""
+        if self.settings.demo is not None:
+            write_world(self.root, self.palette, self.settings.demo)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Finds, scans and checks both splits; the second call does nothing."""
+        if self.index is not None:
+            return
+        self.index, train_source = self._open("train")
+        self._warn_of_classes(self.index)
+        self._train = PairDataset(train_source, self.image_size, self.fit, self.jitter, self.seed)
+        val_index, val_source = self.index, train_source
+        if (self.root / "val").is_dir():
+            val_index, val_source = self._open("val")
+            _warn_of_shared_ground(self.index, val_index)
+        else:
+            rank_zero_warn(
+                f"{self.root / 'val'} is missing: sample pictures show training pairs instead."
+            )
+        self._val = WindowDataset(val_source, val_index.sizes, self.image_size, self.fit)
+
+    @property
+    def train_index(self) -> FolderIndex:
+        """What the scan saw of the training split; available after `setup`."""
+        assert self.index is not None, "setup() comes first"
+        return self.index
+
+    @property
+    def val_dataset(self) -> WindowDataset:
+        """Full validation pictures in windows; available after `setup`."""
+        assert self._val is not None, "setup() comes first"
+        return self._val
+
+    @property
+    def train_dataset(self) -> PairDataset:
+        """Training pairs; available after `setup`."""
+        assert self._train is not None, "setup() comes first"
+        return self._train
+
+    def scaling(self) -> ImageScaling:
+        """The scaling that fits the training images; available after `setup`."""
+        return ImageScaling.fit(self.train_index)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled training batches of `batch_size / processes` items."""
+        rank, world = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
+        sampler = EpochSampler(len(self.train_dataset), self.batch_size, self.seed, rank, world)
+        workers = self._workers(world)
+        return DataLoader(
+            self.train_dataset,
+            batch_size=self.batch_size // world,
+            sampler=sampler,
+            num_workers=workers,
+            worker_init_fn=_one_thread,
+            persistent_workers=workers > 0,
+            pin_memory=self.on_gpu,
+        )
+
+    def _workers(self, world: int) -> int:
+        if self.settings.num_workers is not None:
+            return self.settings.num_workers
+        # One worker keeps a CPU run fed; a GPU takes as many as its share of the cores.
+        return max(1, min(8, (os.cpu_count() or 1) // world - 1)) if self.on_gpu else 1
+
+    def _open(self, split: Split) -> tuple[FolderIndex, PairSource]:
+        pairs = find_pairs(self.root, split, self.settings.group_regex)
+        index = scan(pairs, self.reader)
+        if self.fit == "crop":
+            check_sizes(index, self.image_size)
+        if strays := int(index.unknown.sum()):
+            files = int((index.unknown > 0).sum())
+            rank_zero_warn(
+                f"{self.root / split}: {plural(strays, 'pixel')} in {plural(files, 'mask')} have a "
+                f"colour outside the palette; read as {self.settings.unknown} by data.unknown."
+            )
+        source = PairSource(pairs, self.reader)
+        if self.settings.cache == "ram":
+            source = source.in_memory(index)
+        return index, source
+
+    def _warn_of_classes(self, index: FolderIndex) -> None:
+        pixels = index.pixels[:, :-1].sum(0)
+        absent = [n for n, seen in zip(self.palette.names, pixels, strict=True) if not seen]
+        if absent:
+            rank_zero_warn(
+                f"{self.root / 'train'}: never occurs in the masks: {', '.join(absent)}. "
+                "The generator cannot learn to paint it."
+            )
+
+
+def _warn_of_shared_ground(train: FolderIndex, val: FolderIndex) -> None:
+    shared = {pair.group for pair in train.pairs} & {pair.group for pair in val.pairs}
+    if shared:
+        rank_zero_warn(
+            f"{plural(len(shared), 'group')} (e.g. '{min(shared)}') stand in train and val: "
+            "validation figures will flatter. Split by group with scripts/tile.py."
+        )
+
+
+def _one_thread(worker: int) -> None:
+    """Keeps a loader process to one core: OpenCV would take all of them from the training."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,238 @@
+"""Datasets of image-mask pairs, and the order in which training draws from them."""
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from geoseg_gan.data.batch import Sample
+from geoseg_gan.data.images import MaskReader, read_image, resize_image, resize_label
+from geoseg_gan.data.jitter import (
+    JitterSettings,
+    Window,
+    draw_warp,
+    draw_window,
+    sample_image,
+    sample_label,
+)
+from geoseg_gan.data.pairs import Pair
+from geoseg_gan.data.scan import FolderIndex
+from geoseg_gan.errors import UserError
+
+Fit = Literal["crop", "resize"]
+Decoded = tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]
+
+
+class Draw(NamedTuple):
+    """A pair to show, and the draw of randomness to show it with.
+
+    Carrying the draw in the index makes augmentation the same whatever the number of workers, and
+    after a resume the same as without the interruption.
+    """
+
+    row: int
+    serial: int
+
+
+@dataclass(frozen=True)
+class PairSource:
+    """Reads pairs, from files or from memory.
+
+    Attributes:
+        pairs: The pairs.
+        reader: How masks become label maps.
+        decoded: The pairs' pixels where they are kept in memory, else None.
+    """
+
+    pairs: Sequence[Pair]
+    reader: MaskReader
+    decoded: Sequence[Decoded] | None = None
+
+    def read(self, row: int) -> Decoded:
+        """Image (H, W, K) in its stored dtype and label map (H, W) uint8 of one pair."""
+        if self.decoded is not None:
+            return self.decoded[row]
+        return read_image(self.pairs[row].image), self.reader.read(self.pairs[row].mask)[0]
+
+    def in_memory(self, index: FolderIndex) -> "PairSource":
+        """The same source with every pair decoded in memory.
+
+        Raises:
+            UserError: If that needs more than 80 % of the memory that is free.
+        """
+        pixels = int(index.sizes.prod(1).sum())
+        needed = pixels * (index.bands * index.dtype.itemsize + 1)
+        free = _free_memory()
+        if free is not None and needed > 0.8 * free:
+            raise UserError(
+                f"data.cache=ram needs {needed / 2**30:.1f} GiB for {len(self.pairs)} pairs, but "
+                f"{free / 2**30:.1f} GiB are free. Set data.cache=none."
+            )
+        with ThreadPoolExecutor() as pool:
+            decoded = list(pool.map(self.read, range(len(self.pairs))))
+        return PairSource(self.pairs, self.reader, decoded)
+
+    def sample(self, row: int, image: npt.NDArray[Any], label: npt.NDArray[np.uint8]) -> Sample:
+        """Packs pixels of a pair as a dataset's item."""
+        return Sample(
+            image=torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0))),
+            label=torch.from_numpy(np.ascontiguousarray(label)),
+            stem=self.pairs[row].stem,
+            group=self.pairs[row].group,
+        )
+
+
+class PairDataset(Dataset[Sample]):
+    """Training items: a pair under a random warp, cropped or resized to a square.
+
+    Args:
+        source: Where pairs come from.
+        image_size: Side of the items in pixels.
+        fit: "crop" takes a random window at full resolution; "resize" shows the whole picture.
+        jitter: Geometry that acts on image and mask together.
+        seed: With the draw's serial number it fixes all randomness.
+    """
+
+    def __init__(
+        self, source: PairSource, image_size: int, fit: Fit, jitter: JitterSettings, seed: int
+    ) -> None:
+        """Keeps the settings; nothing is read yet."""
+        self.source = source
+        self.image_size = image_size
+        self.fit = fit
+        self.jitter = jitter
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """How many pairs there are."""
+        return len(self.source.pairs)
+
+    def __getitem__(self, draw: Draw | int) -> Sample:
+        """One item: image (K, S, S) in its stored dtype, label (S, S) uint8."""
+        row, serial = draw if isinstance(draw, Draw) else (draw, draw)
+        rng = np.random.default_rng((self.seed, serial))
+        image, label = self.source.read(row)
+        if self.fit == "resize":
+            image = resize_image(image, self.image_size)
+            label = resize_label(label, self.image_size)
+        height, width = label.shape
+        warp = draw_warp(self.jitter, rng)
+        window = draw_window(*warp.shape(height, width), self.image_size, rng)
+        maps = warp.source_map(height, width, window)
+        return self.source.sample(row, sample_image(image, maps), sample_label(label, maps))
+
+
+class WindowDataset(Dataset[Sample]):
+    """Validation items: every picture in full, as a grid of windows or resized; nothing random.
+
+    The last window of a row or column ends at the border, so that all pixels are seen.
+
+    Args:
+        source: Where pairs come from.
+        sizes: Height and width of every picture, shape (N, 2).
+        image_size: Side of the items in pixels.
+        fit: "crop" for windows at full resolution, "resize" for whole pictures.
+    """
+
+    def __init__(
+        self, source: PairSource, sizes: npt.NDArray[np.int64], image_size: int, fit: Fit
+    ) -> None:
+        """Lists the windows; nothing is read yet."""
+        self.source = source
+        self.image_size = image_size
+        self.fit = fit
+        self.windows: list[tuple[int, Window]] = [
+            (row, (top, left, image_size))
+            for row, (height, width) in enumerate(sizes.tolist())
+            for top in ([0] if fit == "resize" else window_starts(height, image_size))
+            for left in ([0] if fit == "resize" else window_starts(width, image_size))
+        ]
+
+    def __len__(self) -> int:
+        """How many windows there are."""
+        return len(self.windows)
+
+    def __getitem__(self, position: int) -> Sample:
+        """One item: image (K, S, S) in its stored dtype, label (S, S) uint8."""
+        row, (top, left, side) = self.windows[position]
+        image, label = self.source.read(row)
+        if self.fit == "resize":
+            image, label = resize_image(image, side), resize_label(label, side)
+        inside = np.s_[top : top + side, left : left + side]
+        return self.source.sample(row, image[inside], label[inside])
+
+
+def window_starts(length: int, side: int, overlap: int = 0) -> list[int]:
+    """Starts of the windows that cover a length in full, the last one ending at its end.
+
+    Args:
+        length: What is to be covered, in pixels; at least `side`.
+        side: Length of a window in pixels.
+        overlap: How far neighbours overlap, in pixels.
+    """
+    step = side - overlap
+    count = math.ceil((length - side) / step) + 1
+    return [min(i * step, length - side) for i in range(count)]
+
+
+class EpochSampler(Sampler[Draw]):
+    """Random order without replacement, new every epoch, fixed by the seed.
+
+    An epoch is a whole number of global batches; with fewer pairs than a batch, pairs repeat. The
+    ranks of a distributed run split each global batch, so that they train on what one process
+    would.
+
+    Args:
+        length: How many pairs there are.
+        global_batch: Batch size over all ranks; a multiple of `world_size`.
+        seed: Fixes the order.
+        rank: This process.
+        world_size: How many processes share a batch.
+    """
+
+    def __init__(
+        self, length: int, global_batch: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        """Starts at epoch 0."""
+        self.length = length
+        self.global_batch = global_batch
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.batches = max(1, length // global_batch)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order; Lightning calls it at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """How many items this rank draws in an epoch."""
+        return self.batches * self.global_batch // self.world_size
+
+    def __iter__(self) -> Iterator[Draw]:
+        """Yields this rank's draws of the current epoch."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        total = self.batches * self.global_batch
+        rounds = math.ceil(total / self.length)
+        order = np.concatenate([rng.permutation(self.length) for _ in range(rounds)])[:total]
+        first = self.epoch * total
+        mine = np.arange(total).reshape(self.batches, self.world_size, -1)[:, self.rank].ravel()
+        for position in mine.tolist():
+            yield Draw(int(order[position]), first + position)
+
+
+def _free_memory() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None  # not Linux: nothing to compare with
+    values = {line.split(":")[0]: line.split()[1] for line in lines}
+    return int(values["MemAvailable"]) * 1024

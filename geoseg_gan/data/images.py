@@ -1,0 +1,223 @@
+"""Reading and writing of images and masks."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from geoseg_gan.data.palette import IGNORE, Palette, UnknownColorError, UnknownPolicy
+from geoseg_gan.errors import UserError
+from geoseg_gan.files import atomic_path
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+_TIFF = (".tif", ".tiff")
+_KEPT_DTYPES = (np.uint8, np.uint16, np.int16, np.float32)
+
+MaskFormat = Literal["rgb", "index"]
+
+
+class UnreadableError(UserError):
+    """A file that is not the picture its name promises."""
+
+
+def read_image(path: Path) -> npt.NDArray[Any]:
+    """Reads an image with all its bands in its stored dtype.
+
+    Args:
+        path: A picture (8-bit, shown as RGB) or a GeoTIFF of any number of bands.
+
+    Returns:
+        Array of shape (H, W, K) in uint8, uint16, int16 or float32 (what other types become).
+
+    Raises:
+        UnreadableError: If the file does not decode.
+    """
+    pixels = (
+        _read_tiff(path)
+        if path.suffix.lower() in _TIFF
+        else _read_picture(path, keep=("L", "I;16", "RGB"))
+    )
+    return pixels if pixels.dtype in _KEPT_DTYPES else pixels.astype(np.float32)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width from a file's header, without decoding it.
+
+    Raises:
+        UnreadableError: If there is no such header.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.height, picture.width
+    except (OSError, ValueError, SyntaxError):
+        pixels = read_image(path)  # many-band and float GeoTIFFs, which Pillow does not know
+        return pixels.shape[0], pixels.shape[1]
+
+
+def write_image(path: Path, pixels: npt.NDArray[Any], quality: int = 95) -> None:
+    """Writes an image whole or not at all, in the format its ending names.
+
+    Args:
+        path: Ending in .jpg, .png or .tif.
+        pixels: Shape (H, W, K). JPEG and PNG take uint8 with 1 or 3 bands, TIFF takes all.
+        quality: JPEG quality; colours are kept at full resolution (4:4:4), since a network can
+            learn compression marks.
+    """
+    with atomic_path(path) as scratch:
+        if path.suffix.lower() in _TIFF:
+            _write_tiff(scratch, pixels)
+            return
+        picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        if path.suffix.lower() in (".jpg", ".jpeg"):
+            picture.save(scratch, quality=quality, subsampling=0)
+        else:
+            picture.save(scratch)
+
+
+@dataclass(frozen=True)
+class MaskReader:
+    """Turns mask files into label maps and back.
+
+    Attributes:
+        palette: Classes and colours.
+        mask_format: "rgb" for colours of the palette, "index" for one channel of class IDs (255 is
+            ignore; a palette-mode PNG holds IDs as its indices).
+        unknown: What becomes of colours or IDs outside the palette.
+    """
+
+    palette: Palette
+    mask_format: MaskFormat = "rgb"
+    unknown: UnknownPolicy = "error"
+
+    def __post_init__(self) -> None:
+        """Refuses settings under which a label could not be written as a colour."""
+        if self.unknown == "ignore" and not self.palette.ignore:
+            raise UserError(
+                "data.unknown=ignore needs a colour to write ignored pixels with; set e.g. "
+                "'data.ignore=[[0,0,0]]'."
+            )
+
+    def read(self, path: Path) -> tuple[npt.NDArray[np.uint8], int]:
+        """Reads a mask as a label map.
+
+        Returns:
+            Label map of shape (H, W), uint8, and how many pixels were of unknown colour.
+
+        Raises:
+            UnreadableError: If the file does not decode.
+            UnknownColorError: If a colour or ID is unknown and the policy is "error".
+        """
+        try:
+            if self.mask_format == "index":
+                return self._check_ids(self._read_index(path))
+            if path.suffix.lower() in _TIFF and (pixels := _read_tiff(path)).shape[-1] >= 3:
+                # Copied because the colour look-up needs three contiguous bands.
+                rgb = np.ascontiguousarray(pixels[..., :3])
+            else:
+                rgb = _read_picture(path, keep=("RGB",))
+            return self.palette.encode(rgb, self.unknown)
+        except UnknownColorError as error:
+            raise UnknownColorError(f"{path}: {error}") from None
+
+    def write(self, path: Path, label: npt.NDArray[np.uint8]) -> None:
+        """Writes a label map as PNG, so that `read` gives it back exactly.
+
+        Index masks are written in palette mode: IDs to a program, colours to the eye.
+        """
+        if self.mask_format == "index":
+            picture = Image.fromarray(label).convert("P")
+            picture.putpalette(self.palette.color_table.ravel().tolist())
+        else:
+            picture = Image.fromarray(self.palette.decode(label))
+        with atomic_path(path) as scratch:
+            picture.save(scratch)
+
+    def _read_index(self, path: Path) -> npt.NDArray[Any]:
+        if path.suffix.lower() in _TIFF:
+            pixels = _read_tiff(path)
+        else:
+            pixels = _read_picture(path, keep=("1", "L", "P", "I", "I;16"))
+        if pixels.ndim == 3 and pixels.shape[-1] > 1:
+            raise UnreadableError(
+                f"{path}: has {pixels.shape[-1]} channels, but data.mask_format=index expects one "
+                "channel of class IDs. Use data.mask_format=rgb for coloured masks."
+            )
+        return pixels.reshape(pixels.shape[:2])
+
+    def _check_ids(self, ids: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], int]:
+        stray = ((ids < 0) | (ids >= self.palette.num_classes)) & (ids != IGNORE)
+        count = int(np.count_nonzero(stray))
+        if count and self.unknown == "error":
+            values, pixels = np.unique(ids[stray], return_counts=True)
+            raise UnknownColorError(
+                f"class ID {values[pixels.argmax()]} in {pixels.max()} pixels, but the palette has "
+                f"IDs 0 to {self.palette.num_classes - 1} (and 255 for ignore). Correct "
+                "data.palette, or set data.unknown=ignore."
+            )
+        # IDs have no distance, so an unknown one can only be ignored.
+        label = np.where(stray, IGNORE, ids).astype(np.uint8)
+        return label, count
+
+
+def _read_picture(path: Path, keep: tuple[str, ...]) -> npt.NDArray[Any]:
+    """Decodes with Pillow; modes not named in `keep` become RGB."""
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture if picture.mode in keep else picture.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnreadableError(
+            f"{path}: does not decode ({error}). Export it again or remove the pair."
+        ) from None
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _read_tiff(path: Path) -> npt.NDArray[Any]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as source:
+                bands = source.read()
+    except RasterioError as error:
+        raise UnreadableError(
+            f"{path}: does not decode ({error}). Export it again or remove the pair."
+        ) from None
+    return np.moveaxis(bands, 0, -1)
+
+
+def _write_tiff(path: Path, pixels: npt.NDArray[Any]) -> None:
+    height, width, bands = pixels.shape
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            height=height,
+            width=width,
+            count=bands,
+            dtype=pixels.dtype,
+            compress="deflate",
+        ) as target:
+            target.write(np.moveaxis(pixels, -1, 0))
+
+
+def resize_image(pixels: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """Resizes (H, W, K) to (size, size, K): area averages to shrink, cubic to enlarge."""
+    shrinking = min(pixels.shape[:2]) >= size
+    method = cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
+    resized = cv2.resize(pixels, (size, size), interpolation=method)
+    return resized.reshape(size, size, -1)
+
+
+def resize_label(label: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """Resizes (H, W) to (size, size) by nearest neighbour, so that no new class appears."""
+    resized = cv2.resize(label, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+    return resized.astype(np.uint8, copy=False)

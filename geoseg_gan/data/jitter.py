@@ -1,0 +1,253 @@
+"""Random geometry for masks, and for images together with their masks.
+
+All steps are composed into one map of source coordinates, so that pixels are interpolated once:
+nearest neighbour for labels, cubic for images. Borders are reflected. No new class can appear.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from geoseg_gan.errors import UserError
+
+FloatArray = npt.NDArray[np.float32]
+Window = tuple[int, int, int]
+"""Top, left and side length of a square, in pixels."""
+
+
+@dataclass
+class FlipStep:
+    """Mirrors left and right with probability `p`."""
+
+    p: float = 0.0
+
+
+@dataclass
+class QuarterTurnStep:
+    """Turns by 90, 180 or 270 degrees with probability `p`."""
+
+    p: float = 0.0
+
+
+@dataclass
+class AffineStep:
+    """Rotates, scales, shears and shifts about the centre with probability `p`.
+
+    Attributes:
+        p: Probability.
+        degrees: Largest rotation and shear either way, in degrees; the shear is a third of it.
+        scale: Smallest and largest factor, drawn log-uniformly; above 1 enlarges what is shown.
+        translate: Largest shift either way, as a share of the side.
+    """
+
+    p: float = 0.0
+    degrees: float = 15.0
+    scale: list[float] = field(default_factory=lambda: [0.8, 1.25])
+    translate: float = 0.1
+
+
+@dataclass
+class ElasticStep:
+    """Bends outlines by a smooth random displacement (Simard et al. 2003) with probability `p`.
+
+    Attributes:
+        p: Probability.
+        amplitude: Root mean square of the displacement in pixels.
+        wavelength: Distance in pixels over which the displacement changes.
+    """
+
+    p: float = 0.0
+    amplitude: float = 4.0
+    wavelength: float = 48.0
+
+
+@dataclass
+class JitterSettings:
+    """The steps in the order in which they act; a step with p=0 is off."""
+
+    elastic: ElasticStep = field(default_factory=ElasticStep)
+    affine: AffineStep = field(default_factory=AffineStep)
+    quarter_turn: QuarterTurnStep = field(default_factory=QuarterTurnStep)
+    flip: FlipStep = field(default_factory=FlipStep)
+
+    def check(self) -> None:
+        """Refuses values out of range.
+
+        Raises:
+            UserError: Naming the key, its value and the range.
+        """
+        for name in ("elastic", "affine", "quarter_turn", "flip"):
+            p = getattr(self, name).p
+            if not 0 <= p <= 1:
+                raise UserError(f"jitter.{name}.p={p} is not a probability; use 0 to 1.")
+        scale = self.affine.scale
+        if len(scale) != 2 or not 0.1 <= scale[0] <= scale[1] <= 10:
+            raise UserError(
+                f"jitter.affine.scale={scale} is not a smallest and a largest factor within "
+                "0.1 to 10; use e.g. [0.8,1.25]."
+            )
+        if not 0 <= self.affine.degrees <= 180 or not 0 <= self.affine.translate <= 1:
+            raise UserError(
+                f"jitter.affine: degrees={self.affine.degrees} must be within 0 to 180 and "
+                f"translate={self.affine.translate} within 0 to 1."
+            )
+        if self.elastic.amplitude < 0 or self.elastic.wavelength < 2:
+            raise UserError(
+                f"jitter.elastic: amplitude={self.elastic.amplitude} must not be negative and "
+                f"wavelength={self.elastic.wavelength} not below 2 pixels."
+            )
+
+
+@dataclass(frozen=True)
+class Warp:
+    """One draw of the jitter: plain numbers from which the same geometry follows every time.
+
+    Attributes:
+        flip: Whether left and right are mirrored, after the turn.
+        quarter_turns: Quarter turns counter-clockwise, 0 to 3.
+        affine: Row-major 2x2 matrix and shift (dx, dy as shares of the width and height) from the
+            centred output to the centred source; None where off.
+        elastic: Seed, amplitude and wavelength in pixels; None where off.
+    """
+
+    flip: bool = False
+    quarter_turns: int = 0
+    affine: tuple[float, ...] | None = None
+    elastic: tuple[int, float, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The steps that act, as manifests keep them."""
+        steps: dict[str, Any] = {}
+        if self.elastic is not None:
+            seed, amplitude, wavelength = self.elastic
+            steps["elastic"] = {"seed": seed, "amplitude": amplitude, "wavelength": wavelength}
+        if self.affine is not None:
+            steps["affine"] = list(self.affine)
+        if self.quarter_turns:
+            steps["quarter_turn"] = self.quarter_turns
+        if self.flip:
+            steps["flip"] = True
+        return steps
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """The frame's height and width once it is warped."""
+        return (width, height) if self.quarter_turns % 2 else (height, width)
+
+    def source_map(self, height: int, width: int, window: Window) -> tuple[FloatArray, FloatArray]:
+        """Where the pixels of a window of the warped frame come from.
+
+        Args:
+            height: The source's height in pixels.
+            width: The source's width in pixels.
+            window: The part of the warped frame that is wanted.
+
+        Returns:
+            Source columns and rows, each of shape (side, side), float32, in pixels.
+        """
+        top, left, side = window
+        rows, columns = np.mgrid[top : top + side, left : left + side].astype(np.float32)
+        if self.flip:
+            columns = self.shape(height, width)[1] - 1 - columns
+        x, y = columns, rows
+        match self.quarter_turns:
+            case 1:
+                x, y = width - 1 - rows, columns
+            case 2:
+                x, y = width - 1 - columns, height - 1 - rows
+            case 3:
+                x, y = rows, height - 1 - columns
+        if self.affine is not None:
+            a, b, c, d, dx, dy = self.affine
+            centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+            from_centre_x, from_centre_y = x - centre_x, y - centre_y
+            x = a * from_centre_x + b * from_centre_y + centre_x + dx * width
+            y = c * from_centre_x + d * from_centre_y + centre_y + dy * height
+        if self.elastic is not None:
+            shift_x, shift_y = _displacement(height, width, *self.elastic, x, y)
+            x, y = x + shift_x, y + shift_y
+        return np.ascontiguousarray(x, np.float32), np.ascontiguousarray(y, np.float32)
+
+
+def draw_warp(settings: JitterSettings, rng: np.random.Generator) -> Warp:
+    """Draws one warp; the same state of `rng` gives the same warp."""
+    # Every number is drawn whether it is used or not, so that switching one step on or off leaves
+    # the other steps' draws as they were.
+    chance = rng.random(4)
+    turns = int(rng.integers(1, 4))
+    # Plain floats: NumPy's own would turn every map that they touch into float64.
+    angle, shear, shift_x, shift_y = rng.uniform(-1, 1, 4).tolist()
+    zoom = float(rng.random())
+    seed = int(rng.integers(2**31))
+    affine = settings.affine
+    matrix = None
+    if chance[1] < affine.p:
+        theta = math.radians(angle * affine.degrees)
+        slant = math.tan(math.radians(shear * affine.degrees / 3))
+        smallest, largest = affine.scale
+        shrink = 1 / (smallest * (largest / smallest) ** zoom)
+        cos, sin = math.cos(theta) * shrink, math.sin(theta) * shrink
+        matrix = (
+            cos,
+            cos * slant - sin,
+            sin,
+            sin * slant + cos,
+            shift_x * affine.translate,
+            shift_y * affine.translate,
+        )
+    elastic = settings.elastic
+    return Warp(
+        flip=bool(chance[3] < settings.flip.p),
+        quarter_turns=turns if chance[2] < settings.quarter_turn.p else 0,
+        affine=matrix,
+        elastic=(seed, elastic.amplitude, elastic.wavelength) if chance[0] < elastic.p else None,
+    )
+
+
+def draw_window(height: int, width: int, side: int, rng: np.random.Generator) -> Window:
+    """Draws the place of a square crop within a frame; both in pixels."""
+    return (
+        int(rng.integers(0, height - side + 1)),
+        int(rng.integers(0, width - side + 1)),
+        side,
+    )
+
+
+def sample_label(
+    label: npt.NDArray[np.uint8], maps: tuple[FloatArray, FloatArray]
+) -> npt.NDArray[np.uint8]:
+    """Reads a label map (H, W) at source coordinates, nearest neighbour, borders reflected."""
+    sampled = cv2.remap(label, *maps, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
+    return sampled.astype(np.uint8, copy=False)
+
+
+def sample_image(image: npt.NDArray[Any], maps: tuple[FloatArray, FloatArray]) -> npt.NDArray[Any]:
+    """Reads an image (H, W, K) at source coordinates, cubic, borders reflected."""
+    parts = [
+        cv2.remap(part, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        # OpenCV remaps at most four bands at a time.
+        for part in (image[..., k : k + 4] for k in range(0, image.shape[-1], 4))
+    ]
+    return np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=-1)
+
+
+def _displacement(
+    height: int,
+    width: int,
+    seed: int,
+    amplitude: float,
+    wavelength: float,
+    x: FloatArray,
+    y: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
+    """A smooth random field read at (x, y): cubic interpolation of coarse Gaussian noise."""
+    rng = np.random.default_rng(seed)
+    shape = (math.ceil(height / wavelength) + 3, math.ceil(width / wavelength) + 3, 2)
+    coarse = (amplitude * rng.standard_normal(shape)).astype(np.float32)
+    at = (x / np.float32(wavelength) + 1, y / np.float32(wavelength) + 1)
+    shift = cv2.remap(coarse, *at, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    shift = shift.astype(np.float32, copy=False)
+    return shift[..., 0], shift[..., 1]

@@ -1,0 +1,213 @@
+"""Class palettes: names, RGB colours and class IDs, and the way between them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from geoseg_gan.errors import UserError
+
+IGNORE = 255
+"""The label of pixels that belong to no class: no loss, no one-hot channel."""
+
+MAX_CLASSES = 254
+_UNKNOWN = 254
+
+UnknownPolicy = Literal["error", "ignore", "nearest"]
+
+
+class UnknownColorError(UserError):
+    """A mask holds a colour that the palette lacks."""
+
+
+@dataclass
+class PaletteClass:
+    """One class: its name and its RGB colour (three integers in 0..255)."""
+
+    name: str
+    color: list[int]
+
+
+@dataclass(frozen=True)
+class Palette:
+    """An ordered list of classes; a class's position is its ID.
+
+    Attributes:
+        classes: Named classes with their RGB colours.
+        ignore: Colours read as 255 (ignore); 255 is written as the first of them.
+
+    Raises:
+        UserError: For fewer than two or more than 254 classes, a malformed colour, or a colour or
+            name that stands twice.
+    """
+
+    classes: Sequence[PaletteClass]
+    ignore: Sequence[Sequence[int]] = field(default=())
+
+    def __post_init__(self) -> None:
+        """Refuses palettes that cannot be read both ways."""
+        if not 2 <= len(self.classes) <= MAX_CLASSES:
+            raise UserError(
+                f"data.palette: {len(self.classes)} classes; it needs 2 to {MAX_CLASSES}."
+            )
+        seen: dict[tuple[int, ...], str] = {}
+        entries = [(c.name, c.color) for c in self.classes]
+        for name, color in entries + [("ignore", c) for c in self.ignore]:
+            code = tuple(color)
+            if len(code) != 3 or not all(0 <= v <= 255 for v in code):
+                raise UserError(
+                    f"data.palette: the colour {code} of '{name}' is not three integers in 0..255."
+                )
+            if code in seen:
+                raise UserError(
+                    f"data.palette: the colour {code} stands for both '{seen[code]}' and '{name}'; "
+                    "give each its own."
+                )
+            seen[code] = name
+        if len(set(self.names)) < len(self.names):
+            raise UserError(f"data.palette: a class name stands twice in {self.names}.")
+
+    @property
+    def names(self) -> list[str]:
+        """The class names in ID order."""
+        return [c.name for c in self.classes]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are, ignore not counted."""
+        return len(self.classes)
+
+    def encode(
+        self, rgb: npt.NDArray[np.uint8], unknown: UnknownPolicy = "error"
+    ) -> tuple[npt.NDArray[np.uint8], int]:
+        """Maps colours to class IDs by look-up of the 24-bit colour code.
+
+        Args:
+            rgb: Mask of shape (H, W, 3), uint8.
+            unknown: What becomes of colours outside the palette: an error, ignore (255), or the
+                class whose colour is nearest (Euclidean in RGB; ignore colours take part).
+
+        Returns:
+            The label map of shape (H, W), uint8, and the number of pixels of unknown colour.
+
+        Raises:
+            UnknownColorError: If `unknown` is "error" and a colour is not in the palette; names the
+                most frequent such colour, its pixels and the nearest class.
+        """
+        # A fourth byte makes every pixel one aligned 32-bit word, so that the code is a view.
+        codes = cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA).view("<u4")[..., 0]
+        codes = np.bitwise_and(codes, 0xFFFFFF, dtype=np.int64, casting="unsafe")
+        label: npt.NDArray[np.uint8] = self._table.take(codes)
+        stray = label == _UNKNOWN
+        count = int(np.count_nonzero(stray))
+        if count == 0:
+            return label, 0
+        colors, inverse, pixels = np.unique(codes[stray], return_inverse=True, return_counts=True)
+        if unknown == "ignore":
+            label[stray] = IGNORE
+            return label, count
+        nearest = self._nearest(_split(colors))
+        if unknown == "nearest":
+            label[stray] = nearest[inverse]
+            return label, count
+        worst = int(pixels.argmax())
+        color = tuple(int(v) for v in _split(colors)[worst])
+        others = f" (and {len(colors) - 1} more unknown colours)" if len(colors) > 1 else ""
+        gray = (
+            " If the mask holds class IDs, set data.mask_format=index."
+            if len(set(color)) == 1
+            else ""
+        )
+        raise UnknownColorError(
+            f"colour {color} in {int(pixels[worst])} pixels is not in the palette{others}; nearest "
+            f"is {self.describe(int(nearest[worst]))}. Add it to data.palette or data.ignore, or "
+            f"set data.unknown=nearest or data.unknown=ignore.{gray}"
+        )
+
+    def decode(self, label: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Maps class IDs back to colours; the exact inverse of `encode` for palette colours.
+
+        Args:
+            label: Label map of shape (H, W), uint8; 255 becomes the first ignore colour.
+
+        Returns:
+            The mask of shape (H, W, 3), uint8.
+
+        Raises:
+            ValueError: For an ID without a class, or 255 where the palette has no ignore colour.
+        """
+        if not self._writable[label].all():
+            strays = np.unique(label[~self._writable[label]]).tolist()
+            raise ValueError(f"labels {strays} have no colour in a palette of {self.names}")
+        return self.color_table[label]
+
+    @cached_property
+    def color_table(self) -> npt.NDArray[np.uint8]:
+        """RGB colour of every label, shape (256, 3), uint8; black where there is none."""
+        table = np.zeros((256, 3), np.uint8)
+        table[: self.num_classes] = [c.color for c in self.classes]
+        if self.ignore:
+            table[IGNORE] = self.ignore[0]
+        return table
+
+    def describe(self, label: int) -> str:
+        """A class as messages show it: name and colour."""
+        name = "ignore" if label == IGNORE else self.names[label]
+        return f"'{name}' {tuple(int(v) for v in self.color_table[label])}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, as checkpoints and JSON files keep them."""
+        return {
+            "classes": [{"name": c.name, "color": list(c.color)} for c in self.classes],
+            "ignore": [list(c) for c in self.ignore],
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        classes = [PaletteClass(c["name"], list(c["color"])) for c in content["classes"]]
+        return cls(classes, [list(c) for c in content["ignore"]])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the 16 MiB look-up table out of pickles; it is built again on first use."""
+        return {"classes": self.classes, "ignore": self.ignore}
+
+    @cached_property
+    def _table(self) -> npt.NDArray[np.uint8]:
+        table = np.full(1 << 24, _UNKNOWN, np.uint8)
+        for label, entry in enumerate(self.classes):
+            table[_code(entry.color)] = label
+        for color in self.ignore:
+            table[_code(color)] = IGNORE
+        return table
+
+    @cached_property
+    def _writable(self) -> npt.NDArray[np.bool_]:
+        writable = np.zeros(256, np.bool_)
+        writable[: self.num_classes] = True
+        writable[IGNORE] = bool(self.ignore)
+        return writable
+
+    def _nearest(self, colors: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        known = np.array([c.color for c in self.classes] + [list(c) for c in self.ignore], np.int64)
+        labels = np.array([*range(self.num_classes), *[IGNORE] * len(self.ignore)], np.uint8)
+        # Chunks bound the memory: a lossy mask can hold thousands of colours.
+        found = [
+            ((chunk[:, None] - known) ** 2).sum(-1).argmin(-1)
+            for chunk in np.array_split(colors, len(colors) // 4096 + 1)
+        ]
+        found_labels: npt.NDArray[np.uint8] = labels[np.concatenate(found)]
+        return found_labels
+
+
+def _code(color: Sequence[int]) -> int:
+    red, green, blue = color
+    return red | green << 8 | blue << 16
+
+
+def _split(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.stack([codes & 255, codes >> 8 & 255, codes >> 16], -1)

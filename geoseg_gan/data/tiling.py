@@ -1,0 +1,382 @@
+"""Cutting big pictures into a training folder of tiles, split by the ground they show."""
+
+import csv
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from rich.progress import track
+
+from geoseg_gan.data.datamodule import DataSettings
+from geoseg_gan.data.dataset import window_starts
+from geoseg_gan.data.images import MaskReader, read_image, write_image
+from geoseg_gan.data.pairs import DataError, Pair, Split, find_folder_pairs, group_of
+from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.errors import UserError, check_choice, plural
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+Remainder = Literal["drop", "shift"]
+_IMAGE_FORMATS = ("auto", "png", "jpg", "tif")
+# A picture of 10,000 x 10,000 pixels takes 2 GB while it is cut.
+_PICTURES_AT_ONCE = 4
+
+
+@dataclass
+class TileSettings:
+    """What scripts/tile.py cuts, how, and where to."""
+
+    source: str = field(
+        default="???", metadata={"help": "the folder to cut, with images/ and masks/"}
+    )
+    data_root: str = field(default="data", metadata={"help": "new folder for the tiles"})
+    tile_size: int = field(default=256, metadata={"help": "side of a tile in pixels"})
+    overlap: int = field(default=0, metadata={"help": "how far neighbours overlap, in pixels"})
+    remainder: str = field(
+        default="drop",
+        metadata={"help": "strips too narrow for a tile: drop, or shift the last tile inwards"},
+    )
+    group_regex: str | None = field(
+        default=None,
+        metadata={"help": "part of a stem that names its ground; null: each picture is its own"},
+    )
+    val_regex: str | None = field(
+        default=None,
+        metadata={"help": "grounds to validate on; quote as in \"val_regex='part_[78]'\""},
+    )
+    val_groups: list[str] | None = field(
+        default=None, metadata={"help": "the same as a list, as in val_groups=[north,south]"}
+    )
+    val_share: float = field(
+        default=0.2, metadata={"help": "share of the grounds to validate on, if neither is given"}
+    )
+    seed: int = field(default=0, metadata={"help": "which grounds val_share draws"})
+    max_ignore: float = field(
+        default=0.75, metadata={"help": "tiles with a greater share of ignored pixels are dropped"}
+    )
+    image_format: str = field(
+        default="auto",
+        metadata={"help": "png, jpg, tif; auto: png where it can hold the bands, else tif"},
+    )
+    data: DataSettings = field(default_factory=DataSettings)
+
+    def check(self) -> None:
+        """Refuses settings before anything is read, and a data_root that holds something.
+
+        Raises:
+            UserError: Naming the key, its value and what to do.
+        """
+        if self.tile_size < 1:
+            raise UserError(f"tile_size={self.tile_size} must be positive.")
+        if not 0 <= self.overlap < self.tile_size:
+            raise UserError(
+                f"overlap={self.overlap}: use 0 to {self.tile_size - 1}, less than a tile."
+            )
+        if not 0 < self.val_share < 1:
+            raise UserError(f"val_share={self.val_share}: use a share between 0 and 1.")
+        if not 0 <= self.max_ignore <= 1:
+            raise UserError(f"max_ignore={self.max_ignore}: use a share from 0 to 1.")
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed} must be 0 or more.")
+        check_choice("remainder", self.remainder, get_args(Remainder))
+        check_choice("image_format", self.image_format, _IMAGE_FORMATS)
+        if self.val_regex is not None and self.val_groups is not None:
+            raise UserError("val_regex and val_groups both say what validates. Give one of them.")
+        self.data.check()
+        root = Path(self.data_root)
+        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+            raise UserError(
+                f"data_root={root} exists already. Choose a new folder, or remove this one."
+            )
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One row of tiles.csv.
+
+    Attributes:
+        stem: File name of image and mask without ending.
+        split: Which split it belongs to.
+        source: File name of the image it was cut from.
+        group: The ground it shows; all tiles of a group are in one split.
+        row: Row in the grid, from 0 at the top.
+        col: Column in the grid, from 0 at the left.
+        window: "left top width height" in pixels of the source.
+    """
+
+    stem: str
+    split: Split
+    source: str
+    group: str
+    row: int
+    col: int
+    window: str
+
+
+@dataclass
+class SplitReport:
+    """What became of one split.
+
+    Attributes:
+        pictures: How many pictures were cut.
+        skipped: How many pictures were smaller than a tile.
+        tiles: The tiles written.
+        dropped: How many tiles had too much ignore.
+        pixels: Pixels of every class in the tiles written, shape (C,), int64.
+    """
+
+    pictures: int
+    skipped: int
+    tiles: list[Tile]
+    dropped: int
+    pixels: npt.NDArray[np.int64]
+
+    @property
+    def groups(self) -> set[str]:
+        """The groups that have tiles."""
+        return {tile.group for tile in self.tiles}
+
+    def class_shares(self) -> npt.NDArray[np.float64]:
+        """Share of every class in the labelled pixels, shape (C,), summing to 1."""
+        shares: npt.NDArray[np.float64] = self.pixels / max(1, self.pixels.sum())
+        return shares
+
+
+def cut_folder(settings: TileSettings) -> dict[Split, SplitReport]:
+    """Cuts `source/{images,masks}` into `data_root/{train,val}/{images,masks}` and tiles.csv.
+
+    Groups of pictures go to one split whole. Pictures smaller than a tile are left out with a
+    warning. `data_root` appears whole or not at all.
+
+    Args:
+        settings: What to cut, how, and where to.
+
+    Returns:
+        What became of each split.
+
+    Raises:
+        UserError: If settings or source are not as they must be, or a split gets no tile.
+    """
+    settings.check()
+    source = Path(settings.source)
+    pairs = find_folder_pairs(
+        source,
+        lambda stem: group_of(stem, settings.group_regex, "group_regex"),
+        f"source={source} must hold images/ and masks/ with files of the same stems.",
+    )
+    validating = choose_groups({pair.group for pair in pairs}, settings)
+    splits: list[Split] = ["val" if pair.group in validating else "train" for pair in pairs]
+    reader = settings.data.reader()
+    root = Path(settings.data_root).resolve()
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
+        # One level down, since the scratch folder itself is private to the user.
+        folder = Path(scratch) / root.name
+        for split in SPLITS:
+            for part in ("images", "masks"):
+                (folder / split / part).mkdir(parents=True)
+
+        def cut(pair: Pair, split: Split) -> _Cut:
+            return _cut(pair, split, folder, reader, settings)
+
+        with _big_pictures(), ThreadPoolExecutor(_PICTURES_AT_ONCE) as pool:
+            work = pool.map(cut, pairs, splits)
+            cuts = list(track(work, f"Cutting {plural(len(pairs), 'picture')}", len(pairs)))
+        reports = {split: _report(split, cuts, splits, settings) for split in SPLITS}
+        _write_table(folder / "tiles.csv", [tile for cut in cuts for tile in cut.tiles])
+        folder.replace(root)
+    _warn(cuts, reports, settings)
+    return reports
+
+
+def choose_groups(groups: set[str], settings: TileSettings) -> set[str]:
+    """The groups that validate: those that val_regex or val_groups name, else a random share.
+
+    Args:
+        groups: All groups.
+        settings: Which of them validate.
+
+    Raises:
+        UserError: If that would be none of the groups or all of them.
+    """
+    names = sorted(groups)
+    if len(names) == 1:
+        raise UserError(
+            f"all pictures belong to the group '{names[0]}': no other ground is left to validate "
+            "on. Add pictures, or make groups smaller with group_regex."
+        )
+    known = f"The {plural(len(names), 'group')}: {', '.join(names[:5])}{' ...' * (len(names) > 5)}"
+    if settings.val_regex is not None:
+        told = f"val_regex={settings.val_regex!r}"
+        try:
+            chosen = {name for name in names if re.search(settings.val_regex, name)}
+        except re.error as error:
+            raise UserError(f"{told} is not a regular expression: {error}.") from None
+    elif settings.val_groups is not None:
+        told = f"val_groups={settings.val_groups}"
+        chosen = set(settings.val_groups)
+        if strays := sorted(chosen - groups):
+            raise UserError(f"{told}: '{strays[0]}' is not a group. {known}")
+    else:
+        told = f"val_share={settings.val_share}"
+        count = min(max(1, round(settings.val_share * len(names))), len(names) - 1)
+        order = np.random.default_rng(settings.seed).permutation(len(names))
+        chosen = {names[i] for i in order[:count]}
+    if not chosen:
+        raise UserError(f"{told} leaves nothing to validate on. {known}")
+    if chosen == groups:
+        raise UserError(f"{told} leaves nothing to train on. {known}")
+    return chosen
+
+
+def grid_starts(length: int, side: int, overlap: int, remainder: Remainder) -> list[int]:
+    """Where tiles start along one side of a picture, in pixels.
+
+    Args:
+        length: Length of the picture's side in pixels; at least `side`.
+        side: Length of a tile in pixels.
+        overlap: How far neighbours overlap, in pixels.
+        remainder: A rest too narrow for a tile is left out ("drop") or covered by a last tile that
+            ends at the border and overlaps its neighbour more ("shift").
+    """
+    if remainder == "shift":
+        return window_starts(length, side, overlap)
+    return list(range(0, length - side + 1, side - overlap))
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What became of one picture; `too_small` describes it if it is smaller than a tile."""
+
+    tiles: list[Tile]
+    pixels: npt.NDArray[np.int64]
+    dropped: int = 0
+    unknown: int = 0
+    too_small: str | None = None
+
+
+def _cut(
+    pair: Pair, split: Split, folder: Path, reader: MaskReader, settings: TileSettings
+) -> _Cut:
+    image = read_image(pair.image)
+    label, unknown = reader.read(pair.mask)
+    height, width = label.shape
+    if image.shape[:2] != label.shape:
+        raise DataError(
+            f"{pair.image} is {image.shape[1]}x{image.shape[0]} but {pair.mask} is "
+            f"{width}x{height} (width x height). Export both from the same window, or remove the "
+            "pair."
+        )
+    suffix = _suffix(pair.image, image, settings.image_format)
+    pixels = np.zeros(reader.palette.num_classes, np.int64)
+    side = settings.tile_size
+    if min(height, width) < side:
+        return _Cut([], pixels, too_small=f"{pair.image.name} ({width}x{height})")
+    remainder = cast(Remainder, settings.remainder)
+    tops = grid_starts(height, side, settings.overlap, remainder)
+    lefts = grid_starts(width, side, settings.overlap, remainder)
+    tiles = []
+    for row, top in enumerate(tops):
+        for col, left in enumerate(lefts):
+            inside = np.s_[top : top + side, left : left + side]
+            counts = np.bincount(label[inside].ravel(), minlength=256)
+            if counts[IGNORE] > settings.max_ignore * side * side:
+                continue
+            stem = f"{pair.stem}_r{row:02d}_c{col:02d}"
+            # PNG's own row filter needs contiguous rows.
+            tile_image = np.ascontiguousarray(image[inside])
+            write_image(folder / split / "images" / f"{stem}{suffix}", tile_image)
+            reader.write(folder / split / "masks" / f"{stem}.png", label[inside])
+            window = f"{left} {top} {side} {side}"
+            tiles.append(Tile(stem, split, pair.image.name, pair.group, row, col, window))
+            pixels += counts[: len(pixels)]
+    return _Cut(tiles, pixels, len(tops) * len(lefts) - len(tiles), unknown)
+
+
+def _suffix(path: Path, image: npt.NDArray[Any], image_format: str) -> str:
+    fits_png = image.dtype == np.uint8 and image.shape[2] in (1, 3)
+    if image_format == "auto":
+        # Never JPEG: encoding a second time would add marks that a network can learn.
+        return ".png" if fits_png else ".tif"
+    if not fits_png and image_format != "tif":
+        raise UserError(
+            f"image_format={image_format} holds 8-bit images of 1 or 3 bands, but {path} has "
+            f"{plural(image.shape[2], 'band')} of {image.dtype}. Use image_format=tif."
+        )
+    return f".{image_format}"
+
+
+def _report(
+    split: Split, cuts: Sequence[_Cut], splits: Sequence[Split], settings: TileSettings
+) -> SplitReport:
+    mine = [cut for cut, its_split in zip(cuts, splits, strict=True) if its_split == split]
+    skipped = sum(cut.too_small is not None for cut in mine)
+    report = SplitReport(
+        pictures=len(mine) - skipped,
+        skipped=skipped,
+        tiles=[tile for cut in mine for tile in cut.tiles],
+        dropped=sum(cut.dropped for cut in mine),
+        pixels=np.sum([cut.pixels for cut in mine], axis=0),
+    )
+    if not report.tiles:
+        raise UserError(
+            f"no tile is left for {split}: of its {plural(len(mine), 'picture')} {skipped} are "
+            f"smaller than tile_size={settings.tile_size}, and {plural(report.dropped, 'tile')} "
+            f"have more ignore than max_ignore={settings.max_ignore}. Lower tile_size, raise "
+            "max_ignore, or choose other groups to validate on."
+        )
+    return report
+
+
+def _write_table(path: Path, tiles: list[Tile]) -> None:
+    with path.open("w", newline="") as target:
+        table = csv.writer(target)
+        table.writerow([entry.name for entry in fields(Tile)])
+        table.writerows(astuple(tile) for tile in tiles)
+
+
+def _warn(cuts: Sequence[_Cut], reports: dict[Split, SplitReport], settings: TileSettings) -> None:
+    if small := [cut.too_small for cut in cuts if cut.too_small]:
+        named = ", ".join(small[:5]) + " ..." * (len(small) > 5)
+        warnings.warn(
+            f"left out {plural(len(small), 'picture')} smaller than "
+            f"tile_size={settings.tile_size}: {named}",
+            stacklevel=3,
+        )
+    if strays := [cut.unknown for cut in cuts if cut.unknown]:
+        warnings.warn(
+            f"{plural(sum(strays), 'pixel')} in {plural(len(strays), 'mask')} had a colour outside "
+            f"the palette; written as {settings.data.unknown} by data.unknown.",
+            stacklevel=3,
+        )
+    names = settings.data.reader().palette.names
+    for split, other in (SPLITS, SPLITS[::-1]):
+        lacks = (reports[split].pixels == 0) & (reports[other].pixels > 0)
+        if lacks.any():
+            absent = ", ".join(
+                name for name, is_absent in zip(names, lacks, strict=True) if is_absent
+            )
+            warnings.warn(
+                f"{split} has no pixel of what {other} has: {absent}. Choose other groups to "
+                "validate on, so that both have all classes.",
+                stacklevel=3,
+            )
+
+
+@contextmanager
+def _big_pictures() -> Iterator[None]:
+    """Lifts Pillow's limit on the size of pictures, which guards servers against strangers."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit

@@ -1,0 +1,29 @@
+"""The one exception that stands for a user's mistake."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake the user can mend: the commands print it as one line and exit with code 1.
+
+    The text says what is wrong, where (file, key or value), and what to do next.
+    """
+
+
+def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
+    """Refuses a value that is not one of those allowed.
+
+    Raises:
+        UserError: Naming the key, the value, the nearest valid one and all of them.
+    """
+    names = list(allowed)
+    if value not in names:
+        close = difflib.get_close_matches(value, names, 1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise UserError(f"{key}={value} is not one of {', '.join(names)}.{hint}")
+
+
+def plural(count: int, noun: str) -> str:
+    """Returns `count` and `noun`, with an s where it needs one."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -1,0 +1,1 @@
+"""Objectives and the terms they are made of, in plain torch."""

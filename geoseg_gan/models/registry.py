@@ -1,0 +1,81 @@
+"""Networks by name, as configs and checkpoints know them."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from geoseg_gan.errors import UserError, check_choice
+from geoseg_gan.models.noise import NoiseSpec
+from geoseg_gan.models.patch import DiscriminatorOutput, PatchDis
+from geoseg_gan.models.unet import UNetGen
+
+
+class Generator(Protocol):
+    """What painting needs of a generator, which is a `torch.nn.Module` besides.
+
+    Attributes:
+        noise: What its noise map is made of.
+        stride: Height and width must be multiples of it.
+    """
+
+    noise: NoiseSpec
+    stride: int
+
+    def __call__(self, one_hot: Tensor, noise: Tensor) -> Tensor:
+        """Paints (B, K, H, W) in [-1, 1] from one-hot (B, C, H, W) and noise (B, Z, H, W)."""
+
+
+class Discriminator(Protocol):
+    """What objectives need of a discriminator, which is a `torch.nn.Module` besides.
+
+    Attributes:
+        minimum_size: Smallest height and width in pixels.
+    """
+
+    minimum_size: int
+
+    def __call__(self, image: Tensor, one_hot: Tensor) -> DiscriminatorOutput:
+        """Judges images (B, K, H, W) in [-1, 1] that belong to one-hot maps (B, C, H, W)."""
+
+
+GENERATORS: dict[str, type[nn.Module]] = {"unet": UNetGen}
+DISCRIMINATORS: dict[str, type[nn.Module]] = {"patch": PatchDis}
+
+
+def build_generator(
+    settings: Mapping[str, Any], num_classes: int, image_channels: int
+) -> nn.Module:
+    """Builds the generator that `settings["name"]` names from its other entries.
+
+    Raises:
+        UserError: If the name or a value is not valid.
+    """
+    return _build("generator", GENERATORS, settings, num_classes, image_channels)
+
+
+def build_discriminator(
+    settings: Mapping[str, Any], num_classes: int, image_channels: int
+) -> nn.Module:
+    """Builds the discriminator that `settings["name"]` names from its other entries.
+
+    Raises:
+        UserError: If the name or a value is not valid.
+    """
+    return _build("discriminator", DISCRIMINATORS, settings, num_classes, image_channels)
+
+
+def _build(
+    kind: str,
+    known: Mapping[str, type[nn.Module]],
+    settings: Mapping[str, Any],
+    num_classes: int,
+    image_channels: int,
+) -> nn.Module:
+    check_choice(f"model.{kind}.name", settings["name"], known)
+    rest = {key: value for key, value in settings.items() if key != "name"}
+    try:
+        network: nn.Module = known[settings["name"]](num_classes, image_channels, **rest)
+    except ValueError as error:
+        raise UserError(f"model.{kind}: {error}.") from None
+    return network

@@ -1,0 +1,91 @@
+"""The U-Net generator."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geoseg_gan.models.layers import PixelNorm
+from geoseg_gan.models.noise import NoiseSpec
+
+
+class UNetGen(nn.Module):
+    """U-Net from one-hot label map and noise to image (after Isola et al. 2017, sec. 3.2.1).
+
+    Differences from the paper: the decoder enlarges by nearest neighbour and then convolves, and
+    the encoder shrinks with kernels that their stride divides. Every output pixel so gets the same
+    number of kernel taps, which is what a transposed convolution of kernel 3 fails at, and why it
+    leaves a checkerboard (Odena et al. 2016). Noise enters as a map instead of dropout, and
+    normalisation is per pixel (see PixelNorm).
+
+    Args:
+        num_classes: C, channels of the one-hot label map.
+        image_channels: K, bands of the image.
+        width: Channels at full resolution; each deeper level has twice as many. The default has the
+            paper's 64 at half resolution, where the paper's network begins.
+        depth: How often the resolution is halved.
+        max_width: Upper limit of a level's channels.
+        style_channels: Noise channels broadcast over the image.
+        texture_octaves: Noise channels that vary in space (see NoiseSpec).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_channels: int,
+        *,
+        width: int = 32,
+        depth: int = 6,
+        max_width: int = 512,
+        style_channels: int = 16,
+        texture_octaves: int = 5,
+    ) -> None:
+        """Builds the network.
+
+        Raises:
+            ValueError: If width, depth or max_width are below 1, or a noise count is negative.
+        """
+        super().__init__()
+        if min(width, depth, max_width) < 1 or min(style_channels, texture_octaves) < 0:
+            raise ValueError(
+                f"width={width}, depth={depth} and max_width={max_width} must be 1 or more, "
+                f"style_channels={style_channels} and texture_octaves={texture_octaves} 0 or more"
+            )
+        self.noise = NoiseSpec(style_channels, texture_octaves)
+        self.stride = 2**depth
+        widths = [min(width * 2**level, max_width) for level in range(depth + 1)]
+        self.stem = nn.Conv2d(num_classes + self.noise.channels, width, 3, padding=1)
+        self.down = nn.ModuleList(
+            _block(nn.Conv2d(above, below, 4, stride=2, padding=1))
+            for above, below in pairwise(widths)
+        )
+        self.up = nn.ModuleList(
+            _block(nn.Conv2d(below + above, above, 3, padding=1))
+            for above, below in pairwise(widths)
+        )
+        self.head = nn.Conv2d(width, image_channels, 3, padding=1)
+
+    def forward(self, one_hot: Tensor, noise: Tensor) -> Tensor:
+        """Paints an image.
+
+        Args:
+            one_hot: Shape (B, C, H, W); H and W are multiples of `stride`.
+            noise: Shape (B, Z, H, W), as `noise.sample` draws it.
+
+        Returns:
+            Shape (B, K, H, W), in [-1, 1].
+        """
+        x = F.leaky_relu(self.stem(torch.cat([one_hot, noise], 1)), 0.2)
+        skips = []
+        for down in self.down:
+            skips.append(x)
+            x = down(x)
+        for up, skip in zip(reversed(self.up), reversed(skips), strict=True):
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = up(torch.cat([x, skip], 1))
+        return torch.tanh(self.head(x))
+
+
+def _block(convolution: nn.Conv2d) -> nn.Sequential:
+    return nn.Sequential(convolution, PixelNorm(), nn.LeakyReLU(0.2))

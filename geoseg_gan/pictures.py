@@ -1,0 +1,43 @@
+"""Pictures for people: triples, grids and contact sheets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from geoseg_gan.files import atomic_path
+
+RGB = npt.NDArray[np.uint8]
+_GAP = 2
+
+
+def beside(pictures: Sequence[RGB], columns: int | None = None) -> RGB:
+    """Sets pictures of one size in rows, with thin white lines between.
+
+    Args:
+        pictures: Each of shape (H, W, 3), uint8.
+        columns: How many stand in a row; all by default.
+
+    Returns:
+        One picture, uint8, white where a row is not full.
+    """
+    columns = columns or len(pictures)
+    height, width = pictures[0].shape[:2]
+    rows = -(-len(pictures) // columns)
+    sheet = np.full(
+        (rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, 3), 255, np.uint8
+    )
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, columns)
+        top, left = row * (height + _GAP), column * (width + _GAP)
+        sheet[top : top + height, left : left + width] = picture
+    return sheet
+
+
+def write_picture(path: Path, picture: RGB) -> None:
+    """Writes a picture, whole or not at all, in the format its ending names."""
+    with atomic_path(path) as scratch:
+        # Pillow takes JPEG's options for every format and leaves them unused elsewhere.
+        Image.fromarray(picture).save(scratch, quality=95, subsampling=0)

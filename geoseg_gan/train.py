@@ -1,0 +1,265 @@
+"""The train command: from a data folder to a generator."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.table import Table
+
+from geoseg_gan.callbacks.export import LAST, RunExporter
+from geoseg_gan.callbacks.timing import Estimate, Throughput, TimeBudget
+from geoseg_gan.checkpoints import RunFacts
+from geoseg_gan.config import TrainConfig, command, plain, write_yaml
+from geoseg_gan.data.datamodule import SegmentationDataModule
+from geoseg_gan.data.world import is_drawn
+from geoseg_gan.errors import UserError, plural
+from geoseg_gan.gan import GAN
+from geoseg_gan.losses.objective import Objective
+from geoseg_gan.models.registry import (
+    Discriminator,
+    Generator,
+    build_discriminator,
+    build_generator,
+)
+from geoseg_gan.trainer import build_trainer
+
+FREE_ON_RESUME = (
+    "data_root",
+    "out_dir",
+    "epochs",
+    "resume",
+    "keep_checkpoints",
+    "max_minutes",
+    "samples",
+    "devices",
+    "precision",
+    "trainer",
+)
+"""Settings that may differ between a run and its continuation."""
+
+
+def train(config: TrainConfig) -> dict[str, float]:
+    """Trains a generator and a discriminator.
+
+    Args:
+        config: What to train on what, and how.
+
+    Returns:
+        The last logged scalars by name.
+
+    Raises:
+        UserError: If the configuration, the data folder or the output folder is not as it must be.
+    """
+    check(config)
+    settings = plain(config)
+    out_dir = Path(config.out_dir)
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    datamodule = SegmentationDataModule(
+        Path(config.data_root),
+        config.data,
+        image_size=config.image_size,
+        batch_size=config.bs,
+        jitter=config.jitter,
+        seed=config.seed,
+        on_gpu=config.trainer.on_gpu(),
+    )
+    datamodule.prepare_data()
+    datamodule.setup()
+    facts = RunFacts(settings, datamodule.palette, datamodule.scaling())
+    classes, bands = datamodule.palette.num_classes, datamodule.train_index.bands
+    module = GAN(
+        build_generator(settings["model"]["generator"], classes, bands),
+        build_discriminator(settings["model"]["discriminator"], classes, bands),
+        cast(Objective, config.loss),
+        num_classes=classes,
+        scaling=facts.scaling,
+        lr=config.lr,
+        optimizer=config.optimizer,
+        seed=config.seed,
+        global_batch=config.bs,
+    )
+    keep = _kept(config)
+    exporter = RunExporter(out_dir, facts, datamodule.val_dataset, config.samples, keep)
+    callbacks: list[L.Callback] = [Throughput(), Estimate(keep, config.max_minutes), exporter]
+    if config.max_minutes is not None:
+        callbacks.append(TimeBudget(config.max_minutes))
+    trainer = build_trainer(
+        config.trainer,
+        out_dir=out_dir,
+        epochs=config.epochs,
+        devices=config.devices,
+        precision=config.precision,
+        callbacks=callbacks,
+    )
+    last = _point_to_resume(config, settings)
+    if trainer.is_global_zero:
+        write_yaml(out_dir / "config.yaml", config)
+        cast(TensorBoardLogger, trainer.logger).log_hyperparams(flat(settings))
+        _summarise(config, datamodule, module)
+    trainer.fit(module, datamodule=datamodule, ckpt_path=last, weights_only=True)
+    return {name: float(value) for name, value in trainer.logged_metrics.items()}
+
+
+main = command(TrainConfig)(train)
+
+
+def check(config: TrainConfig) -> None:
+    """Refuses a configuration before anything slow starts or anything is written.
+
+    Raises:
+        UserError: Naming the key, its value and what to do.
+    """
+    for key in ("epochs", "bs", "lr", "image_size"):
+        if getattr(config, key) <= 0:
+            raise UserError(f"{key}={getattr(config, key)} must be positive.")
+    if config.samples < 0 or config.seed < 0:
+        raise UserError(f"samples={config.samples} and seed={config.seed} must be 0 or more.")
+    if config.max_minutes is not None and config.max_minutes <= 0:
+        raise UserError(f"max_minutes={config.max_minutes} must be positive, or null.")
+    _kept(config)
+    config.trainer.check(config.devices, config.precision)
+    if config.bs % config.devices:
+        raise UserError(
+            f"bs={config.bs} is the batch over all devices and must be a multiple of "
+            f"devices={config.devices}."
+        )
+    config.data.check()
+    config.jitter.check()
+    config.optimizer.check()
+    check_networks(config.model, config.data.reader().palette.num_classes, config.image_size)
+    root = Path(config.data_root)
+    if config.data.demo is not None:
+        is_drawn(root, config.data.demo)
+    elif not root.is_dir():
+        raise UserError(
+            f"data_root={root} is not a folder. Point it at one that holds train/images and "
+            "train/masks, or try data=demo."
+        )
+    check_out_dir(Path(config.out_dir), config.resume)
+
+
+def check_networks(model: Any, num_classes: int, image_size: int) -> None:
+    """Refuses networks that cannot be built, or do not take this image size.
+
+    Args:
+        model: Settings of generator and discriminator.
+        num_classes: How many classes the palette has.
+        image_size: Side of the images in pixels.
+
+    Raises:
+        UserError: Naming the setting and the sizes that fit.
+    """
+    settings = plain(model)
+    with torch.device("meta"):  # shapes only: no memory, no time
+        generator = cast(Generator, build_generator(settings["generator"], num_classes, 3))
+        discriminator = cast(
+            Discriminator, build_discriminator(settings["discriminator"], num_classes, 3)
+        )
+    if image_size % generator.stride:
+        fitting = max(1, round(image_size / generator.stride)) * generator.stride
+        raise UserError(
+            f"image_size={image_size} is not a multiple of {generator.stride}, which "
+            f"model.generator={settings['generator']['name']} needs. Use e.g. "
+            f"image_size={fitting}, or a smaller model.generator.depth."
+        )
+    if image_size < discriminator.minimum_size:
+        raise UserError(
+            f"image_size={image_size} is too small for the discriminator, which needs "
+            f"{discriminator.minimum_size}. Enlarge it, or lower model.discriminator.scales or "
+            "layers."
+        )
+
+
+def check_out_dir(out_dir: Path, resume: bool) -> None:
+    """Refuses to overwrite a run, and to resume where there is none.
+
+    Raises:
+        UserError: Naming the folder and what to do.
+    """
+    has_run = (out_dir / LAST).exists() or any(out_dir.glob("G_e*.pt"))
+    if has_run and not resume:
+        raise UserError(
+            f"out_dir={out_dir} already holds a run. Continue it with resume=true, or choose "
+            "another out_dir."
+        )
+    if resume and not (out_dir / LAST).is_file():
+        raise UserError(
+            f"resume=true, but {out_dir / LAST} does not exist. Correct out_dir, or leave "
+            "resume away to start a run."
+        )
+
+
+def _kept(config: TrainConfig) -> int | None:
+    value = config.keep_checkpoints
+    if value == "all":
+        return None
+    if not value.isdigit() or int(value) < 1:
+        raise UserError(f"keep_checkpoints={value}: use all, or a number from 1.")
+    return int(value)
+
+
+def _point_to_resume(config: TrainConfig, settings: dict[str, Any]) -> Path | None:
+    """The checkpoint to resume from, once its run is seen to be this one."""
+    if not config.resume:
+        return None
+    last = Path(config.out_dir) / LAST
+    content = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
+    for key, stored in flat(content["config"]).items():
+        now = flat(settings).get(key)
+        if key.split(".")[0] not in FREE_ON_RESUME and now != stored:
+            raise UserError(
+                f"resume=true: the run in {config.out_dir} has {key}={stored}, not {now}. Give "
+                f"{key}={stored}, or start a new run in another out_dir."
+            )
+    done = content["epoch"] + 1
+    if done >= config.epochs:
+        raise UserError(
+            f"resume=true: the run in {config.out_dir} has all its {plural(done, 'epoch')}. "
+            f"Give epochs={done + 10} or so to train on."
+        )
+    return last
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key."""
+    leaves: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        leaves |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return leaves
+
+
+def _summarise(config: TrainConfig, data: SegmentationDataModule, module: GAN) -> None:
+    """One screen on what is about to happen."""
+    index = data.train_index
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    steps = max(1, len(index.pairs) // config.bs)
+    table.add_row(
+        "data",
+        f"{config.data_root}: {plural(len(index.pairs), 'training pair')}, "
+        f"{plural(len(data.val_dataset), 'validation window')} of {config.image_size} px, "
+        f"{plural(index.bands, 'band')} of {index.dtype}",
+    )
+    shares = zip(data.palette.names, index.class_shares(), strict=True)
+    table.add_row("classes", ", ".join(f"{name} {share:.1%}" for name, share in shares))
+    sizes = (
+        sum(p.numel() for p in network.parameters()) / 1e6
+        for network in (module.generator, module.discriminator)
+    )
+    names = plain(config.model)
+    table.add_row(
+        "model",
+        "generator {} {:.1f} M, discriminator {} {:.1f} M parameters".format(
+            names["generator"]["name"], next(sizes), names["discriminator"]["name"], next(sizes)
+        ),
+    )
+    where = "GPU" if config.trainer.on_gpu() else "CPU"
+    table.add_row("device", f"{config.devices} x {where}, precision {config.precision}")
+    limit = f", at most {config.max_minutes:g} minutes" if config.max_minutes else ""
+    table.add_row("training", f"{plural(config.epochs, 'epoch')} of {plural(steps, 'step')}{limit}")
+    table.add_row("output", config.out_dir)
+    table.add_row("watch", f"tensorboard --logdir {config.out_dir}")
+    Console().print(table)

@@ -1,0 +1,100 @@
+"""Devices, precision and progress bar: what a Lightning Trainer is made of here."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from geoseg_gan.errors import UserError, check_choice
+
+ACCELERATORS = ("auto", "cpu", "gpu")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+_SHORT_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+@dataclass
+class TrainerSettings:
+    """Where a command runs.
+
+    Attributes:
+        accelerator: "auto", "cpu" or "gpu".
+        strategy: Lightning's name of a strategy; "auto" fits it to the number of devices.
+    """
+
+    accelerator: str = "auto"
+    strategy: str = "auto"
+
+    def check(self, devices: int = 1, precision: str = "32-true") -> None:
+        """Refuses devices and precisions that are not there.
+
+        Raises:
+            UserError: Naming the key, its value and what is there.
+        """
+        check_choice("trainer.accelerator", self.accelerator, ACCELERATORS)
+        check_choice("precision", full_precision(precision), PRECISIONS)
+        gpus = torch.cuda.device_count()
+        if self.accelerator == "gpu" and not gpus:
+            raise UserError("trainer=gpu: no GPU is visible. Use trainer=auto or trainer=cpu.")
+        if devices < 1 or (self.on_gpu() and devices > gpus):
+            raise UserError(f"devices={devices}: use 1 to {gpus or 'the number of processes'}.")
+        if full_precision(precision) == "16-mixed" and not self.on_gpu():
+            raise UserError("precision=16-mixed needs a GPU. Use bf16-mixed or 32-true.")
+
+    def on_gpu(self) -> bool:
+        """Whether the work will run on a GPU."""
+        return self.accelerator != "cpu" and torch.cuda.is_available()
+
+    def device(self) -> torch.device:
+        """The device of a command that needs no Trainer."""
+        return torch.device("cuda" if self.on_gpu() else "cpu")
+
+
+class _Bar(RichProgressBar):
+    """Lightning's rich bar without the version number."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """The logged values, to three digits."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return dict(metrics)
+
+
+def full_precision(name: str) -> str:
+    """Lightning's full name for a precision's short one, as in 32 for 32-true."""
+    return _SHORT_PRECISIONS.get(name, name)
+
+
+def build_trainer(
+    settings: TrainerSettings,
+    *,
+    out_dir: Path,
+    epochs: int,
+    devices: int,
+    precision: str,
+    callbacks: list[Callback],
+) -> L.Trainer:
+    """A Trainer for manual optimisation that logs to TensorBoard in `out_dir`."""
+    strategy = settings.strategy
+    if strategy == "auto" and devices > 1:
+        # Plain ddp fails where one step leaves the other network's parameters unused.
+        strategy = "ddp_find_unused_parameters_true"
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return L.Trainer(
+        accelerator=settings.accelerator,
+        strategy=strategy,
+        devices=devices,
+        precision=full_precision(precision),  # type: ignore[arg-type]
+        max_epochs=epochs,
+        callbacks=[_Bar(), *callbacks],
+        logger=TensorBoardLogger(out_dir, name=None, version=""),
+        log_every_n_steps=10,
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # our sampler splits each batch over the processes
+        num_sanity_val_steps=0,
+    )

@@ -1,0 +1,6 @@
+"""See `python scripts/tile.py --help`."""
+
+from geoseg_gan.tile import main
+
+if __name__ == "__main__":
+    main()

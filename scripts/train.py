@@ -1,0 +1,6 @@
+"""See `python scripts/train.py --help`."""
+
+from geoseg_gan.train import main
+
+if __name__ == "__main__":
+    main()

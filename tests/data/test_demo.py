@@ -1,0 +1,107 @@
+from functools import cache
+
+import numpy as np
+import pytest
+
+from geoseg_gan.data.demo import NUM_CLASSES, draw_tile
+from geoseg_gan.data.demo_scene import (
+    BACKGROUND,
+    CROPLAND,
+    FOREST,
+    GRASSLAND,
+    SEMINATURAL,
+    SETTLEMENT,
+)
+
+TILES = 60
+
+
+@cache
+def world():
+    tiles = [draw_tile(np.random.default_rng([7, number]), 128) for number in range(TILES)]
+    return np.stack([image for image, _ in tiles]), np.stack([label for _, label in tiles])
+
+
+def class_means(class_id, at_least=200):
+    images, labels = world()
+    regions = [image[label == class_id] for image, label in zip(images, labels, strict=True)]
+    return np.array([r.mean(0) for r in regions if len(r) >= at_least])
+
+
+def test_the_same_seed_draws_the_same_tile():
+    first = draw_tile(np.random.default_rng(3), 96)
+    again = draw_tile(np.random.default_rng(3), 96)
+    other = draw_tile(np.random.default_rng(4), 96)
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])
+    assert (first[0] != other[0]).any()
+
+
+@pytest.mark.parametrize("size", [16, 64, 101, 256, 512])
+def test_every_size_gives_an_image_and_a_mask_of_valid_ids(size):
+    image, label = draw_tile(np.random.default_rng(size), size)
+    assert image.shape == (size, size, 3) and image.dtype == np.uint8
+    assert label.shape == (size, size) and label.dtype == np.uint8
+    assert set(np.unique(label)) <= {*range(NUM_CLASSES), 255}
+
+
+def test_a_size_without_room_for_ground_is_refused():
+    with pytest.raises(ValueError, match="at least 16"):
+        draw_tile(np.random.default_rng(0), 8)
+
+
+def test_classes_are_unbalanced_as_documented():
+    labels = world()[1]
+    share = np.bincount(labels.ravel(), minlength=256)[:NUM_CLASSES] / labels.size
+    assert min(share[CROPLAND], share[FOREST]) > share[GRASSLAND] > share[SETTLEMENT]
+    assert 0.02 < share[SETTLEMENT] < 0.10
+    assert 0.005 < share[BACKGROUND] < 0.08
+    assert 0 < share[SEMINATURAL] < 0.03
+    tiles_with_it = (labels == SEMINATURAL).any(axis=(1, 2)).mean()
+    assert 0.04 < tiles_with_it < 0.25
+
+
+@pytest.mark.parametrize("class_id", range(NUM_CLASSES))
+def test_every_class_shows_texture(class_id):
+    images, labels = world()
+    grey = images.mean(-1)
+    deviations = [
+        g[label == class_id].std()
+        for g, label in zip(grey, labels, strict=True)
+        if (label == class_id).sum() >= 200
+    ]
+    assert np.median(deviations) > 3
+
+
+@pytest.mark.parametrize("class_id", range(NUM_CLASSES))
+def test_a_class_looks_different_from_tile_to_tile(class_id):
+    assert class_means(class_id).std(axis=0).max() > 5
+
+
+def test_no_data_is_black_and_rare():
+    images, labels = world()
+    assert not images[labels == 255].any()
+    assert (labels == 255).any(axis=(1, 2)).mean() < 0.12
+
+
+def test_colour_tells_classes_apart_but_not_perfectly():
+    images, labels = world()
+    centres = np.array([class_means(class_id).mean(0) for class_id in range(NUM_CLASSES)])
+    pixels = images[:, ::4, ::4].reshape(-1, 3).astype(float)
+    truth = labels[:, ::4, ::4].ravel()
+    guess = np.linalg.norm(pixels[:, None] - centres, axis=-1).argmin(1)
+    recalls = [(guess[truth == class_id] == class_id).mean() for class_id in range(NUM_CLASSES)]
+    assert 1.4 / NUM_CLASSES < np.mean(recalls) < 0.8
+
+
+def test_image_and_mask_agree_on_where_the_forest_ends():
+    images, labels = world()
+    dark = 255 - images.mean(-1)
+    forest = (labels == FOREST).astype(float)
+
+    def agreement(shift):
+        inner = slice(8, -8)
+        moved = np.roll(forest, (shift, shift), axis=(1, 2))[:, inner, inner]
+        return np.corrcoef(moved.ravel(), dark[:, inner, inner].ravel())[0, 1]
+
+    assert agreement(0) > max(agreement(shift) for shift in (-6, 6))
