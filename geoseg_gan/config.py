@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -33,6 +34,9 @@ from geoseg_gan.models.registry import DISCRIMINATORS, GENERATORS
 from geoseg_gan.trainer import TrainerSettings
 
 ConfigT = TypeVar("ConfigT")
+
+_CONSTANT = "GEOSEG_GAN_CONSTANT"
+"""Environment variable that tells a sweep's jobs, wherever they run, which settings all share."""
 
 _JOB = "GEOSEG_GAN_JOB"
 """Environment variable that tells the processes of a distributed sweep job which job it is."""
@@ -96,10 +100,12 @@ class GenerateConfig:
 class BenchmarkConfig:
     """Configuration of scripts/benchmark.py."""
 
+    data_root: str = knob("data", "folder with train/images and train/masks")
     out_dir: str = knob("runs/benchmark", "where benchmark.json and benchmark.md go")
     image_size: int = knob(128, "side of the images in pixels")
     bs: int = knob(8, "batch size")
     seconds: float = knob(20.0, "how long each part is measured, in each of its rounds")
+    precision: str = knob("32-true", "32-true, bf16-mixed or 16-mixed")
     rounds: int = knob(3, "rounds in which the parts take turns; the median counts")
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
@@ -155,10 +161,14 @@ def command(schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Calla
                 version_base="1.3", config_path="pkg://geoseg_gan.configs", config_name=name
             )
             try:
+                os.environ[_CONSTANT] = ",".join(_constant_keys(sys.argv[1:]))
                 app(task)()
             except (HydraException, OmegaConfBaseException) as error:
                 _say_error(_explain(error, schema))
                 sys.exit(1)
+            except KeyboardInterrupt:
+                _say_error("interrupted; what was finished is saved.")
+                sys.exit(130)
             if failures:
                 sys.exit(1)
 
@@ -225,7 +235,7 @@ def constructor_schema(network: type, name: str) -> type:
 
 
 def job_folder(overrides: Sequence[str]) -> str:
-    """The name of a sweep job's folder: its overrides, but for where output goes.
+    """The name of a sweep job's folder: those of its overrides in which the jobs differ.
 
     Args:
         overrides: The job's overrides, as in `lr=0.001`.
@@ -233,12 +243,20 @@ def job_folder(overrides: Sequence[str]) -> str:
     Returns:
         A name without slashes and of at most 120 characters, ending in a digest where cut short.
     """
-    told = [o for o in overrides if not o.startswith(("out_dir=", "save_dir="))]
+    constant = os.environ.get(_CONSTANT, "").split(",")
+    told = [o for o in overrides if o.split("=")[0] not in constant] or list(overrides)
     name = re.sub(r"[^\w.,=+-]", "_", ",".join(told)) or "job"
     if len(name) > 120:
         digest = hashlib.sha256(",".join(told).encode()).hexdigest()[:8]
         name = f"{name[:111]}-{digest}"
     return name
+
+
+def _constant_keys(arguments: Sequence[str]) -> list[str]:
+    """The settings that a command line gives one value."""
+    overrides = [a for a in arguments if not a.startswith("-") and "=" in a]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return [o.key_or_group for o in parsed if not o.is_sweep_override()]
 
 
 def _enter_sweep_folder(config: DictConfig, output: str) -> None:
@@ -248,8 +266,10 @@ def _enter_sweep_folder(config: DictConfig, output: str) -> None:
         return
     folder = state.runtime.output_dir
     config[output] = folder
+    # Quoted, since a folder that is named by overrides holds equals signs and commas.
+    quoted = "'" + folder.replace("'", "\\'") + "'"
     own = [o for o in state.overrides.task if not o.startswith(f"{output}=")]
-    os.environ[_JOB] = "\n".join([*own, f"{output}={folder}"])
+    os.environ[_JOB] = "\n".join([*own, f"{output}={quoted}"])
 
 
 def _become_job_of_parent() -> None:

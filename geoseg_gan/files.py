@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# Read once, since asking sets it: two threads that ask at once would leave it at 0.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -22,9 +26,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield scratch
         # mkstemp makes files private; a run folder is as readable as the umask says.
-        umask = os.umask(0)
-        os.umask(umask)
-        scratch.chmod(0o666 & ~umask)
+        scratch.chmod(0o666 & ~_UMASK)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)

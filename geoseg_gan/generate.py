@@ -2,8 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Protocol, cast, get_args
 
+import numpy.typing as npt
 import torch
 from rich.progress import track
 from torch.utils.data import DataLoader
@@ -39,7 +40,7 @@ def generate(config: GenerateConfig) -> dict[str, float]:
         How many pairs the folder holds, as "pairs".
 
     Raises:
-        UserError: If the configuration, the checkpoint, the data or the folder is not as it must be.
+        UserError: If configuration, checkpoint, data or folder are not as they must be.
     """
     check(config)
     device = config.trainer.device()
@@ -96,10 +97,17 @@ def check(config: GenerateConfig) -> None:
     config.jitter.check()
 
 
+class Writer(Protocol):
+    """What takes painted pairs."""
+
+    def add(self, candidate: Candidate, image: npt.NDArray[Any]) -> None:
+        """Takes a mask and its image, (H, W, K) in the stored dtype."""
+
+
 def paint_all(
     generator: LoadedGenerator,
     candidates: CandidateMasks,
-    writer: PairWriter,
+    writer: Writer,
     config: GenerateConfig,
     device: torch.device,
 ) -> None:
@@ -148,9 +156,7 @@ def _open_folder(
             if isinstance(was, dict) and isinstance(now, dict):
                 differing = [k for k in now if was.get(k) != now[k]]
                 key = f"{key}.{differing[0]}" if differing else key
-                was, now = (
-                    (was.get(differing[0]), now[differing[0]]) if differing else (was, now)
-                )
+                was, now = (was.get(differing[0]), now[differing[0]]) if differing else (was, now)
             raise UserError(
                 f"save_dir={folder} holds pairs of another generation: {key} was {was}, now "
                 f"{now}. Choose a new folder, or repeat the settings in {folder / FACTS}."

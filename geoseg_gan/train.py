@@ -92,6 +92,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         epochs=config.epochs,
         devices=config.devices,
         precision=config.precision,
+        steps=len(datamodule.train_dataset) // config.bs or 1,
         callbacks=callbacks,
     )
     last = _point_to_resume(config, settings)

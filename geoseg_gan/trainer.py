@@ -76,9 +76,20 @@ def build_trainer(
     epochs: int,
     devices: int,
     precision: str,
+    steps: int,
     callbacks: list[Callback],
 ) -> L.Trainer:
-    """A Trainer for manual optimisation that logs to TensorBoard in `out_dir`."""
+    """A Trainer for manual optimisation that logs to TensorBoard in `out_dir`.
+
+    Args:
+        settings: Where it runs.
+        out_dir: Where TensorBoard's events go.
+        epochs: How many epochs it trains.
+        devices: How many devices or processes share a batch.
+        precision: Lightning's name for it, or its short form.
+        steps: Batches an epoch, which bound how seldom scalars are logged.
+        callbacks: What acts beside the progress bar.
+    """
     strategy = settings.strategy
     if strategy == "auto" and devices > 1:
         # Plain ddp fails where one step leaves the other network's parameters unused.
@@ -92,8 +103,8 @@ def build_trainer(
         precision=full_precision(precision),  # type: ignore[arg-type]
         max_epochs=epochs,
         callbacks=[_Bar(), *callbacks],
-        logger=TensorBoardLogger(out_dir, name=None, version=""),
-        log_every_n_steps=10,
+        logger=TensorBoardLogger(out_dir, name=None, version="", default_hp_metric=False),
+        log_every_n_steps=min(10, steps),
         enable_model_summary=False,
         use_distributed_sampler=False,  # our sampler splits each batch over the processes
         num_sanity_val_steps=0,

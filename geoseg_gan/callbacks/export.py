@@ -70,6 +70,14 @@ class RunExporter(Checkpoint):
             self._thin(epoch)
             print(f"Epoch {epoch}: saved samples and checkpoints.")
 
+    def on_exception(
+        self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Tells who presses Ctrl-C how to go on."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
+            again = "resume=true continues" if (self.out_dir / LAST).is_file() else "nothing saved"
+            print(f"Interrupted in epoch {trainer.current_epoch + 1}: {again}.", flush=True)
+
     def on_save_checkpoint(
         self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:

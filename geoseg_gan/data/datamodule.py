@@ -15,7 +15,7 @@ from geoseg_gan.data.batch import ImageScaling, Sample
 from geoseg_gan.data.dataset import EpochSampler, Fit, PairDataset, PairSource, WindowDataset
 from geoseg_gan.data.images import MaskFormat, MaskReader
 from geoseg_gan.data.jitter import JitterSettings
-from geoseg_gan.data.pairs import Split, find_pairs
+from geoseg_gan.data.pairs import DataError, Split, find_pairs
 from geoseg_gan.data.palette import Palette, PaletteClass, UnknownPolicy
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
 from geoseg_gan.data.world import DemoSettings, write_world
@@ -137,18 +137,20 @@ class SegmentationDataModule(L.LightningDataModule):
         """Finds, scans and checks both splits; the second call does nothing."""
         if self.index is not None:
             return
-        self.index, train_source = self._open("train")
-        self._warn_of_classes(self.index)
-        self._train = PairDataset(train_source, self.image_size, self.fit, self.jitter, self.seed)
-        val_index, val_source = self.index, train_source
+        index, train_source = self._open("train")
+        self._warn_of_classes(index)
+        val_index, val_source = index, train_source
         if (self.root / "val").is_dir():
             val_index, val_source = self._open("val")
-            _warn_of_shared_ground(self.index, val_index)
+            _check_same_type(index, val_index)
+            _warn_of_shared_ground(index, val_index)
         else:
             rank_zero_warn(
                 f"{self.root / 'val'} is missing: sample pictures show training pairs instead."
             )
+        self._train = PairDataset(train_source, self.image_size, self.fit, self.jitter, self.seed)
         self._val = WindowDataset(val_source, val_index.sizes, self.image_size, self.fit)
+        self.index = index
 
     @property
     def train_index(self) -> FolderIndex:
@@ -203,8 +205,8 @@ class SegmentationDataModule(L.LightningDataModule):
         if strays := int(index.unknown.sum()):
             files = int((index.unknown > 0).sum())
             rank_zero_warn(
-                f"{self.root / split}: {plural(strays, 'pixel')} in {plural(files, 'mask')} have a "
-                f"colour outside the palette; read as {self.settings.unknown} by data.unknown."
+                f"{self.root / split}: {plural(strays, 'pixel')} in {plural(files, 'mask')} are "
+                f"outside the palette; read as {self.settings.unknown} by data.unknown."
             )
         source = PairSource(pairs, self.reader)
         if self.settings.cache == "ram":
@@ -219,6 +221,15 @@ class SegmentationDataModule(L.LightningDataModule):
                 f"{self.root / 'train'}: never occurs in the masks: {', '.join(absent)}. "
                 "The generator cannot learn to paint it."
             )
+
+
+def _check_same_type(train: FolderIndex, val: FolderIndex) -> None:
+    if (train.bands, train.dtype) != (val.bands, val.dtype):
+        raise DataError(
+            f"{val.pairs[0].image} has {plural(val.bands, 'band')} of {val.dtype}, but "
+            f"{train.pairs[0].image} has {plural(train.bands, 'band')} of {train.dtype}. Convert "
+            "both splits to the same bands and type."
+        )
 
 
 def _warn_of_shared_ground(train: FolderIndex, val: FolderIndex) -> None:

@@ -80,10 +80,11 @@ class PairSource:
         return PairSource(self.pairs, self.reader, decoded)
 
     def sample(self, row: int, image: npt.NDArray[Any], label: npt.NDArray[np.uint8]) -> Sample:
-        """Packs pixels of a pair as a dataset's item."""
+        """Packs a copy of a pair's pixels as a dataset's item."""
         return Sample(
-            image=torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0))),
-            label=torch.from_numpy(np.ascontiguousarray(label)),
+            # Always copies: what was read may be read-only, or the cache itself.
+            image=torch.from_numpy(np.array(np.moveaxis(image, -1, 0), order="C")),
+            label=torch.from_numpy(np.array(label, order="C")),
             stem=self.pairs[row].stem,
             group=self.pairs[row].group,
         )

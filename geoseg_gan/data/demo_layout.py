@@ -7,23 +7,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.data.demo_scene import (
-    BACKGROUND,
-    CROPLAND,
-    FINE,
-    FOREST,
-    GRASSLAND,
-    SEMINATURAL,
-    SETTLEMENT,
-    Building,
-    Mask,
-    Points,
-    Scene,
-    densify,
-    fractal_noise,
-    pixels,
-    split,
-)
+from geoseg_gan.data import demo_scene as scene
+from geoseg_gan.data.demo_scene import FINE, Building, Mask, Points, Scene, densify, pixels
 
 _WORLD = 600
 
@@ -53,7 +38,7 @@ class _Land:
         turn, squeeze = self.rng.uniform(0, np.pi), self.rng.uniform(1, 1.5)
         u = (x * np.cos(turn) + y * np.sin(turn)) / (squeeze * radius)
         v = (y * np.cos(turn) - x * np.sin(turn)) * (squeeze / radius)
-        ragged = fractal_noise(self.rng, half, max(radius * 0.35, 4), 4)
+        ragged = scene.fractal_noise(self.rng, half, max(radius * 0.35, 4), 4)
         field = np.sqrt(u * u + v * v).astype(np.float32) + np.float32(0.18) * ragged
         return np.asarray(cv2.resize(field, (self.side, self.side)) < 1, np.bool_)
 
@@ -94,7 +79,7 @@ def _divide(land: _Land) -> tuple[list[Points], list[tuple[Points, float]]]:
         where = local.min(0) + spans * rng.uniform(0.34, 0.66)
         tilt = rng.normal(0, 0.07)
         normal = land.axes[longest] + tilt * land.axes[1 - longest]
-        low, high, ends = split(polygon, where @ land.axes, normal)
+        low, high, ends = scene.split(polygon, where @ land.axes, normal)
         cuts.append((ends, size))
         pending += [low, high]
     return parcels, cuts
@@ -112,10 +97,10 @@ class _Builder:
         seen = pixels(line)
         seen = seen[((seen >= 0) & (seen < self.land.side)).all(1)]
         # a bridge spans a river, but nobody builds one across a lake or a pit
-        if (self.label[seen[:, 1], seen[:, 0]] == BACKGROUND).sum() > 8:
+        if (self.label[seen[:, 1], seen[:, 0]] == scene.BACKGROUND).sum() > 8:
             return False
         self.roads.append((line, width, paved))
-        cv2.polylines(self.label, [pixels(line)], False, SETTLEMENT, round(width))
+        cv2.polylines(self.label, [pixels(line)], False, scene.SETTLEMENT, round(width))
         return True
 
     def plot(self, corners: Points) -> Points | None:
@@ -128,9 +113,11 @@ class _Builder:
         )
         inner = pixels(np.vstack([inner, corners.mean(0)]))
         inner = inner[((inner >= 0) & (inner < side)).all(1)]
-        if np.isin(self.label[inner[:, 1], inner[:, 0]], [SETTLEMENT, BACKGROUND]).any():
+        if np.isin(
+            self.label[inner[:, 1], inner[:, 0]], [scene.SETTLEMENT, scene.BACKGROUND]
+        ).any():
             return None
-        cv2.fillPoly(self.label, [pixels(corners)], SETTLEMENT)
+        cv2.fillPoly(self.label, [pixels(corners)], scene.SETTLEMENT)
         self.plots.append(corners)
         return corners
 
@@ -263,36 +250,36 @@ def lay_out(rng: np.random.Generator, side: int) -> Scene:
     edge = np.asarray(cv2.distanceTransform(border, cv2.DIST_L2, 5), np.float32)
 
     shares = rng.dirichlet([1.1, 0.5, 1.5])
-    uses = rng.choice([FOREST, GRASSLAND, CROPLAND], len(outlines), p=shares)
+    uses = rng.choice([scene.FOREST, scene.GRASSLAND, scene.CROPLAND], len(outlines), p=shares)
     label = uses.astype(np.uint8)[parcel]
     reach = 14 * FINE + 1
-    wooded = cv2.stackBlur((label == FOREST).astype(np.float32), (reach, reach))
-    ragged = fractal_noise(rng, side, 26 * FINE, 4)
-    label[wooded + 0.16 * ragged > 0.62] = FOREST
-    clearing = fractal_noise(rng, side, 50 * FINE, 3) > 2.1
-    label[clearing & (label == FOREST)] = GRASSLAND
+    wooded = cv2.stackBlur((label == scene.FOREST).astype(np.float32), (reach, reach))
+    ragged = scene.fractal_noise(rng, side, 26 * FINE, 4)
+    label[wooded + 0.16 * ragged > 0.62] = scene.FOREST
+    clearing = scene.fractal_noise(rng, side, 50 * FINE, 3) > 2.1
+    label[clearing & (label == scene.FOREST)] = scene.GRASSLAND
     for centre in land.places(0.8):
-        label[land.blob(centre, rng.uniform(14, 26) * FINE)] = FOREST
+        label[land.blob(centre, rng.uniform(14, 26) * FINE)] = scene.FOREST
     for centre in land.places(0.36):
-        label[land.blob(centre, rng.uniform(50, 95) * FINE)] = SEMINATURAL
+        label[land.blob(centre, rng.uniform(50, 95) * FINE)] = scene.SEMINATURAL
     if rng.random() < 0.05:
         chosen = rng.integers(len(outlines))
         hedge = cv2.dilate((parcel == chosen).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-        label[hedge & (edge < 3.5 * FINE)] = SEMINATURAL
+        label[hedge & (edge < 3.5 * FINE)] = scene.SEMINATURAL
 
     water = np.zeros((side, side), np.uint8)
     for _ in land.places(0.14):
         cv2.polylines(water, [pixels(_river(land))], False, 1, round(rng.uniform(9, 22) * FINE))
     if water.any():
         bank = cv2.distanceTransform(1 - water, cv2.DIST_L2, 3)
-        label[bank < (5 + 4 * ragged) * FINE] = FOREST
+        label[bank < (5 + 4 * ragged) * FINE] = scene.FOREST
     for density, low, high in ((0.16, 50, 130), (0.3, 9, 22)):
         for centre in land.places(density):
             water[land.blob(centre, rng.uniform(low, high) * FINE)] = 1
-    label[water > 0] = BACKGROUND
+    label[water > 0] = scene.BACKGROUND
     for centre in land.places(0.12):
         pit = land.blob(centre, rng.uniform(40, 85) * FINE)
-        label[pit] = BACKGROUND
+        label[pit] = scene.BACKGROUND
         water[pit] = 0
     builder = _Builder(land, label)
     _settle(land, cuts, builder)
@@ -304,8 +291,8 @@ def lay_out(rng: np.random.Generator, side: int) -> Scene:
         edge=edge,
         heading=heading,
         water=water > 0,
-        grain=fractal_noise(rng, side, 5 * FINE, 3),
-        mottle=fractal_noise(rng, side, 60 * FINE, 5),
+        grain=scene.fractal_noise(rng, side, 5 * FINE, 3),
+        mottle=scene.fractal_noise(rng, side, 60 * FINE, 5),
         roads=builder.roads,
         plots=builder.plots,
         buildings=builder.buildings,

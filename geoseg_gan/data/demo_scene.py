@@ -136,7 +136,7 @@ def rgb(*colour: float) -> Floats:
     """Give a colour as reflectance.
 
     Args:
-        *colour: Red, green and blue, 0 to 255.
+        *colour: Red, green and blue on the scale of 0 to 255.
 
     Returns:
         float32 (3,), 0 to 1.
@@ -190,7 +190,7 @@ def densify(points: Points, step: float = 10.0 * FINE) -> Points:
 
     Args:
         points: Corners of the line, (M, 2).
-        step: Largest distance between neighbours that is always left alone.
+        step: Spacing aimed at; neighbours end up less than twice as far apart.
 
     Returns:
         The corners with points between them, (K, 2).

@@ -1,5 +1,6 @@
 """Reading and writing of images and masks."""
 
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from geoseg_gan.files import atomic_path
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 _TIFF = (".tif", ".tiff")
+_FILTERS = threading.Lock()
 _KEPT_DTYPES = (np.uint8, np.uint16, np.int16, np.float32)
 
 MaskFormat = Literal["rgb", "index"]
@@ -46,20 +48,6 @@ def read_image(path: Path) -> npt.NDArray[Any]:
         else _read_picture(path, keep=("L", "I;16", "RGB"))
     )
     return pixels if pixels.dtype in _KEPT_DTYPES else pixels.astype(np.float32)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width from a file's header, without decoding it.
-
-    Raises:
-        UnreadableError: If there is no such header.
-    """
-    try:
-        with Image.open(path) as picture:
-            return picture.height, picture.width
-    except (OSError, ValueError, SyntaxError):
-        pixels = read_image(path)  # many-band and float GeoTIFFs, which Pillow does not know
-        return pixels.shape[0], pixels.shape[1]
 
 
 def write_image(path: Path, pixels: npt.NDArray[Any], quality: int = 95) -> None:
@@ -104,6 +92,11 @@ class MaskReader:
                 "data.unknown=ignore needs a colour to write ignored pixels with; set e.g. "
                 "'data.ignore=[[0,0,0]]'."
             )
+        if self.unknown == "nearest" and self.mask_format == "index":
+            raise UserError(
+                "data.unknown=nearest compares colours, but data.mask_format=index masks hold IDs. "
+                "Use data.unknown=ignore or data.unknown=error."
+            )
 
     def read(self, path: Path) -> tuple[npt.NDArray[np.uint8], int]:
         """Reads a mask as a label map.
@@ -119,6 +112,11 @@ class MaskReader:
             if self.mask_format == "index":
                 return self._check_ids(self._read_index(path))
             if path.suffix.lower() in _TIFF and (pixels := _read_tiff(path)).shape[-1] >= 3:
+                if pixels.dtype != np.uint8:
+                    raise UnreadableError(
+                        f"{path}: holds {pixels.dtype} values, but coloured masks are 8-bit. "
+                        "Convert it to 8-bit RGB."
+                    )
                 # Copied because the colour look-up needs three contiguous bands.
                 rgb = np.ascontiguousarray(pixels[..., :3])
             else:
@@ -153,7 +151,10 @@ class MaskReader:
         return pixels.reshape(pixels.shape[:2])
 
     def _check_ids(self, ids: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], int]:
-        stray = ((ids < 0) | (ids >= self.palette.num_classes)) & (ids != IGNORE)
+        # Spelt so that NaN, which compares false with everything, is unknown too.
+        stray = ~(((ids >= 0) & (ids < self.palette.num_classes)) | (ids == IGNORE))
+        if np.issubdtype(ids.dtype, np.floating):
+            stray |= ids != np.floor(ids)
         count = int(np.count_nonzero(stray))
         if count and self.unknown == "error":
             values, pixels = np.unique(ids[stray], return_counts=True)
@@ -162,7 +163,6 @@ class MaskReader:
                 f"IDs 0 to {self.palette.num_classes - 1} (and 255 for ignore). Correct "
                 "data.palette, or set data.unknown=ignore."
             )
-        # IDs have no distance, so an unknown one can only be ignored.
         label = np.where(stray, IGNORE, ids).astype(np.uint8)
         return label, count
 
@@ -181,40 +181,49 @@ def _read_picture(path: Path, keep: tuple[str, ...]) -> npt.NDArray[Any]:
 
 def _read_tiff(path: Path) -> npt.NDArray[Any]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as source:
-                bands = source.read()
+        with _open_tiff(path) as source:
+            bands = source.read()
     except RasterioError as error:
         raise UnreadableError(
             f"{path}: does not decode ({error}). Export it again or remove the pair."
         ) from None
-    return np.moveaxis(bands, 0, -1)
+    # Copied because OpenCV would copy the whole frame each time it takes a crop from it.
+    return np.ascontiguousarray(np.moveaxis(bands, 0, -1))
 
 
 def _write_tiff(path: Path, pixels: npt.NDArray[Any]) -> None:
     height, width, bands = pixels.shape
-    with warnings.catch_warnings():
+    with _open_tiff(
+        path,
+        "w",
+        driver="GTiff",
+        height=height,
+        width=width,
+        count=bands,
+        dtype=pixels.dtype,
+        compress="deflate",
+    ) as target:
+        target.write(np.moveaxis(pixels, -1, 0))
+
+
+def _open_tiff(path: Path, mode: str = "r", **profile: Any) -> Any:
+    """Opens with rasterio, which warns right then of pictures that lie nowhere on Earth."""
+    # Warning filters belong to the whole process: without the lock, threads restore each other's.
+    with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(
-            path,
-            "w",
-            driver="GTiff",
-            height=height,
-            width=width,
-            count=bands,
-            dtype=pixels.dtype,
-            compress="deflate",
-        ) as target:
-            target.write(np.moveaxis(pixels, -1, 0))
+        return rasterio.open(path, mode, **profile)
 
 
 def resize_image(pixels: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     """Resizes (H, W, K) to (size, size, K): area averages to shrink, cubic to enlarge."""
     shrinking = min(pixels.shape[:2]) >= size
     method = cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
-    resized = cv2.resize(pixels, (size, size), interpolation=method)
-    return resized.reshape(size, size, -1)
+    parts = [
+        cv2.resize(pixels[..., k : k + 4], (size, size), interpolation=method)
+        # OpenCV averages the areas of at most four bands at a time.
+        for k in range(0, pixels.shape[-1], 4)
+    ]
+    return np.concatenate([part.reshape(size, size, -1) for part in parts], axis=-1)
 
 
 def resize_label(label: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:

@@ -249,5 +249,5 @@ def _displacement(
     coarse = (amplitude * rng.standard_normal(shape)).astype(np.float32)
     at = (x / np.float32(wavelength) + 1, y / np.float32(wavelength) + 1)
     shift = cv2.remap(coarse, *at, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
-    shift = shift.astype(np.float32, copy=False)
-    return shift[..., 0], shift[..., 1]
+    shift_x, shift_y = np.moveaxis(shift.astype(np.float32, copy=False), -1, 0)
+    return shift_x, shift_y

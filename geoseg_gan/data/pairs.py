@@ -115,7 +115,13 @@ def _known_groups(root: Path) -> dict[str, str]:
     if not table.is_file():
         return {}
     with table.open(newline="") as lines:
-        return {row["stem"]: row["group"] for row in csv.DictReader(lines)}
+        rows = csv.DictReader(lines)
+        if not {"stem", "group"} <= set(rows.fieldnames or ()):
+            raise DataError(
+                f"{table} lacks the columns 'stem' and 'group', which say what ground each pair "
+                "shows. Add them, or remove the file."
+            )
+        return {row["stem"]: row["group"] for row in rows}
 
 
 def group_of(name: str, regex: str | None, knob: str) -> str:

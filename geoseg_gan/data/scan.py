@@ -134,6 +134,11 @@ def _read(pair: Pair, reader: MaskReader) -> _Row | str:
             f"{pair.image} is {_size(image.shape)} but {pair.mask} is {_size(label.shape)} "
             "(width x height). Export both from the same window, or remove the pair."
         )
+    if image.dtype == np.float32 and not np.isfinite(image).all():
+        return (
+            f"{pair.image} holds {plural(int((~np.isfinite(image)).sum()), 'value')} that are NaN "
+            "or infinite. Fill them with a number, and mark their pixels as ignore in the mask."
+        )
     counts = np.bincount(label.ravel(), minlength=256)
     if image.dtype == np.uint8:  # scaled by its type's range, so nothing need be measured
         low, high = np.zeros(image.shape[2]), np.full(image.shape[2], 255.0)
@@ -175,14 +180,15 @@ def _index(pairs: list[Pair], rows: list[_Row]) -> FolderIndex:
 
 def _stamps(pairs: list[Pair]) -> list[str]:
     """A name, size and time stamp for both files of every pair."""
-    entries: dict[Path, os.DirEntry[str]] = {}
-    for folder in {path.parent for pair in pairs for path in (pair.image, pair.mask)}:
-        entries.update({Path(entry.path): entry for entry in os.scandir(folder)})
-    parts = {
-        path: f"{path.name}:{(s := entry.stat()).st_size}:{s.st_mtime_ns}"
-        for path, entry in entries.items()
-    }
-    return [f"{parts[pair.image]}|{parts[pair.mask]}" for pair in pairs]
+    return [f"{_stamp(pair.image)}|{_stamp(pair.mask)}" for pair in pairs]
+
+
+def _stamp(path: Path) -> str:
+    try:
+        seen = path.stat()
+    except OSError:
+        return ""  # a link to nothing: no stamp is known, and reading will say what is wrong
+    return f"{path.name}:{seen.st_size}:{seen.st_mtime_ns}"
 
 
 def _cache_path(pairs: list[Pair], reader: MaskReader, folder: Path) -> Path:
@@ -217,10 +223,13 @@ def _save(path: Path, rows: list[tuple[str, _Row]]) -> None:
 
 def _load(path: Path) -> dict[str, _Row]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            columns = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return {}
+        with path.open("rb") as source, np.load(source, allow_pickle=False) as stored:
+            return _rows({name: stored[name] for name in stored.files})
+    except (OSError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return {}  # none yet, or not whole: everything is read again
+
+
+def _rows(columns: dict[str, npt.NDArray[Any]]) -> dict[str, _Row]:
     ends = np.cumsum(columns["bands"])
     rows = zip(
         str(columns["stamp"]).split("\n"),

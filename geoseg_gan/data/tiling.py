@@ -291,9 +291,7 @@ def _cut(
             if counts[IGNORE] > settings.max_ignore * side * side:
                 continue
             stem = f"{pair.stem}_r{row:02d}_c{col:02d}"
-            # PNG's own row filter needs contiguous rows.
-            tile_image = np.ascontiguousarray(image[inside])
-            write_image(folder / split / "images" / f"{stem}{suffix}", tile_image)
+            write_image(folder / split / "images" / f"{stem}{suffix}", image[inside])
             reader.write(folder / split / "masks" / f"{stem}.png", label[inside])
             window = f"{left} {top} {side} {side}"
             tiles.append(Tile(stem, split, pair.image.name, pair.group, row, col, window))

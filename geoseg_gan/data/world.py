@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.progress import track
@@ -83,13 +84,20 @@ def is_drawn(root: Path, settings: DemoSettings) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     marker = root / MARKER
-    if marker.is_file() and json.loads(marker.read_text()) == asdict(settings):
+    if marker.is_file() and _settings_in(marker) == asdict(settings):
         return True
     held = "another demo world" if marker.is_file() else "other files"
     raise UserError(
         f"data=demo would draw its world into {root}, which holds {held}. Set data_root to a new "
         "folder" + (", or remove this one." if marker.is_file() else ".")
     )
+
+
+def _settings_in(marker: Path) -> Any:
+    try:
+        return json.loads(marker.read_text())
+    except ValueError:
+        return None  # not a marker that was written here
 
 
 def _draw(folder: Path, reader: MaskReader, settings: DemoSettings, job: tuple[str, int]) -> None:

@@ -45,6 +45,7 @@ class PairWriter:
         self.folder = folder
         self.layout = layout
         self.reader = reader
+        self.scaling = scaling
         is_picture = scaling.dtype == "uint8" and len(scaling.low) in (1, 3)
         self.suffix = ".jpg" if is_picture else ".tif"
         self._pool = ThreadPoolExecutor(threads)

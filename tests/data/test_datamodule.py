@@ -1,0 +1,305 @@
+import re
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from geoseg_gan.data import datamodule as module
+from geoseg_gan.data import scan as scan_module
+from geoseg_gan.data.datamodule import DataSettings, SegmentationDataModule
+from geoseg_gan.data.images import MaskReader, write_image
+from geoseg_gan.data.jitter import FlipStep, JitterSettings, QuarterTurnStep
+from geoseg_gan.data.pairs import DataError
+from geoseg_gan.data.palette import Palette, PaletteClass
+from geoseg_gan.data.world import MARKER, DemoSettings
+from geoseg_gan.errors import UserError
+
+TURNS = JitterSettings(quarter_turn=QuarterTurnStep(0.75), flip=FlipStep(0.5))
+
+
+@pytest.fixture
+def settings(palette):
+    return DataSettings(
+        palette=list(palette.classes),
+        ignore=[list(color) for color in palette.ignore],
+        num_workers=0,
+    )
+
+
+@pytest.fixture
+def root(make_folder, tmp_path):
+    return make_folder(tmp_path / "data", train=6, val=2, size=48)
+
+
+def make(root, settings, **changes):
+    knobs = {"image_size": 32, "batch_size": 2, "jitter": TURNS, "seed": 0} | changes
+    return SegmentationDataModule(root, settings, **knobs)
+
+
+def ready(root, settings, **changes):
+    data = make(root, settings, **changes)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def paint_stray(root, palette, pixels, split="train", number=1):
+    """Gives the first pixels of a mask a colour near 'Forest land' that the palette lacks."""
+    path = root / split / "masks" / f"{split}_{number:03d}.png"
+    mask = palette.decode(MaskReader(palette).read(path)[0])
+    mask[10, :pixels] = 165, 230, 80
+    write_image(path, mask)
+    return path
+
+
+# What is served
+
+
+def test_training_batches_hold_stored_values_of_the_asked_size(root, settings):
+    data = ready(root, settings)
+    batches = list(data.train_dataloader())
+    assert len(batches) == 3
+    for batch in batches:
+        assert batch["image"].shape == (2, 3, 32, 32) and batch["image"].dtype == torch.uint8
+        assert batch["label"].shape == (2, 32, 32) and batch["label"].dtype == torch.uint8
+        assert set(batch["label"].unique().tolist()) <= {0, 1, 2, 255}
+    stems = [stem for batch in batches for stem in batch["stem"]]
+    assert sorted(stems) == [f"train_{number:03d}" for number in range(6)]
+
+
+def test_a_split_that_is_right_is_opened_without_a_warning(root, settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = ready(root, settings)
+    assert data.train_index.class_shares().min() > 0
+    assert data.palette.names == ["Background", "Forest land", "Settlement"]
+
+
+def test_validation_shows_full_pictures_and_never_changes(root, settings):
+    first, second = ready(root, settings, seed=0), ready(root, settings, seed=1)
+    assert len(first.val_dataset) == 2 * 2 * 2
+    for position in range(8):
+        a, b = first.val_dataset[position], second.val_dataset[position]
+        assert a["stem"].startswith("val_")
+        assert torch.equal(a["image"], b["image"]) and torch.equal(a["label"], b["label"])
+
+
+@pytest.mark.parametrize("cache", ["none", "ram"])
+def test_the_cache_changes_no_batch(root, settings, cache):
+    plain = list(ready(root, settings).train_dataloader())
+    data = ready(root, replace(settings, cache=cache))
+    assert (data.train_dataset.source.decoded is not None) == (cache == "ram")
+    for batch, expected in zip(data.train_dataloader(), plain, strict=True):
+        assert batch["stem"] == expected["stem"]
+        assert torch.equal(batch["image"], expected["image"])
+
+
+def test_pictures_are_resized_where_the_settings_say_so(root, settings):
+    data = ready(root, replace(settings, fit="resize"), image_size=64)
+    assert next(iter(data.train_dataloader()))["image"].shape == (2, 3, 64, 64)
+    assert len(data.val_dataset) == 2
+
+
+def test_index_masks_give_the_same_labels_as_coloured_ones(make_folder, tmp_path, settings):
+    coloured = make_folder(tmp_path / "rgb", train=2, val=1, size=32)
+    indexed = make_folder(tmp_path / "index", train=2, val=1, size=32, mask_format="index")
+    first = list(ready(coloured, settings).train_dataloader())
+    second = list(ready(indexed, replace(settings, mask_format="index")).train_dataloader())
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a["label"], b["label"]) and torch.equal(a["image"], b["image"])
+
+
+def test_16_bit_images_are_scaled_by_the_training_split(make_folder, tmp_path, settings):
+    root = make_folder(tmp_path / "data", train=2, val=1, size=32, bands=5, dtype="uint16")
+    data = ready(root, settings)
+    scaling = data.scaling()
+    assert scaling.dtype == "uint16" and len(scaling.low) == 5
+    scaled = scaling.to_network(next(iter(data.train_dataloader()))["image"])
+    assert scaled.shape == (2, 5, 32, 32) and scaled.min() == -1 and scaled.max() == 1
+
+
+def test_a_second_setup_does_nothing(root, settings, monkeypatch):
+    data = ready(root, settings)
+    monkeypatch.setattr(module, "scan", None)
+    data.setup("fit")
+
+
+def test_a_setup_that_failed_fails_again(root, settings):
+    for path in (root / "val" / "images").iterdir():
+        path.unlink()
+    data = make(root, settings)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"val_000\.png has no image"):
+            data.setup()
+
+
+def test_a_later_start_reads_no_pair(root, settings, monkeypatch):
+    first = ready(root, settings).train_index
+
+    def fail(path):
+        raise AssertionError("nothing should be read")
+
+    monkeypatch.setattr(scan_module, "read_image", fail)
+    np.testing.assert_array_equal(ready(root, settings).train_index.pixels, first.pixels)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_workers_persist_keep_to_one_core_and_change_nothing(root, settings):
+    alone = list(ready(root, settings).train_dataloader())
+    loader = ready(root, replace(settings, num_workers=2)).train_dataloader()
+    assert loader.persistent_workers and loader.worker_init_fn is module._one_thread
+    for _ in range(2):  # the same epoch twice, by the same workers
+        for batch, expected in zip(loader, alone, strict=True):
+            assert batch["stem"] == expected["stem"]
+            assert torch.equal(batch["image"], expected["image"])
+
+
+@pytest.mark.parametrize(
+    ("cores", "world", "on_gpu", "workers"),
+    [(16, 1, False, 1), (16, 1, True, 8), (8, 2, True, 3), (2, 1, True, 1), (4, 8, True, 1)],
+)
+def test_workers_follow_the_machine(root, settings, monkeypatch, cores, world, on_gpu, workers):
+    monkeypatch.setattr(module.os, "cpu_count", lambda: cores)
+    data = make(root, replace(settings, num_workers=None), on_gpu=on_gpu)
+    assert data._workers(world) == workers
+
+
+# Warnings
+
+
+def test_a_missing_validation_split_is_a_warning_and_training_pictures_stand_in(
+    make_folder, tmp_path, settings
+):
+    root = make_folder(tmp_path / "data", val=0, size=32)
+    with pytest.warns(UserWarning, match=re.escape(f"{root / 'val'} is missing: sample pictures")):
+        data = ready(root, settings)
+    assert {data.val_dataset[i]["stem"] for i in range(6)} == {f"train_{i:03d}" for i in range(6)}
+
+
+def test_a_class_that_never_occurs_is_a_warning_that_names_it(root, settings, palette):
+    more = [*palette.classes, PaletteClass("Water", [0, 0, 255]), PaletteClass("Ice", [9, 9, 9])]
+    with pytest.warns(UserWarning, match="never occurs in the masks: Water, Ice") as caught:
+        ready(root, replace(settings, palette=more))
+    assert len(caught) == 1 and "Forest" not in str(caught[0].message)
+
+
+def test_an_unknown_colour_is_an_error_by_default(root, settings, palette):
+    path = paint_stray(root, palette, 7)
+    with pytest.raises(DataError, match=re.escape(f"{path}: colour (165, 230, 80) in 7 pixels")):
+        ready(root, settings)
+
+
+@pytest.mark.parametrize(("policy", "value"), [("ignore", 255), ("nearest", 1)])
+def test_unknown_colours_that_are_allowed_are_counted(root, settings, palette, policy, value):
+    paint_stray(root, palette, 7, number=1)
+    paint_stray(root, palette, 4, number=3)
+    message = f"{root / 'train'}: 11 pixels in 2 masks are outside the palette; read as {policy}"
+    for _ in range(2):  # also when the scan is remembered
+        with pytest.warns(UserWarning, match=re.escape(message)):
+            data = ready(root, replace(settings, unknown=policy))
+    _, label = data.train_dataset.source.read(1)
+    assert (label[10, :7] == value).all()
+
+
+def test_ground_that_stands_in_both_splits_is_a_warning(root, settings):
+    with pytest.warns(UserWarning, match=r"1 group \(e\.g\. '0'\) stand in train and val"):
+        ready(root, replace(settings, group_regex="[0-9]"))
+    (root / "tiles.csv").write_text("stem,group\ntrain_001,north\nval_000,south\nval_001,north\n")
+    with pytest.warns(UserWarning, match=r"1 group \(e\.g\. 'north'\)"):
+        data = ready(root, settings)
+    groups = {pair.stem: pair.group for pair in data.train_index.pairs}
+    assert groups["train_001"] == "north" and groups["train_002"] == "train_002"
+    assert data.val_dataset[0]["group"] == "south"
+
+
+# Refusals
+
+
+def test_a_folder_without_training_images_is_refused(tmp_path, settings):
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'train' / 'images'} is missing")):
+        ready(tmp_path, settings)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_image_smaller_than_the_crop_is_refused_in_either_split(root, settings, palette, split):
+    write_image(root / split / "images" / f"{split}_001.png", np.zeros((40, 48, 3), np.uint8))
+    MaskReader(palette).write(
+        root / split / "masks" / f"{split}_001.png", np.zeros((40, 48), np.uint8)
+    )
+    assert ready(root, settings, image_size=40).index is not None
+    with pytest.raises(DataError, match=rf"{split}_001\.png is 48x40.*image_size=48\. Set"):
+        ready(root, settings, image_size=48)
+    assert ready(root, replace(settings, fit="resize"), image_size=48).index is not None
+
+
+def test_splits_of_different_bands_are_refused(root, settings):
+    for path in (root / "val" / "images").iterdir():
+        write_image(path, np.zeros((48, 48, 1), np.uint8))
+    with pytest.raises(
+        DataError, match=r"val_000\.png has 1 band of uint8, but \S+train_000\.png has 3 bands"
+    ):
+        ready(root, settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mask_format": "rgbb"}, r"data\.mask_format=rgbb .* Did you mean 'rgb'\?"),
+        ({"unknown": "skip"}, r"data\.unknown=skip is not one of error, ignore, nearest"),
+        ({"fit": "pad"}, r"data\.fit=pad is not one of crop, resize"),
+        ({"cache": "disk"}, r"data\.cache=disk is not one of ram, none"),
+        ({"num_workers": -1}, r"data\.num_workers=-1: use 0 or more, or null"),
+        ({"gsd": 0.0}, r"data\.gsd=0\.0: metres a pixel must be positive, or null"),
+        ({"palette": []}, r"data\.palette: 0 classes"),
+        ({"ignore": [], "unknown": "ignore"}, r"data\.unknown=ignore needs a colour"),
+        ({"mask_format": "index", "unknown": "nearest"}, r"data\.unknown=nearest compares"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_their_key(settings, changes, message):
+    settings.check()
+    with pytest.raises(UserError, match=message):
+        replace(settings, **changes).check()
+
+
+# The demo world
+
+
+LAND = Palette(
+    [PaletteClass(f"class {i}", [40 * i, 10, 200 - 30 * i]) for i in range(6)], [[0] * 3]
+)
+
+
+@pytest.fixture
+def demo():
+    return DataSettings(
+        palette=list(LAND.classes),
+        ignore=[[0, 0, 0]],
+        num_workers=0,
+        demo=DemoSettings(train_tiles=2, val_tiles=1, tile_size=64, seed=4),
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*never occurs in the masks")
+def test_the_demo_world_is_drawn_once_and_then_used(tmp_path, demo):
+    root = tmp_path / "new" / "demo"
+    data = ready(root, demo)
+    assert next(iter(data.train_dataloader()))["image"].shape == (2, 3, 32, 32)
+    assert len(data.val_dataset) == 4
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    assert (root / MARKER) in before and len(before) > 7
+    ready(root, demo)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+def test_the_demo_world_is_never_drawn_over_other_files(root, demo):
+    before = sorted(root.rglob("*"))
+    with pytest.raises(UserError, match=re.escape(f"into {root}, which holds other files")):
+        make(root, demo).prepare_data()
+    assert sorted(root.rglob("*")) == before
+
+
+def test_without_a_demo_nothing_is_prepared(tmp_path, settings):
+    make(tmp_path / "nothing", settings).prepare_data()
+    assert not (tmp_path / "nothing").exists()

@@ -1,0 +1,319 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from geoseg_gan.data import dataset as module
+from geoseg_gan.data.dataset import (
+    Draw,
+    EpochSampler,
+    PairDataset,
+    PairSource,
+    WindowDataset,
+    window_starts,
+)
+from geoseg_gan.data.images import MaskReader, resize_image, resize_label, write_image
+from geoseg_gan.data.jitter import (
+    AffineStep,
+    ElasticStep,
+    FlipStep,
+    JitterSettings,
+    QuarterTurnStep,
+)
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.scan import scan
+from geoseg_gan.errors import UserError
+
+ALL_STEPS = JitterSettings(ElasticStep(0.5), AffineStep(0.5), QuarterTurnStep(0.75), FlipStep(0.5))
+TURNS = JitterSettings(quarter_turn=QuarterTurnStep(0.75), flip=FlipStep(0.5))
+
+
+@pytest.fixture
+def reader(palette):
+    return MaskReader(palette)
+
+
+@pytest.fixture
+def source_of(reader):
+    return lambda root, split="train": PairSource(find_pairs(root, split), reader)
+
+
+@pytest.fixture
+def source(make_folder, tmp_path, source_of):
+    return source_of(make_folder(tmp_path / "data", size=(48, 64)))
+
+
+def assert_same(first, second):
+    assert first["stem"] == second["stem"] and first["group"] == second["group"]
+    for key in ("image", "label"):
+        assert first[key].dtype == second[key].dtype
+        assert torch.equal(first[key], second[key])
+
+
+def draws(sampler, epoch=0):
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def batches(source, workers, epoch=0):
+    dataset = PairDataset(source, 32, "crop", ALL_STEPS, seed=7)
+    sampler = EpochSampler(len(dataset), 2, seed=7)
+    sampler.set_epoch(epoch)
+    return list(DataLoader(dataset, batch_size=2, sampler=sampler, num_workers=workers))
+
+
+# Training items
+
+
+@pytest.mark.parametrize("fit", ["crop", "resize"])
+@pytest.mark.parametrize(
+    ("bands", "dtype"), [(1, "uint8"), (3, "uint8"), (6, "uint16"), (2, "int16"), (4, "float32")]
+)
+def test_items_keep_the_stored_dtype_and_bands(make_folder, tmp_path, source_of, fit, bands, dtype):
+    root = make_folder(tmp_path / "data", train=2, size=(40, 50), bands=bands, dtype=dtype)
+    dataset = PairDataset(source_of(root), 32, fit, ALL_STEPS, seed=0)
+    item = dataset[Draw(1, 5)]
+    assert item["image"].shape == (bands, 32, 32) and item["label"].shape == (32, 32)
+    assert item["image"].dtype == getattr(torch, dtype) and item["label"].dtype == torch.uint8
+    assert item["stem"] == item["group"] == "train_001"
+    assert len(dataset) == 2
+
+
+def test_crops_are_windows_at_full_resolution_with_image_and_mask_alike(source):
+    dataset = PairDataset(source, 32, "crop", TURNS, seed=3)
+    image, label = source.read(0)
+    sides = set()
+    for serial in range(12):
+        item = dataset[Draw(0, serial)]
+        seen = [
+            (turn, flip, top, left)
+            for turn in range(4)
+            for flip in (False, True)
+            for top in range(17)
+            for left in range(33)
+            if matches(item, image, label, turn, flip, top, left)
+        ]
+        assert len(seen) == 1
+        sides.update(seen)
+    assert len(sides) == 12 and len({(turn, flip) for turn, flip, _, _ in sides}) > 3
+
+
+def matches(item, image, label, turn, flip, top, left):
+    def back(part):
+        part = part[:, ::-1] if flip else part
+        return np.rot90(part, -turn)
+
+    inside = np.s_[top : top + 32, left : left + 32]
+    return np.array_equal(back(item["label"].numpy()), label[inside]) and np.array_equal(
+        back(item["image"].numpy().transpose(1, 2, 0)), image[inside]
+    )
+
+
+def test_resize_shows_the_whole_picture(source):
+    dataset = PairDataset(source, 32, "resize", JitterSettings(), seed=0)
+    item = dataset[Draw(2, 9)]
+    image, label = source.read(2)
+    np.testing.assert_array_equal(item["image"].numpy().transpose(1, 2, 0), resize_image(image, 32))
+    np.testing.assert_array_equal(item["label"].numpy(), resize_label(label, 32))
+
+
+def test_a_picture_of_exactly_the_crop_is_shown_whole(make_folder, tmp_path, source_of):
+    source = source_of(make_folder(tmp_path / "data", train=2, size=32))
+    item = PairDataset(source, 32, "crop", JitterSettings(), seed=0)[Draw(1, 4)]
+    image, label = source.read(1)
+    np.testing.assert_array_equal(item["image"].numpy().transpose(1, 2, 0), image)
+    np.testing.assert_array_equal(item["label"].numpy(), label)
+
+
+def test_an_item_is_fixed_by_seed_row_and_serial(source):
+    def item(seed, row, serial):
+        return PairDataset(source, 32, "crop", ALL_STEPS, seed)[Draw(row, serial)]
+
+    assert_same(item(1, 2, 3), item(1, 2, 3))
+    for other in (item(2, 2, 3), item(1, 2, 4), item(1, 3, 3)):
+        assert not torch.equal(item(1, 2, 3)["image"], other["image"])
+    plain = PairDataset(source, 32, "crop", ALL_STEPS, 1)[2]
+    assert_same(plain, item(1, 2, 2))
+
+
+# Validation windows
+
+
+@pytest.mark.parametrize(
+    ("length", "side", "overlap", "starts"),
+    [
+        (32, 32, 0, [0]),
+        (33, 32, 0, [0, 1]),
+        (64, 32, 0, [0, 32]),
+        (70, 32, 0, [0, 32, 38]),
+        (70, 32, 16, [0, 16, 32, 38]),
+    ],
+)
+def test_windows_cover_a_length_and_end_at_its_end(length, side, overlap, starts):
+    assert window_starts(length, side, overlap) == starts
+
+
+def test_validation_windows_cover_every_pixel_and_show_it_as_it_is(
+    make_folder, tmp_path, source_of
+):
+    source = source_of(make_folder(tmp_path / "data", train=2, size=(70, 100)))
+    sizes = np.array([[70, 100]] * 2)
+    dataset = WindowDataset(source, sizes, 32, "crop")
+    assert len(dataset) == 2 * 3 * 4
+    covered = np.zeros((2, 70, 100), bool)
+    for position in range(len(dataset)):
+        row, (top, left, side) = dataset.windows[position]
+        item = dataset[position]
+        image, label = source.read(row)
+        inside = np.s_[top : top + side, left : left + side]
+        covered[row][inside] = True
+        assert item["stem"] == source.pairs[row].stem
+        np.testing.assert_array_equal(item["image"].numpy().transpose(1, 2, 0), image[inside])
+        np.testing.assert_array_equal(item["label"].numpy(), label[inside])
+    assert covered.all()
+
+
+def test_validation_pictures_of_different_sizes_have_their_own_windows(
+    make_folder, tmp_path, source_of, reader
+):
+    root = make_folder(tmp_path / "data", train=2, size=(32, 32))
+    write_image(root / "train" / "images" / "z.png", np.zeros((32, 64, 3), np.uint8))
+    reader.write(root / "train" / "masks" / "z.png", np.zeros((32, 64), np.uint8))
+    source = source_of(root)
+    sizes = scan(list(source.pairs), reader).sizes
+    windows = WindowDataset(source, sizes, 32, "crop").windows
+    assert windows == [(0, (0, 0, 32)), (1, (0, 0, 32)), (2, (0, 0, 32)), (2, (0, 32, 32))]
+
+
+def test_validation_can_show_whole_pictures_resized(source):
+    dataset = WindowDataset(source, np.array([[48, 64]] * 6), 32, "resize")
+    assert len(dataset) == 6
+    image, label = source.read(4)
+    np.testing.assert_array_equal(
+        dataset[4]["image"].numpy().transpose(1, 2, 0), resize_image(image, 32)
+    )
+    np.testing.assert_array_equal(dataset[4]["label"].numpy(), resize_label(label, 32))
+
+
+@pytest.mark.parametrize("bands", [1, 3, 5])
+def test_items_are_copies_that_may_be_written_to(make_folder, tmp_path, source_of, reader, bands):
+    root = make_folder(tmp_path / "data", train=2, size=32, bands=bands)
+    source = source_of(root).in_memory(scan(find_pairs(root, "train"), reader))
+    dataset = WindowDataset(source, np.array([[32, 32]] * 2), 32, "crop")
+    expected = [array.copy() for array in source.read(1)]
+    item = dataset[1]
+    item["image"].fill_(9)
+    item["label"].fill_(9)
+    for array, before in zip(source.read(1), expected, strict=True):
+        np.testing.assert_array_equal(array, before)
+
+
+# Memory
+
+
+def test_the_ram_cache_gives_the_same_items_without_the_files(source, reader):
+    cached = source.in_memory(scan(list(source.pairs), reader))
+    plain = PairDataset(source, 32, "crop", ALL_STEPS, seed=1)
+    expected = [plain[Draw(row, 10 + row)] for row in range(6)]
+    for pair in source.pairs:
+        pair.image.unlink()
+        pair.mask.unlink()
+    dataset = PairDataset(cached, 32, "crop", ALL_STEPS, seed=1)
+    for row, item in enumerate(expected):
+        assert_same(dataset[Draw(row, 10 + row)], item)
+    assert source.decoded is None
+
+
+def test_a_ram_cache_that_does_not_fit_is_refused_with_figures(source, reader, monkeypatch):
+    index = scan(list(source.pairs), reader)
+    needed = 6 * 48 * 64 * 4
+    monkeypatch.setattr(module, "_free_memory", lambda: int(needed / 0.8) + 1)
+    assert len(source.in_memory(index).decoded) == 6
+    monkeypatch.setattr(module, "_free_memory", lambda: int(needed / 0.8) - 1)
+    with pytest.raises(UserError, match=r"data\.cache=ram needs .* for 6 pairs.*data\.cache=none"):
+        source.in_memory(index)
+
+
+def test_free_memory_is_told_in_bytes_or_not_at_all():
+    free = module._free_memory()
+    assert free is None or 2**24 < free < 2**46
+
+
+# The order of training
+
+
+def test_an_epoch_shows_every_pair_once_in_a_new_order():
+    sampler = EpochSampler(12, 4, seed=0)
+    first, second = draws(sampler, 0), draws(sampler, 1)
+    assert len(sampler) == len(first) == 12
+    for order in (first, second):
+        assert sorted(draw.row for draw in order) == list(range(12))
+    assert [draw.row for draw in first] != [draw.row for draw in second]
+    assert [draw.serial for draw in first + second] == list(range(24))
+
+
+def test_the_order_is_fixed_by_seed_and_epoch_alone():
+    sampler = EpochSampler(12, 4, seed=0)
+    third = draws(sampler, 3)
+    assert draws(EpochSampler(12, 4, seed=0), 3) == third == draws(sampler, 3)
+    assert draws(EpochSampler(12, 4, seed=1), 3) != third
+
+
+def test_an_epoch_is_a_whole_number_of_batches():
+    order = draws(EpochSampler(11, 4, seed=0))
+    assert len(order) == 8 and len({draw.row for draw in order}) == 8
+    sampler = EpochSampler(11, 4, seed=0)
+    left_out = [
+        set(range(11)) - {draw.row for draw in draws(sampler, epoch)} for epoch in range(40)
+    ]
+    assert set().union(*left_out) == set(range(11))  # others each time
+
+
+def test_with_fewer_pairs_than_a_batch_pairs_repeat_evenly():
+    sampler = EpochSampler(3, 8, seed=0)
+    order = draws(sampler)
+    assert len(order) == len(sampler) == 8
+    counts = Counter(draw.row for draw in order)
+    assert sorted(counts.values()) == [2, 3, 3] and set(counts) == {0, 1, 2}
+    assert len({draw.serial for draw in order}) == 8  # each repeat under its own warp
+
+
+@pytest.mark.parametrize("length", [3, 17, 24])
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_share_the_batches_of_a_single_process(length, world):
+    single = draws(EpochSampler(length, 8, seed=5), 2)
+    ranks = [EpochSampler(length, 8, 5, rank, world) for rank in range(world)]
+    parts = [draws(sampler, 2) for sampler in ranks]
+    assert all(len(part) == len(sampler) for part, sampler in zip(parts, ranks, strict=True))
+    share = 8 // world
+    together = [
+        draw
+        for start in range(0, len(parts[0]), share)
+        for part in parts
+        for draw in part[start : start + share]
+    ]
+    assert together == single
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_batches_are_the_same_for_0_and_2_workers_and_new_each_epoch(source):
+    alone = [batches(source, 0, epoch) for epoch in range(2)]
+    helped = [batches(source, 2, epoch) for epoch in range(2)]
+    for epoch in range(2):
+        assert len(alone[epoch]) == 3
+        for mine, theirs in zip(alone[epoch], helped[epoch], strict=True):
+            assert_same(mine, theirs)
+    first, second = ({stem for b in epoch for stem in b["stem"]} for epoch in alone)
+    assert first == second
+    assert all(not torch.equal(*[b["image"] for b in pair]) for pair in zip(*alone, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_16_bit_batches_pass_through_workers(make_folder, tmp_path, source_of):
+    root = make_folder(tmp_path / "data", train=2, size=32, bands=5, dtype="uint16")
+    (batch,) = batches(source_of(root), 1)
+    assert batch["image"].dtype == torch.uint16 and batch["image"].shape == (2, 5, 32, 32)
+    (alone,) = batches(source_of(root), 0)
+    assert_same(batch, alone)

@@ -1,0 +1,270 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from geoseg_gan.data.jitter import (
+    AffineStep,
+    ElasticStep,
+    FlipStep,
+    JitterSettings,
+    QuarterTurnStep,
+    Warp,
+    draw_warp,
+    draw_window,
+    sample_image,
+    sample_label,
+)
+from geoseg_gan.errors import UserError
+
+STRONG = JitterSettings(
+    ElasticStep(1.0, amplitude=10.0, wavelength=24.0),
+    AffineStep(1.0, degrees=90.0, scale=[0.4, 2.5], translate=0.5),
+    QuarterTurnStep(0.75),
+    FlipStep(0.5),
+)
+
+
+def turned(array, flip, turns):
+    array = np.rot90(array, turns)
+    return array[:, ::-1] if flip else array
+
+
+def noise(height, width, bands, dtype="uint8"):
+    rng = np.random.default_rng(0)
+    if dtype == "float32":
+        return rng.normal(size=(height, width, bands)).astype(dtype)
+    info = np.iinfo(dtype)
+    return rng.integers(info.min, info.max, (height, width, bands), dtype, endpoint=True)
+
+
+def blobs(size, values=(0, 1, 2)):
+    rows, columns = np.mgrid[:size, :size] / size * 6
+    waves = np.sin(rows + 0.3) + np.cos(1.3 * columns)
+    return np.array(values, np.uint8)[np.digitize(waves, [-0.5, 0.5])]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (24, 40), (41, 23)])
+def test_flips_and_quarter_turns_are_exact(flip, turns, height, width):
+    warp = Warp(flip, turns)
+    image, label = noise(height, width, 3), noise(height, width, 1)[..., 0]
+    side = min(height, width)
+    expected, expected_label = turned(image, flip, turns), turned(label, flip, turns)
+    assert warp.shape(height, width) == expected_label.shape
+    free = (expected_label.shape[0] - side, expected_label.shape[1] - side)
+    for top, left in {(0, 0), free, (free[0] // 2, free[1] // 2)}:
+        maps = warp.source_map(height, width, (top, left, side))
+        inside = np.s_[top : top + side, left : left + side]
+        np.testing.assert_array_equal(sample_image(image, maps), expected[inside])
+        np.testing.assert_array_equal(sample_label(label, maps), expected_label[inside])
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 5, 8, 13])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_any_number_of_bands_of_any_type_is_sampled_exactly(bands, dtype):
+    image = noise(16, 16, bands, dtype)
+    sampled = sample_image(image, Warp(True, 1).source_map(16, 16, (0, 0, 16)))
+    assert sampled.dtype == dtype and sampled.shape == (16, 16, bands)
+    np.testing.assert_array_equal(sampled, turned(image, True, 1))
+
+
+def test_bands_beyond_the_fourth_are_warped_like_the_first():
+    image = noise(32, 32, 1).repeat(6, axis=2)
+    warp = draw_warp(STRONG, np.random.default_rng(3))
+    sampled = sample_image(image, warp.source_map(32, 32, (0, 0, 32)))
+    assert not np.array_equal(sampled, image)
+    np.testing.assert_array_equal(sampled, sampled[..., :1].repeat(6, axis=2))
+
+
+def test_no_new_class_and_no_void_appears_under_strong_settings():
+    label = blobs(48, (3, 90, 201))
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(60):
+        warp = draw_warp(STRONG, rng)
+        sampled = sample_label(label, warp.source_map(48, 48, (0, 0, 48)))
+        assert sampled.dtype == np.uint8 and not np.array_equal(sampled, label)
+        seen |= set(np.unique(sampled).tolist())
+    assert seen == {3, 90, 201}
+
+
+def test_borders_are_reflected_and_not_filled():
+    shift = Warp(affine=(1, 0, 0, 1, 0.5, 0))
+    image = noise(8, 8, 3)
+    maps = shift.source_map(8, 8, (0, 0, 8))
+    expected = image[:, [4, 5, 6, 7, 6, 5, 4, 3]]
+    np.testing.assert_array_equal(sample_image(image, maps), expected)
+    np.testing.assert_array_equal(sample_label(image[..., 0], maps), expected[..., 0])
+
+
+def test_image_and_label_stay_aligned():
+    size = 96
+    label = blobs(size)
+    image = (label * 100)[..., None].repeat(3, axis=2)
+    rng = np.random.default_rng(1)
+    compared = 0
+    for _ in range(30):
+        maps = draw_warp(STRONG, rng).source_map(size, size, (8, 16, 64))
+        warped, warped_image = sample_label(label, maps), sample_image(image, maps)
+        # Cubic interpolation looks at four by four source pixels, which near an outline differ.
+        x, y = (np.round(axis).astype(int) for axis in maps)
+        reach = [
+            label[mirrored(y + dy, size), mirrored(x + dx, size)]
+            for dy in range(-2, 3)
+            for dx in range(-2, 3)
+        ]
+        flat = np.ptp(reach, axis=0) == 0
+        np.testing.assert_array_equal(
+            warped_image[flat], (warped * 100)[flat][:, None].repeat(3, 1)
+        )
+        compared += flat.sum()
+    assert compared > 0.5 * 30 * 64 * 64
+
+
+def mirrored(index, size):
+    folded = np.abs(index) % (2 * size - 2)
+    return np.minimum(folded, 2 * size - 2 - folded)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_windows_agree_with_cropping_the_whole_warped_frame(seed):
+    size = 72
+    label, image = blobs(size), noise(size, size, 3)
+    warp = draw_warp(STRONG, np.random.default_rng(seed))
+    whole = warp.source_map(size, size, (0, 0, size))
+    for top, left, side in ((0, 0, 32), (40, 40, 32), (7, 33, 32), (71, 0, 1)):
+        part = warp.source_map(size, size, (top, left, side))
+        inside = np.s_[top : top + side, left : left + side]
+        np.testing.assert_array_equal(part, [axis[inside] for axis in whole])
+        np.testing.assert_array_equal(sample_label(label, part), sample_label(label, whole)[inside])
+        np.testing.assert_array_equal(sample_image(image, part), sample_image(image, whole)[inside])
+
+
+def test_the_same_state_of_the_generator_draws_the_same_warp():
+    def draw(seed):
+        return draw_warp(STRONG, np.random.default_rng(seed))
+
+    assert draw(5) == draw(5)
+    assert draw(5) != draw(6)
+    first, second = (draw(5).source_map(30, 30, (0, 0, 30)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    rng = np.random.default_rng(5)
+    assert draw_warp(STRONG, rng) != draw_warp(STRONG, rng)
+
+
+def test_switching_one_step_off_leaves_the_draws_of_the_others():
+    parts = {"flip": FlipStep(), "quarter_turn": QuarterTurnStep(), "affine": AffineStep()}
+    parts["elastic"] = ElasticStep()
+    fields = {"quarter_turn": "quarter_turns"}
+    for seed in range(20):
+        whole = draw_warp(STRONG, np.random.default_rng(seed))
+        for name, step in parts.items():
+            less = draw_warp(replace(STRONG, **{name: step}), np.random.default_rng(seed))
+            field = fields.get(name, name)
+            assert not getattr(less, field)
+            assert replace(whole, **{field: getattr(less, field)}) == less
+
+
+def test_no_step_acts_by_default_and_the_identity_is_exact():
+    rng = np.random.default_rng(0)
+    assert {draw_warp(JitterSettings(), rng) for _ in range(50)} == {Warp()}
+    image = noise(20, 30, 5, "uint16")
+    maps = Warp().source_map(20, 30, (0, 6, 20))
+    np.testing.assert_array_equal(sample_image(image, maps), image[:, 6:26])
+
+
+def test_steps_act_as_often_as_they_should():
+    settings = JitterSettings(
+        ElasticStep(0.2), AffineStep(0.6), QuarterTurnStep(0.75), FlipStep(0.5)
+    )
+    rng = np.random.default_rng(0)
+    warps = [draw_warp(settings, rng) for _ in range(2000)]
+    shares = {
+        "elastic": np.mean([warp.elastic is not None for warp in warps]),
+        "affine": np.mean([warp.affine is not None for warp in warps]),
+        "flip": np.mean([warp.flip for warp in warps]),
+    }
+    assert shares == pytest.approx({"elastic": 0.2, "affine": 0.6, "flip": 0.5}, abs=0.05)
+    turns = np.bincount([warp.quarter_turns for warp in warps], minlength=4) / len(warps)
+    np.testing.assert_allclose(turns, 0.25, atol=0.05)
+
+
+def test_affine_draws_stay_within_their_settings():
+    settings = JitterSettings(affine=AffineStep(1.0, 30.0, [0.5, 2.0], 0.2))
+    rng = np.random.default_rng(0)
+    drawn = np.array([draw_warp(settings, rng).affine for _ in range(500)])
+    a, b, c, d, dx, dy = drawn.T
+    zoom = 1 / np.sqrt(a * d - b * c)  # shear keeps areas
+    assert 0.5 <= zoom.min() < 0.55 and 1.8 < zoom.max() <= 2.0
+    assert np.median(zoom) == pytest.approx(1, abs=0.1)  # as often larger as smaller
+    angle = np.degrees(np.arctan2(c, a))
+    assert 27 < angle.max() <= 30 + 1e-9 and -30 - 1e-9 <= angle.min() < -27
+    for shift in (dx, dy):
+        assert 0.18 < shift.max() <= 0.2 and -0.2 <= shift.min() < -0.18
+
+
+def test_a_scale_above_one_enlarges_what_is_shown():
+    label = noise(64, 64, 1)[..., 0]
+    settings = JitterSettings(affine=AffineStep(1.0, 0.0, [2.0, 2.0], 0.0))
+    warp = draw_warp(settings, np.random.default_rng(0))
+    larger = sample_label(label, warp.source_map(64, 64, (0, 0, 64)))
+    np.testing.assert_array_equal(larger, label[16:48, 16:48].repeat(2, 0).repeat(2, 1))
+
+
+def test_elastic_displacement_is_smooth_and_as_large_as_its_amplitude():
+    rows, columns = np.mgrid[:256, :256]
+    x, y = Warp(elastic=(3, 5.0, 32.0)).source_map(256, 256, (0, 0, 256))
+    shift = np.stack([x - columns, y - rows])
+    assert 2.5 < shift.std() < 5.5
+    assert np.abs(np.diff(shift, axis=1)).max() < 1.5
+    doubled, _ = Warp(elastic=(3, 10.0, 32.0)).source_map(256, 256, (0, 0, 256))
+    np.testing.assert_allclose(doubled - columns, 2 * shift[0], atol=1e-3)
+
+
+def test_draws_of_windows_reach_every_place_and_stay_inside():
+    rng = np.random.default_rng(0)
+    windows = {draw_window(10, 8, 7, rng) for _ in range(300)}
+    assert windows == {(top, left, 7) for top in range(4) for left in range(2)}
+    assert draw_window(7, 7, 7, rng) == (0, 0, 7)
+
+
+def test_a_warp_is_told_in_plain_numbers():
+    assert Warp().to_dict() == {}
+    settings = replace(STRONG, flip=FlipStep(1), quarter_turn=QuarterTurnStep(1))
+    whole = draw_warp(settings, np.random.default_rng(0))
+    told = json.loads(json.dumps(whole.to_dict()))
+    assert list(told) == ["elastic", "affine", "quarter_turn", "flip"]  # the order they act in
+    seed, amplitude, wavelength = whole.elastic
+    assert told["elastic"] == {"seed": seed, "amplitude": amplitude, "wavelength": wavelength}
+    assert tuple(told["affine"]) == whole.affine
+    assert told["quarter_turn"] == whole.quarter_turns and told["flip"] is True
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (JitterSettings(flip=FlipStep(1.5)), r"jitter\.flip\.p=1\.5 is not a probability"),
+        (JitterSettings(elastic=ElasticStep(-0.1)), r"jitter\.elastic\.p=-0\.1"),
+        (JitterSettings(quarter_turn=QuarterTurnStep(2)), r"jitter\.quarter_turn\.p=2"),
+        (JitterSettings(affine=AffineStep(float("nan"))), r"jitter\.affine\.p=nan"),
+        (JitterSettings(affine=AffineStep(scale=[2.0, 1.0])), r"jitter\.affine\.scale=\[2\.0, 1"),
+        (JitterSettings(affine=AffineStep(scale=[0.0, 1.0])), r"jitter\.affine\.scale"),
+        (JitterSettings(affine=AffineStep(scale=[1.0])), r"jitter\.affine\.scale=\[1\.0\]"),
+        (JitterSettings(affine=AffineStep(degrees=181)), "degrees=181 must be within 0 to 180"),
+        (JitterSettings(affine=AffineStep(translate=1.1)), r"translate=1\.1 within 0 to 1"),
+        (JitterSettings(elastic=ElasticStep(amplitude=-1)), "amplitude=-1 must not be negative"),
+        (JitterSettings(elastic=ElasticStep(wavelength=1)), "wavelength=1 not below 2 pixels"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_their_key(settings, message):
+    with pytest.raises(UserError, match=message):
+        settings.check()
+
+
+def test_settings_at_the_ends_of_their_ranges_are_taken():
+    JitterSettings().check()
+    STRONG.check()
+    JitterSettings(ElasticStep(1, 0, 2), AffineStep(1, 180, [0.1, 10], 1)).check()

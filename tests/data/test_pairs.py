@@ -1,0 +1,146 @@
+import re
+
+import pytest
+
+from geoseg_gan.data.pairs import DataError, Pair, find_pairs, group_of
+
+
+def touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_pairs_are_found_by_stem_across_endings_in_order(tmp_path):
+    touch(
+        tmp_path / "train",
+        *("images/b.jpg", "images/a.PNG", "images/c.tif", "images/d.e.jpeg", "images/f.webp"),
+        *("masks/a.tiff", "masks/b.png", "masks/c.bmp", "masks/d.e.png", "masks/f.jpg"),
+    )
+    pairs = find_pairs(tmp_path, "train")
+    assert [pair.stem for pair in pairs] == ["a", "b", "c", "d.e", "f"]
+    folder = tmp_path / "train"
+    assert pairs[0] == Pair("a", folder / "images" / "a.PNG", folder / "masks" / "a.tiff", "a")
+    assert [pair.mask.name for pair in pairs] == ["a.tiff", "b.png", "c.bmp", "d.e.png", "f.jpg"]
+
+
+def test_what_is_no_picture_is_passed_over(tmp_path):
+    touch(tmp_path / "train", "images/a.jpg", "masks/a.png", "images/readme.txt", "masks/a.csv")
+    touch(tmp_path / "train", "images/.tmp123.jpg", "masks/._a.png", "images/a.jpg.aux.xml")
+    assert [pair.stem for pair in find_pairs(tmp_path, "train")] == ["a"]
+
+
+def test_each_split_has_its_own_pairs(tmp_path):
+    touch(tmp_path, "train/images/a.jpg", "train/masks/a.png")
+    touch(tmp_path, "val/images/b.jpg", "val/masks/b.png")
+    assert [pair.stem for pair in find_pairs(tmp_path, "val")] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "{root}/train/images is missing: data_root={root} must hold train/images and"),
+        (["train/images/a.jpg"], "{root}/train/masks is missing: data_root={root} must hold"),
+        (["train/masks/a.png"], "{root}/train/images is missing"),
+        (
+            ["train/images/x.txt", "train/masks/x.txt"],
+            "{root}/train/images holds no images (.jpg, .jpeg, .png",
+        ),
+        (
+            ["train/images/a.jpg", "train/images/b.jpg", "train/masks/a.png"],
+            "{root}/train/images/b.jpg has no mask: expected {root}/train/masks/b with one of .png",
+        ),
+        (
+            ["train/images/a.jpg", "train/masks/a.png", "train/masks/c.png"],
+            "{root}/train/masks/c.png has no image: expected {root}/train/images/c with one of "
+            ".jpg",
+        ),
+        (
+            ["train/images/a.jpg", "train/images/a.png", "train/masks/a.png"],
+            "{root}/train/images/a.png and a.jpg share the stem 'a'",
+        ),
+        (
+            ["train/images/a.jpg", "train/masks/a.png", "train/masks/a.tif"],
+            "{root}/train/masks/a.tif and a.png share the stem 'a'",
+        ),
+    ],
+)
+def test_a_folder_that_is_wrong_is_refused_by_name(tmp_path, names, message):
+    touch(tmp_path, *names)
+    with pytest.raises(DataError, match=re.escape(message.format(root=tmp_path))):
+        find_pairs(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("names", "advice"),
+    [
+        ([], "scripts/tile.py, or try data=demo."),
+        (["images/a.jpg", "masks/b.png"], "Add the mask or remove the image."),
+        (["images/x.txt", "masks/x.txt"], "Put image-mask pairs there"),
+        (["images/a.jpg", "images/a.png", "masks/a.png"], "Rename or remove one."),
+    ],
+)
+def test_a_refusal_says_what_to_do(tmp_path, names, advice):
+    touch(tmp_path / "train", *names)
+    with pytest.raises(DataError, match=re.escape(advice)):
+        find_pairs(tmp_path, "train")
+
+
+def test_all_lonely_files_are_counted(tmp_path):
+    touch(tmp_path / "train", "masks/z.png", *(f"images/{name}.jpg" for name in "abc"))
+    with pytest.raises(DataError, match=r"a\.jpg has no mask.*\(2 more images lack theirs too\)"):
+        find_pairs(tmp_path, "train")
+
+
+def make_groups(root):
+    touch(root / "train", *(f"images/s{n}_t{m}.jpg" for n in (1, 2) for m in (1, 2)))
+    touch(root / "train", *(f"masks/s{n}_t{m}.png" for n in (1, 2) for m in (1, 2)))
+
+
+def groups(root, regex=None):
+    return {pair.stem: pair.group for pair in find_pairs(root, "train", regex)}
+
+
+def test_each_pair_is_its_own_group_by_default(tmp_path):
+    make_groups(tmp_path)
+    assert groups(tmp_path) == {name: name for name in ("s1_t1", "s1_t2", "s2_t1", "s2_t2")}
+
+
+def test_a_regex_names_the_group_by_its_match_or_first_group(tmp_path):
+    make_groups(tmp_path)
+    expected = {"s1_t1": "s1", "s1_t2": "s1", "s2_t1": "s2", "s2_t2": "s2"}
+    assert groups(tmp_path, "^s[0-9]+") == expected
+    assert groups(tmp_path, "(s[0-9]+)_t([0-9]+)") == expected
+
+
+def test_tiles_csv_names_groups_and_the_regex_those_it_leaves_out(tmp_path):
+    make_groups(tmp_path)
+    (tmp_path / "tiles.csv").write_text(
+        "stem,split,group\ns1_t1,train,north\ns1_t2,train,north\ns2_t1,train,south\n"
+    )
+    assert groups(tmp_path, "^s[0-9]+") == {
+        "s1_t1": "north",
+        "s1_t2": "north",
+        "s2_t1": "south",
+        "s2_t2": "s2",
+    }
+
+
+@pytest.mark.parametrize("text", ["", "name,scene\na,b\n"])
+def test_a_tiles_csv_without_its_columns_is_refused(tmp_path, text):
+    make_groups(tmp_path)
+    (tmp_path / "tiles.csv").write_text(text)
+    with pytest.raises(DataError, match=r"tiles\.csv lacks the columns 'stem' and 'group'"):
+        find_pairs(tmp_path, "train")
+
+
+def test_an_optional_first_group_that_stays_empty_falls_back_to_the_match():
+    assert group_of("tile_7", "(scene)?tile", "data.group_regex") == "tile"
+
+
+def test_a_regex_that_does_not_fit_is_refused_by_its_knob():
+    with pytest.raises(DataError, match=r"data\.group_regex='x\+' does not match 's1_t1'"):
+        group_of("s1_t1", "x+", "data.group_regex")
+    with pytest.raises(DataError, match=r"knob='\(' is not a regular expression"):
+        group_of("s1_t1", "(", "knob")

@@ -1,0 +1,342 @@
+import os
+import re
+
+import numpy as np
+import pytest
+
+from geoseg_gan.data import scan as module
+from geoseg_gan.data.images import MaskReader, read_image, write_image
+from geoseg_gan.data.pairs import DataError, find_pairs
+from geoseg_gan.data.palette import Palette
+from geoseg_gan.data.scan import FolderIndex, check_sizes, default_cache_folder, scan
+
+
+@pytest.fixture
+def root(make_folder, tmp_path):
+    return make_folder(tmp_path / "data", train=5, val=2, size=(24, 40))
+
+
+@pytest.fixture
+def reader(palette):
+    return MaskReader(palette)
+
+
+@pytest.fixture
+def read_names(monkeypatch):
+    """The names of the images that a scan reads."""
+    names = []
+
+    def spy(path):
+        names.append(path.name)
+        return read_image(path)
+
+    monkeypatch.setattr(module, "read_image", spy)
+    return names
+
+
+def image(root, number, split="train"):
+    return root / split / "images" / f"{split}_{number:03d}.png"
+
+
+def mask(root, number, split="train"):
+    return root / split / "masks" / f"{split}_{number:03d}.png"
+
+
+def assert_same(first, second):
+    assert first.pairs == second.pairs and first.dtype == second.dtype
+    for name in ("sizes", "pixels", "unknown", "low", "high"):
+        a, b = getattr(first, name), getattr(second, name)
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def refuse_to_read(monkeypatch):
+    def fail(*args):
+        raise AssertionError("nothing should be read")
+
+    monkeypatch.setattr(module, "read_image", fail)
+    monkeypatch.setattr(MaskReader, "read", fail)
+
+
+def test_the_index_tells_sizes_classes_and_ranges(root, reader):
+    pairs = find_pairs(root, "train")
+    index = scan(pairs, reader)
+    assert index.pairs == pairs and index.dtype == np.uint8 and index.bands == 3
+    assert index.sizes.tolist() == [[24, 40]] * 5
+    assert index.unknown.tolist() == [0] * 5
+    assert (index.low == 0).all() and (index.high == 255).all() and index.low.shape == (5, 3)
+    for row, pair in enumerate(pairs):
+        label, _ = reader.read(pair.mask)
+        expected = [int((label == value).sum()) for value in (0, 1, 2, 255)]
+        assert index.pixels[row].tolist() == expected and min(expected) > 0
+    totals = index.pixels[:, :3].sum(0)
+    np.testing.assert_allclose(index.class_shares(), totals / totals.sum())
+
+
+def test_other_types_are_measured_by_their_percentiles(make_folder, tmp_path, reader):
+    root = make_folder(tmp_path / "data", train=2, bands=5, dtype="uint16")
+    pairs = find_pairs(root, "train")
+    index = scan(pairs, reader)
+    assert index.bands == 5 and index.dtype == np.uint16
+    for row, pair in enumerate(pairs):
+        pixels = read_image(pair.image).reshape(-1, 5)
+        np.testing.assert_allclose(index.low[row], np.percentile(pixels, 1, axis=0))
+        np.testing.assert_allclose(index.high[row], np.percentile(pixels, 99, axis=0))
+    assert_same(scan(pairs, reader), index)
+
+
+def test_shares_of_no_labelled_pixels_are_zero():
+    index = FolderIndex(
+        [], *[np.zeros((1, 4), np.int64)] * 3, *[np.zeros((1, 3))] * 2, np.dtype("uint8")
+    )
+    assert index.class_shares().tolist() == [0, 0, 0]
+
+
+# The cache
+
+
+def test_a_second_scan_reads_nothing(root, reader, monkeypatch):
+    pairs = find_pairs(root, "train")
+    first = scan(pairs, reader)
+    refuse_to_read(monkeypatch)
+    assert_same(scan(pairs, reader), first)
+
+
+def test_a_scan_of_fewer_pairs_reads_nothing_new(root, reader, monkeypatch):
+    pairs = find_pairs(root, "train")
+    first = scan(pairs, reader)
+    refuse_to_read(monkeypatch)
+    some = scan(pairs[1:3], reader)
+    np.testing.assert_array_equal(some.pixels, first.pixels[1:3])
+
+
+def test_only_what_changed_is_read_again(root, reader, palette, read_names):
+    pairs = find_pairs(root, "train")
+    first = scan(pairs, reader)
+    assert len(read_names) == 5
+    read_names.clear()
+    reader.write(mask(root, 2), np.ones((24, 40), np.uint8))
+    second = scan(pairs, reader)
+    assert read_names == ["train_002.png"]
+    assert second.pixels[2].tolist() == [0, 24 * 40, 0, 0]
+    np.testing.assert_array_equal(np.delete(second.pixels, 2, 0), np.delete(first.pixels, 2, 0))
+
+
+def test_a_new_time_stamp_alone_means_changed(root, reader, read_names):
+    pairs = find_pairs(root, "train")
+    scan(pairs, reader)
+    read_names.clear()
+    seen = image(root, 4).stat()
+    os.utime(image(root, 4), ns=(seen.st_atime_ns, seen.st_mtime_ns + 1))
+    scan(pairs, reader)
+    assert read_names == ["train_004.png"]
+
+
+def test_a_new_pair_is_all_that_is_read(root, reader, read_names):
+    scan(find_pairs(root, "train"), reader)
+    read_names.clear()
+    write_image(image(root, 9), np.zeros((24, 40, 3), np.uint8))
+    reader.write(mask(root, 9), np.zeros((24, 40), np.uint8))
+    assert len(scan(find_pairs(root, "train"), reader).pairs) == 6
+    assert read_names == ["train_009.png"]
+
+
+def test_splits_and_readings_are_remembered_apart(root, reader, palette, read_names):
+    for split in ("train", "val"):
+        scan(find_pairs(root, split), reader)
+    scan(find_pairs(root, "train"), MaskReader(palette, unknown="nearest"))
+    swapped = MaskReader(Palette(palette.classes[::-1], palette.ignore))
+    pixels = scan(find_pairs(root, "train"), swapped).pixels
+    assert len(read_names) == 5 + 2 + 5 + 5
+    read_names.clear()
+    original = scan(find_pairs(root, "train"), reader).pixels
+    np.testing.assert_array_equal(pixels[:, [2, 1, 0, 3]], original)
+    assert read_names == []
+
+
+def test_folders_with_the_same_names_are_remembered_apart(make_folder, tmp_path, reader):
+    roots = [make_folder(tmp_path / name, train=2, seed=n) for n, name in enumerate("ab")]
+    indices = [scan(find_pairs(root, "train"), reader) for root in roots]
+    assert not np.array_equal(indices[0].pixels, indices[1].pixels)
+
+
+def test_the_cache_lies_in_the_users_cache_folder_and_not_in_the_data(root, reader, cache_home):
+    before = sorted(root.rglob("*"))
+    scan(find_pairs(root, "train"), reader)
+    assert sorted(root.rglob("*")) == before
+    assert default_cache_folder() == cache_home / "geoseg_gan"
+    assert [path.suffix for path in default_cache_folder().iterdir()] == [".npz"]
+
+
+def test_the_cache_folder_can_be_chosen(root, reader, tmp_path, cache_home, monkeypatch):
+    scan(find_pairs(root, "train"), reader, tmp_path / "mine")
+    assert len(list((tmp_path / "mine").iterdir())) == 1
+    assert not default_cache_folder().exists()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache_folder() == tmp_path / ".cache" / "geoseg_gan"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda whole: b"",
+        lambda whole: b"not a cache",
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole[:-3],
+        lambda whole: whole.replace(b"train_000", b"train_\x00\xff0"),
+    ],
+)
+def test_a_spoilt_cache_file_is_survived_and_mended(root, reader, read_names, spoil):
+    pairs = find_pairs(root, "train")
+    first = scan(pairs, reader)
+    (store,) = default_cache_folder().iterdir()
+    whole = store.read_bytes()
+    store.write_bytes(spoil(whole))
+    read_names.clear()
+    assert_same(scan(pairs, reader), first)
+    read_names.clear()
+    assert_same(scan(pairs, reader), first)
+    assert read_names == []
+
+
+@pytest.mark.parametrize("columns", [{}, {"bands": np.array([3])}, {"stamp": np.array("a\nb")}])
+def test_a_cache_file_with_other_contents_is_survived(root, reader, read_names, columns):
+    pairs = find_pairs(root, "train")
+    first = scan(pairs, reader)
+    (store,) = default_cache_folder().iterdir()
+    np.savez(store, **columns)
+    read_names.clear()
+    assert_same(scan(pairs, reader), first)
+    assert len(read_names) == 5
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(root, reader, tmp_path):
+    (tmp_path / "file").touch()
+    assert len(scan(find_pairs(root, "train"), reader, tmp_path / "file").pairs) == 5
+
+
+def test_what_was_good_is_remembered_though_another_pair_is_not(root, reader, read_names):
+    pairs = find_pairs(root, "train")
+    whole = image(root, 3).read_bytes()
+    image(root, 3).write_bytes(whole[:100])
+    with pytest.raises(DataError):
+        scan(pairs, reader)
+    read_names.clear()
+    image(root, 3).write_bytes(whole)
+    scan(pairs, reader)
+    assert read_names == ["train_003.png"]
+
+
+def test_long_lists_show_a_bar_and_keep_their_order(root, reader, capsys):
+    pairs = find_pairs(root, "train")
+    short = scan(pairs, reader)
+    assert capsys.readouterr().out == ""
+    long = scan(pairs * 110, reader, root / "other")
+    assert "Reading 550 pairs once" in capsys.readouterr().out
+    np.testing.assert_array_equal(long.pixels, np.tile(short.pixels, (110, 1)))
+
+
+# Refusals
+
+
+def test_a_file_that_does_not_decode_is_named(root, reader):
+    image(root, 1).write_bytes(image(root, 1).read_bytes()[:200])
+    with pytest.raises(DataError, match=re.escape(f"{image(root, 1)}: does not decode")) as caught:
+        scan(find_pairs(root, "train"), reader)
+    assert "Export it again or remove the pair." in str(caught.value)
+
+
+def test_a_text_file_among_the_masks_is_named(root, reader):
+    mask(root, 1).write_text("not a picture")
+    with pytest.raises(DataError, match=re.escape(f"{mask(root, 1)}: does not decode")):
+        scan(find_pairs(root, "train"), reader)
+
+
+def test_a_link_to_nothing_is_named(root, reader):
+    (root / "train" / "images" / "stray.txt").symlink_to(root / "nowhere")
+    assert len(scan(find_pairs(root, "train"), reader).pairs) == 5
+    image(root, 1).unlink()
+    image(root, 1).symlink_to(root / "nowhere.png")
+    with pytest.raises(DataError, match=re.escape(f"{image(root, 1)}: does not decode")):
+        scan(find_pairs(root, "train"), reader)
+
+
+def test_sizes_that_differ_are_named_with_both_sizes(root, reader):
+    reader.write(mask(root, 2), np.zeros((24, 39), np.uint8))
+    with pytest.raises(
+        DataError,
+        match=re.escape(f"{image(root, 2)} is 40x24 but {mask(root, 2)} is 39x24"),
+    ) as caught:
+        scan(find_pairs(root, "train"), reader)
+    assert "Export both from the same window, or remove the pair." in str(caught.value)
+
+
+def test_an_unknown_colour_is_named_with_file_pixels_and_nearest_class(root, reader):
+    label, _ = reader.read(mask(root, 2))
+    pixels = reader.palette.decode(label)
+    pixels[5, :4] = 250, 60, 120
+    write_image(mask(root, 2), pixels)
+    with pytest.raises(
+        DataError,
+        match=re.escape(f"{mask(root, 2)}: colour (250, 60, 120) in 4 pixels")
+        + ".*nearest is 'Background'.*data.unknown=nearest",
+    ):
+        scan(find_pairs(root, "train"), reader)
+
+
+def test_unknown_pixels_are_counted_by_pair_where_the_policy_allows_them(root, reader, palette):
+    pixels = palette.decode(reader.read(mask(root, 2))[0])
+    pixels[5, :4] = 1, 2, 3
+    write_image(mask(root, 2), pixels)
+    tolerant = MaskReader(palette, unknown="ignore")
+    for _ in range(2):  # read, and remembered
+        index = scan(find_pairs(root, "train"), tolerant)
+        assert index.unknown.tolist() == [0, 0, 4, 0, 0]
+
+
+def test_other_bands_are_named(root, reader):
+    write_image(image(root, 3), np.zeros((24, 40, 1), np.uint8))
+    with pytest.raises(
+        DataError,
+        match=re.escape(f"{image(root, 3)} has 1 band of uint8, but train_000.png has 3 bands of"),
+    ):
+        scan(find_pairs(root, "train"), reader)
+
+
+def test_another_type_is_named(make_folder, tmp_path, reader):
+    root = make_folder(tmp_path / "data", train=2, size=16, image_suffix=".tif")
+    path = root / "train" / "images" / "train_001.tif"
+    write_image(path, np.ones((16, 16, 3), np.uint16))
+    with pytest.raises(DataError, match=r"has 3 bands of uint16, but \S+ has 3 bands of"):
+        scan(find_pairs(root, "train"), reader)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers_are_named(make_folder, tmp_path, reader, value):
+    root = make_folder(tmp_path / "data", train=2, size=16, dtype="float32")
+    path = root / "train" / "images" / "train_001.tif"
+    pixels = read_image(path)
+    pixels[0, :2, 1] = value
+    write_image(path, pixels)
+    with pytest.raises(DataError, match=re.escape(f"{path} holds 2 values that are NaN")):
+        scan(find_pairs(root, "train"), reader)
+
+
+def test_the_other_problems_are_counted(root, reader):
+    for number in (1, 2, 4):
+        image(root, number).write_text("not a picture")
+    with pytest.raises(DataError, match=r"train_001.*\(2 more pairs with problems\)"):
+        scan(find_pairs(root, "train"), reader)
+
+
+def test_an_image_smaller_than_the_crop_is_named_with_what_fits(root, reader):
+    write_image(image(root, 1), np.zeros((20, 40, 3), np.uint8))
+    reader.write(mask(root, 1), np.zeros((20, 40), np.uint8))
+    index = scan(find_pairs(root, "train"), reader)
+    check_sizes(index, 20)
+    with pytest.raises(DataError, match=re.escape(f"{image(root, 1)} is 40x20, smaller")) as caught:
+        check_sizes(index, 24)
+    assert "image_size=24. Set image_size=20 or less, or data.fit=resize." in str(caught.value)
+    with pytest.raises(DataError, match=r"40x20.*\(and 4 more images\)"):
+        check_sizes(index, 32)

@@ -1,0 +1,336 @@
+import csv
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from geoseg_gan.data import tiling
+from geoseg_gan.data.datamodule import DataSettings
+from geoseg_gan.data.images import read_image, write_image
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.palette import PaletteClass
+from geoseg_gan.data.tiling import TileSettings, choose_groups, cut_folder, grid_starts
+from geoseg_gan.errors import UserError
+
+DATA = DataSettings(
+    palette=[
+        PaletteClass("water", [0, 0, 200]),
+        PaletteClass("road", [90, 90, 90]),
+        PaletteClass("wood", [0, 120, 0]),
+    ],
+    ignore=[[0, 0, 0], [255, 255, 255]],
+)
+READER = DATA.reader()
+STEMS = [f"{scene}_{part}" for scene in ("north", "south", "west") for part in (1, 2)]
+
+
+def add_picture(source, stem, height=40, width=56, image=None, label=None, suffix=".png"):
+    rng = np.random.default_rng(len(stem) + sum(map(ord, stem)))
+    if image is None:
+        image = rng.integers(0, 256, (height, width, 3), np.uint8)
+    if label is None:
+        label = rng.integers(0, 3, (height, width)).astype(np.uint8)
+    write_image(source / "images" / f"{stem}{suffix}", image)
+    READER.write(source / "masks" / f"{stem}.png", label)
+    return image, label
+
+
+@pytest.fixture
+def source(tmp_path):
+    for stem in STEMS:
+        add_picture(tmp_path / "source", stem)
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def settings(source, tmp_path):
+    return TileSettings(
+        source=str(source), data_root=str(tmp_path / "out" / "tiles"), tile_size=16, data=DATA
+    )
+
+
+def root_of(settings):
+    return Path(settings.data_root)
+
+
+def read_table(settings):
+    with (root_of(settings) / "tiles.csv").open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+@pytest.mark.parametrize(
+    ("length", "overlap", "remainder", "starts"),
+    [
+        (48, 0, "drop", [0, 16, 32]),
+        (48, 0, "shift", [0, 16, 32]),
+        (56, 0, "drop", [0, 16, 32]),
+        (56, 0, "shift", [0, 16, 32, 40]),
+        (40, 4, "drop", [0, 12, 24]),
+        (44, 4, "drop", [0, 12, 24]),
+        (44, 4, "shift", [0, 12, 24, 28]),
+        (16, 0, "drop", [0]),
+        (16, 15, "shift", [0]),
+    ],
+)
+def test_the_grid(length, overlap, remainder, starts):
+    assert grid_starts(length, 16, overlap, remainder) == starts
+
+
+@pytest.mark.parametrize("overlap", [0, 4])
+@pytest.mark.parametrize("remainder", ["drop", "shift"])
+def test_tiles_hold_the_pixels_and_labels_of_their_window(source, settings, overlap, remainder):
+    settings = replace(settings, overlap=overlap, remainder=remainder)
+    cut_folder(settings)
+    rows = read_table(settings)
+    assert list(rows[0]) == ["stem", "split", "source", "group", "row", "col", "window"]
+    for row in rows:
+        left, top, width, height = map(int, row["window"].split())
+        assert (width, height) == (16, 16)
+        window = np.s_[top : top + height, left : left + width]
+        [image] = (root_of(settings) / row["split"] / "images").glob(f"{row['stem']}.*")
+        image_there = read_image(source / "images" / row["source"])[window]
+        np.testing.assert_array_equal(read_image(image), image_there)
+        mask = root_of(settings) / row["split"] / "masks" / f"{row['stem']}.png"
+        mask_there = READER.read(source / "masks" / row["source"])[0][window]
+        np.testing.assert_array_equal(READER.read(mask)[0], mask_there)
+
+
+def test_the_table_names_exactly_the_files(settings):
+    reports = cut_folder(settings)
+    rows = read_table(settings)
+    assert len(rows) == len(STEMS) * 2 * 3
+    for split in ("train", "val"):
+        pairs = find_pairs(root_of(settings), split)
+        assert [p.stem for p in pairs] == sorted(r["stem"] for r in rows if r["split"] == split)
+        assert {p.group for p in pairs} == reports[split].groups
+        assert len(reports[split].tiles) == len(pairs)
+    [row] = [r for r in rows if r["stem"] == "north_1_r01_c02"]
+    assert (row["source"], row["group"]) == ("north_1.png", "north_1")
+    assert (row["row"], row["col"], row["window"]) == ("1", "2", "32 16 16 16")
+
+
+@pytest.mark.parametrize(
+    ("changes", "count", "val"),
+    [
+        ({"val_regex": "^s"}, 1, {"south"}),
+        ({"val_groups": ["north", "west"]}, 2, {"north", "west"}),
+        ({"val_share": 0.2}, 1, None),
+        ({"val_share": 0.9, "seed": 3}, 2, None),
+    ],
+)
+def test_no_group_stands_on_both_sides(settings, changes, count, val):
+    settings = replace(settings, group_regex="^([a-z]+)_", overlap=8, **changes)
+    cut_folder(settings)
+    groups = {"train": set(), "val": set()}
+    for row in read_table(settings):
+        groups[row["split"]].add(row["group"])
+        assert row["source"].startswith(row["group"])
+    assert not groups["train"] & groups["val"]
+    assert groups["train"] | groups["val"] == {"north", "south", "west"}
+    assert len(groups["val"]) == count
+    assert groups["val"] == (val or groups["val"])
+
+
+def test_val_share_draws_by_seed():
+    groups = {f"g{i:02d}" for i in range(20)}
+    draws = [choose_groups(groups, TileSettings(val_share=0.3, seed=s)) for s in (0, 0, 1)]
+    assert [len(draw) for draw in draws] == [6, 6, 6]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_tiles_with_too_much_ignore_are_dropped_and_counted(source, settings):
+    label = np.zeros((16, 64), np.uint8)
+    label[:, 16:24] = 255  # half of the second tile
+    label[:, 32:41] = 255  # more than half of the third
+    label[:, 48:] = 255
+    add_picture(source, "edge", 16, 64, label=label)
+    settings = replace(settings, val_regex="north", max_ignore=0.5)
+    reports = cut_folder(settings)
+    kept = [r["stem"] for r in read_table(settings) if r["group"] == "edge"]
+    assert kept == ["edge_r00_c00", "edge_r00_c01"]
+    assert (reports["train"].dropped, reports["val"].dropped) == (2, 0)
+
+
+def test_class_pixels_are_those_of_the_tiles_written(source, settings):
+    label = np.full((16, 40), 2, np.uint8)
+    label[:, :4] = 255
+    label[:, 16:20] = 1
+    for stem in STEMS:
+        add_picture(source, stem, 16, 40, label=label)
+    reports = cut_folder(replace(settings, val_groups=["west_1"]))
+    assert reports["val"].pixels.tolist() == [0, 16 * 4, 16 * (12 + 12)]
+    assert reports["train"].pixels.tolist() == [0, 5 * 16 * 4, 5 * 16 * 24]
+    np.testing.assert_allclose(reports["val"].class_shares(), [0, 1 / 7, 6 / 7])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bands", "image_format", "suffix"),
+    [
+        (np.uint8, 3, "auto", ".png"),
+        (np.uint8, 1, "auto", ".png"),
+        (np.uint8, 4, "auto", ".tif"),
+        (np.uint16, 3, "auto", ".tif"),
+        (np.float32, 2, "auto", ".tif"),
+        (np.uint8, 3, "tif", ".tif"),
+        (np.uint8, 3, "jpg", ".jpg"),
+    ],
+)
+def test_formats(source, settings, dtype, bands, image_format, suffix):
+    image = (np.random.default_rng(0).random((16, 16, bands)) * 200).astype(dtype)
+    add_picture(source, "other", image=image, label=np.eye(16, dtype=np.uint8), suffix=".tif")
+    settings = replace(settings, val_groups=["other"], image_format=image_format)
+    with pytest.warns(UserWarning, match="val has no pixel of what train has: wood"):
+        cut_folder(settings)
+    [file] = (root_of(settings) / "val" / "images").iterdir()
+    assert file.suffix == suffix
+    written = read_image(file)
+    assert written.shape == image.shape and written.dtype == dtype
+    if image_format != "jpg":
+        np.testing.assert_array_equal(written, image)
+
+
+def test_index_masks_stay_index_masks(tmp_path, settings):
+    data = replace(DATA, mask_format="index")
+    rng = np.random.default_rng(0)
+    labels = {stem: rng.choice(np.array([0, 1, 2, 255], np.uint8), (16, 16)) for stem in "ab"}
+    for stem, label in labels.items():
+        write_image(tmp_path / "ids" / "images" / f"{stem}.jpg", np.zeros((16, 16, 3), np.uint8))
+        write_image(tmp_path / "ids" / "masks" / f"{stem}.tif", label[..., None])
+    settings = replace(settings, source=str(tmp_path / "ids"), data=data, val_groups=["b"])
+    cut_folder(settings)
+    for split, stem in (("train", "a"), ("val", "b")):
+        mask = root_of(settings) / split / "masks" / f"{stem}_r00_c00.png"
+        np.testing.assert_array_equal(data.reader().read(mask)[0], labels[stem])
+
+
+def test_ignore_colours_become_one(source, settings):
+    mask = np.zeros((16, 32, 3), np.uint8)
+    mask[:, 8:] = 255
+    mask[:, 16:] = DATA.palette[0].color
+    add_picture(source, "edge", 16, 32)
+    Image.fromarray(mask).save(source / "masks" / "edge.png")
+    settings = replace(settings, val_regex="north", max_ignore=1.0)
+    cut_folder(settings)
+    written = read_image(root_of(settings) / "train" / "masks" / "edge_r00_c00.png")
+    assert not written.any()
+
+
+def test_unknown_colours_are_counted_in_a_warning(source, settings):
+    mask = np.full((16, 16, 3), DATA.palette[0].color, np.uint8)
+    mask[0, :5] = 1, 2, 199
+    add_picture(source, "north_1", 16, 16)
+    Image.fromarray(mask).save(source / "masks" / "north_1.png")
+    settings = replace(settings, data=replace(DATA, unknown="nearest"))
+    with pytest.warns(UserWarning, match="5 pixels in 1 mask had .* written as nearest"):
+        cut_folder(settings)
+
+
+def test_small_pictures_are_left_out_with_a_warning(source, settings):
+    add_picture(source, "north_1", 15, 30)
+    with pytest.warns(UserWarning, match=r"left out 1 picture .*=16: north_1.png \(30x15\)"):
+        reports = cut_folder(replace(settings, val_groups=["south_1"]))
+    assert reports["train"].skipped == 1 and reports["train"].pictures == 4
+    assert not [r for r in read_table(settings) if r["group"] == "north_1"]
+
+
+def test_pictures_beyond_pillows_limit_are_cut(settings, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    cut_folder(settings)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tile_size": 0}, "tile_size=0 must be positive"),
+        ({"overlap": 16}, "overlap=16: use 0 to 15"),
+        ({"overlap": -1}, "overlap=-1: use 0 to 15"),
+        ({"val_share": 1.0}, "val_share=1.0: use a share between 0 and 1"),
+        ({"max_ignore": 1.5}, r"max_ignore=1.5: use a share from 0 to 1"),
+        ({"seed": -1}, "seed=-1 must be 0 or more"),
+        ({"remainder": "shfit"}, "remainder=shfit is not one of.*Did you mean 'shift'"),
+        ({"image_format": "webp"}, "image_format=webp is not one of auto, png, jpg, tif"),
+        ({"val_regex": "a", "val_groups": ["b"]}, "Give one of them"),
+        ({"val_regex": "east"}, "val_regex='east' leaves nothing to validate on. The 6 groups: no"),
+        ({"val_regex": "_"}, r"val_regex='_' leaves nothing to train on.*north_1, .*west_1 \.\.\."),
+        ({"val_regex": "("}, r"val_regex='\(' is not a regular expression"),
+        ({"val_groups": []}, "leaves nothing to validate on"),
+        ({"val_groups": ["west_1", "west_3"]}, "'west_3' is not a group. The 6 groups: north_1"),
+        ({"group_regex": "north|south"}, "group_regex='north|south' does not match 'west_1'"),
+        ({"group_regex": "_"}, "all pictures belong to the group '_'"),
+        ({"tile_size": 64}, "no tile is left for train: of its 5 pictures 5 are smaller than"),
+        ({"data": replace(DATA, unknown="guess")}, "data.unknown=guess is not one of"),
+        ({"data": replace(DATA, palette=DATA.palette[:2])}, r"north_1.png: colour \(0, 120, 0\)"),
+        ({"source": "nowhere"}, "nowhere/images is missing: source=nowhere must hold images/"),
+    ],
+)
+def test_a_refusal_says_what_to_do_and_leaves_nothing(settings, changes, message):
+    settings = replace(settings, **changes)
+    with pytest.raises(UserError, match=message):
+        cut_folder(settings)
+    parent = root_of(settings).parent
+    assert not parent.exists() or not list(parent.iterdir())
+
+
+def test_all_ignored_is_refused(source, settings):
+    for stem in ("west_1", "west_2"):
+        add_picture(source, stem, 16, 16, label=np.full((16, 16), 255, np.uint8))
+    with pytest.raises(UserError, match=r"left for val: .* 0 are .* 2 tiles have more ignore than"):
+        cut_folder(replace(settings, val_regex="west"))
+
+
+def test_a_mask_of_another_size_is_refused(source, settings):
+    READER.write(source / "masks" / "west_2.png", np.zeros((40, 55), np.uint8))
+    with pytest.raises(UserError, match=r"west_2.png is 56x40 but .*west_2.png is 55x40"):
+        cut_folder(settings)
+
+
+def test_bands_that_a_format_lacks_are_refused(source, settings):
+    add_picture(
+        source,
+        "a",
+        image=np.zeros((16, 16, 4), np.uint8),
+        label=np.zeros((16, 16), np.uint8),
+        suffix=".tif",
+    )
+    with pytest.raises(UserError, match=r"image_format=jpg holds .*a.tif has 4 bands of uint8"):
+        cut_folder(replace(settings, image_format="jpg"))
+
+
+def test_a_folder_that_holds_something_is_refused(settings):
+    root = root_of(settings)
+    root.mkdir(parents=True)
+    (root / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"data_root=.*tiles exists already. Choose a new folder"):
+        cut_folder(settings)
+    assert [p.name for p in root.iterdir()] == ["mine.txt"]
+
+
+def test_an_empty_folder_is_used(settings):
+    root_of(settings).mkdir(parents=True)
+    cut_folder(settings)
+    assert Counter(r["split"] for r in read_table(settings)) == {"train": 30, "val": 6}
+
+
+def test_the_folder_appears_whole_or_not_at_all(settings, monkeypatch):
+    root = root_of(settings)
+    seen = []
+
+    def write(path, pixels):
+        seen.append(root.exists())
+        if len(seen) == 20:
+            raise OSError("disk full")
+        write_image(path, pixels)
+
+    monkeypatch.setattr(tiling, "write_image", write)
+    with pytest.raises(OSError, match="disk full"):
+        cut_folder(settings)
+    assert list(root.parent.iterdir()) == []
+    seen.clear()
+    monkeypatch.setattr(tiling, "write_image", lambda path, pixels: write_image(path, pixels))
+    cut_folder(settings)
+    assert [p.name for p in root.parent.iterdir()] == ["tiles"]
+    assert root.stat().st_mode & 0o777 == root.parent.stat().st_mode & 0o777

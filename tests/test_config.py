@@ -1,0 +1,166 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from geoseg_gan import config as configuration
+from geoseg_gan.config import (
+    SCHEMAS,
+    GenerateConfig,
+    TrainConfig,
+    job_folder,
+    plain,
+)
+from geoseg_gan.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+CHOICES = sorted(
+    (path.parent.relative_to(CONFIGS).as_posix(), path.stem) for path in CONFIGS.rglob("*/*.yaml")
+)
+
+
+def script(name, *arguments, cwd):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES, ids="/".join)
+def test_every_choice_of_every_group_composes_into_a_configuration_that_builds(
+    group, choice, composed
+):
+    from geoseg_gan.train import check_networks
+
+    key = group
+    config = composed("train", f"{key}={choice}")
+    check_networks(config.model, config.data.reader().palette.num_classes, config.image_size)
+    config.data.check()
+    config.jitter.check()
+    config.optimizer.check()
+
+
+def test_the_defaults_are_the_documented_ones(composed):
+    train = composed("train")
+    assert (train.epochs, train.bs, train.lr, train.image_size) == (10, 8, 2e-4, 256)
+    assert (train.data_root, train.out_dir) == ("data", "runs/label2img")
+    assert train.loss.feature_matching.weight == 10.0
+    assert [c.name for c in train.data.palette][:2] == ["Background", "Forest land"]
+    generate = composed("generate", "gen_ckpt=G.pt")
+    assert (generate.num_samples, generate.save_dir, generate.layout) == (
+        1000,
+        "synthetic",
+        "pairs",
+    )
+
+
+def test_the_command_line_wins_over_a_data_choice_s_data_root(composed):
+    assert composed("train", "data=demo").data_root == "data/demo"
+    assert composed("train", "data=demo", "data_root=elsewhere").data_root == "elsewhere"
+
+
+def test_a_missing_value_is_named_with_its_meaning(composed):
+    with pytest.raises(UserError, match=r"gen_ckpt is not set: give the generator"):
+        composed("generate")
+
+
+def test_configurations_become_plain_types(composed):
+    def leaves(value):
+        if isinstance(value, dict):
+            return [leaf for inner in value.values() for leaf in leaves(inner)]
+        if isinstance(value, list):
+            return [leaf for inner in value for leaf in leaves(inner)]
+        return [value]
+
+    settings = plain(composed("train"))
+    assert {type(leaf) for leaf in leaves(settings)} <= {int, float, str, bool, type(None)}
+    assert settings == yaml.safe_load(yaml.safe_dump(settings))
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_help_shows_every_knob_in_a_line_of_its_own(name):
+    text = configuration._help_of(name)
+    knobs = [f for f in configuration._settings(SCHEMAS[name]).values() if "help" in f.metadata]
+    assert knobs
+    for knob in knobs:
+        lines = [line for line in text.splitlines() if re.match(rf"  {knob.name}=", line)]
+        assert len(lines) == 1
+        assert knob.metadata["help"] in lines[0]
+
+
+def test_the_scripts_print_their_help(tmp_path):
+    shown = script("train", "--help", cwd=tmp_path)
+    assert shown.returncode == 0
+    assert "keep_checkpoints=all" in shown.stdout
+    assert "model: unet, unet_light" in shown.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("epoch=3", "there is no setting 'epoch'. Did you mean 'epochs'?"),
+        ("model.generator.widht=3", "there is no setting 'model.generator.widht'"),
+        ("epochs=many", "epochs"),
+        ("model=unit", "unet"),
+        ("bs=0", "bs=0 must be positive"),
+        ("image_size=100", "image_size=128"),
+        ("data_root=nowhere", "nowhere is not a folder"),
+        ("precision=8", "precision=8 is not one of"),
+        ("keep_checkpoints=some", "keep_checkpoints=some"),
+        ("data.unknown=nearst", "Did you mean 'nearest'?"),
+        ("jitter.flip.p=2", "jitter.flip.p=2"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_1(
+    argument, message, tmp_path, monkeypatch, capsys
+):
+    from geoseg_gan.train import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", argument])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    assert message in shown.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_job_folders_are_named_by_what_differs_between_jobs(monkeypatch):
+    arguments = ["-m", "out_dir=/a/b", "lr=0.001,0.01", "model=unet"]
+    keys = configuration._constant_keys(arguments)
+    assert keys == ["out_dir", "model"]
+    monkeypatch.setenv("GEOSEG_GAN_CONSTANT", ",".join(keys))
+    assert job_folder(["out_dir=/a/b", "lr=0.001", "model=unet"]) == "lr=0.001"
+    assert job_folder(["model=unet"]) == "model=unet"
+    assert "/" not in job_folder(["data_root=/a/b c"])
+    long = [job_folder([f"data_root={'x' * 300}{i}"]) for i in range(2)]
+    assert long[0] != long[1]
+    assert max(map(len, long)) <= 120
+
+
+def test_schemas_of_networks_follow_their_constructors(composed):
+    config = composed("train", "model.generator.width=8")
+    assert plain(config)["model"]["generator"] == {
+        "name": "unet",
+        "width": 8,
+        "depth": 6,
+        "max_width": 512,
+        "style_channels": 16,
+        "texture_octaves": 5,
+    }
+
+
+def test_schemas_know_the_commands():
+    assert SCHEMAS["train"] is TrainConfig
+    assert SCHEMAS["generate"] is GenerateConfig
+    assert set(SCHEMAS) == {path.stem for path in (ROOT / "scripts").glob("*.py")}
