@@ -386,6 +386,11 @@ def test_shrinking_a_label_makes_no_new_class():
         assert set(np.unique(resized)) <= {0, 7, 200, 255}
 
 
+def test_a_shrunken_label_shows_the_middle_of_what_it_covers():
+    label = np.random.default_rng(0).integers(0, 256, (24, 24), np.uint8)
+    np.testing.assert_array_equal(resize_label(label, 8), label[1::3, 1::3])
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_enlarged_labels_and_images_stay_aligned(axis):
     stripes = np.repeat(np.array([0, 1, 1, 0, 1, 0, 0, 1], np.uint8), 4)
