@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from geoseg_gan.data.datamodule import DataSettings
 from geoseg_gan.data.jitter import JitterSettings
-from geoseg_gan.data.tiling import TileSettings
+from geoseg_gan.data.tile_settings import TileSettings
 from geoseg_gan.errors import UserError
 from geoseg_gan.gan import OptimizerSettings
 from geoseg_gan.losses.objective import OBJECTIVES

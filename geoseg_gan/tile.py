@@ -8,7 +8,8 @@ from rich.table import Table
 
 from geoseg_gan.config import TrainConfig, command
 from geoseg_gan.data.pairs import Split
-from geoseg_gan.data.tiling import SPLITS, SplitReport, TileSettings, cut_folder
+from geoseg_gan.data.tile_settings import TileSettings
+from geoseg_gan.data.tiling import SPLITS, SplitReport, cut_folder
 
 
 def tile(config: TileSettings) -> dict[Split, SplitReport]:

@@ -1,6 +1,7 @@
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
 from geoseg_gan.data.batch import ImageScaling
@@ -133,24 +134,40 @@ def test_a_constant_schedule_stays():
     assert runner.optimizers[0].param_groups[0]["lr"] == 1e-3
 
 
+class StepNorms(L.Callback):
+    """Measures every optimiser's gradient norm as its step used it."""
+
+    def __init__(self):
+        self.norms = []
+
+    def on_train_start(self, trainer, module):
+        for optimizer in trainer.optimizers:
+            optimizer.register_step_post_hook(self.measure)
+
+    def measure(self, optimizer, *_):
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        self.norms.append(torch.stack([grad.norm() for grad in grads]).norm().item())
+
+
 def test_gradients_are_clipped_before_each_step():
-    norms = []
+    clipped, free = StepNorms(), StepNorms()
+    fit(build(clip=0.01), epochs=2, callbacks=[clipped])
+    assert len(clipped.norms) == 2 * 2 * 2
+    assert max(clipped.norms) <= 0.01 * 1.01
+    fit(build(), epochs=2, callbacks=[free])
+    assert max(free.norms) > 0.02
 
-    class Record(L.Callback):
-        def on_train_start(self, trainer, module):
-            for optimizer in trainer.optimizers:
-                optimizer.register_step_post_hook(self.measure)
 
-        def measure(self, optimizer, *_):
-            grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
-            norms.append(torch.stack([grad.norm() for grad in grads]).norm().item())
-
-    fit(build(clip=0.01), epochs=2, callbacks=[Record()])
-    assert len(norms) == 2 * 2 * 2
-    assert max(norms) <= 0.01 * 1.01
-    norms.clear()
-    fit(build(), epochs=2, callbacks=[Record()])
-    assert max(norms) > 0.02
+def test_under_fp16_it_is_the_unscaled_gradients_that_are_clipped():
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    spy = StepNorms()
+    module = build(clip=1e-3)
+    fit(module, epochs=2, callbacks=[spy], plugins=[plugin])
+    assert len(spy.norms) == 2 * 2 * 2
+    # Clipping the scaled gradients would leave norms of about 1e-6.
+    assert all(0.9e-3 <= norm <= 1.01e-3 for norm in spy.norms)
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
 
 
 def test_bfloat16_autocast_trains_with_float32_weights():

@@ -8,6 +8,7 @@ from typing import cast, get_args
 import cv2
 import lightning as L
 import torch
+from lightning.fabric.utilities.seed import pl_worker_init_function
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
@@ -186,7 +187,7 @@ class SegmentationDataModule(L.LightningDataModule):
             batch_size=self.batch_size // world,
             sampler=sampler,
             num_workers=workers,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_start_worker,
             persistent_workers=workers > 0,
             pin_memory=self.on_gpu,
         )
@@ -236,12 +237,13 @@ def _warn_of_shared_ground(train: FolderIndex, val: FolderIndex) -> None:
     shared = {pair.group for pair in train.pairs} & {pair.group for pair in val.pairs}
     if shared:
         rank_zero_warn(
-            f"{plural(len(shared), 'group')} (e.g. '{min(shared)}') stand in train and val: "
+            f"{plural(len(shared), 'group')} of ground (e.g. '{min(shared)}') in train and in val: "
             "validation figures will flatter. Split by group with scripts/tile.py."
         )
 
 
-def _one_thread(worker: int) -> None:
-    """Keeps a loader process to one core: OpenCV would take all of them from the training."""
+def _start_worker(worker: int) -> None:
+    """Seeds a loader process, and keeps it to one core: OpenCV would take all from the training."""
+    pl_worker_init_function(worker)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from geoseg_gan.errors import UserError, check_choice
@@ -78,4 +79,5 @@ def _build(
         network: nn.Module = known[settings["name"]](num_classes, image_channels, **rest)
     except ValueError as error:
         raise UserError(f"model.{kind}: {error}.") from None
-    return network
+    # Convolutions on CPUs and on tensor cores read all channels of a pixel together.
+    return network.to(memory_format=torch.channels_last)

@@ -204,7 +204,7 @@ def test_unknown_colours_that_are_allowed_are_counted(root, settings, palette, p
 
 
 def test_ground_that_stands_in_both_splits_is_a_warning(root, settings):
-    with pytest.warns(UserWarning, match=r"1 group \(e\.g\. '0'\) stand in train and val"):
+    with pytest.warns(UserWarning, match=r"1 group of ground \(e\.g\. '0'\) in train and in val"):
         ready(root, replace(settings, group_regex="[0-9]"))
     (root / "tiles.csv").write_text("stem,group\ntrain_001,north\nval_000,south\nval_001,north\n")
     with pytest.warns(UserWarning, match=r"1 group \(e\.g\. 'north'\)"):
