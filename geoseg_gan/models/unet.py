@@ -13,11 +13,12 @@ from geoseg_gan.models.noise import NoiseSpec
 class UNetGen(nn.Module):
     """U-Net from one-hot label map and noise to image (after Isola et al. 2017, sec. 3.2.1).
 
-    Differences from the paper: the decoder enlarges by nearest neighbour and then convolves, and
-    the encoder shrinks with kernels that their stride divides. Every output pixel so gets the same
-    number of kernel taps, which is what a transposed convolution of kernel 3 fails at, and why it
-    leaves a checkerboard (Odena et al. 2016). Noise enters as a map instead of dropout, and
-    normalisation is per pixel (see PixelNorm).
+    Differences from the paper: the decoder enlarges bilinearly and then convolves, and the encoder
+    shrinks with kernels that their stride divides. Every output pixel so gets the same number of
+    kernel taps, which is what transposed convolutions fail at, and why they leave a checkerboard
+    (Odena et al. 2016); nearest neighbour instead of bilinear would leave its two-pixel steps in
+    the spectrum. Noise enters as a map instead of dropout, and normalisation is per pixel (see
+    PixelNorm).
 
     Args:
         num_classes: C, channels of the one-hot label map.
@@ -86,7 +87,7 @@ class UNetGen(nn.Module):
             x = down(x)
         stages = list(zip(self.squeeze, self.up, skips, strict=True))
         for squeeze, up, skip in reversed(stages):
-            x = F.interpolate(squeeze(x), scale_factor=2.0, mode="nearest")
+            x = F.interpolate(squeeze(x), scale_factor=2.0, mode="bilinear")
             x = up(torch.cat([x, skip], 1))
         return torch.tanh(self.head(x))
 
