@@ -24,5 +24,5 @@ test: setup
 
 # A world to train on, a generator, 64 pairs: about five minutes on two cores.
 demo: setup
-	$(BIN)/python scripts/train.py experiment=demo
+	test -e runs/demo/last.ckpt || $(BIN)/python scripts/train.py experiment=demo
 	$(BIN)/python scripts/generate.py gen_ckpt="$$(ls runs/demo/G_e*.pt | tail -n 1)" save_dir=runs/demo/synthetic num_samples=64

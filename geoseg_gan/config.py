@@ -19,7 +19,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -327,6 +327,8 @@ def _explain(error: Exception, schema: type) -> str:
         inner = re.search(r"Key '([^']+)' (?:is )?not in", cause)
         what = f" (no '{inner.group(1)}' there)" if inner and "." in key else ""
         return f"there is no setting '{key}'{what}.{hint} See --help, or --cfg job for all."
+    if isinstance(error, OverrideParseException):
+        text += """. Quote values that hold special characters twice, as in "key='a[b]'"."""
     return f"{text} {cause}".strip()
 
 

@@ -116,6 +116,7 @@ def test_the_scripts_print_their_help(tmp_path):
         ("keep_checkpoints=some", "keep_checkpoints=some"),
         ("data.unknown=nearst", "Did you mean 'nearest'?"),
         ("jitter.flip.p=2", "jitter.flip.p=2"),
+        ("data.group_regex=part_[78]", "Quote values"),
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_exit_code_1(

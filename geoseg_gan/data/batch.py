@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self, TypedDict
 
 import numpy as np
@@ -69,12 +70,12 @@ class ImageScaling:
 
     def to_network(self, image: Tensor) -> Tensor:
         """Maps stored values (B, K, H, W) to float32 in [-1, 1], clamping what lies outside."""
-        low, high = self._bounds(image.device)
+        low, high = _bounds(tuple(self.low), tuple(self.high), image.device)
         return ((image.float() - low) * (2 / (high - low)) - 1).clamp(-1, 1)
 
     def to_stored(self, image: Tensor) -> npt.NDArray[Any]:
         """Maps (K, H, W) in [-1, 1] to an array of shape (H, W, K) in the stored dtype."""
-        low, high = self._bounds(torch.device("cpu"))
+        low, high = _bounds(tuple(self.low), tuple(self.high), torch.device("cpu"))
         values = ((image.float().cpu().clamp(-1, 1) + 1) / 2 * (high - low) + low)[0]
         pixels = values.permute(1, 2, 0).numpy()
         dtype = np.dtype(self.dtype)
@@ -91,10 +92,14 @@ class ImageScaling:
         picture: npt.NDArray[np.uint8] = (share.clip(0, 1) * 255).round().astype(np.uint8)
         return picture
 
-    def _bounds(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        low = torch.tensor(self.low, dtype=torch.float32, device=device)
-        high = torch.tensor(self.high, dtype=torch.float32, device=device)
-        return low.view(1, -1, 1, 1), high.view(1, -1, 1, 1)
+
+@lru_cache(maxsize=16)
+def _bounds(
+    low: tuple[float, ...], high: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The bounds as (1, K, 1, 1) tensors, kept per device: making them anew would stall a GPU."""
+    lower, upper = (torch.tensor(v, dtype=torch.float32, device=device) for v in (low, high))
+    return lower.view(1, -1, 1, 1), upper.view(1, -1, 1, 1)
 
 
 def one_hot_of(label: Tensor, num_classes: int) -> Tensor:

@@ -102,7 +102,7 @@ def _check_partners(
 ) -> None:
     lonely = sorted(here.keys() - there.keys())
     if lonely:
-        more = f" ({plural(len(lonely) - 1, f'more {what}')} lack theirs too)" * (len(lonely) > 1)
+        more = f" (and {plural(len(lonely) - 1, f'more {what}')} without one)" * (len(lonely) > 1)
         raise DataError(
             f"{here[lonely[0]]} has no {partner}: expected "
             f"{folder / f'{partner}s' / lonely[0]} with one of {', '.join(suffixes)}{more}. "

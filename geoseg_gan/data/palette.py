@@ -143,7 +143,7 @@ class Palette:
         if not self._writable[label].all():
             strays = np.unique(label[~self._writable[label]]).tolist()
             raise ValueError(f"labels {strays} have no colour in a palette of {self.names}")
-        return self.color_table[label]
+        return self.color_table.take(label, axis=0)
 
     @cached_property
     def color_table(self) -> npt.NDArray[np.uint8]:
