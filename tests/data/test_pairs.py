@@ -89,7 +89,7 @@ def test_a_refusal_says_what_to_do(tmp_path, names, advice):
 
 def test_all_lonely_files_are_counted(tmp_path):
     touch(tmp_path / "train", "masks/z.png", *(f"images/{name}.jpg" for name in "abc"))
-    with pytest.raises(DataError, match=r"a\.jpg has no mask.*\(2 more images lack theirs too\)"):
+    with pytest.raises(DataError, match=r"a\.jpg has no mask.*\(and 2 more images without one\)"):
         find_pairs(tmp_path, "train")
 
 
