@@ -149,7 +149,7 @@ def test_a_later_start_reads_no_pair(root, settings, monkeypatch):
 def test_workers_persist_keep_to_one_core_and_change_nothing(root, settings):
     alone = list(ready(root, settings).train_dataloader())
     loader = ready(root, replace(settings, num_workers=2)).train_dataloader()
-    assert loader.persistent_workers and loader.worker_init_fn is module._one_thread
+    assert loader.persistent_workers and loader.worker_init_fn is module._start_worker
     for _ in range(2):  # the same epoch twice, by the same workers
         for batch, expected in zip(loader, alone, strict=True):
             assert batch["stem"] == expected["stem"]
@@ -207,7 +207,7 @@ def test_ground_that_stands_in_both_splits_is_a_warning(root, settings):
     with pytest.warns(UserWarning, match=r"1 group of ground \(e\.g\. '0'\) in train and in val"):
         ready(root, replace(settings, group_regex="[0-9]"))
     (root / "tiles.csv").write_text("stem,group\ntrain_001,north\nval_000,south\nval_001,north\n")
-    with pytest.warns(UserWarning, match=r"1 group \(e\.g\. 'north'\)"):
+    with pytest.warns(UserWarning, match=r"1 group of ground \(e\.g\. 'north'\)"):
         data = ready(root, settings)
     groups = {pair.stem: pair.group for pair in data.train_index.pairs}
     assert groups["train_001"] == "north" and groups["train_002"] == "train_002"
