@@ -55,6 +55,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     """
     check(config)
     settings = plain(config)
+    last = _point_to_resume(config, settings)
     out_dir = Path(config.out_dir)
     L.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = SegmentationDataModule(
@@ -92,10 +93,9 @@ def train(config: TrainConfig) -> dict[str, float]:
         epochs=config.epochs,
         devices=config.devices,
         precision=config.precision,
-        steps=len(datamodule.train_dataset) // config.bs or 1,
+        steps=datamodule.steps_per_epoch,
         callbacks=callbacks,
     )
-    last = _point_to_resume(config, settings)
     if trainer.is_global_zero:
         write_yaml(out_dir / "config.yaml", config)
         cast(TensorBoardLogger, trainer.logger).log_hyperparams(flat(settings))
@@ -237,7 +237,6 @@ def _summarise(config: TrainConfig, data: SegmentationDataModule, module: GAN) -
     """One screen on what is about to happen."""
     index = data.train_index
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    steps = max(1, len(index.pairs) // config.bs)
     table.add_row(
         "data",
         f"{config.data_root}: {plural(len(index.pairs), 'training pair')}, "
@@ -260,7 +259,10 @@ def _summarise(config: TrainConfig, data: SegmentationDataModule, module: GAN) -
     where = "GPU" if config.trainer.on_gpu() else "CPU"
     table.add_row("device", f"{config.devices} x {where}, precision {config.precision}")
     limit = f", at most {config.max_minutes:g} minutes" if config.max_minutes else ""
-    table.add_row("training", f"{plural(config.epochs, 'epoch')} of {plural(steps, 'step')}{limit}")
+    table.add_row(
+        "training",
+        f"{plural(config.epochs, 'epoch')} of {plural(data.steps_per_epoch, 'step')}{limit}",
+    )
     table.add_row("output", config.out_dir)
     table.add_row("watch", f"tensorboard --logdir {config.out_dir}")
     Console().print(table)

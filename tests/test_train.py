@@ -237,10 +237,14 @@ def test_two_processes_train_what_one_does(tmp_path, make_folder, tiny):
         done = run_script(*extra, *common, f"out_dir={tmp_path / name}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("Epoch 2: saved samples and checkpoints.") == 1
-    two = next((tmp_path / "two").glob("*/G_e002.pt"))
-    first, second = weights(tmp_path / "one" / "G_e002.pt"), weights(two)
-    for name in first:
-        torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=0)
+    for network in ("G_e002.pt", "D_e002.pt"):
+        two = next((tmp_path / "two").glob(f"*/{network}"))
+        first, second = weights(tmp_path / "one" / network), weights(two)
+        for name in first:
+            # While every logit is within the hinge, a discriminator's bias has a gradient of zero
+            # but for rounding, and Adam takes full steps along the sign of the rounding.
+            if network.startswith("G") or not name.endswith("bias"):
+                torch.testing.assert_close(first[name], second[name], atol=2e-6, rtol=0)
     assert len(list((tmp_path / "two").glob("**/G_e002.pt"))) == 1
 
 

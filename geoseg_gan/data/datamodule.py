@@ -13,7 +13,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from geoseg_gan.data.batch import ImageScaling, Sample
-from geoseg_gan.data.dataset import EpochSampler, Fit, PairDataset, PairSource, WindowDataset
+from geoseg_gan.data.dataset import (
+    EpochSampler,
+    Fit,
+    PairDataset,
+    PairSource,
+    WindowDataset,
+    batches_per_epoch,
+)
 from geoseg_gan.data.images import MaskFormat, MaskReader
 from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.data.pairs import DataError, Split, find_pairs
@@ -170,6 +177,11 @@ class SegmentationDataModule(L.LightningDataModule):
         """Training pairs; available after `setup`."""
         assert self._train is not None, "setup() comes first"
         return self._train
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches an epoch; available after `setup`."""
+        return batches_per_epoch(len(self.train_dataset), self.batch_size)
 
     def scaling(self) -> ImageScaling:
         """The scaling that fits the training images; available after `setup`."""

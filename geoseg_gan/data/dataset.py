@@ -183,6 +183,11 @@ def window_starts(length: int, side: int, overlap: int = 0) -> list[int]:
     return [min(i * step, length - side) for i in range(count)]
 
 
+def batches_per_epoch(length: int, global_batch: int) -> int:
+    """Whole global batches in `length` pairs; one, in which pairs repeat, where there are fewer."""
+    return max(1, length // global_batch)
+
+
 class EpochSampler(Sampler[Draw]):
     """Random order without replacement, new every epoch, fixed by the seed.
 
@@ -207,7 +212,7 @@ class EpochSampler(Sampler[Draw]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.batches = max(1, length // global_batch)
+        self.batches = batches_per_epoch(length, global_batch)
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
