@@ -23,15 +23,14 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from geoseg_gan.checkpoints import LoadedGenerator, RunFacts
-from geoseg_gan.config import BenchmarkConfig, GenerateConfig, command, plain
+from geoseg_gan.config import command, plain
 from geoseg_gan.data.batch import Sample, make_batch
 from geoseg_gan.data.datamodule import SegmentationDataModule
-from geoseg_gan.data.dataset import Draw
 from geoseg_gan.data.palette import IGNORE, Palette
+from geoseg_gan.data.sampler import Draw
 from geoseg_gan.errors import UserError
 from geoseg_gan.files import atomic_path, write_json
 from geoseg_gan.gan import GAN, OptimizerSettings
-from geoseg_gan.generate import paint_all
 from geoseg_gan.losses.objective import Objective
 from geoseg_gan.models.noise import sample_noise
 from geoseg_gan.models.registry import (
@@ -40,7 +39,10 @@ from geoseg_gan.models.registry import (
     build_discriminator,
     build_generator,
 )
-from geoseg_gan.synthesis.masks import Candidate, CandidateMasks
+from geoseg_gan.schemas import BenchmarkConfig
+from geoseg_gan.synthesis.judge import Verdict
+from geoseg_gan.synthesis.masks import CandidateMasks
+from geoseg_gan.synthesis.paint import paint_candidates
 from geoseg_gan.synthesis.writer import PairWriter
 from geoseg_gan.trainer import build_trainer, full_precision
 
@@ -253,13 +255,6 @@ def _endless(data: SegmentationDataModule) -> Iterator[Sample]:
         yield from loader
 
 
-class _NoWriter:
-    """Takes pairs and saves nothing."""
-
-    def add(self, candidate: Candidate, image: npt.NDArray[Any]) -> None:
-        """Drops the pair."""
-
-
 def _generation(config: BenchmarkConfig, data: SegmentationDataModule) -> dict[str, float]:
     """Pairs a second, with and without saving them."""
     device = config.trainer.device()
@@ -267,7 +262,6 @@ def _generation(config: BenchmarkConfig, data: SegmentationDataModule) -> dict[s
     module.generator.to(device).eval().requires_grad_(False)
     facts = RunFacts({}, data.palette, data.scaling())
     generator = LoadedGenerator(cast(Generator, module.generator), facts, 0, "")
-    settings = GenerateConfig(bs=config.bs, num_workers=1)
 
     def pairs_per_second(number: int, save: bool) -> float:
         candidates = CandidateMasks(
@@ -280,13 +274,15 @@ def _generation(config: BenchmarkConfig, data: SegmentationDataModule) -> dict[s
             start=0,
             stop=number,
         )
+        painted = paint_candidates(
+            generator, candidates, batch_size=config.bs, num_workers=1, device=device
+        )
         with tempfile.TemporaryDirectory() as folder:
             started = _now()
-            if save:
-                with PairWriter(Path(folder), "pairs", data.reader, facts.scaling) as writer:
-                    paint_all(generator, candidates, writer, settings, device)
-            else:
-                paint_all(generator, candidates, _NoWriter(), settings, device)
+            with PairWriter(Path(folder), "pairs", data.reader, facts.scaling) as writer:
+                for candidate, image in painted:
+                    if save:
+                        writer.add(candidate, image, Verdict(candidate.label))
             return number / (_now() - started)
 
     number = max(16, round(config.seconds * pairs_per_second(64, save=False)))

@@ -6,7 +6,6 @@ configuration travel with the weights.
 """
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,10 +19,17 @@ from geoseg_gan.data.palette import Palette
 from geoseg_gan.errors import UserError
 from geoseg_gan.files import atomic_path
 from geoseg_gan.models.registry import Generator, build_generator
+from geoseg_gan.models.segmenters import build_segmenter
 
 FORMAT = 1
 
-Kind = Literal["generator", "discriminator"]
+Kind = Literal["generator", "discriminator", "segmenter"]
+
+_WRITTEN_AS: dict[str, str] = {
+    "generator": "a G_e###.pt, which train writes",
+    "discriminator": "a D_e###.pt, which train writes",
+    "segmenter": "a segmenter.pt, which train_segmenter writes",
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,48 @@ class LoadedGenerator:
     digest: str
 
 
-def save_network(path: Path, kind: Kind, network: nn.Module, facts: RunFacts, epoch: int) -> None:
+@dataclass(frozen=True)
+class SegmenterFacts:
+    """What a segmenter's checkpoint carries beside the weights and the run.
+
+    Attributes:
+        class_losses: Mean cross-entropy of every class over the real training split; None for a
+            class without a pixel.
+        held_out: Agreement (mIoU) on every window of the real training tiles that were held out of
+            training; empty where none were.
+        scores: Figures on real data by name, such as "val/miou".
+    """
+
+    class_losses: list[float | None]
+    held_out: list[float]
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class LoadedSegmenter:
+    """A segmenter ready to judge, in evaluation mode.
+
+    Attributes:
+        network: Gives logits (B, C, H, W) for images (B, K, H, W) in [-1, 1].
+        facts: The run it comes from.
+        judged: What is known of it.
+        digest: SHA-256 of the file, in hexadecimal.
+    """
+
+    network: nn.Module
+    facts: RunFacts
+    judged: SegmenterFacts
+    digest: str
+
+
+def save_network(
+    path: Path,
+    kind: Kind,
+    network: nn.Module,
+    facts: RunFacts,
+    epoch: int,
+    judged: SegmenterFacts | None = None,
+) -> None:
     """Writes a network, whole or not at all.
 
     Args:
@@ -67,6 +114,7 @@ def save_network(path: Path, kind: Kind, network: nn.Module, facts: RunFacts, ep
         network: Its state is saved from whatever device it is on.
         facts: The run it comes from.
         epoch: How many epochs it was trained.
+        judged: What is known of a segmenter.
     """
     content = {
         "format": FORMAT,
@@ -77,6 +125,8 @@ def save_network(path: Path, kind: Kind, network: nn.Module, facts: RunFacts, ep
         "palette": facts.palette.to_dict(),
         "scaling": asdict(facts.scaling),
     }
+    if judged is not None:
+        content["judged"] = asdict(judged)
     with atomic_path(path) as scratch:
         torch.save(content, scratch)
 
@@ -88,31 +138,52 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> LoadedGene
         UserError: If there is no such file, or it is not a generator this version can read.
     """
     content = _read(path, "generator")
-    palette = Palette.from_dict(content["palette"])
+    facts = _facts(content)
+    settings: Mapping[str, Any] = facts.config["model"]["generator"]
+    network = build_generator(settings, facts.palette.num_classes, len(facts.scaling.low))
+    _fill(network, content, device)
+    return LoadedGenerator(cast(Generator, network), facts, content["epoch"], _digest(path))
+
+
+def load_segmenter(path: Path, device: torch.device | str = "cpu") -> LoadedSegmenter:
+    """Reads a `segmenter.pt` and builds its network.
+
+    Raises:
+        UserError: If there is no such file, or it is not a segmenter this version can read.
+    """
+    content = _read(path, "segmenter")
+    facts = _facts(content)
+    settings: Mapping[str, Any] = facts.config["segmenter"]
+    network = build_segmenter(
+        settings, facts.palette.num_classes, len(facts.scaling.low), pretrained=False
+    )
+    _fill(network, content, device)
+    return LoadedSegmenter(network, facts, SegmenterFacts(**content["judged"]), _digest(path))
+
+
+def _facts(content: Mapping[str, Any]) -> RunFacts:
     scaling = ImageScaling(**content["scaling"])
-    settings: Mapping[str, Any] = content["config"]["model"]["generator"]
-    network = build_generator(settings, palette.num_classes, len(scaling.low))
+    return RunFacts(content["config"], Palette.from_dict(content["palette"]), scaling)
+
+
+def _fill(network: nn.Module, content: Mapping[str, Any], device: torch.device | str) -> None:
     network.load_state_dict(content["weights"])
     network.to(device).eval().requires_grad_(False)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    facts = RunFacts(content["config"], palette, scaling)
-    return LoadedGenerator(cast(Generator, network), facts, content["epoch"], digest)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _read(path: Path, kind: Kind) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(
-            f"{path} does not exist. Give a checkpoint that training wrote, such as "
-            "runs/label2img/G_e010.pt."
-        )
+        raise UserError(f"{path} does not exist. Give {_WRITTEN_AS[kind]}.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+    except Exception:  # torch raises of every kind for files that are none of its own
         content = None
     if not isinstance(content, dict) or "format" not in content or "kind" not in content:
-        raise UserError(
-            f"{path} is not a checkpoint of this project. Give a G_e###.pt that training wrote."
-        )
+        raise UserError(f"{path} is not a checkpoint of this project. Give {_WRITTEN_AS[kind]}.")
     if content["format"] != FORMAT:
         raise UserError(
             f"{path} has format {content['format']}, but this version reads format {FORMAT}. "
@@ -120,7 +191,6 @@ def _read(path: Path, kind: Kind) -> dict[str, Any]:
         )
     if content["kind"] != kind:
         raise UserError(
-            f"{path} holds a {content['kind']}, but a {kind} is needed: give the G_e###.pt beside "
-            "it."
+            f"{path} holds a {content['kind']}, but a {kind} is needed: give {_WRITTEN_AS[kind]}."
         )
     return content

@@ -10,7 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,17 +21,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from geoseg_gan.data.datamodule import DataSettings
-from geoseg_gan.data.jitter import JitterSettings
-from geoseg_gan.data.tile_settings import TileSettings
 from geoseg_gan.errors import UserError
-from geoseg_gan.gan import OptimizerSettings
 from geoseg_gan.losses.objective import OBJECTIVES
 from geoseg_gan.models.registry import DISCRIMINATORS, GENERATORS
-from geoseg_gan.trainer import TrainerSettings
+from geoseg_gan.schemas import MISSING, SCHEMAS, TrainConfig
 
 ConfigT = TypeVar("ConfigT")
 
@@ -40,86 +36,6 @@ _CONSTANT = "GEOSEG_GAN_CONSTANT"
 
 _JOB = "GEOSEG_GAN_JOB"
 """Environment variable that tells the processes of a distributed sweep job which job it is."""
-
-
-def knob(default: Any, text: str) -> Any:
-    """A top-level setting with the line that `--help` shows for it."""
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass
-class ModelSettings:
-    """The two networks: each a name and what its constructor takes."""
-
-    generator: Any = MISSING
-    discriminator: Any = MISSING
-
-
-@dataclass
-class TrainConfig:
-    """Configuration of scripts/train.py."""
-
-    data_root: str = knob("data", "folder with train/ and val/, each with images/ and masks/")
-    out_dir: str = knob("runs/label2img", "where samples, checkpoints and logs go")
-    epochs: int = knob(10, "how often training goes through the pairs; 30 to 50 for good results")
-    bs: int = knob(8, "batch size over all devices")
-    lr: float = knob(2e-4, "learning rate at this batch size")
-    image_size: int = knob(256, "side of the training images in pixels")
-    seed: int = knob(0, "fixes weights, order, augmentation and noise")
-    resume: bool = knob(False, "continue the run in out_dir")
-    keep_checkpoints: str = knob("all", "networks of how many epochs stay: all, or a number")
-    max_minutes: float | None = knob(None, "end after this time, saving first; null for no limit")
-    samples: int = knob(4, "sample pictures an epoch")
-    devices: int = knob(1, "how many GPUs or processes share a batch")
-    precision: str = knob("32-true", "32-true, bf16-mixed or 16-mixed")
-    model: ModelSettings = field(default_factory=ModelSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    loss: Any = MISSING
-    jitter: JitterSettings = field(default_factory=JitterSettings)
-    trainer: TrainerSettings = field(default_factory=TrainerSettings)
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-
-
-@dataclass
-class GenerateConfig:
-    """Configuration of scripts/generate.py."""
-
-    gen_ckpt: str = knob(MISSING, "the generator, a G_e###.pt that training wrote")
-    data_root: str | None = knob(None, "whose training masks are sampled; null as in training")
-    save_dir: str = knob("synthetic", "where pairs, manifest and contact sheet go")
-    num_samples: int = knob(1000, "how many pairs")
-    layout: str = knob("pairs", "pairs: pair_00000_img.jpg; folders: images/ and masks/")
-    bs: int = knob(8, "images painted at once on a GPU")
-    seed: int = knob(0, "fixes masks, jitter and noise of every pair")
-    num_workers: int = knob(1, "processes that read and jitter masks")
-    jitter: JitterSettings = field(default_factory=JitterSettings)
-    trainer: TrainerSettings = field(default_factory=TrainerSettings)
-
-
-@dataclass
-class BenchmarkConfig:
-    """Configuration of scripts/benchmark.py."""
-
-    data_root: str = knob("data", "folder with train/images and train/masks")
-    out_dir: str = knob("runs/benchmark", "where benchmark.json and benchmark.md go")
-    image_size: int = knob(128, "side of the images in pixels")
-    bs: int = knob(8, "batch size")
-    seconds: float = knob(20.0, "how long each part is measured, in each of its rounds")
-    precision: str = knob("32-true", "32-true, bf16-mixed or 16-mixed")
-    rounds: int = knob(3, "rounds in which the parts take turns; the median counts")
-    model: ModelSettings = field(default_factory=ModelSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    loss: Any = MISSING
-    jitter: JitterSettings = field(default_factory=JitterSettings)
-    trainer: TrainerSettings = field(default_factory=TrainerSettings)
-
-
-SCHEMAS: dict[str, type] = {
-    "train": TrainConfig,
-    "generate": GenerateConfig,
-    "tile": TileSettings,
-    "benchmark": BenchmarkConfig,
-}
 
 
 def command(schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Callable[[], None]]:
@@ -291,7 +207,10 @@ def _help_of(name: str) -> str:
         if text is None:
             groups.append(entry.name)
             continue
-        default = {MISSING: "...", None: "null"}.get(entry.default, entry.default)
+        default = entry.default
+        if default is dataclasses.MISSING:  # made by a factory: a list that is empty at first
+            default = "[]"
+        default = {MISSING: "...", None: "null"}.get(default, default)
         shown = str(default).lower() if isinstance(default, bool) else default
         lines.append(f"  {f'{entry.name}={shown}':<34}{text}")
     if groups:
@@ -324,6 +243,8 @@ def _explain(error: Exception, schema: type) -> str:
         key = wrong.group(1) or wrong.group(2)
         close = difflib.get_close_matches(key.split(".")[0], _settings(schema), 1)
         hint = f" Did you mean '{close[0]}'?" if close and close[0] != key.split(".")[0] else ""
+        if ".options." in key:  # the one place whose keys no schema lists
+            hint = f" A new option takes a plus: +{key}=... ."
         inner = re.search(r"Key '([^']+)' (?:is )?not in", cause)
         what = f" (no '{inner.group(1)}' there)" if inner and "." in key else ""
         return f"there is no setting '{key}'{what}.{hint} See --help, or --cfg job for all."

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from geoseg_gan.files import atomic_path
 
@@ -34,6 +34,15 @@ def beside(pictures: Sequence[RGB], columns: int | None = None) -> RGB:
         top, left = row * (height + _GAP), column * (width + _GAP)
         sheet[top : top + height, left : left + width] = picture
     return sheet
+
+
+def captioned(picture: RGB, text: str) -> RGB:
+    """A copy of a picture with a line of text in its upper left corner."""
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=max(10, picture.shape[0] // 10))
+    draw.text((3, 2), text, fill="white", font=font, stroke_width=2, stroke_fill="black")
+    return np.asarray(canvas)
 
 
 def write_picture(path: Path, picture: RGB) -> None:

@@ -6,10 +6,11 @@ from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 from rich.table import Table
 
-from geoseg_gan.config import TrainConfig, command
+from geoseg_gan.config import command
 from geoseg_gan.data.pairs import Split
 from geoseg_gan.data.tile_settings import TileSettings
 from geoseg_gan.data.tiling import SPLITS, SplitReport, cut_folder
+from geoseg_gan.schemas import TrainConfig
 
 
 def tile(config: TileSettings) -> dict[Split, SplitReport]:

@@ -9,12 +9,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
-from geoseg_gan.callbacks.export import LAST, RunExporter
+from geoseg_gan.callbacks.export import RunExporter
 from geoseg_gan.callbacks.timing import Estimate, Throughput, TimeBudget
 from geoseg_gan.checkpoints import RunFacts
-from geoseg_gan.config import TrainConfig, command, plain, write_yaml
+from geoseg_gan.config import command, plain, write_yaml
 from geoseg_gan.data.datamodule import SegmentationDataModule
-from geoseg_gan.data.world import is_drawn
 from geoseg_gan.errors import UserError, plural
 from geoseg_gan.gan import GAN
 from geoseg_gan.losses.objective import Objective
@@ -24,20 +23,11 @@ from geoseg_gan.models.registry import (
     build_discriminator,
     build_generator,
 )
+from geoseg_gan.resume import FREE, check_out_dir, flat, point_to_resume
+from geoseg_gan.schemas import TrainConfig
 from geoseg_gan.trainer import build_trainer
 
-FREE_ON_RESUME = (
-    "data_root",
-    "out_dir",
-    "epochs",
-    "resume",
-    "keep_checkpoints",
-    "max_minutes",
-    "samples",
-    "devices",
-    "precision",
-    "trainer",
-)
+FREE_ON_RESUME = (*FREE, "keep_checkpoints", "max_minutes")
 """Settings that may differ between a run and its continuation."""
 
 
@@ -55,8 +45,10 @@ def train(config: TrainConfig) -> dict[str, float]:
     """
     check(config)
     settings = plain(config)
-    last = _point_to_resume(config, settings)
     out_dir = Path(config.out_dir)
+    last = (
+        point_to_resume(out_dir, settings, FREE_ON_RESUME, config.epochs) if config.resume else None
+    )
     L.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = SegmentationDataModule(
         Path(config.data_root),
@@ -131,15 +123,8 @@ def check(config: TrainConfig) -> None:
     config.jitter.check()
     config.optimizer.check()
     check_networks(config.model, config.data.reader().palette.num_classes, config.image_size)
-    root = Path(config.data_root)
-    if config.data.demo is not None:
-        is_drawn(root, config.data.demo)
-    elif not root.is_dir():
-        raise UserError(
-            f"data_root={root} is not a folder. Point it at one that holds train/images and "
-            "train/masks, or try data=demo."
-        )
-    check_out_dir(Path(config.out_dir), config.resume)
+    config.data.check_root(Path(config.data_root))
+    check_out_dir(Path(config.out_dir), config.resume, "G_e*.pt")
 
 
 def check_networks(model: Any, num_classes: int, image_size: int) -> None:
@@ -174,25 +159,6 @@ def check_networks(model: Any, num_classes: int, image_size: int) -> None:
         )
 
 
-def check_out_dir(out_dir: Path, resume: bool) -> None:
-    """Refuses to overwrite a run, and to resume where there is none.
-
-    Raises:
-        UserError: Naming the folder and what to do.
-    """
-    has_run = (out_dir / LAST).exists() or any(out_dir.glob("G_e*.pt"))
-    if has_run and not resume:
-        raise UserError(
-            f"out_dir={out_dir} already holds a run. Continue it with resume=true, or choose "
-            "another out_dir."
-        )
-    if resume and not (out_dir / LAST).is_file():
-        raise UserError(
-            f"resume=true, but {out_dir / LAST} does not exist. Correct out_dir, or leave "
-            "resume away to start a run."
-        )
-
-
 def _kept(config: TrainConfig) -> int | None:
     value = config.keep_checkpoints
     if value == "all":
@@ -200,37 +166,6 @@ def _kept(config: TrainConfig) -> int | None:
     if not value.isdigit() or int(value) < 1:
         raise UserError(f"keep_checkpoints={value}: use all, or a number from 1.")
     return int(value)
-
-
-def _point_to_resume(config: TrainConfig, settings: dict[str, Any]) -> Path | None:
-    """The checkpoint to resume from, once its run is seen to be this one."""
-    if not config.resume:
-        return None
-    last = Path(config.out_dir) / LAST
-    content = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
-    for key, stored in flat(content["config"]).items():
-        now = flat(settings).get(key)
-        if key.split(".")[0] not in FREE_ON_RESUME and now != stored:
-            raise UserError(
-                f"resume=true: the run in {config.out_dir} has {key}={stored}, not {now}. Give "
-                f"{key}={stored}, or start a new run in another out_dir."
-            )
-    done = content["epoch"] + 1
-    if done >= config.epochs:
-        raise UserError(
-            f"resume=true: the run in {config.out_dir} has all its {plural(done, 'epoch')}. "
-            f"Give epochs={done + 10} or so to train on."
-        )
-    return last
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key."""
-    leaves: dict[str, Any] = {}
-    for key, value in settings.items():
-        name = f"{prefix}{key}"
-        leaves |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return leaves
 
 
 def _summarise(config: TrainConfig, data: SegmentationDataModule, module: GAN) -> None:

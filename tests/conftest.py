@@ -1,16 +1,26 @@
 """What every test may use: a small palette, tiny data folders, and a trained run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 
-from geoseg_gan.config import SCHEMAS, register, typed
+from geoseg_gan.checkpoints import RunFacts, SegmenterFacts, save_network
+from geoseg_gan.config import plain, register, typed
+from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.images import MaskFormat, MaskReader, write_image
 from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass
+from geoseg_gan.data.synthetic import FACTS
+from geoseg_gan.files import write_json
+from geoseg_gan.generate import generate
+from geoseg_gan.models.registry import build_generator
+from geoseg_gan.models.segmenters import build_segmenter
+from geoseg_gan.schemas import SCHEMAS
 from geoseg_gan.train import train
 
 MakeFolder = Callable[..., Path]
@@ -94,7 +104,7 @@ def _painted(rng: np.random.Generator, label: np.ndarray, bands: int, dtype: str
     return (shares * scale).astype(dtype)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def composed() -> Callable[..., Any]:
     """Composes a command's real configuration: `composed("train", "bs=2")`."""
 
@@ -135,3 +145,131 @@ def trained(tmp_path, make_folder, composed) -> tuple[Path, Path]:
 def tiny() -> tuple[str, ...]:
     """Overrides that train tiny networks on `make_folder`'s data."""
     return TINY
+
+
+@pytest.fixture
+def tiny_segmenter() -> tuple[str, ...]:
+    """Overrides that train a tiny segmenter on `make_folder`'s data."""
+    return (
+        TINY[0],
+        "segmenter=unet_resnet34",
+        "segmenter.encoder=mobilenet_v2",
+        "+segmenter.options.encoder_depth=3",
+        "+segmenter.options.decoder_channels=[8,8,8]",
+        "augment=flips",
+        "image_size=32",
+        "bs=2",
+        "inner_share=0.3",
+        "data.num_workers=0",
+        "trainer=cpu",
+    )
+
+
+@pytest.fixture
+def make_generated(palette) -> Callable[..., Path]:
+    """Writes a generated folder: `make_generated(folder, numbers_of_the_kept_pairs)`.
+
+    The left half of every mask is class 1, the right half class 2.
+    """
+
+    def make(
+        folder: Path,
+        numbers: Sequence[int],
+        *,
+        size: int = 32,
+        layout: str = "pairs",
+        mask_format: MaskFormat = "rgb",
+        gsd: float | None = None,
+        bands: int = 3,
+        dtype: str = "uint8",
+    ) -> Path:
+        facts = {
+            "format": 1,
+            "palette": palette.to_dict(),
+            "mask_format": mask_format,
+            "gsd": gsd,
+            "image_size": size,
+            "config": {"layout": layout},
+        }
+        write_json(folder / FACTS, facts)
+        suffix = ".jpg" if dtype == "uint8" and bands in (1, 3) else ".tif"
+        label = np.where(np.arange(size) < size // 2, 1, 2).astype(np.uint8)[None].repeat(size, 0)
+        for number in numbers:
+            stem = f"pair_{number:05d}"
+            image, mask = f"{stem}_img{suffix}", f"{stem}_mask.png"
+            if layout == "folders":
+                image, mask = f"images/{stem}{suffix}", f"masks/{stem}.png"
+            pixels = np.random.default_rng(number).integers(0, 255, (size, size, bands))
+            write_image(folder / image, pixels.astype(dtype))
+            MaskReader(palette, mask_format).write(folder / mask, label)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_config(composed) -> dict[str, Any]:
+    """The configuration of a run of tiny networks, as checkpoints keep it."""
+    return plain(composed("train", *TINY))
+
+
+@pytest.fixture
+def generator(tmp_path, tiny_config, palette) -> Callable[..., Path]:
+    """Saves a tiny generator with random weights: `generator(data_root, gsd, palette, bands)`."""
+
+    def save(
+        root: Path, gsd: float | None = None, palette: Palette = palette, bands: int = 3
+    ) -> Path:
+        data = tiny_config["data"] | {"gsd": gsd}
+        config = tiny_config | {"data_root": str(root), "data": data}
+        torch.manual_seed(0)
+        network = build_generator(config["model"]["generator"], palette.num_classes, bands)
+        facts = RunFacts(config, palette, ImageScaling([0] * bands, [255] * bands))
+        save_network(tmp_path / "G_e001.pt", "generator", network, facts, 1)
+        return tmp_path / "G_e001.pt"
+
+    return save
+
+
+@pytest.fixture
+def segmenter(tmp_path, palette) -> Callable[..., Path]:
+    """Saves a tiny segmenter with random weights: `segmenter(class_losses, held_out)`."""
+    settings = {
+        "arch": "unet",
+        "encoder": "mobilenet_v2",
+        "encoder_weights": None,
+        "options": {"encoder_depth": 3, "decoder_channels": [8, 8, 8]},
+    }
+
+    def save(
+        class_losses: Sequence[float | None] = (1.0, 1.0, 1.0),
+        held_out: Sequence[float] = (0.5, 0.75),
+        palette: Palette = palette,
+        bands: int = 3,
+    ) -> Path:
+        torch.manual_seed(0)
+        network = build_segmenter(settings, palette.num_classes, bands)
+        facts = RunFacts({"segmenter": settings}, palette, ImageScaling([0] * bands, [255] * bands))
+        judged = SegmenterFacts(list(class_losses), list(held_out), {"val/miou": 0.5})
+        save_network(tmp_path / "segmenter.pt", "segmenter", network, facts, 1, judged)
+        return tmp_path / "segmenter.pt"
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def generate_defaults(composed) -> Any:
+    """The generate command's configuration, without jitter and workers."""
+    return composed("generate", "gen_ckpt=G.pt", "num_workers=0", "jitter=none", "trainer=cpu")
+
+
+@pytest.fixture
+def paint(generate_defaults, tmp_path) -> Callable[..., Path]:
+    """Calls generate and returns the folder: `paint(gen_ckpt, name, setting=value)`."""
+
+    def call(gen_ckpt, name, **settings):
+        places = {"gen_ckpt": str(gen_ckpt), "save_dir": str(tmp_path / name)}
+        generate(replace(generate_defaults, **places, **settings))
+        return tmp_path / name
+
+    return call

@@ -7,14 +7,9 @@ import pytest
 import yaml
 
 from geoseg_gan import config as configuration
-from geoseg_gan.config import (
-    SCHEMAS,
-    GenerateConfig,
-    TrainConfig,
-    job_folder,
-    plain,
-)
+from geoseg_gan.config import job_folder, plain
 from geoseg_gan.errors import UserError
+from geoseg_gan.schemas import SCHEMAS, GenerateConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -36,10 +31,15 @@ def script(name, *arguments, cwd):
 def test_every_choice_of_every_group_composes_into_a_configuration_that_builds(
     group, choice, composed
 ):
+    from geoseg_gan.models.segmenters import check_segmenter
     from geoseg_gan.train import check_networks
 
-    key = group
-    config = composed("train", f"{key}={choice}")
+    if group in ("segmenter", "augment"):
+        config = composed("train_segmenter", f"{group}={choice}")
+        check_segmenter(config.segmenter, config.image_size)
+        config.augment.check()
+        return
+    config = composed("train", f"{group}={choice}")
     check_networks(config.model, config.data.reader().palette.num_classes, config.image_size)
     config.data.check()
     config.jitter.check()
@@ -58,6 +58,14 @@ def test_the_defaults_are_the_documented_ones(composed):
         "synthetic",
         "pairs",
     )
+    assert (generate.tau, generate.segmenter_ckpt, generate.sampling) == (0.65, None, "uniform")
+    segmenter = composed("train_segmenter")
+    assert (segmenter.out_dir, segmenter.synthetic, segmenter.synthetic_ratio) == (
+        "runs/segmenter",
+        None,
+        0.25,
+    )
+    assert (segmenter.segmenter.arch, segmenter.select) == ("unet", "best")
 
 
 def test_the_command_line_wins_over_a_data_choice_s_data_root(composed):
@@ -134,6 +142,16 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_1(
     assert shown.err.count("\n") == 1
     assert message in shown.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_new_option_without_its_plus_is_told_so(tmp_path, monkeypatch, capsys):
+    from geoseg_gan.train_segmenter import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["x.py", "segmenter.options.encoder_depth=4"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "takes a plus: +segmenter.options.encoder_depth=" in capsys.readouterr().err
 
 
 def test_job_folders_are_named_by_what_differs_between_jobs(monkeypatch):

@@ -16,13 +16,18 @@ from geoseg_gan.train import train
 
 
 @pytest.fixture
-def run(trained, composed):
-    """Calls generate on the trained run's generator and returns the folder."""
-    root, out_dir = trained
+def root(tmp_path, make_folder):
+    return make_folder(tmp_path / "data")
+
+
+@pytest.fixture
+def run(root, generator, composed):
+    """Calls generate on a small generator and returns the folder."""
+    gen_ckpt = generator(root)
 
     def call(name, *overrides):
         folder = root.parent / name
-        common = (f"gen_ckpt={out_dir / 'G_e002.pt'}", f"save_dir={folder}", "num_workers=0")
+        common = (f"gen_ckpt={gen_ckpt}", f"save_dir={folder}", "num_workers=0")
         generate(composed("generate", *common, *overrides))
         return folder
 
@@ -55,10 +60,10 @@ def test_masks_are_in_the_palette_and_images_of_their_size_at_full_colour(run, p
             assert picture.layer[1][1:3] == (1, 1)  # chroma at full resolution: 4:4:4
 
 
-def test_the_manifest_tells_how_each_pair_came_about(run, trained):
+def test_the_manifest_tells_how_each_pair_came_about(run, root):
     folder = run("synthetic", "num_samples=6", "jitter=strong")
     lines = read_manifest(folder)
-    stems = {pair.stem for pair in find_pairs(trained[0], "train")}
+    stems = {pair.stem for pair in find_pairs(root, "train")}
     assert [line["index"] for line in lines] == list(range(6))
     assert all(line["source"] in stems and line["kept"] for line in lines)
     assert any("affine" in line["jitter"] and "elastic" in line["jitter"] for line in lines)
@@ -72,10 +77,10 @@ def test_the_same_seed_gives_the_same_bytes_whatever_batch_and_workers(run):
     assert all(other[name] != first[name] for name in first if name.endswith("img.jpg"))
 
 
-def test_without_jitter_masks_are_crops_of_training_masks(run, trained, palette):
+def test_without_jitter_masks_are_crops_of_training_masks(run, root, palette):
     folder = run("synthetic", "num_samples=4", "jitter=none")
     reader = MaskReader(palette)
-    masks = {pair.stem: reader.read(pair.mask)[0] for pair in find_pairs(trained[0], "train")}
+    masks = {pair.stem: reader.read(pair.mask)[0] for pair in find_pairs(root, "train")}
     for line in read_manifest(folder):
         top, left, side = line["window"]
         label, _ = reader.read(folder / f"pair_{line['index']:05d}_mask.png")
@@ -88,10 +93,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(run, monkeypatch):
     whole = contents(run("whole", "num_samples=9", "bs=2"))
     add = PairWriter.add
 
-    def interrupted(self, candidate, image):
+    def interrupted(self, candidate, image, verdict):
         if candidate.index == 4:
             raise KeyboardInterrupt
-        add(self, candidate, image)
+        add(self, candidate, image, verdict)
 
     with monkeypatch.context() as patch:
         patch.setattr(PairWriter, "add", interrupted)
@@ -186,8 +191,8 @@ def test_checkpoints_that_are_none_are_refused_in_one_line(trained, composed, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_a_data_folder_that_is_gone_is_named(run, trained):
-    shutil.rmtree(trained[0])
+def test_a_data_folder_that_is_gone_is_named(run, root):
+    shutil.rmtree(root)
     with pytest.raises(UserError, match="is missing"):
         run("synthetic", "num_samples=1")
 

@@ -22,7 +22,7 @@ def modules_in(*folders):
     return sorted(path for folder in folders for path in (PACKAGE / folder).glob("*.py"))
 
 
-@pytest.mark.parametrize("path", modules_in("models", "losses"), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", modules_in("models", "losses", "metrics"), ids=lambda p: p.stem)
 def test_networks_and_losses_know_neither_hydra_nor_lightning(path):
     assert not [name for name in imports_of(path) if name.split(".")[0] in FRAMEWORKS]
 
@@ -34,12 +34,17 @@ def test_hydra_is_imported_by_the_configuration_and_the_commands_only(path):
     assert not [n for n in imports_of(path) if n.split(".")[0] in {"hydra", "omegaconf"}]
 
 
+PICTURES = {"pictures", "plots"}
 LOWER = {
+    "metrics": {"metrics", "errors"},
     "data": {"data", "errors", "files"},
     "models": {"models", "errors"},
     "losses": {"losses", "models", "data", "errors"},
-    "synthesis": {"synthesis", "checkpoints", "data", "models", "errors", "files"},
-    "callbacks": {"callbacks", "gan", "checkpoints", "data", "models", "errors", "pictures"},
+    "synthesis": {"synthesis", "checkpoints", "data", "models", "metrics", "errors", "files"}
+    | PICTURES,
+    "callbacks": {"callbacks", "gan", "segmenter", "checkpoints", "resume", "data", "models"}
+    | {"errors"}
+    | PICTURES,
 }
 
 

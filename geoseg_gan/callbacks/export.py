@@ -6,9 +6,9 @@ from typing import Any, cast
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Checkpoint
 from torch.utils.data import default_collate
 
+from geoseg_gan.callbacks.resumable import Resumable
 from geoseg_gan.checkpoints import RunFacts, save_network
 from geoseg_gan.data.batch import make_batch
 from geoseg_gan.data.dataset import WindowDataset
@@ -17,15 +17,13 @@ from geoseg_gan.models.noise import sample_noise
 from geoseg_gan.models.registry import Generator
 from geoseg_gan.pictures import RGB, beside, write_picture
 
-LAST = "last.ckpt"
 
-
-class RunExporter(Checkpoint):
+class RunExporter(Resumable):
     """Saves samples and checkpoints when an epoch ends.
 
     `epoch###_i.jpg` shows mask, real and generated image of a fixed validation window;
     `G_e###.pt` and `D_e###.pt` hold the networks, `last.ckpt` all that resuming needs. TensorBoard
-    gets the same pictures. As a `Checkpoint` it acts after all other callbacks.
+    gets the same pictures.
 
     Args:
         out_dir: Where to.
@@ -39,8 +37,7 @@ class RunExporter(Checkpoint):
         self, out_dir: Path, facts: RunFacts, dataset: WindowDataset, samples: int, keep: int | None
     ) -> None:
         """Chooses the windows, evenly spread over the dataset."""
-        self.out_dir = out_dir
-        self.facts = facts
+        super().__init__(out_dir, facts)
         self.dataset = dataset
         count = min(samples, len(dataset))
         self.shown = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
@@ -62,27 +59,10 @@ class RunExporter(Checkpoint):
             ):
                 path = self.out_dir / f"{kind[0].upper()}_e{epoch:03d}.pt"
                 save_network(path, cast(Any, kind), network, self.facts, epoch)
-        # Every process takes part in Lightning's save, though only the first one writes.
-        scratch = self.out_dir / f".{LAST}"
-        trainer.save_checkpoint(scratch)
+        self.save_last(trainer)
         if trainer.is_global_zero:
-            scratch.replace(self.out_dir / LAST)
             self._thin(epoch)
             print(f"Epoch {epoch}: saved samples and checkpoints.")
-
-    def on_exception(
-        self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException
-    ) -> None:
-        """Tells who presses Ctrl-C how to go on."""
-        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
-            again = "resume=true continues" if (self.out_dir / LAST).is_file() else "nothing saved"
-            print(f"Interrupted in epoch {trainer.current_epoch + 1}: {again}.", flush=True)
-
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Adds the run's configuration, which a resume is compared with."""
-        checkpoint["config"] = self.facts.config
 
     def paint(self, module: GAN) -> list[RGB]:
         """Mask, real and generated image of every shown window, side by side."""

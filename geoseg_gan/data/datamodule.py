@@ -1,4 +1,4 @@
-"""The LightningDataModule that serves mask-image pairs."""
+"""The LightningDataModules that serve mask-image pairs: what they share, and the generator's."""
 
 import os
 from dataclasses import dataclass, field
@@ -10,23 +10,17 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.seed import pl_worker_init_function
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from geoseg_gan.data.batch import ImageScaling, Sample
-from geoseg_gan.data.dataset import (
-    EpochSampler,
-    Fit,
-    PairDataset,
-    PairSource,
-    WindowDataset,
-    batches_per_epoch,
-)
+from geoseg_gan.data.dataset import Fit, PairDataset, PairSource, WindowDataset
 from geoseg_gan.data.images import MaskFormat, MaskReader
 from geoseg_gan.data.jitter import JitterSettings
-from geoseg_gan.data.pairs import DataError, Split, find_pairs
+from geoseg_gan.data.pairs import DataError, Pair, Split, find_pairs
 from geoseg_gan.data.palette import Palette, PaletteClass, UnknownPolicy
+from geoseg_gan.data.sampler import EpochSampler, batches_per_epoch
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
-from geoseg_gan.data.world import DemoSettings, write_world
+from geoseg_gan.data.world import DemoSettings, is_drawn, write_world
 from geoseg_gan.errors import UserError, check_choice, plural
 
 
@@ -74,6 +68,20 @@ class DataSettings:
             raise UserError(f"data.gsd={self.gsd}: metres a pixel must be positive, or null.")
         self.reader()
 
+    def check_root(self, root: Path) -> None:
+        """Refuses a data folder that is not there, unless a demo world is to be drawn there.
+
+        Raises:
+            UserError: Naming the folder and what to do.
+        """
+        if self.demo is not None:
+            is_drawn(root, self.demo)
+        elif not root.is_dir():
+            raise UserError(
+                f"data_root={root} is not a folder. Point it at one that holds train/images and "
+                "train/masks, or try data=demo."
+            )
+
     def reader(self) -> MaskReader:
         """The mask reader these settings describe.
 
@@ -86,11 +94,8 @@ class DataSettings:
         )
 
 
-class SegmentationDataModule(L.LightningDataModule):
-    """Serves mask-image pairs of `root/{train,val}/{images,masks}`.
-
-    Training batches are random and the same for every number of workers and processes; validation
-    shows every picture in full. Without a validation split, training pictures stand in for it.
+class PairDataModule(L.LightningDataModule):
+    """What data modules of `root/{train,val}/{images,masks}` share: opening and loading pairs.
 
     Args:
         root: The data folder.
@@ -127,8 +132,6 @@ class SegmentationDataModule(L.LightningDataModule):
         self.on_gpu = on_gpu
         self.reader = settings.reader()
         self.fit: Fit = cast(Fit, settings.fit)
-        self._train: PairDataset | None = None
-        self._val: WindowDataset | None = None
         self.index: FolderIndex | None = None
 
     @property
@@ -136,66 +139,83 @@ class SegmentationDataModule(L.LightningDataModule):
         """The classes."""
         return self.reader.palette
 
+    @property
+    def train_index(self) -> FolderIndex:
+        """What the scan saw of the pairs that are trained on; available after `setup`."""
+        assert self.index is not None, "setup() comes first"
+        return self.index
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches an epoch; available after `setup`."""
+        return batches_per_epoch(len(self.train_index.pairs), self.batch_size)
+
+    def scaling(self) -> ImageScaling:
+        """The scaling that fits the images that are trained on; available after `setup`."""
+        return ImageScaling.fit(self.train_index)
+
     def prepare_data(self) -> None:
         """Draws the demo world where the settings name one."""
         if self.settings.demo is not None:
             write_world(self.root, self.palette, self.settings.demo)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Finds, scans and checks both splits; the second call does nothing."""
-        if self.index is not None:
-            return
-        index, train_source = self._open("train")
-        self._warn_of_classes(index)
-        val_index, val_source = index, train_source
-        if (self.root / "val").is_dir():
-            val_index, val_source = self._open("val")
-            _check_same_type(index, val_index)
-            _warn_of_shared_ground(index, val_index)
-        else:
+    def _open_split(self, split: Split) -> tuple[FolderIndex, PairSource]:
+        pairs = find_pairs(self.root, split, self.settings.group_regex)
+        return self._open(pairs, self.reader, self.root / split)
+
+    def _open_val(self, train: FolderIndex) -> tuple[FolderIndex, PairSource] | None:
+        """The validation split; None where there is none."""
+        if not (self.root / "val").is_dir():
+            return None
+        index, source = self._open_split("val")
+        check_same_type(train, index)
+        shared = {pair.group for pair in train.pairs} & {pair.group for pair in index.pairs}
+        if shared:
             rank_zero_warn(
-                f"{self.root / 'val'} is missing: sample pictures show training pairs instead."
+                f"{plural(len(shared), 'group')} of ground (e.g. '{min(shared)}') in train and in "
+                "val: validation figures will flatter. Split by group with scripts/tile.py."
             )
-        self._train = PairDataset(train_source, self.image_size, self.fit, self.jitter, self.seed)
-        self._val = WindowDataset(val_source, val_index.sizes, self.image_size, self.fit)
-        self.index = index
+        return index, source
 
-    @property
-    def train_index(self) -> FolderIndex:
-        """What the scan saw of the training split; available after `setup`."""
-        assert self.index is not None, "setup() comes first"
-        return self.index
+    def _open(
+        self, pairs: list[Pair], reader: MaskReader, where: Path
+    ) -> tuple[FolderIndex, PairSource]:
+        """Scans and checks pairs, and decodes them where the settings keep them in memory."""
+        index = scan(pairs, reader)
+        if self.fit == "crop":
+            check_sizes(index, self.image_size)
+        if strays := int(index.unknown.sum()):
+            files = int((index.unknown > 0).sum())
+            rank_zero_warn(
+                f"{where}: {plural(strays, 'pixel')} in {plural(files, 'mask')} are outside the "
+                f"palette; read as {self.settings.unknown} by data.unknown."
+            )
+        source = PairSource(pairs, reader)
+        if self.settings.cache == "ram":
+            source = source.in_memory(index)
+        return index, source
 
-    @property
-    def val_dataset(self) -> WindowDataset:
-        """Full validation pictures in windows; available after `setup`."""
-        assert self._val is not None, "setup() comes first"
-        return self._val
+    def _warn_of_classes(self, index: FolderIndex, loss: str) -> None:
+        """Warns of classes without a pixel, and of what is lost by it."""
+        pixels = index.pixels[:, :-1].sum(0)
+        absent = [n for n, seen in zip(self.palette.names, pixels, strict=True) if not seen]
+        if absent:
+            rank_zero_warn(
+                f"{self.root / 'train'}: never occurs in the masks: {', '.join(absent)}. {loss}"
+            )
 
-    @property
-    def train_dataset(self) -> PairDataset:
-        """Training pairs; available after `setup`."""
-        assert self._train is not None, "setup() comes first"
-        return self._train
+    def _place(self) -> tuple[int, int]:
+        """This process's rank, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Global batches an epoch; available after `setup`."""
-        return batches_per_epoch(len(self.train_dataset), self.batch_size)
-
-    def scaling(self) -> ImageScaling:
-        """The scaling that fits the training images; available after `setup`."""
-        return ImageScaling.fit(self.train_index)
-
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled training batches of `batch_size / processes` items."""
-        rank, world = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
-        sampler = EpochSampler(len(self.train_dataset), self.batch_size, self.seed, rank, world)
+    def _load(
+        self, dataset: Dataset[Sample], sampler: EpochSampler | None = None
+    ) -> DataLoader[Sample]:
+        """Batches of `batch_size / processes` items, in order where there is no sampler."""
+        _, world = self._place()
         workers = self._workers(world)
         return DataLoader(
-            self.train_dataset,
+            dataset,
             batch_size=self.batch_size // world,
             sampler=sampler,
             num_workers=workers,
@@ -210,47 +230,64 @@ class SegmentationDataModule(L.LightningDataModule):
         # One worker keeps a CPU run fed; a GPU takes as many as its share of the cores.
         return max(1, min(8, (os.cpu_count() or 1) // world - 1)) if self.on_gpu else 1
 
-    def _open(self, split: Split) -> tuple[FolderIndex, PairSource]:
-        pairs = find_pairs(self.root, split, self.settings.group_regex)
-        index = scan(pairs, self.reader)
-        if self.fit == "crop":
-            check_sizes(index, self.image_size)
-        if strays := int(index.unknown.sum()):
-            files = int((index.unknown > 0).sum())
+
+class SegmentationDataModule(PairDataModule):
+    """Serves a generator's training.
+
+    Training batches are random and the same for every number of workers and processes; validation
+    shows every picture in full. Without a validation split, training pictures stand in for it.
+    """
+
+    _train: PairDataset | None = None
+    _val: WindowDataset | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Finds, scans and checks both splits; the second call does nothing."""
+        if self.index is not None:
+            return
+        index, train_source = self._open_split("train")
+        self._warn_of_classes(index, "The generator cannot learn to paint it.")
+        opened = self._open_val(index)
+        if opened is None:
             rank_zero_warn(
-                f"{self.root / split}: {plural(strays, 'pixel')} in {plural(files, 'mask')} are "
-                f"outside the palette; read as {self.settings.unknown} by data.unknown."
+                f"{self.root / 'val'} is missing: sample pictures show training pairs instead."
             )
-        source = PairSource(pairs, self.reader)
-        if self.settings.cache == "ram":
-            source = source.in_memory(index)
-        return index, source
+        val_index, val_source = opened or (index, train_source)
+        self._train = PairDataset(train_source, self.image_size, self.fit, self.jitter, self.seed)
+        self._val = WindowDataset(val_source, val_index.sizes, self.image_size, self.fit)
+        self.index = index
 
-    def _warn_of_classes(self, index: FolderIndex) -> None:
-        pixels = index.pixels[:, :-1].sum(0)
-        absent = [n for n, seen in zip(self.palette.names, pixels, strict=True) if not seen]
-        if absent:
-            rank_zero_warn(
-                f"{self.root / 'train'}: never occurs in the masks: {', '.join(absent)}. "
-                "The generator cannot learn to paint it."
-            )
+    @property
+    def val_dataset(self) -> WindowDataset:
+        """Full validation pictures in windows; available after `setup`."""
+        assert self._val is not None, "setup() comes first"
+        return self._val
+
+    @property
+    def train_dataset(self) -> PairDataset:
+        """Training pairs; available after `setup`."""
+        assert self._train is not None, "setup() comes first"
+        return self._train
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled training batches of `batch_size / processes` items."""
+        rank, world = self._place()
+        length = len(self.train_dataset)
+        sampler = EpochSampler(length, self.batch_size, self.seed, rank, world)
+        return self._load(self.train_dataset, sampler)
 
 
-def _check_same_type(train: FolderIndex, val: FolderIndex) -> None:
-    if (train.bands, train.dtype) != (val.bands, val.dtype):
+def check_same_type(train: FolderIndex, other: FolderIndex) -> None:
+    """Refuses images of other bands or another dtype than the training images.
+
+    Raises:
+        DataError: Naming an image of each.
+    """
+    if (train.bands, train.dtype) != (other.bands, other.dtype):
         raise DataError(
-            f"{val.pairs[0].image} has {plural(val.bands, 'band')} of {val.dtype}, but "
+            f"{other.pairs[0].image} has {plural(other.bands, 'band')} of {other.dtype}, but "
             f"{train.pairs[0].image} has {plural(train.bands, 'band')} of {train.dtype}. Convert "
-            "both splits to the same bands and type."
-        )
-
-
-def _warn_of_shared_ground(train: FolderIndex, val: FolderIndex) -> None:
-    shared = {pair.group for pair in train.pairs} & {pair.group for pair in val.pairs}
-    if shared:
-        rank_zero_warn(
-            f"{plural(len(shared), 'group')} of ground (e.g. '{min(shared)}') in train and in val: "
-            "validation figures will flatter. Split by group with scripts/tile.py."
+            "all to the same bands and type."
         )
 
 

@@ -1,16 +1,16 @@
-"""Datasets of image-mask pairs, and the order in which training draws from them."""
+"""Datasets of image-mask pairs."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from geoseg_gan.data.batch import Sample
 from geoseg_gan.data.images import MaskReader, read_image, resize_image, resize_label
@@ -23,22 +23,14 @@ from geoseg_gan.data.jitter import (
     sample_label,
 )
 from geoseg_gan.data.pairs import Pair
+from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.data.sampler import Draw
 from geoseg_gan.data.scan import FolderIndex
+from geoseg_gan.data.transplant import Transplanter, shown
 from geoseg_gan.errors import UserError
 
 Fit = Literal["crop", "resize"]
 Decoded = tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]
-
-
-class Draw(NamedTuple):
-    """A pair to show, and the draw of randomness to show it with.
-
-    Carrying the draw in the index makes augmentation the same whatever the number of workers, and
-    after a resume the same as without the interruption.
-    """
-
-    row: int
-    serial: int
 
 
 @dataclass(frozen=True)
@@ -60,6 +52,15 @@ class PairSource:
         if self.decoded is not None:
             return self.decoded[row]
         return read_image(self.pairs[row].image), self.reader.read(self.pairs[row].mask)[0]
+
+    def rows(self, rows: Sequence[int]) -> "PairSource":
+        """A source of some of the pairs, in the order asked for; pixels in memory are shared."""
+        decoded = self.decoded
+        return PairSource(
+            [self.pairs[row] for row in rows],
+            self.reader,
+            None if decoded is None else [decoded[row] for row in rows],
+        )
 
     def in_memory(self, index: FolderIndex) -> "PairSource":
         """The same source with every pair decoded in memory.
@@ -99,10 +100,17 @@ class PairDataset(Dataset[Sample]):
         fit: "crop" takes a random window at full resolution; "resize" shows the whole picture.
         jitter: Geometry that acts on image and mask together.
         seed: With the draw's serial number it fixes all randomness.
+        transplanter: Pastes regions of other pairs into image and mask before the warp.
     """
 
     def __init__(
-        self, source: PairSource, image_size: int, fit: Fit, jitter: JitterSettings, seed: int
+        self,
+        source: PairSource,
+        image_size: int,
+        fit: Fit,
+        jitter: JitterSettings,
+        seed: int,
+        transplanter: Transplanter | None = None,
     ) -> None:
         """Keeps the settings; nothing is read yet."""
         self.source = source
@@ -110,6 +118,7 @@ class PairDataset(Dataset[Sample]):
         self.fit = fit
         self.jitter = jitter
         self.seed = seed
+        self.transplanter = transplanter
 
     def __len__(self) -> int:
         """How many pairs there are."""
@@ -120,35 +129,51 @@ class PairDataset(Dataset[Sample]):
         row, serial = draw if isinstance(draw, Draw) else (draw, draw)
         rng = np.random.default_rng((self.seed, serial))
         image, label = self.source.read(row)
-        if self.fit == "resize":
-            image = resize_image(image, self.image_size)
-            label = resize_label(label, self.image_size)
-        height, width = label.shape
+        whole = self.fit == "resize"
+        height, width = (self.image_size,) * 2 if whole else label.shape
         warp = draw_warp(self.jitter, rng)
         window = draw_window(*warp.shape(height, width), self.image_size, rng)
         maps = warp.source_map(height, width, window)
+        if self.transplanter is not None:
+            graft = self.transplanter.draw(rng, label, None if whole else shown(maps, label))
+            if graft is not None:
+                image, label = graft.apply_pair(image, label)
+        if whole:
+            image = resize_image(image, self.image_size)
+            label = resize_label(label, self.image_size)
         return self.source.sample(row, sample_image(image, maps), sample_label(label, maps))
 
 
 class WindowDataset(Dataset[Sample]):
     """Validation items: every picture in full, as a grid of windows or resized; nothing random.
 
-    The last window of a row or column ends at the border, so that all pixels are seen.
+    The last window of a row or column ends at the border, so that all pixels are seen. The last
+    picture read is kept, since its windows follow one another.
 
     Args:
         source: Where pairs come from.
         sizes: Height and width of every picture, shape (N, 2).
         image_size: Side of the items in pixels.
         fit: "crop" for windows at full resolution, "resize" for whole pictures.
+        once: Labels what an earlier window of the picture shows as ignore (255), so that figures
+            over all windows count every pixel once.
     """
 
     def __init__(
-        self, source: PairSource, sizes: npt.NDArray[np.int64], image_size: int, fit: Fit
+        self,
+        source: PairSource,
+        sizes: npt.NDArray[np.int64],
+        image_size: int,
+        fit: Fit,
+        *,
+        once: bool = False,
     ) -> None:
         """Lists the windows; nothing is read yet."""
         self.source = source
         self.image_size = image_size
         self.fit = fit
+        self.once = once
+        self._last: tuple[int, Decoded] | None = None
         self.windows: list[tuple[int, Window]] = [
             (row, (top, left, image_size))
             for row, (height, width) in enumerate(sizes.tolist())
@@ -163,11 +188,22 @@ class WindowDataset(Dataset[Sample]):
     def __getitem__(self, position: int) -> Sample:
         """One item: image (K, S, S) in its stored dtype, label (S, S) uint8."""
         row, (top, left, side) = self.windows[position]
-        image, label = self.source.read(row)
+        image, label = self._read(row)
         if self.fit == "resize":
             image, label = resize_image(image, side), resize_label(label, side)
         inside = np.s_[top : top + side, left : left + side]
-        return self.source.sample(row, image[inside], label[inside])
+        sample = self.source.sample(row, image[inside], label[inside])
+        if self.once:
+            # Only the last window of a row or column overlaps another, which ends at a multiple.
+            sample["label"][: -top % side] = IGNORE
+            sample["label"][:, : -left % side] = IGNORE
+        return sample
+
+    def _read(self, row: int) -> Decoded:
+        last = self._last
+        if last is None or last[0] != row:
+            last = self._last = (row, self.source.read(row))
+        return last[1]
 
 
 def window_starts(length: int, side: int, overlap: int = 0) -> list[int]:
@@ -181,58 +217,6 @@ def window_starts(length: int, side: int, overlap: int = 0) -> list[int]:
     step = side - overlap
     count = math.ceil((length - side) / step) + 1
     return [min(i * step, length - side) for i in range(count)]
-
-
-def batches_per_epoch(length: int, global_batch: int) -> int:
-    """Whole global batches in `length` pairs; one, in which pairs repeat, where there are fewer."""
-    return max(1, length // global_batch)
-
-
-class EpochSampler(Sampler[Draw]):
-    """Random order without replacement, new every epoch, fixed by the seed.
-
-    An epoch is a whole number of global batches; with fewer pairs than a batch, pairs repeat. The
-    ranks of a distributed run split each global batch, so that they train on what one process
-    would.
-
-    Args:
-        length: How many pairs there are.
-        global_batch: Batch size over all ranks; a multiple of `world_size`.
-        seed: Fixes the order.
-        rank: This process.
-        world_size: How many processes share a batch.
-    """
-
-    def __init__(
-        self, length: int, global_batch: int, seed: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        """Starts at epoch 0."""
-        self.length = length
-        self.global_batch = global_batch
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.batches = batches_per_epoch(length, global_batch)
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order; Lightning calls it at the start of each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        """How many items this rank draws in an epoch."""
-        return self.batches * self.global_batch // self.world_size
-
-    def __iter__(self) -> Iterator[Draw]:
-        """Yields this rank's draws of the current epoch."""
-        rng = np.random.default_rng((self.seed, self.epoch))
-        total = self.batches * self.global_batch
-        rounds = math.ceil(total / self.length)
-        order = np.concatenate([rng.permutation(self.length) for _ in range(rounds)])[:total]
-        first = self.epoch * total
-        mine = np.arange(total).reshape(self.batches, self.world_size, -1)[:, self.rank].ravel()
-        for position in mine.tolist():
-            yield Draw(int(order[position]), first + position)
 
 
 def _free_memory() -> int | None:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from geoseg_gan.data.transplant import TransplantStep
 from geoseg_gan.errors import UserError
 
 FloatArray = npt.NDArray[np.float32]
@@ -67,12 +68,16 @@ class ElasticStep:
 
 @dataclass
 class JitterSettings:
-    """The steps in the order in which they act; a step with p=0 is off."""
+    """The steps in the order in which they act; a step with p=0 is off.
+
+    The last one comes before all others and is no geometry: `draw_warp` leaves it alone.
+    """
 
     elastic: ElasticStep = field(default_factory=ElasticStep)
     affine: AffineStep = field(default_factory=AffineStep)
     quarter_turn: QuarterTurnStep = field(default_factory=QuarterTurnStep)
     flip: FlipStep = field(default_factory=FlipStep)
+    transplant: TransplantStep = field(default_factory=TransplantStep)
 
     def check(self) -> None:
         """Refuses values out of range.
@@ -84,6 +89,7 @@ class JitterSettings:
             p = getattr(self, name).p
             if not 0 <= p <= 1:
                 raise UserError(f"jitter.{name}.p={p} is not a probability; use 0 to 1.")
+        self.transplant.check()
         scale = self.affine.scale
         if len(scale) != 2 or not 0.1 <= scale[0] <= scale[1] <= 10:
             raise UserError(

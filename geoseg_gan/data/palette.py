@@ -1,5 +1,6 @@
 """Class palettes: names, RGB colours and class IDs, and the way between them."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -202,6 +203,39 @@ class Palette:
         ]
         found_labels: npt.NDArray[np.uint8] = labels[np.concatenate(found)]
         return found_labels
+
+
+def class_ids(classes: Sequence[str | int], palette: Palette, key: str) -> list[int]:
+    """The class IDs that a setting lists by name or by ID, each once and in its order.
+
+    Args:
+        classes: Names or IDs.
+        palette: Whose.
+        key: The setting, as messages name it.
+
+    Raises:
+        UserError: Naming the key, the value that is no class, and all classes, for a name the
+            nearest first.
+    """
+    ids: list[int] = []
+    for value in classes:
+        if isinstance(value, str) and value in palette.names:
+            ids.append(palette.names.index(value))
+        elif type(value) is int and 0 <= value < palette.num_classes:  # True is an int as well
+            ids.append(value)
+        else:
+            known = list(enumerate(palette.names))
+            if isinstance(value, str):
+                known.sort(key=lambda entry: -_likeness(value, entry[1]))
+            listed = ", ".join(f"{number} '{name}'" for number, name in known)
+            raise UserError(
+                f"{key}: {value!r} is not a class. Give names or IDs of these: {listed}."
+            )
+    return list(dict.fromkeys(ids))
+
+
+def _likeness(value: str, name: str) -> float:
+    return difflib.SequenceMatcher(None, value.casefold(), name.casefold()).ratio()
 
 
 def _code(color: Sequence[int]) -> int:

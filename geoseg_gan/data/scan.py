@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -51,6 +51,19 @@ class FolderIndex:
     def bands(self) -> int:
         """How many bands (K) every image has."""
         return int(self.low.shape[1])
+
+    def rows(self, rows: Sequence[int]) -> "FolderIndex":
+        """What is known of some of the pairs, in the order asked for."""
+        some = np.asarray(rows, np.int64)
+        return FolderIndex(
+            pairs=[self.pairs[row] for row in some],
+            sizes=self.sizes[some],
+            pixels=self.pixels[some],
+            unknown=self.unknown[some],
+            low=self.low[some],
+            high=self.high[some],
+            dtype=self.dtype,
+        )
 
     def class_shares(self) -> npt.NDArray[np.float64]:
         """Share of every class in the labelled pixels, shape (C,), summing to 1."""
@@ -194,7 +207,7 @@ def _stamp(path: Path) -> str:
 def _cache_path(pairs: list[Pair], reader: MaskReader, folder: Path) -> Path:
     meaning = {
         "format": _FORMAT,
-        "folder": str(pairs[0].image.parent.parent.absolute()),
+        "folder": str(pairs[0].image.parent.absolute()),
         "palette": reader.palette.to_dict(),
         "mask_format": reader.mask_format,
         "unknown": reader.unknown,

@@ -1,5 +1,6 @@
-"""Candidate masks: training masks under random geometry."""
+"""Candidate masks: training masks under random geometry, with regions of others in them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,10 @@ from geoseg_gan.data.jitter import (
     sample_label,
 )
 from geoseg_gan.data.pairs import Pair
+from geoseg_gan.data.transplant import Graft, Transplanter, shown
+from geoseg_gan.errors import UserError
+
+_ATTEMPTS = 32  # draws of geometry until a mask shows every required class
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Candidate:
         warp: The geometry that was drawn.
         window: Its place in the warped mask, in pixels.
         label: Shape (S, S), uint8.
+        graft: What was transplanted into the mask before it was warped.
+        lacks: Names of required classes that it does not show; such a candidate is to be dropped.
     """
 
     index: int
@@ -37,13 +44,16 @@ class Candidate:
     warp: Warp
     window: Window
     label: npt.NDArray[np.uint8]
+    graft: Graft | None = None
+    lacks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The manifest's entries: all but the pixels."""
+        """The manifest's entries: all but the pixels and what is lacking."""
+        steps = {} if self.graft is None else {"transplant": self.graft.to_dict()}
         return {
             "index": self.index,
             "source": self.source,
-            "jitter": self.warp.to_dict(),
+            "jitter": steps | self.warp.to_dict(),
             "window": list(self.window),
         }
 
@@ -54,14 +64,23 @@ class CandidateMasks(Dataset[Candidate]):
     The whole mask is warped before it is cropped, so that a crop's border shows real neighbours.
 
     Args:
-        pairs: Whose masks are drawn from, uniformly.
+        pairs: Whose masks are drawn from.
         reader: How masks become label maps.
         image_size: Side of the candidates in pixels.
         fit: "crop" takes a window of the mask, "resize" shows it whole.
         jitter: The geometry.
         seed: The run's seed.
         start: Number of the first candidate.
-        stop: Number after the last candidate.
+        stop: Number after the last candidate; it costs nothing to set it high.
+        weights: Probability of every mask, shape (N,); None where all have the same.
+        required: IDs of classes that every candidate must show: only masks that hold all of them
+            are drawn, and geometry is drawn anew, up to 32 times, until all are in sight.
+        pixels: Pixels of every class and, last, of ignore in each mask, shape (N, C + 1), int64;
+            only `required` needs them.
+        transplanter: Pastes regions of other masks; None for none.
+
+    Raises:
+        UserError: If no mask that may be drawn holds all required classes.
     """
 
     def __init__(
@@ -75,8 +94,12 @@ class CandidateMasks(Dataset[Candidate]):
         seed: int,
         start: int,
         stop: int,
+        weights: npt.NDArray[np.float64] | None = None,
+        required: Sequence[int] = (),
+        pixels: npt.NDArray[np.int64] | None = None,
+        transplanter: Transplanter | None = None,
     ) -> None:
-        """Keeps the settings; nothing is read yet."""
+        """Chooses the masks; nothing is read yet."""
         self.pairs = pairs
         self.reader = reader
         self.image_size = image_size
@@ -85,6 +108,31 @@ class CandidateMasks(Dataset[Candidate]):
         self.seed = seed
         self.start = start
         self.stop = stop
+        self.required = list(required)
+        self.transplanter = transplanter
+        rows = np.arange(len(pairs))
+        if self.required:
+            assert pixels is not None, "required classes are looked up in the masks' pixels"
+            rows = np.flatnonzero((pixels[:, self.required] > 0).all(1))
+        if weights is not None:
+            rows = rows[weights[rows] > 0]
+        if not len(rows):
+            raise UserError(
+                f"require_classes: no training mask that may be drawn holds "
+                f"{' and '.join(self._names(self.required))}. Require fewer classes."
+            )
+        self._rows = rows
+        self._ends = None if weights is None else weights[rows].cumsum() / weights[rows].sum()
+
+    @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """The probability with which each of `pairs` is drawn, shape (N,), summing to 1."""
+        weights = np.zeros(len(self.pairs))
+        if self._ends is None:
+            weights[self._rows] = 1 / len(self._rows)
+        else:
+            weights[self._rows] = np.diff(self._ends, prepend=0.0)
+        return weights
 
     def __len__(self) -> int:
         """How many candidates there are."""
@@ -94,14 +142,41 @@ class CandidateMasks(Dataset[Candidate]):
         """The candidate number `start + position`."""
         if not 0 <= position < len(self):
             raise IndexError(position)
-        index = self.start + position
+        return self.at(self.start + position)
+
+    def at(self, index: int) -> Candidate:
+        """The candidate of any number, within `start` and `stop` or not."""
         rng = np.random.default_rng((self.seed, index))
-        pair = self.pairs[int(rng.integers(len(self.pairs)))]
-        label, _ = self.reader.read(pair.mask)
-        if self.fit == "resize":
-            label = resize_label(label, self.image_size)
-        height, width = label.shape
+        pair = self.pairs[self._draw_row(rng)]
+        whole, _ = self.reader.read(pair.mask)
+        for _ in range(_ATTEMPTS):
+            warp, window, graft, label = self._draw_view(whole, rng)
+            missing = [c for c in self.required if not (label == c).any()]
+            if not missing:
+                break
+        return Candidate(index, pair.stem, warp, window, label, graft, tuple(self._names(missing)))
+
+    def _draw_row(self, rng: np.random.Generator) -> int:
+        if self._ends is None:
+            return int(self._rows[rng.integers(len(self._rows))])
+        return int(self._rows[self._ends.searchsorted(rng.random(), side="right")])
+
+    def _draw_view(
+        self, label: npt.NDArray[np.uint8], rng: np.random.Generator
+    ) -> tuple[Warp, Window, Graft | None, npt.NDArray[np.uint8]]:
+        resized = self.fit == "resize"
+        height, width = (self.image_size,) * 2 if resized else label.shape
         warp = draw_warp(self.jitter, rng)
         window = draw_window(*warp.shape(height, width), self.image_size, rng)
-        sampled = sample_label(label, warp.source_map(height, width, window))
-        return Candidate(index, pair.stem, warp, window, sampled)
+        maps = warp.source_map(height, width, window)
+        graft = None
+        if self.transplanter is not None:
+            graft = self.transplanter.draw(rng, label, None if resized else shown(maps, label))
+            if graft is not None:
+                label = graft.apply(label)
+        if resized:
+            label = resize_label(label, self.image_size)
+        return warp, window, graft, sample_label(label, maps)
+
+    def _names(self, classes: Sequence[int]) -> list[str]:
+        return [self.reader.palette.names[c] for c in classes]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.images import MaskReader, write_image
+from geoseg_gan.synthesis.judge import Verdict
 from geoseg_gan.synthesis.masks import Candidate
 
 MANIFEST = "manifest.jsonl"
@@ -70,32 +71,38 @@ class PairWriter:
             self._pool.shutdown()
             self._manifest.close()
 
-    def add(self, candidate: Candidate, image: npt.NDArray[Any]) -> None:
-        """Hands in a pair to be written; waits only where the disk lags behind.
+    def add(self, candidate: Candidate, image: npt.NDArray[Any] | None, verdict: Verdict) -> None:
+        """Hands in a candidate to be written if it is kept; waits only where the disk lags behind.
 
         Args:
             candidate: The mask.
-            image: Its painted image, (H, W, K) in the stored dtype.
+            image: Its painted image, (H, W, K) in the stored dtype; None if it was not painted.
+            verdict: Whether it is kept, and with which mask; both ways it is listed.
 
         Raises:
             OSError: If an earlier pair could not be written.
         """
-        self._waiting.append(self._pool.submit(self._write, candidate, image))
+        self._waiting.append(self._pool.submit(self._write, candidate, image, verdict))
         self._settle(self._most_waiting)
 
     def paths(self, index: int) -> tuple[Path, Path]:
         """Where image and mask of a pair go."""
         return pair_paths(self.folder, self.layout, index, self.suffix)
 
-    def _write(self, candidate: Candidate, image: npt.NDArray[Any]) -> dict[str, Any]:
-        image_path, mask_path = self.paths(candidate.index)
-        write_image(image_path, image)
-        self.reader.write(mask_path, candidate.label)
-        return {**candidate.to_dict(), "kept": True}
+    def _write(
+        self, candidate: Candidate, image: npt.NDArray[Any] | None, verdict: Verdict
+    ) -> dict[str, Any]:
+        if verdict.kept and image is not None:
+            image_path, mask_path = self.paths(candidate.index)
+            write_image(image_path, image)
+            self.reader.write(mask_path, verdict.label)
+        return candidate.to_dict() | verdict.to_dict()
 
     def _settle(self, most: int) -> None:
         while self._waiting and (len(self._waiting) > most or self._waiting[0].done()):
-            line = self._waiting.popleft().result()
+            # One that failed stays first, lest those behind it be listed and leave a hole.
+            line = self._waiting[0].result()
+            self._waiting.popleft()
             self._manifest.write(json.dumps(line) + "\n")
             self._manifest.flush()
 

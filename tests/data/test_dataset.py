@@ -1,19 +1,10 @@
-from collections import Counter
-
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from geoseg_gan.data import dataset as module
-from geoseg_gan.data.dataset import (
-    Draw,
-    EpochSampler,
-    PairDataset,
-    PairSource,
-    WindowDataset,
-    window_starts,
-)
+from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset, window_starts
 from geoseg_gan.data.images import MaskReader, resize_image, resize_label, write_image
 from geoseg_gan.data.jitter import (
     AffineStep,
@@ -21,9 +12,16 @@ from geoseg_gan.data.jitter import (
     FlipStep,
     JitterSettings,
     QuarterTurnStep,
+    draw_warp,
+    draw_window,
+    sample_image,
+    sample_label,
 )
 from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.data.sampler import Draw, EpochSampler
 from geoseg_gan.data.scan import scan
+from geoseg_gan.data.transplant import Transplanter, TransplantStep, shown
 from geoseg_gan.errors import UserError
 
 ALL_STEPS = JitterSettings(ElasticStep(0.5), AffineStep(0.5), QuarterTurnStep(0.75), FlipStep(0.5))
@@ -50,11 +48,6 @@ def assert_same(first, second):
     for key in ("image", "label"):
         assert first[key].dtype == second[key].dtype
         assert torch.equal(first[key], second[key])
-
-
-def draws(sampler, epoch=0):
-    sampler.set_epoch(epoch)
-    return list(sampler)
 
 
 def batches(source, workers, epoch=0):
@@ -138,6 +131,51 @@ def test_an_item_is_fixed_by_seed_row_and_serial(source):
     assert_same(plain, item(1, 2, 2))
 
 
+def transplanter(source, reader, p=1.0):
+    index = scan(list(source.pairs), reader)
+    step = TransplantStep(p, classes=[1, 2], min_pixels=8)
+    stems = [pair.stem for pair in source.pairs]
+    return Transplanter(step, index.pixels, reader.palette, source.read, stems)
+
+
+@pytest.mark.parametrize("fit", ["crop", "resize"])
+def test_a_transplanter_that_never_acts_changes_no_item(source, reader, fit):
+    plain = PairDataset(source, 32, fit, ALL_STEPS, 1)
+    same = PairDataset(source, 32, fit, ALL_STEPS, 1, transplanter(source, reader, 0.0))
+    for serial in range(6):
+        assert_same(plain[Draw(serial, serial)], same[Draw(serial, serial)])
+
+
+@pytest.mark.parametrize("fit", ["crop", "resize"])
+def test_regions_are_pasted_into_image_and_mask_alike_before_the_warp(source, reader, fit):
+    made = transplanter(source, reader)
+    plain = PairDataset(source, 32, fit, TURNS, 1)
+    pasted = PairDataset(source, 32, fit, TURNS, 1, made)
+    changed = 0
+    for serial in range(20):
+        draw = Draw(serial % 6, serial)
+        image, label = source.read(draw.row)
+        size = (32, 32) if fit == "resize" else label.shape
+        rng = np.random.default_rng((1, serial))
+        warp = draw_warp(TURNS, rng)
+        window = draw_window(*warp.shape(*size), 32, rng)
+        maps = warp.source_map(*size, window)
+        graft = made.draw(rng, label, None if fit == "resize" else shown(maps, label))
+        item = pasted[draw]
+        if graft is None:
+            assert_same(item, plain[draw])
+            continue
+        image, label = graft.apply_pair(image, label)
+        if fit == "resize":
+            image, label = resize_image(image, 32), resize_label(label, 32)
+        seen = item["image"].numpy().transpose(1, 2, 0)
+        np.testing.assert_array_equal(seen, sample_image(image, maps))
+        np.testing.assert_array_equal(item["label"].numpy(), sample_label(label, maps))
+        changed += not torch.equal(item["label"], plain[draw]["label"])
+    assert changed > 8
+    assert_same(pasted[Draw(2, 9)], pasted[Draw(2, 9)])
+
+
 # Validation windows
 
 
@@ -197,6 +235,37 @@ def test_validation_can_show_whole_pictures_resized(source):
     np.testing.assert_array_equal(dataset[4]["label"].numpy(), resize_label(label, 32))
 
 
+def test_windows_can_count_every_pixel_once(make_folder, tmp_path, source_of):
+    source = source_of(make_folder(tmp_path / "data", train=1, size=(70, 64)))
+    sizes = np.array([[70, 64]])
+    plain = WindowDataset(source, sizes, 32, "crop")
+    once = WindowDataset(source, sizes, 32, "crop", once=True)
+    counts = np.zeros((70, 64), int)
+    for position, (_, (top, left, side)) in enumerate(once.windows):
+        item, full = once[position], plain[position]
+        assert torch.equal(item["image"], full["image"])
+        counted = item["label"] != IGNORE
+        assert torch.equal(item["label"][counted], full["label"][counted])
+        counts[top : top + side, left : left + side] += counted.numpy()
+    labelled = source.read(0)[1] != IGNORE
+    assert labelled.mean() > 0.9
+    np.testing.assert_array_equal(counts, labelled)
+
+
+def test_a_picture_is_decoded_once_for_all_its_windows(source, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        PairSource,
+        "read",
+        lambda self, row, real=PairSource.read: read.append(row) or real(self, row),
+    )
+    dataset = WindowDataset(source, np.array([[48, 64]] * 6), 32, "crop")
+    for position in range(len(dataset)):
+        dataset[position]["label"].fill_(9)  # what is kept is not what is handed out
+    assert read == [0, 1, 2, 3, 4, 5]
+    assert dataset[0]["label"].max() != 9 and read[-1] == 0
+
+
 @pytest.mark.parametrize("bands", [1, 3, 5])
 def test_items_are_copies_that_may_be_written_to(make_folder, tmp_path, source_of, reader, bands):
     root = make_folder(tmp_path / "data", train=2, size=32, bands=bands)
@@ -226,6 +295,18 @@ def test_the_ram_cache_gives_the_same_items_without_the_files(source, reader):
     assert source.decoded is None
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_source_of_some_rows_reads_those_pairs(source, reader, in_memory):
+    index = scan(list(source.pairs), reader)
+    whole = source.in_memory(index) if in_memory else source
+    some = whole.rows([4, 1])
+    assert [pair.stem for pair in some.pairs] == ["train_004", "train_001"]
+    assert (some.decoded is not None) == in_memory
+    for row, expected in ((0, 4), (1, 1)):
+        for mine, theirs in zip(some.read(row), whole.read(expected), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
 def test_a_ram_cache_that_does_not_fit_is_refused_with_figures(source, reader, monkeypatch):
     index = scan(list(source.pairs), reader)
     needed = 6 * 48 * 64 * 4
@@ -241,60 +322,7 @@ def test_free_memory_is_told_in_bytes_or_not_at_all():
     assert free is None or 2**24 < free < 2**46
 
 
-# The order of training
-
-
-def test_an_epoch_shows_every_pair_once_in_a_new_order():
-    sampler = EpochSampler(12, 4, seed=0)
-    first, second = draws(sampler, 0), draws(sampler, 1)
-    assert len(sampler) == len(first) == 12
-    for order in (first, second):
-        assert sorted(draw.row for draw in order) == list(range(12))
-    assert [draw.row for draw in first] != [draw.row for draw in second]
-    assert [draw.serial for draw in first + second] == list(range(24))
-
-
-def test_the_order_is_fixed_by_seed_and_epoch_alone():
-    sampler = EpochSampler(12, 4, seed=0)
-    third = draws(sampler, 3)
-    assert draws(EpochSampler(12, 4, seed=0), 3) == third == draws(sampler, 3)
-    assert draws(EpochSampler(12, 4, seed=1), 3) != third
-
-
-def test_an_epoch_is_a_whole_number_of_batches():
-    order = draws(EpochSampler(11, 4, seed=0))
-    assert len(order) == 8 and len({draw.row for draw in order}) == 8
-    sampler = EpochSampler(11, 4, seed=0)
-    left_out = [
-        set(range(11)) - {draw.row for draw in draws(sampler, epoch)} for epoch in range(40)
-    ]
-    assert set().union(*left_out) == set(range(11))  # others each time
-
-
-def test_with_fewer_pairs_than_a_batch_pairs_repeat_evenly():
-    sampler = EpochSampler(3, 8, seed=0)
-    order = draws(sampler)
-    assert len(order) == len(sampler) == 8
-    counts = Counter(draw.row for draw in order)
-    assert sorted(counts.values()) == [2, 3, 3] and set(counts) == {0, 1, 2}
-    assert len({draw.serial for draw in order}) == 8  # each repeat under its own warp
-
-
-@pytest.mark.parametrize("length", [3, 17, 24])
-@pytest.mark.parametrize("world", [2, 4])
-def test_ranks_share_the_batches_of_a_single_process(length, world):
-    single = draws(EpochSampler(length, 8, seed=5), 2)
-    ranks = [EpochSampler(length, 8, 5, rank, world) for rank in range(world)]
-    parts = [draws(sampler, 2) for sampler in ranks]
-    assert all(len(part) == len(sampler) for part, sampler in zip(parts, ranks, strict=True))
-    share = 8 // world
-    together = [
-        draw
-        for start in range(0, len(parts[0]), share)
-        for part in parts
-        for draw in part[start : start + share]
-    ]
-    assert together == single
+# Loader processes
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

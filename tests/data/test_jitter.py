@@ -16,6 +16,7 @@ from geoseg_gan.data.jitter import (
     sample_image,
     sample_label,
 )
+from geoseg_gan.data.transplant import TransplantStep
 from geoseg_gan.errors import UserError
 
 STRONG = JitterSettings(
@@ -24,6 +25,10 @@ STRONG = JitterSettings(
     QuarterTurnStep(0.75),
     FlipStep(0.5),
 )
+
+
+def transplant(**knobs):
+    return JitterSettings(transplant=TransplantStep(**knobs))
 
 
 def turned(array, flip, turns):
@@ -257,6 +262,12 @@ def test_a_warp_is_told_in_plain_numbers():
         (JitterSettings(affine=AffineStep(translate=1.1)), r"translate=1\.1 within 0 to 1"),
         (JitterSettings(elastic=ElasticStep(amplitude=-1)), "amplitude=-1 must not be negative"),
         (JitterSettings(elastic=ElasticStep(wavelength=1)), "wavelength=1 not below 2 pixels"),
+        (transplant(p=1.5), r"jitter\.transplant\.p=1\.5 is not a probability"),
+        (transplant(classes=[]), r"jitter\.transplant\.classes=\[\] names no class"),
+        (transplant(max_share=0.0), r"jitter\.transplant\.max_share=0\.0 must be above 0"),
+        (transplant(max_share=1.01), r"max_share=1\.01 must be above 0 and at most 1"),
+        (transplant(min_pixels=0), r"jitter\.transplant: min_pixels=0 and tries=32 must be 1"),
+        (transplant(tries=0), r"min_pixels=32 and tries=0 must be 1 or more"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_their_key(settings, message):
@@ -268,3 +279,11 @@ def test_settings_at_the_ends_of_their_ranges_are_taken():
     JitterSettings().check()
     STRONG.check()
     JitterSettings(ElasticStep(1, 0, 2), AffineStep(1, 180, [0.1, 10], 1)).check()
+    transplant(p=1, classes=["Settlement", 1], max_share=1, min_pixels=1, tries=1).check()
+
+
+def test_a_transplant_leaves_the_draws_of_the_geometry():
+    with_transplant = replace(STRONG, transplant=TransplantStep(1.0))
+    for seed in range(5):
+        draws = [draw_warp(s, np.random.default_rng(seed)) for s in (STRONG, with_transplant)]
+        assert draws[0] == draws[1]

@@ -4,7 +4,13 @@ import pickle
 import numpy as np
 import pytest
 
-from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass, UnknownColorError
+from geoseg_gan.data.palette import (
+    IGNORE,
+    Palette,
+    PaletteClass,
+    UnknownColorError,
+    class_ids,
+)
 from geoseg_gan.errors import UserError
 
 RED, GREEN = [200, 0, 0], [0, 200, 0]
@@ -187,3 +193,28 @@ def test_a_palette_that_was_used_still_pickles_small(palette):
     again = pickle.loads(pickled)
     assert again == palette
     np.testing.assert_array_equal(again.encode(mask)[0], label)
+
+
+def test_classes_are_listed_by_name_or_id(palette):
+    assert class_ids(["Settlement", 1], palette, "require_classes") == [2, 1]
+    assert class_ids([2, "Settlement", 0], palette, "require_classes") == [2, 0]
+    assert class_ids([], palette, "require_classes") == []
+
+
+def test_a_name_that_is_no_class_shows_all_and_the_nearest_first(palette):
+    with pytest.raises(UserError) as error:
+        class_ids([0, "forest"], palette, "require_classes")
+    assert str(error.value) == (
+        "require_classes: 'forest' is not a class. Give names or IDs of these: "
+        "1 'Forest land', 2 'Settlement', 0 'Background'."
+    )
+
+
+@pytest.mark.parametrize("value", [3, -1, 255, True, 1.0, None])
+def test_what_is_no_class_id_is_refused(palette, value):
+    with pytest.raises(UserError) as error:
+        class_ids([value], palette, "oversample_classes")
+    assert str(error.value) == (
+        f"oversample_classes: {value!r} is not a class. Give names or IDs of these: "
+        "0 'Background', 1 'Forest land', 2 'Settlement'."
+    )

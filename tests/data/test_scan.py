@@ -1,5 +1,6 @@
 import os
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from geoseg_gan.data import scan as module
 from geoseg_gan.data.images import MaskReader, read_image, write_image
 from geoseg_gan.data.pairs import DataError, find_pairs
 from geoseg_gan.data.palette import Palette
-from geoseg_gan.data.scan import FolderIndex, check_sizes, default_cache_folder, scan
+from geoseg_gan.data.scan import default_cache_folder, scan
 
 
 @pytest.fixture
@@ -85,14 +86,21 @@ def test_other_types_are_measured_by_their_percentiles(make_folder, tmp_path, re
     assert_same(scan(pairs, reader), index)
 
 
-def test_shares_of_no_labelled_pixels_are_zero():
-    index = FolderIndex(
-        [], *[np.zeros((1, 4), np.int64)] * 3, *[np.zeros((1, 3))] * 2, np.dtype("uint8")
-    )
-    assert index.class_shares().tolist() == [0, 0, 0]
-
-
 # The cache
+
+
+def test_folders_beside_each_other_are_remembered_each_by_itself(root, reader, monkeypatch):
+    flat = []
+    for pair in find_pairs(root, "train")[:2]:  # image and mask side by side, as generate writes
+        folder = root / pair.stem
+        folder.mkdir()
+        beside = {n: getattr(pair, n).rename(folder / f"{n}.png") for n in ("image", "mask")}
+        flat.append([replace(pair, **beside)])
+    first = [scan(pairs, reader) for pairs in flat]
+    assert len(list(default_cache_folder().iterdir())) == 2
+    refuse_to_read(monkeypatch)
+    for pairs, expected in zip(flat, first, strict=True):
+        assert_same(scan(pairs, reader), expected)
 
 
 def test_a_second_scan_reads_nothing(root, reader, monkeypatch):
@@ -328,15 +336,3 @@ def test_the_other_problems_are_counted(root, reader):
         image(root, number).write_text("not a picture")
     with pytest.raises(DataError, match=r"train_001.*\(2 more pairs with problems\)"):
         scan(find_pairs(root, "train"), reader)
-
-
-def test_an_image_smaller_than_the_crop_is_named_with_what_fits(root, reader):
-    write_image(image(root, 1), np.zeros((20, 40, 3), np.uint8))
-    reader.write(mask(root, 1), np.zeros((20, 40), np.uint8))
-    index = scan(find_pairs(root, "train"), reader)
-    check_sizes(index, 20)
-    with pytest.raises(DataError, match=re.escape(f"{image(root, 1)} is 40x20, smaller")) as caught:
-        check_sizes(index, 24)
-    assert "image_size=24. Set image_size=20 or less, or data.fit=resize." in str(caught.value)
-    with pytest.raises(DataError, match=r"40x20.*\(and 4 more images\)"):
-        check_sizes(index, 32)

@@ -1,0 +1,137 @@
+"""The order in which training draws from its pairs, real and synthetic."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Sampler
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+"""Steps of this share of a circle never gather anywhere on it, however many they are."""
+
+
+class Draw(NamedTuple):
+    """A pair to show, and the draw of randomness to show it with.
+
+    Carrying the draw in the index makes augmentation the same whatever the number of workers, and
+    after a resume the same as without the interruption.
+    """
+
+    row: int
+    serial: int
+
+
+def batches_per_epoch(length: int, global_batch: int) -> int:
+    """Whole global batches in `length` pairs; one, in which pairs repeat, where there are fewer."""
+    return max(1, length // global_batch)
+
+
+class EpochSampler(Sampler[Draw]):
+    """Random order without replacement, new every epoch, fixed by the seed.
+
+    An epoch is a whole number of global batches; with fewer pairs than an epoch, pairs repeat. The
+    ranks of a distributed run split each global batch, so that they train on what one process
+    would.
+
+    Rows 0 to `length - 1` are real pairs, the `synthetic` rows after them synthetic ones. Of an
+    epoch's draws exactly `round(ratio * draws)` are synthetic. They are spread evenly: what a rank
+    holds of a batch is within one of its even share. Neither the epoch's length nor the order of
+    the real pairs depends on them.
+
+    Args:
+        length: How many real pairs there are.
+        global_batch: Batch size over all ranks; a multiple of `world_size`.
+        seed: Fixes the order.
+        rank: This process.
+        world_size: How many processes share a batch.
+        batches: Global batches an epoch; None for as many as the real pairs fill.
+        synthetic: How many synthetic pairs there are.
+        ratio: Share of an epoch's draws that are synthetic, in [0, 1]; without synthetic pairs, 0.
+        repeats: How often each real pair stands in the pool that is shuffled, shape (length,), each
+            at least 1; a fraction is rounded up as often as it says, anew for every pool. None for
+            once each.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        global_batch: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        *,
+        batches: int | None = None,
+        synthetic: int = 0,
+        ratio: float = 0.0,
+        repeats: npt.NDArray[np.float64] | None = None,
+    ) -> None:
+        """Starts at epoch 0."""
+        self.length = length
+        self.global_batch = global_batch
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.batches = batches or batches_per_epoch(length, global_batch)
+        self.synthetic = synthetic
+        self.synthetic_draws = round(ratio * self.batches * global_batch) if synthetic else 0
+        self.repeats = repeats
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order; Lightning calls it at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """How many items this rank draws in an epoch."""
+        return self.batches * self.global_batch // self.world_size
+
+    def __iter__(self) -> Iterator[Draw]:
+        """Yields this rank's draws of the current epoch."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        total = self.batches * self.global_batch
+        # Real pairs are drawn first, so that mixing and its ratio leave their order as it was.
+        real = self._real(rng, total)
+        order = real
+        if self.synthetic_draws:
+            is_synthetic = _spread(self.synthetic_draws, self.batches, self.global_batch, rng)
+            order = np.empty(total, np.int64)
+            order[~is_synthetic] = real[: total - self.synthetic_draws]
+            order[is_synthetic] = self._synthetic(rng)
+        first = self.epoch * total
+        mine = np.arange(total).reshape(self.batches, self.world_size, -1)[:, self.rank].ravel()
+        for position in mine.tolist():
+            yield Draw(int(order[position]), first + position)
+
+    def _real(self, rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
+        rounds = math.ceil(count / self.length)
+        return np.concatenate([rng.permutation(self._pool(rng)) for _ in range(rounds)])[:count]
+
+    def _pool(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        rows = np.arange(self.length)
+        if self.repeats is None:
+            return rows
+        return rows.repeat((self.repeats + rng.random(self.length)).astype(np.int64))
+
+    def _synthetic(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        rounds = math.ceil(self.synthetic_draws / self.synthetic)
+        order = np.concatenate([rng.permutation(self.synthetic) for _ in range(rounds)])
+        return self.length + order[: self.synthetic_draws]
+
+
+def _spread(count: int, batches: int, size: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Marks `count` of `batches * size` positions, as evenly as whole numbers allow.
+
+    A line that climbs by `count` over all batches gives a batch one mark for every whole number
+    that it passes there (Bresenham 1965); so do, within a batch, lines over its places. Any run of
+    places of a batch then holds its even share, rounded down or up.
+    """
+    marks = np.diff((np.arange(batches + 1) * count + rng.integers(batches)) // batches)
+    # Where the lines of like batches began alike, rounding would always favour the same ranks.
+    is_fuller = marks == marks.max()
+    nth = np.where(is_fuller, is_fuller.cumsum(), (~is_fuller).cumsum())
+    begin = ((rng.random() + nth * _GOLDEN) % 1 * size).astype(np.int64)
+    lines = (begin[:, None] + np.arange(size + 1) * marks[:, None]) // size
+    marked: npt.NDArray[np.bool_] = np.diff(lines) > 0
+    return marked.ravel()

@@ -1,0 +1,1 @@
+"""How good predictions and pictures are, in plain torch and NumPy."""

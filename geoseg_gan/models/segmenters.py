@@ -1,0 +1,189 @@
+"""Segmenters: any architecture and encoder of segmentation-models-pytorch, by name."""
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from geoseg_gan.errors import UserError, check_choice
+from geoseg_gan.models.lite import LITE0, load_lite0
+
+PACKAGED = "packaged"
+"""The encoder weights that are installed with the package."""
+
+_TIMM = "tu-"
+"""What segmentation-models-pytorch puts before the names of timm's networks."""
+
+_FIXED = {
+    "self",
+    "encoder_name",
+    "encoder_weights",
+    "in_channels",
+    "classes",
+    "kwargs",
+    # Both would change what comes out: logits of the image's size, and nothing else.
+    "activation",
+    "aux_params",
+}
+
+
+@dataclass
+class SegmenterSettings:
+    """Which network a segmenter is.
+
+    Attributes:
+        arch: Architecture of segmentation-models-pytorch, in lower case.
+        encoder: Its encoder: a name of segmentation-models-pytorch's own, or tu- and a name of
+            timm's.
+        encoder_weights: "packaged" for the ImageNet weights that come with the package (encoder
+            tu-tf_efficientnet_lite0 only), None for random ones. Any other name of weights for the
+            encoder is downloaded on first use; such weights may have been trained on images of
+            another mean and scale than [-1, 1], which the batch normalisation behind a first
+            convolution evens out.
+        options: Further arguments of the architecture, such as decoder_channels.
+    """
+
+    arch: str = "unet"
+    encoder: str = _TIMM + LITE0
+    encoder_weights: str | None = PACKAGED
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def check_segmenter(settings: SegmenterSettings, image_size: int) -> None:
+    """Refuses settings that name no network, and image sizes that it does not take.
+
+    Builds the network without memory for its weights; nothing is downloaded.
+
+    Raises:
+        UserError: Naming the setting, with the valid choices or sizes.
+    """
+    _check_names(settings.arch, settings.encoder, settings.options)
+    _check_weights(settings.encoder, settings.encoder_weights)
+    # Mix Transformers read numbers out of tensors while they are built.
+    device = "cpu" if settings.encoder.startswith("mit_") else "meta"
+    with torch.device(device):
+        network = build_segmenter(asdict(settings), 2, 3, pretrained=False).eval()
+        image = torch.zeros(1, 3, image_size, image_size)
+    stride = segmenter_stride(network)
+    if image_size % stride:
+        fitting = max(1, round(image_size / stride)) * stride
+        raise UserError(
+            f"image_size={image_size} is not a multiple of {stride}, which segmenter.arch="
+            f"{settings.arch} with segmenter.encoder={settings.encoder} needs. Use e.g. "
+            f"image_size={fitting}."
+        )
+    try:
+        with torch.inference_mode():
+            shape = tuple(network(image).shape)
+    except Exception as error:  # whatever the libraries make of sizes that do not fit
+        raise _unfit(
+            settings.arch, settings.encoder, f" at image_size={image_size}", error
+        ) from error
+    if shape != (1, 2, image_size, image_size):
+        raise UserError(
+            f"segmenter.arch={settings.arch} with segmenter.options={settings.options} gives "
+            f"logits of {shape[-2]}x{shape[-1]} for images of {image_size}x{image_size}. Adapt its "
+            "depth or upsampling."
+        )
+
+
+def segmenter_stride(network: nn.Module) -> int:
+    """What the height and width of a built segmenter's images must be multiples of, in pixels."""
+    return int(cast(Any, network).encoder.output_stride)
+
+
+def build_segmenter(
+    settings: Mapping[str, Any], num_classes: int, bands: int, pretrained: bool = True
+) -> nn.Module:
+    """Builds a segmenter that maps images (B, K, H, W) in [-1, 1] to logits (B, C, H, W).
+
+    Args:
+        settings: The entries of SegmenterSettings.
+        num_classes: C.
+        bands: K, bands of the images.
+        pretrained: Whether the encoder gets its weights; without, as for a checkpoint that brings
+            its own, nothing is read or downloaded.
+
+    Raises:
+        UserError: If a setting is not valid, or weights cannot be downloaded.
+    """
+    # Imported here, since it takes seconds, which commands without a segmenter save.
+    import segmentation_models_pytorch as smp
+
+    arch, encoder, options = settings["arch"], settings["encoder"], settings["options"]
+    weights = settings["encoder_weights"] if pretrained else None
+    _check_names(arch, encoder, options)
+    _check_weights(encoder, weights)
+    source = {"encoder_name": encoder, "encoder_weights": weights}
+    if weights == PACKAGED:
+        source["encoder_weights"] = None
+    elif weights is not None and encoder.startswith(_TIMM):
+        source = {"encoder_name": f"{encoder}.{weights}", "encoder_weights": True}
+    try:
+        network = smp.create_model(
+            arch, in_channels=bands, classes=num_classes, **source, **options
+        )
+    except Exception as error:  # the libraries raise of every kind, downloads too
+        raise _unfit(arch, encoder, "", error) from error
+    if weights == PACKAGED:
+        load_lite0(network.encoder.model, bands)
+    # Convolutions on CPUs and on tensor cores read all channels of a pixel together.
+    return cast(nn.Module, network.to(memory_format=torch.channels_last))
+
+
+def _check_names(arch: str, encoder: str, options: Mapping[str, Any]) -> None:
+    import segmentation_models_pytorch as smp
+    import timm
+
+    architectures = smp.MODEL_ARCHITECTURES_MAPPING
+    check_choice("segmenter.arch", arch, architectures)
+    taken = inspect.signature(architectures[arch].__init__).parameters.keys() - _FIXED
+    for option in options:
+        check_choice("segmenter.options", option, sorted(taken))
+    names = smp.encoders.get_encoder_names()
+    # A tag in a name would choose weights, which is what encoder_weights is for.
+    if encoder in names or (
+        encoder.startswith(_TIMM) and "." not in encoder and timm.is_model(encoder[len(_TIMM) :])
+    ):
+        return
+    known = [*names, *(_TIMM + name for name in timm.list_models())]
+    near = difflib.get_close_matches(encoder, known, 8, cutoff=0)
+    raise UserError(
+        f"segmenter.encoder={encoder} is not one of {', '.join(near)} and {len(known) - len(near)} "
+        "more: the encoders of segmentation-models-pytorch, and tu- with any model of timm."
+    )
+
+
+def _check_weights(encoder: str, weights: str | None) -> None:
+    import segmentation_models_pytorch as smp
+    import timm
+
+    if weights is None:
+        return
+    if weights == PACKAGED:
+        if encoder != _TIMM + LITE0:
+            raise UserError(
+                f"segmenter.encoder_weights={PACKAGED} are those of {_TIMM}{LITE0}, not of "
+                f"segmenter.encoder={encoder}. Use null, or the name of weights to download."
+            )
+        return
+    if encoder.startswith(_TIMM):
+        names = timm.list_pretrained(encoder[len(_TIMM) :] + ".*")
+        known = [name.partition(".")[2] for name in names]
+    else:
+        known = list(smp.encoders.encoders[encoder]["pretrained_settings"])
+    packaged = [PACKAGED] if encoder == _TIMM + LITE0 else []
+    check_choice("segmenter.encoder_weights", weights, ["null", *packaged, *known])
+
+
+def _unfit(arch: str, encoder: str, when: str, error: Exception) -> UserError:
+    """One line for what the libraries say in several."""
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return UserError(
+        f"segmenter.arch={arch} with segmenter.encoder={encoder} does not work{when}: {reason}. "
+        "Choose another of the two, or other segmenter.encoder_weights or segmenter.options."
+    )

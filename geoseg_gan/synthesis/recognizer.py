@@ -1,0 +1,314 @@
+"""Segmenters that judge painted images: this project's own, or any other as ONNX."""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from geoseg_gan.checkpoints import load_segmenter
+from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.data.palette import Palette
+from geoseg_gan.errors import UserError
+from geoseg_gan.models.segmenters import segmenter_stride
+
+Predict = Callable[[Tensor], Tensor]
+"""Logits (1, C', h, w) on the CPU for stored values (1, K, S, S)."""
+
+
+@dataclass
+class OnnxSettings:
+    """What an ONNX model expects of its images, which it cannot say itself.
+
+    Stored values are brought to [0, 1] by the generator's scaling (for 8-bit images: divided by
+    255); the model then gets (value - mean) / std.
+
+    Attributes:
+        mean: One number, or one a band.
+        std: One number, or one a band; above 0.
+    """
+
+    mean: list[float] = field(default_factory=lambda: [0.5])
+    std: list[float] = field(default_factory=lambda: [0.5])
+
+    def check(self) -> None:
+        """Refuses values out of range.
+
+        Raises:
+            UserError: Naming the key, its value and what is allowed.
+        """
+        if not self.mean or not all(map(math.isfinite, self.mean)):
+            raise UserError(f"onnx.mean={self.mean}: use one number, or one a band.")
+        if not self.std or not all(math.isfinite(v) and v > 0 for v in self.std):
+            raise UserError(f"onnx.std={self.std}: use one number above 0, or one a band.")
+
+
+@dataclass(frozen=True)
+class Recognizer:
+    """A segmenter that judges painted images.
+
+    Attributes:
+        digest: SHA-256 of its file, in hexadecimal.
+        class_losses: Mean cross-entropy of every palette class on real training data; None inside
+            where the class does not occur, None as a whole for an ONNX model, which brings none.
+        held_out: Agreement (mIoU) on real training windows that it was not fitted to; None where
+            none were held out.
+        predict: What computes the logits.
+        channels: The segmenter's channel of every palette class.
+    """
+
+    digest: str
+    class_losses: list[float | None] | None
+    held_out: list[float] | None
+    predict: Predict
+    channels: Sequence[int]
+
+    def logits(self, image: npt.NDArray[Any]) -> Tensor:
+        """Logits for one image, which are the same whatever other images are judged.
+
+        Args:
+            image: Shape (S, S, K), in the stored dtype of the training images.
+
+        Returns:
+            Shape (C, S, S), float32, on the CPU; channels in the order of the generator's palette.
+        """
+        pixels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))[None]
+        with torch.inference_mode():
+            logits = self.predict(pixels)[:, list(self.channels)]
+            if logits.shape[-2:] != pixels.shape[-2:]:
+                size = tuple(pixels.shape[-2:])
+                logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return logits[0]
+
+
+def load_recognizer(
+    path: Path,
+    palette: Palette,
+    scaling: ImageScaling,
+    size: int,
+    device: torch.device | str,
+    class_map: Sequence[int] | None,
+    onnx: OnnxSettings,
+) -> Recognizer:
+    """Reads a segmenter and makes sure that it fits the images to be judged.
+
+    Args:
+        path: A `segmenter.pt` that train_segmenter wrote, or an ONNX model (.onnx) with its weights
+            inside, which maps float32 (1, K, S, S) to logits (1, C', h, w) in its first output.
+        palette: The generator's classes.
+        scaling: The generator's scaling; its length is K.
+        size: S, side of the painted images in pixels.
+        device: Where an own segmenter works; ONNX models work on the CPU.
+        class_map: The segmenter's channel of every palette class, counted from 0; None where they
+            are the same, or where an own segmenter's palette lists equal classes in another order.
+        onnx: What an ONNX model expects of its images.
+
+    Raises:
+        UserError: If the file cannot be read, or its classes, bands or sizes do not fit; nothing in
+            it has been run as code.
+    """
+    match path.suffix.lower():
+        case ".pt":
+            return _load_own(path, palette, scaling, size, device, class_map)
+        case ".onnx":
+            return _load_onnx(path, palette, scaling, size, class_map, onnx)
+    raise UserError(
+        f"segmenter_ckpt={path}: give a segmenter.pt that train_segmenter wrote, or an ONNX model "
+        "(.onnx), which torch.onnx.export makes of others. Formats that can run code when they are "
+        "read, such as pickled or scripted networks, are not loaded."
+    )
+
+
+def _load_own(
+    path: Path,
+    palette: Palette,
+    scaling: ImageScaling,
+    size: int,
+    device: torch.device | str,
+    class_map: Sequence[int] | None,
+) -> Recognizer:
+    loaded = load_segmenter(path, device)
+    network, own = loaded.network, loaded.facts
+    if len(own.scaling.low) != len(scaling.low) or own.scaling.dtype != scaling.dtype:
+        raise UserError(
+            f"segmenter_ckpt={path} was trained on {_kind(own.scaling)} images, but the generator "
+            f"paints {_kind(scaling)} ones. Give a segmenter of the same data."
+        )
+    if size % segmenter_stride(network):
+        raise UserError(
+            f"segmenter_ckpt={path} takes images whose sides are multiples of "
+            f"{segmenter_stride(network)}, but the generator paints {size}x{size}. Give a "
+            "segmenter of a smaller depth, or train the generator at a multiple."
+        )
+
+    def predict(pixels: Tensor) -> Tensor:
+        logits: Tensor = network(own.scaling.to_network(pixels.to(device)))
+        return logits.float().cpu()
+
+    if class_map is None:
+        channels = _matching(path, own.palette, palette)
+    else:
+        channels = _checked(path, class_map, own.palette.num_classes, palette)
+    _dry_run(path, predict, scaling, size)
+    losses = loaded.judged.class_losses
+    return Recognizer(
+        loaded.digest,
+        [losses[channel] for channel in channels],
+        loaded.judged.held_out or None,
+        predict,
+        channels,
+    )
+
+
+def _load_onnx(
+    path: Path,
+    palette: Palette,
+    scaling: ImageScaling,
+    size: int,
+    class_map: Sequence[int] | None,
+    onnx: OnnxSettings,
+) -> Recognizer:
+    onnx.check()
+    bands = len(scaling.low)
+    mean, std = (_per_band(key, getattr(onnx, key), bands) for key in ("mean", "std"))
+    if not path.is_file():
+        raise UserError(f"segmenter_ckpt={path} does not exist. Give an ONNX model.")
+    content = path.read_bytes()
+    session = _open_session(path, content)
+    name = _input_name(path, session, bands, size)
+
+    def predict(pixels: Tensor) -> Tensor:
+        share = (scaling.to_network(pixels) + 1) / 2
+        values = ((share - mean) / std).numpy()
+        return torch.from_numpy(session.run(None, {name: values})[0])
+
+    count = _dry_run(path, predict, scaling, size)
+    if class_map is not None:
+        channels = _checked(path, class_map, count, palette)
+    elif count == palette.num_classes:
+        channels = list(range(count))
+    else:
+        raise UserError(
+            f"segmenter_ckpt={path} tells {count} classes apart, but the generator's palette has "
+            f"{palette.num_classes}: {_listed(palette)}. Give a segmenter of these, or "
+            "class_map=[...] with its channel of each."
+        )
+    return Recognizer(hashlib.sha256(content).hexdigest(), None, None, predict, channels)
+
+
+def _open_session(path: Path, content: bytes) -> Any:
+    import onnxruntime  # slow to import, and not every run has an ONNX model
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised too, and shown as one line
+    options.intra_op_num_threads = torch.get_num_threads()
+    # Weights in a second file would escape the digest, by which figures of the model are kept; in a
+    # folder that cannot be, they are not found.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(path / "none")
+    )
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common base but this
+        reason = " ".join(str(error).split())
+        if "External data" in reason:
+            raise UserError(
+                f"segmenter_ckpt={path} keeps its weights in another file. Export it with "
+                "torch.onnx.export(..., external_data=False), so that they stand in this one."
+            ) from error
+        raise UserError(
+            f"segmenter_ckpt={path} is not a model that ONNX Runtime reads: {reason}"
+        ) from error
+
+
+def _input_name(path: Path, session: Any, bands: int, size: int) -> str:
+    """The name of a model's only input, if that takes the painted images."""
+    inputs = session.get_inputs()
+    wanted = [1, bands, size, size]
+    first = inputs[0] if inputs else None
+    # Sides that an export left open are named, not numbered.
+    if (
+        first is None
+        or len(inputs) > 1
+        or first.type != "tensor(float)"
+        or len(first.shape) != 4
+        or any(isinstance(s, int) and s != w for s, w in zip(first.shape, wanted, strict=True))
+    ):
+        shown = ", ".join(f"{entry.type} {entry.shape}" for entry in inputs) or "nothing"
+        raise UserError(
+            f"segmenter_ckpt={path} takes {shown}, but the generator's images are tensor(float) "
+            f"{wanted} (batch, bands, height, width). Export it for these."
+        )
+    return str(first.name)
+
+
+def _dry_run(path: Path, predict: Predict, scaling: ImageScaling, size: int) -> int:
+    """Runs a model on a dark image; returns how many classes it tells apart."""
+    try:
+        logits = predict(torch.zeros(1, len(scaling.low), size, size))
+    except Exception as error:  # onnxruntime's errors have no common base but this
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"segmenter_ckpt={path} fails on images of {size}x{size} with {len(scaling.low)} "
+            f"bands: {reason}"
+        ) from error
+    if logits.ndim != 4 or len(logits) != 1 or logits.dtype != torch.float32:
+        kind = str(logits.dtype).removeprefix("torch.")
+        raise UserError(
+            f"segmenter_ckpt={path} gives {kind} {list(logits.shape)}, but float32 logits "
+            "[1, classes, height, width] are needed. Export it without argmax."
+        )
+    return logits.shape[1]
+
+
+def _matching(path: Path, own: Palette, palette: Palette) -> list[int]:
+    """Where the classes of a palette stand in a segmenter's own, which must list the same."""
+    known, wanted = (
+        [(entry.name, tuple(entry.color)) for entry in p.classes] for p in (own, palette)
+    )
+    if sorted(known) != sorted(wanted):
+        raise UserError(
+            f"segmenter_ckpt={path} has the classes {_listed(own)}, but the generator's are "
+            f"{_listed(palette)}. Give a segmenter of the same palette, or class_map=[...] with "
+            "its channel of each of the generator's."
+        )
+    return [known.index(entry) for entry in wanted]
+
+
+def _checked(path: Path, class_map: Sequence[int], count: int, palette: Palette) -> list[int]:
+    """A user's class_map, if it names one of `count` channels for every class."""
+    channels = list(class_map)
+    if (
+        len(channels) != palette.num_classes
+        or len(set(channels)) < len(channels)
+        or not all(0 <= channel < count for channel in channels)
+    ):
+        raise UserError(
+            f"class_map={channels} must list, for each of {_listed(palette)}, another channel of "
+            f"the {count} of segmenter_ckpt={path}, counted from 0."
+        )
+    return channels
+
+
+def _per_band(key: str, values: Sequence[float], bands: int) -> Tensor:
+    if len(values) not in (1, bands):
+        raise UserError(
+            f"onnx.{key}={list(values)} has {len(values)} numbers for {bands} bands. Use one, or "
+            "one a band."
+        )
+    return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
+
+
+def _listed(palette: Palette) -> str:
+    return ", ".join(palette.describe(label) for label in range(palette.num_classes))
+
+
+def _kind(scaling: ImageScaling) -> str:
+    return f"{len(scaling.low)}-band {scaling.dtype}"

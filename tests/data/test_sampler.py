@@ -1,0 +1,193 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from geoseg_gan.data.sampler import EpochSampler, batches_per_epoch
+
+
+def draws(sampler, epoch=0):
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+# The order of training
+
+
+def test_an_epoch_shows_every_pair_once_in_a_new_order():
+    sampler = EpochSampler(12, 4, seed=0)
+    first, second = draws(sampler, 0), draws(sampler, 1)
+    assert len(sampler) == len(first) == 12
+    for order in (first, second):
+        assert sorted(draw.row for draw in order) == list(range(12))
+    assert [draw.row for draw in first] != [draw.row for draw in second]
+    assert [draw.serial for draw in first + second] == list(range(24))
+
+
+def test_the_order_is_fixed_by_seed_and_epoch_alone():
+    sampler = EpochSampler(12, 4, seed=0)
+    third = draws(sampler, 3)
+    assert draws(EpochSampler(12, 4, seed=0), 3) == third == draws(sampler, 3)
+    assert draws(EpochSampler(12, 4, seed=1), 3) != third
+
+
+def test_the_order_is_numpys_permutation():
+    expected = np.random.default_rng((5, 2)).permutation(11)[:8]
+    order = draws(EpochSampler(11, 4, seed=5), 2)
+    assert [draw.row for draw in order] == expected.tolist()
+    assert [draw.serial for draw in order] == list(range(16, 24))
+
+
+def test_an_epoch_is_a_whole_number_of_batches():
+    order = draws(EpochSampler(11, 4, seed=0))
+    assert len(order) == 8 and len({draw.row for draw in order}) == 8
+    sampler = EpochSampler(11, 4, seed=0)
+    left_out = [
+        set(range(11)) - {draw.row for draw in draws(sampler, epoch)} for epoch in range(40)
+    ]
+    assert set().union(*left_out) == set(range(11))  # others each time
+
+
+def test_with_fewer_pairs_than_a_batch_pairs_repeat_evenly():
+    sampler = EpochSampler(3, 8, seed=0)
+    order = draws(sampler)
+    assert len(order) == len(sampler) == 8
+    counts = Counter(draw.row for draw in order)
+    assert sorted(counts.values()) == [2, 3, 3] and set(counts) == {0, 1, 2}
+    assert len({draw.serial for draw in order}) == 8  # each repeat under its own warp
+
+
+@pytest.mark.parametrize("length", [3, 17, 24])
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_share_the_batches_of_a_single_process(length, world):
+    single = draws(EpochSampler(length, 8, seed=5), 2)
+    ranks = [EpochSampler(length, 8, 5, rank, world) for rank in range(world)]
+    parts = [draws(sampler, 2) for sampler in ranks]
+    assert all(len(part) == len(sampler) for part, sampler in zip(parts, ranks, strict=True))
+    share = 8 // world
+    together = [
+        draw
+        for start in range(0, len(parts[0]), share)
+        for part in parts
+        for draw in part[start : start + share]
+    ]
+    assert together == single
+
+
+@pytest.mark.parametrize(("length", "expected"), [(3, 1), (8, 1), (17, 2), (24, 3)])
+def test_an_epoch_is_as_many_batches_as_the_pairs_fill_or_as_many_as_asked(length, expected):
+    assert batches_per_epoch(length, 8) == expected
+    assert len(EpochSampler(length, 8, 0)) == 8 * expected
+    sampler = EpochSampler(length, 8, 0, batches=5)
+    assert len(sampler) == len(draws(sampler)) == 40
+    assert {draw.row for draw in draws(sampler)} == set(range(length))
+
+
+# Synthetic pairs among them
+
+
+def mixed(rank=0, world=1, *, length=40, batch=8, synthetic=25, ratio=0.25, seed=3, **more):
+    return EpochSampler(length, batch, seed, rank, world, synthetic=synthetic, ratio=ratio, **more)
+
+
+def rows(sampler, epoch=0):
+    return np.array([draw.row for draw in draws(sampler, epoch)])
+
+
+def global_batches(world, epoch=0, **knobs):
+    """Rows of every global batch, joined from its ranks: shape (batches, batch size)."""
+    parts = [mixed(rank, world, **knobs) for rank in range(world)]
+    return np.concatenate([rows(part, epoch).reshape(part.batches, -1) for part in parts], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "expected"), [(0.0, 0), (0.01, 0), (0.1, 4), (0.25, 10), (0.33, 13), (1.0, 40)]
+)
+@pytest.mark.parametrize("world", [1, 2])
+def test_an_epoch_holds_exactly_the_asked_share_of_synthetic_pairs(ratio, expected, world):
+    for epoch in range(3):
+        counts = [
+            int((rows(mixed(rank, world, ratio=ratio), epoch) >= 40).sum()) for rank in range(world)
+        ]
+        assert sum(counts) == expected
+        assert max(counts) - min(counts) <= 2
+
+
+def test_synthetic_pairs_are_drawn_anew_each_epoch_without_repeats():
+    epochs = [rows(mixed(), epoch) for epoch in range(30)]
+    drawn = [order[order >= 40].tolist() for order in epochs]
+    assert all(len(set(part)) == 10 for part in drawn)
+    assert len({tuple(sorted(part)) for part in drawn}) == 30
+    assert {row for part in drawn for row in part} == set(range(40, 65))
+    np.testing.assert_array_equal(rows(mixed(), 4), epochs[4])
+    places = {tuple(np.flatnonzero(order >= 40)) for order in epochs}
+    assert len(places) > 5  # not only which pairs, but where they stand
+
+
+def test_few_synthetic_pairs_repeat_evenly():
+    order = rows(mixed(synthetic=4, ratio=0.25))
+    counts = Counter(order[order >= 40].tolist())
+    assert sorted(counts.values()) == [2, 2, 3, 3] and set(counts) == {40, 41, 42, 43}
+
+
+def test_every_draw_has_a_serial_of_its_own():
+    serials = [draw.serial for epoch in range(2) for draw in draws(mixed(), epoch)]
+    assert serials == list(range(80))
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.25, 0.4, 1.0])
+def test_global_batches_are_the_same_for_1_2_and_4_processes(ratio):
+    for epoch in range(2):
+        single = global_batches(1, epoch, ratio=ratio)
+        for world in (2, 4):
+            np.testing.assert_array_equal(global_batches(world, epoch, ratio=ratio), single)
+
+
+@pytest.mark.parametrize("more", [{}, {"batches": 7}])
+def test_the_epoch_and_the_real_order_do_not_depend_on_synthetic_pairs(more):
+    plain = mixed(synthetic=0, **more)
+    for ratio in (0.0, 0.25):
+        sampler = mixed(ratio=ratio, **more)
+        assert len(sampler) == len(plain) and sampler.batches == plain.batches
+        order = rows(sampler, 2)
+        real = order[order < 40]
+        np.testing.assert_array_equal(real, rows(plain, 2)[: len(real)])
+
+
+@pytest.mark.parametrize("batches", [3, 10, 97])
+@pytest.mark.parametrize("ratio", [1 / 32, 1 / 16, 0.1, 0.25, 0.7])
+def test_every_rank_has_its_share_of_every_batch_and_of_the_epoch(batches, ratio):
+    for seed in range(4):
+        order = global_batches(1, batches=batches, batch=16, ratio=ratio, seed=seed)
+        is_synthetic = order >= 40
+        assert is_synthetic.sum() == round(ratio * batches * 16)
+        for world in (1, 2, 4, 16):
+            cells = is_synthetic.reshape(batches, world, -1).sum(-1)
+            even = cells.sum() / (batches * world)
+            assert np.abs(cells - even).max() <= 1
+            assert np.abs(cells.sum(0) - batches * even).max() < 3
+
+
+# Pairs that stand in the pool more than once
+
+
+def test_repeated_pairs_are_drawn_as_often_as_asked():
+    repeats = np.where(np.arange(40) < 8, 2.5, 1.0)
+    epochs = [rows(mixed(synthetic=0, repeats=repeats, batches=7), e) for e in range(60)]
+    assert all(len(order) == 56 for order in epochs)  # of a pool of 8 * 2.5 + 32 = 52
+    counts = np.bincount(np.concatenate(epochs), minlength=40)
+    assert counts[:8].mean() / counts[8:].mean() == pytest.approx(2.5, rel=0.05)
+
+
+def test_fractions_are_rounded_anew_in_every_pool():
+    sampler = mixed(synthetic=0, repeats=np.full(40, 1.5), batches=7)
+    epochs = [np.bincount(rows(sampler, e), minlength=40) for e in range(20)]
+    assert len({tuple(counts) for counts in epochs}) == 20
+    np.testing.assert_array_equal(rows(sampler, 7), rows(sampler, 7))
+
+
+def test_repeats_of_one_change_nothing():
+    plain, once = mixed(ratio=0.0), mixed(ratio=0.0, repeats=np.ones(40))
+    assert Counter(rows(once).tolist()) == Counter(rows(plain).tolist())
+    both = global_batches(2, repeats=np.full(40, 1.7))
+    np.testing.assert_array_equal(both, global_batches(1, repeats=np.full(40, 1.7)))

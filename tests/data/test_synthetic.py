@@ -1,0 +1,169 @@
+import json
+import re
+import warnings
+
+import numpy as np
+import pytest
+
+from geoseg_gan.data.images import write_image
+from geoseg_gan.data.pairs import DataError
+from geoseg_gan.data.palette import Palette, PaletteClass
+from geoseg_gan.data.synthetic import FACTS, check_synthetic, read_synthetic, refuse_synthetic
+
+
+@pytest.fixture
+def generated(tmp_path, make_generated):
+    return make_generated(tmp_path / "synthetic", [0, 3, 12])
+
+
+def rewrite(folder, **changes):
+    facts = json.loads((folder / FACTS).read_text())
+    (folder / FACTS).write_text(json.dumps(facts | changes))
+
+
+# Reading
+
+
+@pytest.mark.parametrize("layout", ["pairs", "folders"])
+@pytest.mark.parametrize("mask_format", ["rgb", "index"])
+def test_a_generated_folder_tells_its_pairs_and_how_to_read_them(
+    tmp_path, make_generated, palette, layout, mask_format
+):
+    folder = make_generated(
+        tmp_path / "made", [0, 3, 12], layout=layout, mask_format=mask_format, gsd=0.5
+    )
+    facts = read_synthetic(folder)
+    assert facts.folder == folder and facts.palette == palette
+    assert (facts.layout, facts.mask_format) == (layout, mask_format)
+    assert (facts.image_size, facts.gsd) == (32, 0.5)
+    stems = [pair.stem for pair in facts.pairs]
+    assert stems == ["pair_00000", "pair_00003", "pair_00012"]
+    assert [pair.group for pair in facts.pairs] == stems
+    for pair in facts.pairs:
+        assert pair.image.is_file() and set(np.unique(facts.reader().read(pair.mask)[0])) == {1, 2}
+
+
+def test_only_pairs_count_as_pairs(generated):
+    write_image(generated / "contact_sheet.png", np.zeros((8, 8, 3), np.uint8))
+    (generated / "pair_00000_img.txt").write_text("a note")
+    assert len(read_synthetic(generated).pairs) == 3
+
+
+def test_images_of_many_bands_are_found(tmp_path, make_generated):
+    folder = make_generated(tmp_path / "made", [4], bands=5, dtype="uint16")
+    assert read_synthetic(folder).pairs[0].image.name == "pair_00004_img.tif"
+
+
+def test_a_folder_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"holds no generation\.json\. Give the save_dir of"):
+        read_synthetic(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["pairs", "folders"])
+def test_a_folder_of_which_the_filter_kept_nothing_is_refused(tmp_path, make_generated, layout):
+    folder = make_generated(tmp_path / "made", [], layout=layout)
+    with pytest.raises(DataError, match=r"holds no pairs: .*the filter kept none.*lower tau"):
+        read_synthetic(folder)
+
+
+@pytest.mark.parametrize(("name", "missing"), [("img.jpg", "image"), ("mask.png", "mask")])
+def test_half_a_pair_is_refused(generated, name, missing):
+    (generated / f"pair_00003_{name}").unlink()
+    with pytest.raises(DataError, match=f"pair_00003 has no {missing}. Repeat the command"):
+        read_synthetic(generated)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: (folder / FACTS).write_text("not json"),
+        lambda folder: (folder / FACTS).write_text("[]"),
+        lambda folder: (folder / FACTS).write_text("{}"),
+        lambda folder: rewrite(folder, mask_format="other"),
+        lambda folder: rewrite(folder, config={"layout": "other"}),
+        lambda folder: rewrite(folder, gsd="far"),
+    ],
+)
+def test_facts_that_cannot_be_read_are_refused(generated, spoil):
+    spoil(generated)
+    with pytest.raises(DataError, match=r"generation\.json is not as this version .* again\."):
+        read_synthetic(generated)
+
+
+# Comparing
+
+
+def test_a_folder_of_the_same_classes_passes_in_silence(generated, palette):
+    facts = read_synthetic(generated)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_synthetic(facts, palette, 0.5)
+        check_synthetic(facts, Palette(palette.classes, [[1, 1, 1], [0, 0, 0]]), None)
+
+
+WATER = PaletteClass("Water", [0, 0, 255])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda classes: classes[:2],
+        lambda classes: [*classes, WATER],
+        lambda classes: [classes[1], classes[0], classes[2]],
+        lambda classes: [*classes[:2], PaletteClass("Settlement", [1, 2, 3])],
+        lambda classes: [*classes[:2], PaletteClass("Town", [255, 214, 33])],
+    ],
+)
+def test_a_folder_of_other_classes_is_refused_with_both_shown(generated, palette, change):
+    other = Palette(change(list(palette.classes)), palette.ignore)
+    with pytest.raises(DataError) as caught:
+        check_synthetic(read_synthetic(generated), other, None)
+    message = str(caught.value)
+    assert f"synthetic={generated} holds 3 classes ('Background' (250, 62, 119)" in message
+    ours = ", ".join(other.describe(label) for label in range(other.num_classes))
+    assert f"data.palette has {other.num_classes} ({ours})" in message
+
+
+@pytest.mark.parametrize(
+    ("gsd", "differs"), [(0.5, False), (0.504, False), (0.506, True), (2, True)]
+)
+def test_another_resolution_is_a_warning_with_both_shown(
+    tmp_path, make_generated, palette, gsd, differs
+):
+    facts = read_synthetic(make_generated(tmp_path / "made", [0], gsd=gsd))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_synthetic(facts, palette, 0.5)
+    assert len(caught) == differs
+    if differs:
+        assert f"shows {gsd:g} metres a pixel, but data.gsd=0.5" in str(caught[0].message)
+
+
+# Keeping real data real
+
+
+def test_real_folders_pass(make_folder, tmp_path):
+    refuse_synthetic(make_folder(tmp_path / "data", size=32))
+    refuse_synthetic(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("where", ["", "train", "val"])
+@pytest.mark.parametrize("layout", ["pairs", "folders"])
+def test_generated_pairs_as_real_data_are_refused(tmp_path, make_generated, where, layout):
+    root = tmp_path / "data"
+    make_generated(root / where, [0], layout=layout)
+    with pytest.raises(DataError, match=re.escape(f"{root / where} holds generated pairs")):
+        refuse_synthetic(root)
+
+
+@pytest.mark.parametrize("linked", ["val", "val/images", "train/masks"])
+def test_links_to_generated_pairs_are_refused(make_folder, tmp_path, make_generated, linked):
+    root = make_folder(tmp_path / "data", val=0, size=32)
+    made = make_generated(tmp_path / "made", [0], layout="folders")
+    link = root / linked
+    link.parent.mkdir(exist_ok=True)
+    if link.exists():
+        link.rename(tmp_path / "moved")
+    link.symlink_to(made if linked == "val" else made / link.name, target_is_directory=True)
+    with pytest.raises(DataError, match=re.escape(f"{link} holds generated pairs")):
+        refuse_synthetic(root)

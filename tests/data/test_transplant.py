@@ -1,0 +1,296 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.jitter import (
+    AffineStep,
+    JitterSettings,
+    QuarterTurnStep,
+    Warp,
+    draw_warp,
+    draw_window,
+    sample_label,
+)
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.data.regions import MARGIN, slices, turned
+from geoseg_gan.data.scan import scan
+from geoseg_gan.data.transplant import Graft, Transplanter, TransplantStep, rare, shown
+from geoseg_gan.errors import UserError
+
+ALWAYS = TransplantStep(p=1.0, min_pixels=8)
+
+
+def label_of(number, size=48):
+    """Ground 0 with a block of class 1 in a frame of class 2, and a corner of ignore."""
+    rng = np.random.default_rng(number)
+    label = np.zeros((size, size), np.uint8)
+    top, left = rng.integers(6, size - 18, 2)
+    label[top : top + 8, left : left + 10] = 2
+    label[top + 2 : top + 5, left + 2 : left + 6] = 1
+    label[:4, :4] = IGNORE
+    return label
+
+
+def read(row):
+    """Pictures whose bands tell row and class."""
+    label = label_of(row)
+    image = np.stack([np.full_like(label, 40 + row), label * 20, 255 - label], -1)
+    return image, label
+
+
+def counts(labels):
+    bins = [np.bincount(label.ravel(), minlength=256) for label in labels]
+    return np.array([[*line[:3], line[IGNORE]] for line in bins], np.int64)
+
+
+@pytest.fixture
+def transplanter(palette):
+    def make(step=ALWAYS, rows=6, **changes):
+        pixels = counts([label_of(row) for row in range(rows)])
+        stems = [f"tile_{row}" for row in range(rows)]
+        return Transplanter(step, pixels, palette, read, stems, **changes)
+
+    return make
+
+
+def draw(transplanter, seed, label=None, view=None):
+    label = label_of(99) if label is None else label
+    return transplanter.draw(np.random.default_rng(seed), label, view)
+
+
+# Drawing
+
+
+def test_a_graft_is_a_region_of_the_donor_turned_and_put_elsewhere(transplanter):
+    made = transplanter()
+    donors, turns, flips, boxes, classes = set(), set(), set(), set(), set()
+    for seed in range(60):
+        graft = draw(made, seed)
+        image, donor = read(int(graft.donor[5:]))
+        np.testing.assert_array_equal(
+            graft.image[MARGIN:-MARGIN, MARGIN:-MARGIN],
+            turned(image[slices(graft.source)], graft.quarter_turns, graft.flip),
+        )
+        inside = graft.label[MARGIN:-MARGIN, MARGIN:-MARGIN]
+        expected = turned(donor[slices(graft.source)], graft.quarter_turns, graft.flip)
+        np.testing.assert_array_equal(inside, expected)
+        assert (graft.label == IGNORE).sum() == graft.label.size - inside.size
+        assert graft.box[2:] == inside.shape
+        assert (
+            graft.pixels == (inside == {"Forest land": 1, "Settlement": 2}[graft.class_name]).sum()
+        )
+        donors.add(graft.donor)
+        turns.add(graft.quarter_turns)
+        flips.add(graft.flip)
+        boxes.add(graft.box)
+        classes.add(graft.class_name)
+    assert len(donors) == 6 and turns == {0, 1, 2, 3} and len(flips) == 2 and len(boxes) > 50
+    assert classes == {"Forest land", "Settlement"}
+
+
+def test_a_graft_goes_onto_the_ground_it_came_from(transplanter):
+    made = transplanter(TransplantStep(1.0, classes=["Forest land"], min_pixels=8))
+    label = np.zeros((48, 48), np.uint8)
+    assert draw(made, 0, label) is None  # class 1 lies in class 2, of which there is none
+    label[:, 20:] = 2
+    lefts = {draw(made, seed, label).box[1] for seed in range(40)}
+    assert min(lefts) >= 19 and len(lefts) > 15
+
+
+def test_all_chance_comes_from_the_generator(transplanter):
+    made = transplanter()
+    first, second = draw(made, 5), draw(made, 5)
+    assert first.to_dict() == second.to_dict() != draw(made, 6).to_dict()
+    np.testing.assert_array_equal(first.label, second.label)
+
+
+def test_grafts_come_with_their_probability(transplanter):
+    assert not any(draw(transplanter(TransplantStep(0.0)), seed) for seed in range(50))
+    made = transplanter(TransplantStep(0.3, min_pixels=8))
+    drawn = [draw(made, seed) is not None for seed in range(400)]
+    assert np.mean(drawn) == pytest.approx(0.3, abs=0.06)
+
+
+def test_a_region_takes_its_share_of_what_is_seen_and_lies_in_it(transplanter):
+    label = np.zeros((48, 48), np.uint8)
+    view = (4, 10, 24, 30)
+    named = {"classes": [2], "min_pixels": 8}
+    # The frame holds 80 pixels with the block: a ninth of the 720 in view.
+    large = transplanter(TransplantStep(1.0, max_share=0.112, **named))
+    for seed in range(30):
+        top, left, height, width = draw(large, seed, label, view).box
+        assert top >= 4 + MARGIN and top + height <= 28 - MARGIN
+        assert left >= 10 + MARGIN and left + width <= 40 - MARGIN
+    small = transplanter(TransplantStep(1.0, max_share=0.110, **named))
+    assert draw(small, 0, label, view) is None
+    assert draw(small, 0, label) is not None  # of the whole label it is a 29th
+
+
+def test_a_graft_of_masks_alone_needs_no_images(make_folder, tmp_path, palette):
+    reader = MaskReader(palette)
+    index = scan(find_pairs(make_folder(tmp_path / "data"), "train"), reader)
+    for pair in index.pairs:
+        pair.image.unlink()
+    made = Transplanter.of_masks(ALWAYS, index, reader)
+    again = pickle.loads(pickle.dumps(made))  # as loader processes get it
+    label = reader.read(index.pairs[0].mask)[0]
+    grafts = [draw(made, seed, label) for seed in range(20)]
+    found = [graft for graft in grafts if graft is not None]
+    assert found and all(graft.image is None for graft in found)
+    assert {graft.donor for graft in found} <= {pair.stem for pair in index.pairs}
+    for seed, graft in enumerate(grafts):
+        other = draw(again, seed, label)
+        assert (graft and graft.to_dict()) == (other and other.to_dict())
+
+
+# Pasting
+
+
+def test_only_the_region_changes_and_ignored_pixels_stay(transplanter):
+    made = transplanter()
+    for seed in range(60):
+        label = label_of(seed + 200)
+        before = label.copy()
+        graft = draw(made, seed, label)
+        grafted = graft.apply(label)
+        np.testing.assert_array_equal(label, before)
+        np.testing.assert_array_equal(grafted == IGNORE, label == IGNORE)
+        outside = np.ones_like(label, bool)
+        outside[slices(graft.box)] = False
+        np.testing.assert_array_equal(grafted[outside], label[outside])
+        inside = graft.label[MARGIN:-MARGIN, MARGIN:-MARGIN]
+        np.testing.assert_array_equal(grafted[slices(graft.box)], inside)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("bands", [1, 3, 6])
+def test_images_pass_into_the_donor_s_within_two_pixels_of_the_edge(dtype, bands):
+    patch = np.full((16, 16), IGNORE, np.uint8)
+    patch[3:13, 3:13] = 1
+    donor = np.full((16, 16, bands), 200, dtype)
+    graft = Graft("a", "Forest land", 100, (3, 3, 10, 10), 0, False, (8, 9, 10, 10), patch, donor)
+    image = np.full((30, 30, bands), 100, dtype)
+    mixed, label = graft.apply_pair(image, np.zeros((30, 30), np.uint8))
+    assert mixed.dtype == dtype and mixed.shape == image.shape and (image == 100).all()
+    assert label.sum() == label[8:18, 9:19].sum() == 100
+    np.testing.assert_allclose(mixed[10:16, 11:17], 200, atol=1e-3)
+    far = np.ones((30, 30), bool)
+    far[6:20, 7:21] = False
+    np.testing.assert_array_equal(mixed[far], 100)
+    edge = mixed[13, 7:12, 0].astype(float)  # two pixels before the region and three in it
+    assert (np.diff(edge) > 0).all()
+    assert edge[1] + edge[2] == pytest.approx(300, abs=1) and 115 < edge[1] < 135
+
+
+def test_pixels_that_the_region_leaves_out_keep_their_ground():
+    patch = np.full((9, 9), IGNORE, np.uint8)
+    patch[3:6, 3:6] = 2
+    patch[4, 4] = IGNORE  # an ignored pixel that the region encloses
+    graft = Graft("a", "Settlement", 8, (3, 3, 3, 3), 0, False, (5, 5, 3, 3), patch)
+    label = graft.apply(np.ones((12, 12), np.uint8))
+    assert label[6, 6] == 1 and (label == 2).sum() == 8
+
+
+def test_a_graft_is_told_in_plain_values(transplanter):
+    graft = draw(transplanter(), 3)
+    told = json.loads(json.dumps(graft.to_dict()))
+    assert told == {
+        "donor": graft.donor,
+        "class": graft.class_name,
+        "pixels": graft.pixels,
+        "from": list(graft.source),
+        "to": list(graft.box),
+        "quarter_turn": graft.quarter_turns,
+        "flip": graft.flip,
+    }
+
+
+# Which classes
+
+
+@pytest.mark.parametrize(
+    ("totals", "classes"),
+    [
+        ([600, 300, 100], [2]),  # an even share is 333 pixels
+        ([700, 150, 150], [1, 2]),
+        ([500, 300, 200], [1, 2]),  # none under 167, so those under 333
+        ([900, 0, 100], [2]),
+        ([333, 333, 333], [0, 1, 2]),
+        ([0, 0, 50], [2]),
+        ([0, 0, 0], []),
+    ],
+)
+def test_rare_classes_are_those_under_half_of_an_even_share(totals, classes):
+    pixels = np.array([[*totals, 10_000], [0, 0, 0, 5]], np.int64)
+    assert rare(pixels) == classes
+
+
+def test_classes_are_given_by_name_or_id_and_rows_without_them_are_no_donors(palette):
+    pixels = np.array([[9, 40, 0, 0], [9, 0, 31, 0], [9, 32, 32, 0]], np.int64)
+
+    def donors(classes):
+        step = TransplantStep(1.0, classes=classes)
+        made = Transplanter(step, pixels, palette, read, ["a", "b", "c"])
+        return {c: rows.tolist() for c, rows in made.donors.items()}
+
+    assert donors(["Settlement", 1]) == {2: [2], 1: [0, 2]}
+    assert donors([0, 2]) == {2: [2]}  # none has 32 pixels of class 0
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (
+            TransplantStep(1.0, classes=["Setlement"]),
+            r"jitter\.transplant\.classes: 'Setlement' is not a class.*: 2 'Settlement', ",
+        ),
+        (TransplantStep(1.0, classes=[3]), r"jitter\.transplant\.classes: 3 is not a class"),
+        (
+            TransplantStep(1.0, classes=["Forest land", 2], min_pixels=5000),
+            r"no training mask holds min_pixels=5000 of Forest land, Settlement\. Lower it",
+        ),
+    ],
+)
+def test_classes_that_are_not_there_are_refused(step, message, transplanter):
+    with pytest.raises(UserError, match=message):
+        transplanter(step)
+
+
+def test_messages_name_the_setting_as_the_command_calls_it(transplanter):
+    with pytest.raises(UserError, match=r"^augment\.copy_paste\.classes: 'Lake'"):
+        transplanter(TransplantStep(1.0, classes=["Lake"]), key="augment.copy_paste")
+    with pytest.raises(UserError, match=r"^augment\.copy_paste\.p=2 "):
+        TransplantStep(2).check("augment.copy_paste")
+
+
+# What is seen
+
+
+def test_the_view_is_what_a_warp_shows():
+    label = np.zeros((40, 60), np.uint8)
+    assert shown(Warp().source_map(40, 60, (5, 8, 20)), label) == (5, 8, 20, 20)
+    assert shown(Warp(quarter_turns=1).source_map(40, 60, (0, 0, 40)), label) == (0, 20, 40, 40)
+    zoomed = Warp(affine=(0.5, 0, 0, 0.5, 0, 0)).source_map(40, 60, (0, 0, 40))
+    assert shown(zoomed, label) == (9, 14, 21, 21)  # rows 9.75 to 29.25, columns 14.75 to 34.25
+    beyond = Warp(affine=(3, 0, 0, 3, 0, 0)).source_map(40, 60, (0, 10, 40))
+    assert shown(beyond, label) == (0, 0, 40, 60)
+
+
+@pytest.mark.parametrize("turns", [0.0, 1.0])
+def test_grafts_lie_in_the_window_that_is_cropped(transplanter, turns):
+    settings = JitterSettings(
+        affine=AffineStep(1.0, degrees=0, scale=[1.5, 2.0]), quarter_turn=QuarterTurnStep(turns)
+    )
+    made = transplanter(TransplantStep(1.0, classes=[2], min_pixels=8))
+    label = np.zeros((96, 96), np.uint8)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        maps = draw_warp(settings, rng).source_map(96, 96, draw_window(96, 96, 48, rng))
+        graft = made.draw(rng, label, shown(maps, label))
+        if graft is not None:
+            seen = (sample_label(graft.apply(label), maps) == 2).sum()
+            assert seen >= 1.5**2 * graft.pixels * 0.9

@@ -1,0 +1,71 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from geoseg_gan.errors import UserError
+from geoseg_gan.losses.segmentation import SegmentationLoss, SegmentationLossSettings
+
+
+def logits_of(probabilities):
+    """Two classes on one row: (1, 2, 1, W) from the probability of class 1 at every pixel."""
+    p = torch.tensor(probabilities)
+    return torch.stack([(1 - p).log(), p.log()])[None, :, None]
+
+
+def test_cross_entropy_is_the_mean_over_labelled_pixels():
+    loss = SegmentationLoss(SegmentationLossSettings(dice=0.0))
+    label = torch.tensor([[[1, 0, 255]]], dtype=torch.uint8)
+    terms = loss(logits_of([0.5, 0.75, 0.9]), label)
+    assert terms["ce"].item() == pytest.approx((math.log(2) + math.log(4)) / 2)
+    assert list(terms) == ["ce"]
+
+
+def test_class_weights_weigh_pixels_by_their_class():
+    loss = SegmentationLoss(SegmentationLossSettings(dice=0.0), [1.0, 3.0])
+    label = torch.tensor([[[1, 0, 255]]], dtype=torch.uint8)
+    terms = loss(logits_of([0.5, 0.75, 0.9]), label)
+    assert terms["ce"].item() == pytest.approx((3 * math.log(2) + math.log(4)) / 4)
+
+
+def test_dice_leaves_ignored_pixels_out():
+    loss = SegmentationLoss(SegmentationLossSettings(ce=0.0, dice=2.0))
+    label = torch.tensor([[[1, 0, 255]]], dtype=torch.uint8)
+    terms = loss(logits_of([0.5, 0.25, 0.9]), label)
+    # Class 0: 2 * 0.75 / (0.5 + 0.75 + 1); class 1: 2 * 0.5 / (0.5 + 0.25 + 1).
+    expected = 1 - (2 * 0.75 / 2.25 + 2 * 0.5 / 1.75) / 2
+    assert terms.total().item() == pytest.approx(2 * expected, rel=1e-5)
+
+
+def test_a_batch_without_a_labelled_pixel_costs_nothing_and_has_a_gradient():
+    loss = SegmentationLoss(SegmentationLossSettings())
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    total = loss(logits, torch.full((2, 4, 4), 255, dtype=torch.uint8)).total()
+    total.backward()
+    assert total.item() == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_balanced_weights_follow_the_median_frequency():
+    shares = np.array([0.6, 0.3, 0.1, 0.0])
+    weights = SegmentationLossSettings(class_weights="balanced").weights(shares)
+    assert weights == pytest.approx([0.5, 1.0, 3.0, 1.0])
+    assert SegmentationLossSettings().weights(shares) is None
+    assert SegmentationLossSettings(class_weights=[1, 2, 3, 4]).weights(shares) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ce": -1.0}, "ce=-1.0"),
+        ({"ce": 0.0, "dice": 0.0}, "nor both 0"),
+        ({"class_weights": "balance"}, "class_weights=balance"),
+        ({"class_weights": [1, 2]}, "3 numbers"),
+        ({"class_weights": [0, 0, 0]}, "not all 0"),
+        ({"class_weights": [1, "a", 0]}, "one a class"),
+    ],
+)
+def test_values_out_of_range_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        SegmentationLossSettings(**settings).check(3)

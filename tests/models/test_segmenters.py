@@ -1,0 +1,172 @@
+import socket
+from pathlib import Path
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+import yaml
+
+from geoseg_gan.errors import UserError
+from geoseg_gan.models.segmenters import (
+    SegmenterSettings,
+    build_segmenter,
+    check_segmenter,
+    segmenter_stride,
+)
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "segmenter"
+CHOICES = {path.stem: yaml.safe_load(path.read_text()) for path in CONFIGS.glob("*.yaml")}
+
+
+def images(bands, height, width, batch=2):
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(batch, bands, height, width, generator=generator) * 2 - 1
+
+
+def go_offline(patch):
+    def refuse(*_, **__):
+        pytest.fail("the network was asked")
+
+    for name in ("connect", "connect_ex"):
+        patch.setattr(socket.socket, name, refuse)
+    for name in ("create_connection", "getaddrinfo"):
+        patch.setattr(socket, name, refuse)
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    go_offline(monkeypatch)
+
+
+@pytest.fixture(scope="module", params=sorted(CHOICES))
+def choice(request):
+    """The settings of every choice of the segmenter group, one after the other."""
+    return CHOICES[request.param]
+
+
+@pytest.fixture(scope="module")
+def network(choice):
+    with pytest.MonkeyPatch.context() as patch:
+        go_offline(patch)
+        return build_segmenter(choice, 4, 3)
+
+
+def test_every_choice_passes_its_check_offline(choice, offline):
+    check_segmenter(SegmenterSettings(**choice), 64)
+
+
+@pytest.mark.parametrize("bands", [1, 5])
+def test_every_choice_takes_any_number_of_bands(choice, bands):
+    with torch.device("meta"):  # shapes only
+        network = build_segmenter(choice, 2, bands, pretrained=False)
+        logits = network(torch.zeros(2, bands, 64, 64))
+    assert logits.shape == (2, 2, 64, 64)
+
+
+def test_every_choice_gives_logits_of_the_image_s_size_and_gradients_for_all_parameters(network):
+    side = segmenter_stride(network)
+    logits = network.train()(images(3, 2 * side, 3 * side))
+    assert logits.shape == (2, 4, 2 * side, 3 * side)
+    logits.square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+@torch.inference_mode()
+def test_the_state_of_every_choice_restores_it_without_packaged_weights(choice, network, tmp_path):
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    other = build_segmenter(choice, 4, 3, pretrained=False)
+    image = images(3, 64, 64)
+    assert not torch.equal(other.eval()(image), network.eval()(image))
+    other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    assert torch.equal(other(image), network(image))
+
+
+def test_the_default_is_the_choice_unet():
+    assert vars(SegmenterSettings()) == CHOICES["unet"]
+
+
+@pytest.mark.parametrize("bands", [1, 5])
+def test_packaged_weights_adapt_to_the_bands(bands):
+    network = build_segmenter(vars(SegmenterSettings()), 2, bands)
+    assert network.encoder.model.conv_stem.in_channels == bands
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arch": "unett"}, r"segmenter.arch=unett .*deeplabv3plus.*Did you mean 'unet'"),
+        ({"encoder": "resnet35"}, r"segmenter.encoder=resnet35 is not one of .*resnet34, .* more"),
+        (
+            {"encoder": "tf_efficientnet_lite0"},
+            r"encoder=tf_efficientnet_lite0 is not one of tu-tf_efficientnet_lite0, ",
+        ),
+        ({"encoder": "tu-hf_hub:someone/resnet18"}, r"is not one of"),
+        ({"encoder": "tu-resnet18.a1_in1k"}, r"is not one of"),
+        ({"encoder": "resnet34"}, r"encoder_weights=packaged are those of tu-tf_eff.*=resnet34"),
+        (
+            {"encoder": "resnet34", "encoder_weights": "imagnet"},
+            r"encoder_weights=imagnet is not one of null, imagenet\. Did you mean 'imagenet'",
+        ),
+        ({"encoder_weights": "imagenet"}, r"weights=imagenet is not one of null, packaged, in1k"),
+        (
+            {"options": {"decoder_chanels": [1]}},
+            r"segmenter.options=decoder_chanels .*Did you mean 'decoder_channels'",
+        ),
+        ({"options": {"activation": "sigmoid"}}, r"segmenter.options=activation is not one of"),
+        ({"options": {"decoder_channels": [8]}}, r"segmenter.arch=unet with .*does not work: "),
+        ({"options": {"encoder_depth": 9}}, r"does not work: .*depth"),
+        (
+            {"arch": "fpn", "options": {"upsampling": 2}},
+            r"gives logits of 32x32 for images of 64x64",
+        ),
+        ({"arch": "pan"}, r"does not work at image_size=64: "),
+        ({"arch": "dpt", "encoder": "resnet34", "encoder_weights": None}, r"must start with"),
+    ],
+)
+def test_a_mistake_is_refused_in_one_line(changes, message, offline):
+    with pytest.raises(UserError, match=message) as caught:
+        check_segmenter(SegmenterSettings(**changes), 64)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("size", "fitting"), [(100, 96), (15, 32), (250, 256)])
+def test_an_image_size_that_does_not_fit_is_refused_with_one_that_does(size, fitting):
+    with pytest.raises(UserError, match=rf"multiple of 32.*Use e.g. image_size={fitting}\."):
+        check_segmenter(SegmenterSettings(), size)
+
+
+def test_encoders_that_cannot_be_built_without_memory_are_checked_too():
+    settings = SegmenterSettings("segformer", "mit_b0", None)
+    check_segmenter(settings, 64)
+
+
+def test_weights_of_a_timm_encoder_become_the_tag_of_its_name(monkeypatch):
+    asked = {}
+
+    def stop(arch, **arguments):
+        asked.update(arguments)
+        raise RuntimeError("no connection,\ntry later")
+
+    monkeypatch.setattr(smp, "create_model", stop)
+    settings = {
+        "arch": "unet",
+        "encoder": "tu-resnet18",
+        "encoder_weights": "a1_in1k",
+        "options": {},
+    }
+    with pytest.raises(UserError, match="no connection, try later"):
+        build_segmenter(settings, 2, 3)
+    assert asked["encoder_name"] == "tu-resnet18.a1_in1k"
+    assert asked["encoder_weights"] is True
+
+
+def test_weights_that_cannot_be_downloaded_are_named_in_one_line(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(smp.encoders, "hf_hub_download", fail)
+    settings = {**CHOICES["unet_resnet34"], "encoder_weights": "imagenet"}
+    with pytest.raises(UserError, match=r"encoder=resnet34 .*no route to host.*encoder_weights"):
+        build_segmenter(settings, 2, 3)

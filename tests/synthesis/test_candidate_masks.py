@@ -1,0 +1,222 @@
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader
+
+from geoseg_gan.data.images import MaskReader, resize_label
+from geoseg_gan.data.jitter import (
+    AffineStep,
+    FlipStep,
+    JitterSettings,
+    QuarterTurnStep,
+    draw_warp,
+    draw_window,
+    sample_label,
+)
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.data.scan import scan
+from geoseg_gan.data.transplant import Transplanter, TransplantStep
+from geoseg_gan.errors import UserError
+from geoseg_gan.synthesis.masks import CandidateMasks
+
+JITTER = JitterSettings(
+    affine=AffineStep(0.5), quarter_turn=QuarterTurnStep(0.75), flip=FlipStep(0.5)
+)
+
+
+@pytest.fixture
+def reader(palette):
+    return MaskReader(palette)
+
+
+@pytest.fixture
+def index(make_folder, tmp_path, reader):
+    return scan(find_pairs(make_folder(tmp_path / "data", size=(64, 72)), "train"), reader)
+
+
+@pytest.fixture
+def candidates(index, reader):
+    def make(**changes):
+        knobs = {"image_size": 48, "fit": "crop", "jitter": JITTER, "seed": 4}
+        knobs |= {"start": 0, "stop": 40, "pixels": index.pixels}
+        return CandidateMasks(index.pairs, reader, **(knobs | changes))
+
+    return make
+
+
+def assert_same(first, second):
+    assert first.to_dict() == second.to_dict()
+    np.testing.assert_array_equal(first.label, second.label)
+
+
+@pytest.mark.parametrize("fit", ["crop", "resize"])
+def test_a_candidate_follows_from_seed_and_number_alone(candidates, index, reader, fit):
+    for number, candidate in enumerate(candidates(fit=fit, stop=8)):
+        rng = np.random.default_rng((4, number))
+        pair = index.pairs[rng.integers(6)]
+        label = reader.read(pair.mask)[0]
+        label = resize_label(label, 48) if fit == "resize" else label
+        warp = draw_warp(JITTER, rng)
+        window = draw_window(*warp.shape(*label.shape), 48, rng)
+        maps = warp.source_map(*label.shape, window)
+        assert (candidate.index, candidate.source) == (number, pair.stem)
+        assert (candidate.warp, candidate.window) == (warp, window)
+        np.testing.assert_array_equal(candidate.label, sample_label(label, maps))
+        assert candidate.graft is None and candidate.lacks == ()
+
+
+def test_candidates_are_found_by_number_from_wherever_the_run_starts(candidates):
+    late = candidates(start=30, stop=10**6)
+    assert len(late) == 10**6 - 30 and late[3].index == 33
+    assert_same(late[3], candidates().at(33))
+    assert_same(late.at(5), candidates()[5])  # painted by an earlier call
+    with pytest.raises(IndexError):
+        candidates()[40]
+
+
+# Which masks
+
+
+def test_masks_are_drawn_by_their_weights(candidates, index):
+    weights = np.array([0.5, 0, 0.3, 0, 0.2, 0])
+    drawn = Counter(c.source for c in candidates(weights=weights, stop=400))
+    shares = [drawn[pair.stem] / 400 for pair in index.pairs]
+    assert [share == 0 for share in shares] == [False, True] * 3
+    assert shares == pytest.approx(weights, abs=0.07)
+
+
+def test_weights_leave_the_geometry_as_it_is_drawn_for_each_mask_and_number(candidates):
+    only = np.eye(6)[2]
+    first, second = candidates(weights=only), candidates(weights=only, seed=5)
+    assert {first[i].source for i in range(10)} == {"train_002"}
+    assert first[0].to_dict() == candidates(weights=only)[0].to_dict() != second[0].to_dict()
+
+
+# Required classes
+
+
+@pytest.fixture
+def corner(tmp_path, make_folder, reader):
+    """Six masks, of which two hold a patch of class 2: in the middle, or in a far corner."""
+    root = make_folder(tmp_path / "corner", train=6, size=96)
+    pairs = find_pairs(root, "train")
+    for number, pair in enumerate(pairs):
+        label = np.full((96, 96), number % 2, np.uint8)
+        if number == 1:
+            label[40:56, 40:56] = 2
+        if number == 4:
+            label[0, 0] = 2
+        reader.write(pair.mask, label)
+    return scan(pairs, reader)
+
+
+def test_only_masks_that_hold_a_required_class_are_drawn_until_it_is_seen(corner, reader):
+    made = CandidateMasks(
+        corner.pairs,
+        reader,
+        image_size=32,
+        fit="crop",
+        jitter=JitterSettings(),
+        seed=0,
+        start=0,
+        stop=60,
+        required=[2],
+        pixels=corner.pixels,
+    )
+    seen, lacking = Counter(), Counter()
+    for candidate in made:
+        assert ((candidate.label == 2).any()) == (candidate.lacks == ())
+        seen[candidate.source] += 1
+        lacking[candidate.source] += candidate.lacks == ("Settlement",)
+    assert set(seen) == {"train_001", "train_004"} and min(seen.values()) > 15
+    assert lacking["train_001"] == 0  # about half of all windows show it
+    assert lacking["train_004"] == seen["train_004"]  # one window in 4225 does
+    assert_same(made[7], made.at(7))
+
+
+def test_the_first_geometry_that_shows_the_classes_is_taken(candidates):
+    plain, required = candidates(), candidates(required=[1, 2])
+    for number in range(20):  # every mask holds all classes, so the same ones are drawn
+        first = plain[number]
+        if {1, 2} <= set(np.unique(first.label)):
+            assert_same(required[number], first)
+        else:
+            assert required[number].warp != first.warp or required[number].window != first.window
+
+
+def test_required_classes_and_weights_act_together(candidates, index):
+    pixels = index.pixels.copy()
+    pixels[[0, 1, 2], 2] = 0
+    weights = np.array([0.4, 0.2, 0, 0.3, 0.1, 0])
+    drawn = Counter(
+        c.source for c in candidates(weights=weights, required=[2], pixels=pixels, stop=400)
+    )
+    assert set(drawn) == {"train_003", "train_004"}
+    assert drawn["train_003"] / 400 == pytest.approx(0.75, abs=0.07)
+    with pytest.raises(UserError, match="no training mask that may be drawn holds Settlement"):
+        candidates(weights=np.eye(6)[1], required=[2], pixels=pixels)
+
+
+def test_classes_that_no_mask_holds_together_are_refused_by_name(candidates, index):
+    pixels = index.pixels.copy()
+    pixels[:3, 1] = pixels[3:, 2] = 0
+    assert candidates(required=[1], pixels=pixels)[0].source > "train_002"
+    message = r"require_classes: no training mask .* holds Forest land and Settlement\. Require"
+    with pytest.raises(UserError, match=message):
+        candidates(required=[1, 2], pixels=pixels)
+
+
+# Transplants
+
+
+@pytest.fixture
+def transplanter(index, reader):
+    return lambda p: Transplanter.of_masks(TransplantStep(p, min_pixels=8), index, reader)
+
+
+def test_a_transplanter_that_never_acts_changes_nothing(candidates, transplanter):
+    for plain, same in zip(candidates(), candidates(transplanter=transplanter(0.0)), strict=True):
+        assert_same(plain, same)
+
+
+@pytest.mark.parametrize("fit", ["crop", "resize"])
+def test_regions_are_pasted_before_the_geometry_acts(candidates, index, reader, transplanter, fit):
+    masks = {pair.stem: reader.read(pair.mask)[0] for pair in index.pairs}
+    grafted = 0
+    made = candidates(fit=fit, transplanter=transplanter(1.0))
+    for plain, candidate in zip(candidates(fit=fit), made, strict=True):
+        assert (candidate.source, candidate.warp) == (plain.source, plain.warp)
+        assert candidate.window == plain.window
+        label = masks[candidate.source]
+        if candidate.graft is not None:
+            label = candidate.graft.apply(label)
+            grafted += 1
+        label = resize_label(label, 48) if fit == "resize" else label
+        maps = plain.warp.source_map(*label.shape, plain.window)
+        np.testing.assert_array_equal(candidate.label, sample_label(label, maps))
+        np.testing.assert_array_equal(candidate.label == IGNORE, plain.label == IGNORE)
+    assert grafted > 10
+
+
+def test_the_manifest_tells_the_transplant_first(candidates, transplanter, index):
+    made = [c for c in candidates(transplanter=transplanter(1.0)) if c.graft]
+    told = json.loads(json.dumps([c.to_dict() for c in made]))
+    for line, candidate in zip(told, made, strict=True):
+        steps = list(line["jitter"])
+        assert steps == ["transplant", *candidate.warp.to_dict()]
+        assert line["jitter"]["transplant"] == candidate.graft.to_dict()
+        assert line["jitter"]["transplant"]["donor"] in {pair.stem for pair in index.pairs}
+    assert any(len(line["jitter"]) > 1 for line in told)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_loader_processes_draw_the_same_candidates(candidates, transplanter):
+    made = candidates(transplanter=transplanter(1.0), stop=9, required=[2])
+    loader = DataLoader(made, batch_size=4, num_workers=2, collate_fn=list)
+    loaded = [candidate for batch in loader for candidate in batch]
+    assert len(loaded) == 9
+    for candidate, expected in zip(loaded, made, strict=True):
+        assert_same(candidate, expected)

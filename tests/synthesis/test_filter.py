@@ -1,0 +1,188 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.errors import UserError
+from geoseg_gan.synthesis.filter import ClassLosses, choose_tau, drop_pixels, score
+
+
+def label_of(rows):
+    return np.array(rows, np.uint8)
+
+
+def logits_for(prediction, num_classes):
+    """Logits whose largest channel is the prediction."""
+    return torch.nn.functional.one_hot(torch.tensor(prediction), num_classes).permute(2, 0, 1) * 5.0
+
+
+def logits_of(probabilities):
+    """Logits (C, 1, W) of pixels with these class probabilities (W, C)."""
+    return torch.tensor(probabilities).log().T.unsqueeze(1)
+
+
+# Scores
+
+
+def test_the_score_of_a_half_and_a_third_by_hand():
+    # Class 0: TP 1, FN 1: 1/2. Class 1: TP 1, FP 1, FN 1: 1/3. Class 2, only predicted: 0.
+    label, logits = label_of([[0, 0], [1, 1]]), logits_for([[0, 1], [1, 2]], 4)
+    assert score(label, logits) == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
+
+
+def test_the_score_over_classes_that_occur_in_either():
+    # Class 0: TP 1, FN 1: 1/2. Class 1: TP 2, FP 1: 2/3. Classes 2 and 3 are in neither.
+    label, logits = label_of([[0, 0], [1, 1]]), logits_for([[0, 1], [1, 1]], 4)
+    assert score(label, logits) == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_ignored_pixels_do_not_score():
+    assert score(label_of([[0, 255]]), logits_for([[0, 1]], 2)) == 1
+    assert math.isnan(score(label_of([[255, 255]]), logits_for([[0, 1]], 2)))
+
+
+def test_arrays_that_may_not_be_written_to_and_tensors_score_alike():
+    label, logits = label_of([[0, 1], [1, 1]]), logits_for([[0, 0], [1, 1]], 2)
+    label.flags.writeable = False
+    assert score(label, logits) == score(torch.tensor(label), logits) == pytest.approx(7 / 12)
+
+
+# Class losses
+
+
+def test_class_losses_are_pixel_means_over_images():
+    losses = ClassLosses(3)
+    losses.add(
+        label_of([[0, 0, 255]]), logits_of([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [1, 1, 1]])
+    )
+    losses.add(label_of([[0, 1, 1]]), logits_of([[1, 0, 0], [0.2, 0.8, 0], [0.6, 0.4, 0]]))
+    means = losses.means()
+    assert means[0] == pytest.approx(-(math.log(0.5) + math.log(0.25) + math.log(1)) / 3)
+    assert means[1] == pytest.approx(-(math.log(0.8) + math.log(0.4)) / 2)
+    assert means[2] is None
+    assert losses.pixels.tolist() == [3, 2, 0]
+
+
+def test_class_losses_of_a_batch_are_those_of_its_images():
+    torch.manual_seed(0)
+    labels = torch.randint(0, 3, (2, 4, 5), dtype=torch.uint8)
+    labels[0, 0] = IGNORE
+    logits = torch.randn(2, 3, 4, 5)
+    whole, singly = ClassLosses(3), ClassLosses(3)
+    whole.add(labels, logits)
+    for label, view in zip(labels, logits, strict=True):
+        singly.add(label, view)
+    assert whole.means() == pytest.approx(singly.means())
+    assert whole.pixels.tolist() == singly.pixels.tolist()
+
+
+def test_nothing_added_means_no_loss():
+    assert ClassLosses(2).means() == [None, None]
+
+
+# The pixel filter
+
+
+def test_pixels_beyond_alpha_times_their_classes_loss_become_ignore():
+    # Means 0.4 and 0.2, so with alpha 1.25 the limits are 0.5 and 0.25. Losses: -log 0.62 = 0.478
+    # stays and -log 0.6 = 0.511 goes for class 0; -log 0.79 = 0.236 stays, -log 0.77 = 0.261 goes.
+    label = label_of([[0, 0, 1, 1]])
+    logits = logits_of([[0.62, 0.38], [0.6, 0.4], [0.21, 0.79], [0.23, 0.77]])
+    filtered = drop_pixels(label, logits, [0.4, 0.2], 1.25)
+    assert filtered.dtype == np.uint8
+    assert filtered.tolist() == [[0, 255, 1, 255]]
+    assert label.tolist() == [[0, 0, 1, 1]]
+    assert drop_pixels(label, logits, [0.4, 0.2], 1.5).tolist() == [[0, 0, 1, 1]]
+
+
+def test_classes_without_a_loss_and_ignored_pixels_stay():
+    label = label_of([[0, 1, 255]])
+    logits = logits_of([[0.01, 0.99], [0.99, 0.01], [0.5, 0.5]])
+    assert drop_pixels(label, logits, [None, 0.2], 1.25).tolist() == [[0, 255, 255]]
+    assert drop_pixels(label, logits, [None, None], 1.25).tolist() == [[0, 1, 255]]
+
+
+def test_losses_of_another_number_of_classes_are_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        drop_pixels(label_of([[0]]), logits_of([[0.5, 0.5]]), [0.2], 1.25)
+
+
+# The threshold
+
+
+def kept(candidates, tau):
+    return [value for value in candidates if value > tau]
+
+
+def test_the_smallest_threshold_whose_kept_mean_reaches_the_real_one():
+    # All: 0.5; without 0.2: 0.6; the real mean is 0.55. So 0.2 goes, and tau lies midway to 0.4.
+    candidates, held_out = [0.8, 0.4, 0.2, 0.6], [0.5, 0.6]
+    tau, reached = choose_tau(candidates, held_out)
+    assert tau == pytest.approx(0.3) and reached
+    assert kept(candidates, tau) == [0.8, 0.4, 0.6]
+
+
+def test_everything_is_kept_where_candidates_score_like_real_pairs():
+    assert choose_tau([0.7, 0.3], [0.5]) == (0.0, True)
+    # Three times 0.1 sums to a little more than 0.3: round-off must not cost a candidate.
+    assert choose_tau([0.1], [0.1, 0.1, 0.1]) == (0.0, True)
+
+
+def test_the_best_tenth_where_the_real_mean_is_out_of_reach():
+    candidates = [number / 40 for number in range(1, 21)]  # 0.025 to 0.5
+    tau, reached = choose_tau(candidates, [0.9])
+    assert not reached
+    assert kept(candidates, tau) == [0.475, 0.5]
+    assert tau == pytest.approx((0.45 + 0.475) / 2)
+
+
+def test_a_mean_reached_by_less_than_a_tenth_does_not_count():
+    # The best alone reaches 0.9, but of eleven candidates a tenth is more than one.
+    candidates = [0.95, 0.5] + [0.1] * 9
+    tau, reached = choose_tau(candidates, [0.9])
+    assert not reached
+    assert kept(candidates, tau) == [0.95, 0.5]
+    assert choose_tau(candidates[:10], [0.9]) == (pytest.approx(0.725), True)
+
+
+def test_equal_scores_are_kept_or_dropped_together():
+    # All: 0.44. Without 0.2 the mean is 0.5, short of 0.55, and the three 0.4 go as one.
+    candidates = [0.2, 0.4, 0.4, 0.4, 0.8]
+    tau, reached = choose_tau(candidates, [0.55])
+    assert tau == pytest.approx(0.6) and reached
+    assert choose_tau([0.4] * 30, [0.9]) == (0.0, False)
+
+
+def test_the_order_of_scores_does_not_matter_and_nan_is_left_out():
+    nan = math.nan
+    expected = choose_tau([0.8, 0.4, 0.2, 0.6], [0.5, 0.6])
+    assert choose_tau([nan, 0.2, 0.6, nan, 0.4, 0.8], [0.6, nan, 0.5]) == expected
+
+
+def test_candidates_that_score_nothing_are_never_kept():
+    # Without its zeros the mean is 0.5; with them it would be 0.25.
+    assert choose_tau([0.0, 0.5, 0.0, 0.5], [0.5]) == (0.0, True)
+    assert choose_tau([0.0, 0.0], [0.5]) == (0.0, False)
+    assert choose_tau([0.0] * 20 + [0.3], [0.5]) == (0.0, False)
+
+
+def test_no_candidate_reaches_nothing():
+    assert choose_tau([], [0.5]) == (0.0, False)
+    assert choose_tau([math.nan], [0.5]) == (0.0, False)
+
+
+def test_the_threshold_parts_scores_that_are_neighbouring_floats():
+    low = 0.5
+    for _ in range(4):
+        high = math.nextafter(low, 1)
+        tau, _ = choose_tau([low, high], [0.9])
+        assert kept([low, high], tau) == [high]
+        low = high
+
+
+@pytest.mark.parametrize("held_out", [[], [math.nan]])
+def test_without_real_scores_there_is_nothing_to_compare_with(held_out):
+    with pytest.raises(UserError, match=r"tau=auto .* Set tau to a number, or train"):
+        choose_tau([0.5], held_out)

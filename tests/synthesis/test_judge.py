@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from geoseg_gan.data.jitter import JitterSettings, draw_warp
+from geoseg_gan.synthesis.judge import Judge
+from geoseg_gan.synthesis.masks import Candidate
+from geoseg_gan.synthesis.recognizer import Recognizer
+
+LABEL = np.array([[0, 0, 0, 1], [0, 0, 1, 255]], np.uint8)
+SEEN = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 0]])
+"""IoU 4/5 and 2/3, the ignored pixel left out: 0.7333 on average."""
+IMAGE = np.zeros((2, 4, 3), np.uint8)
+
+
+def candidate(label=LABEL, **changes):
+    warp = draw_warp(JitterSettings(), np.random.default_rng(0))
+    return Candidate(3, "a", warp, (0, 0, 4), label, **changes)
+
+
+def recognizer(seen=SEEN, class_losses=(0.1, 0.1)):
+    logits = 5 * F.one_hot(seen, 2).permute(2, 0, 1)[None].float()
+    return Recognizer("abc", list(class_losses), None, lambda pixels: logits, range(2))
+
+
+def test_without_a_segmenter_everything_is_kept():
+    verdict = Judge()(candidate(), IMAGE)
+    assert verdict.kept and verdict.label is LABEL
+    assert verdict.to_dict() == {"kept": True}
+
+
+def test_a_candidate_without_its_required_classes_is_dropped_unpainted():
+    for judge in (Judge(), Judge(recognizer())):
+        verdict = judge(candidate(lacks=("Settlement", "Water")), None)
+        assert verdict.to_dict() == {"kept": False, "why": "shows no Settlement and no Water"}
+
+
+@pytest.mark.parametrize(("tau", "kept"), [(0.73, True), (0.74, False)])
+def test_a_score_above_tau_keeps_the_pair(tau, kept):
+    verdict = Judge(recognizer(), tau)(candidate(), IMAGE)
+    assert verdict.score == pytest.approx(11 / 15)
+    assert verdict.kept == kept
+    assert verdict.to_dict()["score"] == verdict.score
+
+
+def test_a_score_of_tau_itself_drops_the_pair():
+    half = torch.zeros(2, 4, dtype=torch.long)
+    label = np.repeat(np.array([[0, 0, 1, 1]], np.uint8), 2, 0)  # IoU 1/2 and 0
+    verdict = Judge(recognizer(half), 0.25)(candidate(label), IMAGE)
+    assert verdict.to_dict() == {
+        "kept": False,
+        "why": "score is not above tau=0.25",
+        "score": 0.25,
+    }
+
+
+def test_what_is_judged_is_the_painted_image():
+    shown = []
+    judge = Judge(
+        Recognizer("abc", None, None, lambda x: shown.append(x) or torch.ones(1, 2, 2, 4), range(2))
+    )
+    image = np.random.default_rng(0).integers(0, 256, (2, 4, 3), np.uint8)
+    judge(candidate(), image)
+    assert np.array_equal(shown[0][0].permute(1, 2, 0).numpy(), image)
+
+
+def test_a_mask_of_ignore_alone_has_no_score():
+    verdict = Judge(recognizer())(candidate(np.full_like(LABEL, 255)), IMAGE)
+    assert verdict.to_dict() == {"kept": False, "why": "all of it is ignored"}
+
+
+def test_the_pixel_filter_acts_on_what_is_written_not_on_the_score():
+    verdict = Judge(recognizer(), 0.5, alpha=1.25)(candidate(), IMAGE)
+    assert verdict.kept and verdict.score == pytest.approx(11 / 15)
+    assert verdict.label.tolist() == [[0, 0, 255, 1], [0, 0, 1, 255]]
+    assert verdict.to_dict()["ignored_pixels"] == 1
+    assert LABEL[0, 2] == 0
+
+
+def test_dropped_pairs_know_nothing_of_the_pixel_filter():
+    verdict = Judge(recognizer(), 0.9, alpha=1.25)(candidate(), IMAGE)
+    assert "ignored_pixels" not in verdict.to_dict()
+
+
+def test_a_mask_that_the_pixel_filter_empties_is_dropped():
+    verdict = Judge(recognizer(class_losses=(1e-4, 1e-4)), 0.5, alpha=1.25)(candidate(), IMAGE)
+    assert verdict.why == "the pixel filter ignored all of it"
+    assert verdict.ignored == 7

@@ -1,0 +1,72 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from geoseg_gan.checkpoints import load_generator
+from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.jitter import JitterSettings
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.synthesis.masks import CandidateMasks
+from geoseg_gan.synthesis.paint import paint, paint_candidates
+
+CPU = torch.device("cpu")
+
+
+class SomeLacking(CandidateMasks):
+    """Every third candidate lacks a class."""
+
+    def at(self, index):
+        candidate = super().at(index)
+        return replace(candidate, lacks=("Settlement",)) if index % 3 == 1 else candidate
+
+
+@pytest.fixture
+def root(tmp_path, make_folder):
+    return make_folder(tmp_path / "data", train=2, val=0)
+
+
+@pytest.fixture
+def loaded(generator, root):
+    return load_generator(generator(root))
+
+
+@pytest.fixture
+def candidates(root, palette):
+    knobs = {"image_size": 32, "fit": "crop", "jitter": JitterSettings()}
+    pairs = find_pairs(root, "train")
+    return SomeLacking(pairs, MaskReader(palette), **knobs, seed=5, start=2, stop=12)
+
+
+def test_an_image_depends_on_its_mask_number_and_seed_alone(loaded):
+    labels = list(np.random.default_rng(0).integers(0, 3, (3, 32, 32)).astype(np.uint8))
+    together = paint(loaded, labels, seed=1, indices=[4, 7, 9], device=CPU)
+    alone = paint(loaded, labels[1:2], seed=1, indices=[7], device=CPU)[0]
+    assert alone.shape == (32, 32, 3) and alone.dtype == np.uint8
+    assert np.array_equal(together[1], alone)
+    for seed, number in ((1, 8), (2, 7)):
+        other = paint(loaded, labels[1:2], seed=seed, indices=[number], device=CPU)[0]
+        assert not np.array_equal(other, alone)
+
+
+def test_no_masks_make_no_images(loaded):
+    assert paint(loaded, [], seed=0, indices=[], device=CPU) == []
+
+
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (4, 2)])
+def test_candidates_come_in_order_and_those_that_lack_a_class_unpainted(
+    loaded, candidates, batch_size, num_workers
+):
+    painted = list(
+        paint_candidates(
+            loaded, candidates, batch_size=batch_size, num_workers=num_workers, device=CPU
+        )
+    )
+    assert [candidate.index for candidate, _ in painted] == list(range(2, 12))
+    for candidate, image in painted:
+        if candidate.lacks:
+            assert image is None and candidate.index % 3 == 1
+            continue
+        expected = paint(loaded, [candidate.label], seed=5, indices=[candidate.index], device=CPU)
+        assert np.array_equal(image, expected[0])

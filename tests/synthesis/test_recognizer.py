@@ -1,0 +1,298 @@
+import hashlib
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from geoseg_gan.checkpoints import RunFacts, SegmenterFacts, save_network
+from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.data.palette import Palette
+from geoseg_gan.errors import UserError
+from geoseg_gan.models.segmenters import build_segmenter
+from geoseg_gan.synthesis.recognizer import OnnxSettings, load_recognizer
+
+BYTES = ImageScaling([0, 0, 0], [255, 255, 255])
+SETTINGS = {
+    "arch": "unet",
+    "encoder": "tu-test_resnet",
+    "encoder_weights": None,
+    "options": {"decoder_channels": [8, 8, 8, 8, 8]},
+}
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+
+
+@pytest.fixture
+def reordered(palette):
+    """The palette's classes with the last one first."""
+    first, second, third = palette.classes
+    return Palette([third, first, second], palette.ignore)
+
+
+@pytest.fixture
+def save_own(tmp_path):
+    """Writes a small segmenter; returns its file and the network."""
+
+    def save(palette, scaling=BYTES, held_out=(0.5, 0.75)):
+        torch.manual_seed(0)
+        network = build_segmenter(SETTINGS, palette.num_classes, len(scaling.low)).eval()
+        facts = RunFacts({"segmenter": SETTINGS}, palette, scaling)
+        judged = SegmenterFacts([0.1, 0.2, None], list(held_out), {"val/miou": 0.6})
+        path = tmp_path / "segmenter.pt"
+        save_network(path, "segmenter", network, facts, 1, judged)
+        return path, network
+
+    return save
+
+
+@pytest.fixture
+def save_onnx(tmp_path):
+    """Writes a model that is one 1x1 convolution, then pooled where `pool` is above 1.
+
+    Without a weight it gives back its input.
+    """
+
+    def save(weight, shape=(1, 3, 32, 32), *, kind=TensorProto.FLOAT, pool=1, argmax=False):
+        nodes, weights = [helper.make_node("Identity", ["x"], ["y"])], []
+        if weight is not None:
+            nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
+            weight = np.asarray(weight, np.float32)[..., None, None]
+            weights = [numpy_helper.from_array(weight, "w")]
+        if pool > 1:
+            sides = {"kernel_shape": [pool, pool], "strides": [pool, pool]}
+            nodes.append(helper.make_node("AveragePool", [nodes[-1].output[0]], ["z"], **sides))
+        if argmax:
+            nodes.append(helper.make_node("ArgMax", [nodes[-1].output[0]], ["a"], axis=1))
+        last = TensorProto.INT64 if argmax else kind
+        graph = helper.make_graph(
+            nodes,
+            "segmenter",
+            [helper.make_tensor_value_info("x", kind, shape)],
+            [helper.make_tensor_value_info(nodes[-1].output[0], last, None)],
+            weights,
+        )
+        opset = helper.make_opsetid("", 17)
+        model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+        path = tmp_path / "model.onnx"
+        onnx.save(model, path)
+        return path
+
+    return save
+
+
+def load(path, palette, scaling=BYTES, size=32, class_map=None, settings=None):
+    settings = settings or OnnxSettings()
+    return load_recognizer(path, palette, scaling, size, "cpu", class_map, settings)
+
+
+class TestOwn:
+    def test_its_logits_are_the_network_s_and_its_facts_the_file_s(self, palette, save_own, image):
+        path, network = save_own(palette)
+        recognizer = load(path, palette)
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
+        with torch.inference_mode():
+            expected = network(pixels)[0]
+        logits = recognizer.logits(image)
+        assert (logits.shape, logits.dtype) == ((3, 32, 32), torch.float32)
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+        assert recognizer.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert recognizer.class_losses == [0.1, 0.2, None]
+        assert recognizer.held_out == [0.5, 0.75]
+
+    def test_its_own_scaling_brings_images_to_the_network(self, palette, save_own, image):
+        path, network = save_own(palette, ImageScaling([0, 0, 0], [510, 510, 510]))
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255 - 1
+        with torch.inference_mode():
+            expected = network(pixels)[0]
+        torch.testing.assert_close(load(path, palette).logits(image), expected, atol=1e-5, rtol=0)
+
+    def test_equal_classes_in_another_order_are_mapped(self, palette, reordered, save_own, image):
+        path, _ = save_own(palette)
+        straight, mapped = load(path, palette), load(path, reordered)
+        assert torch.equal(mapped.logits(image), straight.logits(image)[[2, 0, 1]])
+        assert mapped.class_losses == [None, 0.1, 0.2]
+
+    def test_a_class_map_joins_palettes_that_differ(self, palette, save_own, image):
+        path, _ = save_own(palette)
+        two = Palette([palette.classes[0], type(palette.classes[0])("Woods", [1, 2, 3])])
+        mapped = load(path, two, class_map=[2, 1])
+        assert torch.equal(mapped.logits(image), load(path, palette).logits(image)[[2, 1]])
+        assert mapped.class_losses == [None, 0.2]
+
+    def test_without_held_out_windows_it_says_so(self, palette, save_own):
+        path, _ = save_own(palette, held_out=())
+        assert load(path, palette).held_out is None
+
+    @pytest.mark.parametrize("change", ["name", "color"])
+    def test_another_palette_is_refused_with_both_shown(self, palette, save_own, change):
+        path, _ = save_own(palette)
+        content = palette.to_dict()
+        content["classes"][1][change] = {"name": "Woods", "color": [1, 2, 3]}[change]
+        other = Palette.from_dict(content)
+        with pytest.raises(UserError, match=r"'Forest land' \(168, 232, 84\)") as caught:
+            load(path, other)
+        assert other.describe(1) in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("scaling", "kind"),
+        [
+            (ImageScaling([0], [255]), "1-band uint8"),
+            (ImageScaling([0] * 3, [1] * 3, "float32"), "3-band float32"),
+        ],
+    )
+    def test_images_of_another_kind_are_refused(self, palette, save_own, scaling, kind):
+        path, _ = save_own(palette)
+        with pytest.raises(UserError, match=f"trained on 3-band uint8 images.*paints {kind}"):
+            load(path, palette, scaling)
+
+    def test_a_size_between_strides_is_refused(self, palette, save_own):
+        path, _ = save_own(palette)
+        with pytest.raises(UserError, match="multiples of 32, but the generator paints 48x48"):
+            load(path, palette, size=48)
+
+
+class TestOnnx:
+    def test_images_are_shifted_and_scaled_by_mean_and_std(self, palette, save_onnx):
+        path = save_onnx(np.eye(3))
+        recognizer = load(path, palette, settings=OnnxSettings([0.5, 0.25, 0.0], [0.5, 0.25, 1.0]))
+        image = np.broadcast_to(np.array([0, 102, 204], np.uint8), (32, 32, 3))
+        logits = recognizer.logits(image)
+        assert (logits.shape, logits.dtype) == ((3, 32, 32), torch.float32)
+        # Shares 0, 0.4 and 0.8.
+        expected = torch.tensor([-1.0, 0.6, 0.8]).view(3, 1, 1).expand(3, 32, 32)
+        torch.testing.assert_close(logits, expected, atol=1e-6, rtol=0)
+
+    def test_values_are_shares_of_the_generator_s_range(self, palette, save_onnx):
+        path = save_onnx([[1], [2], [3]], (1, 1, 32, 32))
+        scaling = ImageScaling([100], [300], "uint16")
+        recognizer = load(path, palette, scaling, settings=OnnxSettings([0.0], [1.0]))
+        logits = recognizer.logits(np.full((32, 32, 1), 150, np.uint16))
+        torch.testing.assert_close(logits[:, 0, 0], torch.tensor([0.25, 0.5, 0.75]))
+
+    def test_its_file_brings_a_digest_and_no_figures(self, palette, save_onnx):
+        path = save_onnx(np.eye(3))
+        recognizer = load(path, palette)
+        assert recognizer.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert recognizer.class_losses is None
+        assert recognizer.held_out is None
+
+    def test_smaller_logits_are_enlarged_bilinearly(self, palette, save_onnx):
+        path = save_onnx(np.eye(3), pool=16)
+        image = np.zeros((32, 32, 3), np.uint8)
+        image[:, 16:] = 255
+        row = load(path, palette).logits(image)[0, 0]
+        # Two columns of -1 and 1 whose centres stand at 7.5 and 23.5.
+        expected = (torch.arange(32.0) - 15.5).div(8).clamp(-1, 1)
+        torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
+
+    @pytest.mark.parametrize("shape", [("N", 3, "H", "W"), (1, "C", 32, 32)])
+    def test_sides_left_open_take_any_size(self, palette, save_onnx, shape, image):
+        recognizer = load(save_onnx(np.eye(3), shape), palette)
+        assert recognizer.logits(image).shape == (3, 32, 32)
+
+    def test_a_class_map_picks_the_channel_of_every_class(self, palette, save_onnx, image):
+        path = save_onnx([[0] * 3, [1] * 3, [2] * 3, [3] * 3])
+        logits = load(path, palette, class_map=[3, 0, 2]).logits(image)
+        assert torch.equal(logits.argmax(0), torch.where(logits[0] > 0, 0, 1))
+        assert torch.equal(logits[1], torch.zeros(32, 32))
+
+    @pytest.mark.parametrize("class_map", [[0, 1], [0, 1, 1], [0, 1, 3], [-1, 0, 1]])
+    def test_a_malformed_class_map_is_refused(self, palette, save_onnx, class_map):
+        path = save_onnx(np.eye(3))
+        with pytest.raises(UserError, match=r"class_map=\[.*'Settlement'.* the 3 of"):
+            load(path, palette, class_map=class_map)
+
+    def test_another_number_of_classes_is_refused_with_the_palette_shown(self, palette, save_onnx):
+        path = save_onnx(np.ones((4, 3)))
+        with pytest.raises(UserError, match=r"4 classes apart.*palette has 3: 'Background'"):
+            load(path, palette)
+
+    @pytest.mark.parametrize(
+        ("shape", "kind", "takes"),
+        [
+            ((1, 4, 32, 32), TensorProto.FLOAT, r"tensor\(float\) \[1, 4, 32, 32\]"),
+            ((2, 3, 32, 32), TensorProto.FLOAT, r"tensor\(float\) \[2, 3, 32, 32\]"),
+            ((1, 3, 64, 64), TensorProto.FLOAT, r"tensor\(float\) \[1, 3, 64, 64\]"),
+            ((1, 3, 32), TensorProto.FLOAT, r"tensor\(float\) \[1, 3, 32\]"),
+            ((1, 3, 32, 32), TensorProto.UINT8, r"tensor\(uint8\) \[1, 3, 32, 32\]"),
+        ],
+    )
+    def test_images_it_does_not_take_are_refused_with_what_it_takes(
+        self, palette, save_onnx, shape, kind, takes
+    ):
+        path = save_onnx(None, shape, kind=kind)
+        wanted = r"tensor\(float\) \[1, 3, 32, 32\]"
+        with pytest.raises(UserError, match=f"takes {takes}, but .* are {wanted}"):
+            load(path, palette)
+
+    def test_channels_left_open_are_tried(self, palette, save_onnx, capfd):
+        path = save_onnx(np.ones((3, 4)), (1, "C", "H", "W"))
+        with pytest.raises(UserError, match="fails on images of 32x32 with 3 bands"):
+            load(path, palette)
+        assert capfd.readouterr().err == ""
+
+    def test_classes_instead_of_logits_are_refused(self, palette, save_onnx):
+        path = save_onnx(np.eye(3), argmax=True)
+        with pytest.raises(UserError, match=r"gives int64 \[1, 1, 32, 32\], but float32 logits"):
+            load(path, palette)
+
+    def test_weights_in_another_file_are_refused(self, palette, save_onnx, monkeypatch):
+        path = save_onnx(np.eye(3))
+        monkeypatch.chdir(path.parent)  # where ONNX Runtime would look for them
+        onnx.save_model(
+            onnx.load(path),
+            path,
+            save_as_external_data=True,
+            location="weights.bin",
+            size_threshold=0,
+        )
+        with pytest.raises(UserError, match="external_data=False"):
+            load(path, palette)
+
+    @pytest.mark.parametrize("values", [[0.5, 0.5], []])
+    def test_means_of_another_number_of_bands_are_refused(self, palette, save_onnx, values):
+        path = save_onnx(np.eye(3))
+        with pytest.raises(UserError, match=r"onnx.mean=\["):
+            load(path, palette, settings=OnnxSettings(mean=values))
+
+
+@pytest.mark.parametrize("values", [[0.0], [], [float("nan")]])
+def test_deviations_that_cannot_divide_are_refused(values):
+    with pytest.raises(UserError, match=r"onnx.std=\["):
+        OnnxSettings(std=values).check()
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.pt2", "model.ts", "model.h5", "model"])
+def test_other_formats_are_refused_with_those_that_are_read(palette, tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"anything")
+    with pytest.raises(UserError, match=r"segmenter.pt .*\.onnx.*that can run code"):
+        load(path, palette)
+
+
+@pytest.mark.parametrize("name", ["segmenter.pt", "model.onnx"])
+def test_files_that_are_missing_or_broken_are_refused_in_one_line(palette, tmp_path, name):
+    path = tmp_path / name
+    with pytest.raises(UserError, match=f"{name} does not exist"):
+        load(path, palette)
+    path.write_bytes(b"anything")
+    with pytest.raises(UserError, match=f"{name} is not a") as caught:
+        load(path, palette)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_that_runs_code_is_not_loaded(palette, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (tmp_path / "sprung").touch, ()
+
+    path = tmp_path / "segmenter.pt"
+    torch.save({"format": 1, "kind": "segmenter", "weights": Trap()}, path)
+    with pytest.raises(UserError, match="not a checkpoint of this project"):
+        load(path, palette)
+    assert not (tmp_path / "sprung").exists()

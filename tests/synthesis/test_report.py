@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from geoseg_gan.checkpoints import load_generator
+from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.jitter import JitterSettings
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.synthesis import report
+from geoseg_gan.synthesis.masks import CandidateMasks
+from geoseg_gan.synthesis.paint import paint
+from geoseg_gan.synthesis.recognizer import Recognizer
+from geoseg_gan.synthesis.writer import PairWriter
+
+BYTES = ImageScaling([0, 0, 0], [255, 255, 255])
+
+
+@pytest.fixture
+def writer(tmp_path, palette):
+    (tmp_path / "out").mkdir()
+    with PairWriter(tmp_path / "out", "pairs", MaskReader(palette), BYTES) as writer:
+        yield writer
+
+
+def lines(*scores, tau=0.5):
+    """Manifest lines by score; None for what could not be judged."""
+    return [
+        {"index": index, "kept": False}
+        if score is None
+        else {"index": index, "kept": score > tau, "score": score}
+        for index, score in enumerate(scores)
+    ]
+
+
+def test_realised_shares_are_those_of_the_kept_masks_on_disk(writer):
+    kinds = np.array([[0, 0, 1, 255], [2, 2, 2, 2]], np.uint8)
+    for index, row in ((4, kinds[0]), (7, kinds[1])):
+        writer.reader.write(writer.paths(index)[1], np.tile(row, (8, 2)))
+    assert report.realised_shares(writer, [4]).tolist() == pytest.approx([2 / 3, 1 / 3, 0])
+    assert report.realised_shares(writer, [4, 7]).tolist() == pytest.approx([2 / 7, 1 / 7, 4 / 7])
+    assert report.realised_shares(writer, []).tolist() == [0, 0, 0]
+
+
+def test_shares_stand_in_a_table(palette, capsys):
+    shares = np.array([0.5, 0.25, 0.25])
+    report.print_shares(palette, shares, shares[::-1], np.zeros(3))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["class", "training", "expected", "realised"]
+    assert rows[2] == ["Forest", "land", "25.0%", "25.0%", "0.0%"]
+
+
+def test_the_histogram_gets_scores_by_verdict(writer, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        report, "score_histogram", lambda *a: given.append(a) or np.zeros((2, 2, 3), np.uint8)
+    )
+    report.write_histogram(writer, lines(0.4, None, 0.9, 0.2, 0.6), 0.5, [0.7])
+    assert given == [([0.9, 0.6], [0.4, 0.2], 0.5, [0.7])]
+    assert (writer.folder / report.HISTOGRAM).is_file()
+
+
+def test_without_scores_there_are_no_pictures_of_them(writer):
+    report.write_histogram(writer, lines(None, None), 0.5, [])
+    report.write_extremes(writer, lines(None), None, None, None, None)
+    report.write_contact_sheet(writer, [])
+    assert [path.name for path in writer.folder.iterdir()] == ["manifest.jsonl"]
+
+
+def test_the_best_stand_left_and_the_worst_right(
+    writer, generator, make_folder, tmp_path, palette, monkeypatch
+):
+    root = make_folder(tmp_path / "data", train=3, val=0)
+    loaded, cpu = load_generator(generator(root)), torch.device("cpu")
+    knobs = {"image_size": 32, "fit": "crop", "jitter": JitterSettings(), "seed": 3}
+    pairs = find_pairs(root, "train")
+    # Numbers beyond the range that is left to paint are drawn again all the same.
+    candidates = CandidateMasks(pairs, writer.reader, **knobs, start=12, stop=12)
+    seen = F.one_hot(torch.full((32, 32), 2), 3).permute(2, 0, 1)[None].float()
+    recognizer = Recognizer("abc", None, None, lambda pixels: seen, range(3))
+    monkeypatch.setattr(report, "captioned", lambda picture, text: captions.append(text) or picture)
+    captions = []
+    manifest = lines(0.1, 0.8, None, 0.3, 0.7, *[0.5] * 20)
+    report.write_extremes(writer, manifest, candidates, loaded, recognizer, cpu)
+    assert captions[:4] == ["0.80", "0.10", "0.70", "0.30"]
+    assert len(captions) == 20
+    sheet = np.asarray(Image.open(writer.folder / report.EXTREMES))
+    assert sheet.shape == (10 * 34 - 2, 6 * 34 - 2, 3)
+    for column, index in ((0, 1), (3, 0)):
+        label = candidates.at(index).label
+        (image,) = paint(loaded, [label], seed=3, indices=[index], device=cpu)
+        tiles = [sheet[:32, 34 * (column + k) : 34 * (column + k) + 32] for k in range(3)]
+        assert np.array_equal(tiles[0], palette.decode(label))
+        assert np.array_equal(tiles[1], image)
+        predicted = np.where(label == 255, np.uint8(255), np.uint8(2))
+        assert np.array_equal(tiles[2], palette.decode(predicted))
+    captions.clear()
+    report.write_extremes(writer, manifest[:6], candidates, loaded, recognizer, cpu)
+    # Of five, the middle one alone stands on both sides.
+    assert captions == ["0.80", "0.10", "0.70", "0.30", "0.50", "0.50"]
+
+
+def outcome(capsys, folder, *arguments):
+    report.print_outcome(folder, *arguments)
+    return capsys.readouterr().out
+
+
+def test_the_outcome_in_a_line(tmp_path, capsys):
+    kept = lines(0.9, 0.8)
+    assert outcome(capsys, tmp_path, kept, None).startswith("Generated 2 pairs in ")
+    out = outcome(capsys, tmp_path, lines(0.9, 0.3, 0.8, None), 0.5).splitlines()
+    assert out[0] == "Generated 4 pairs, kept 2 with tau=0.5"
+    assert out[1].startswith("See ") and report.HISTOGRAM in out[1]
+    assert outcome(capsys, tmp_path, lines(0.9, None), None).startswith(
+        "Generated 2 pairs, kept 1\nSee "
+    )
+
+
+def test_nothing_kept_shows_the_scores_or_says_that_there_are_none(tmp_path, capsys):
+    out = outcome(capsys, tmp_path, lines(0.1, 0.4, 0.2), 0.5)
+    assert "kept 0 with tau=0.5\nNothing was kept: scores ran from 0.100 to 0.400" in out
+    assert "median 0.200" in out
+    assert "no candidate could be judged" in outcome(capsys, tmp_path, lines(None), 0.5)

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.jitter import JitterSettings, draw_warp
+from geoseg_gan.synthesis import writer as module
+from geoseg_gan.synthesis.judge import Verdict
+from geoseg_gan.synthesis.masks import Candidate
+from geoseg_gan.synthesis.writer import PairWriter, read_manifest
+
+LABEL = np.zeros((8, 8), np.uint8)
+IMAGE = np.zeros((8, 8, 3), np.uint8)
+
+
+@pytest.fixture
+def open_writer(tmp_path, palette):
+    return lambda: PairWriter(
+        tmp_path, "pairs", MaskReader(palette), ImageScaling([0] * 3, [255] * 3)
+    )
+
+
+def candidate(index):
+    warp = draw_warp(JitterSettings(), np.random.default_rng(0))
+    return Candidate(index, "a", warp, (0, 0, 8), LABEL)
+
+
+def test_dropped_pairs_are_listed_and_leave_no_files(open_writer, tmp_path, palette):
+    filtered = LABEL.copy()
+    filtered[0] = 255
+    with open_writer() as writer:
+        writer.add(candidate(0), IMAGE, Verdict(LABEL, "too bad", 0.25))
+        writer.add(candidate(1), IMAGE, Verdict(filtered, None, 0.75, 8))
+        writer.add(candidate(2), None, Verdict(LABEL, "shows no Water"))
+    names = {"manifest.jsonl", "pair_00001_img.jpg", "pair_00001_mask.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    lines = read_manifest(tmp_path)
+    assert [line["kept"] for line in lines] == [False, True, False]
+    assert [line.get("score") for line in lines] == [0.25, 0.75, None]
+    written, _ = MaskReader(palette).read(tmp_path / "pair_00001_mask.png")
+    assert np.array_equal(written, filtered)
+
+
+def test_nothing_is_listed_behind_a_pair_that_could_not_be_written(
+    open_writer, tmp_path, monkeypatch
+):
+    write_image = module.write_image
+
+    def full(path, image):
+        if "00001" in path.name:
+            raise OSError("disk full")
+        write_image(path, image)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_image", full)
+        with pytest.raises(OSError, match="disk full"), open_writer() as writer:
+            for index in range(4):
+                writer.add(candidate(index), IMAGE, Verdict(LABEL))
+    assert [line["index"] for line in read_manifest(tmp_path)] == [0]
