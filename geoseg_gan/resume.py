@@ -48,7 +48,7 @@ def check_out_dir(out_dir: Path, resume: bool, result: str) -> None:
 
 
 def point_to_resume(
-    out_dir: Path, settings: dict[str, Any], free: Collection[str], epochs: int
+    out_dir: Path, settings: dict[str, Any], free: Collection[str], epochs: int, result: str
 ) -> Path:
     """The checkpoint to go on from, once its run is seen to be this one.
 
@@ -57,6 +57,7 @@ def point_to_resume(
         settings: The configuration, plain types.
         free: Top-level settings that may differ between a run and its continuation.
         epochs: How many epochs the run shall have.
+        result: Pattern of the files that a finished run leaves.
 
     Raises:
         UserError: Naming the first setting that differs, or that nothing is left to do.
@@ -71,7 +72,7 @@ def point_to_resume(
                 f"{key}={stored}, or start a new run in another out_dir."
             )
     done = content["epoch"] + 1
-    if done >= epochs:
+    if done >= epochs and any(out_dir.glob(result)):
         raise UserError(
             f"resume=true: the run in {out_dir} has all its {plural(done, 'epoch')}. "
             f"Give epochs={done + 10} or so to train on."

@@ -27,6 +27,7 @@ from geoseg_gan.resume import FREE, check_out_dir, flat, point_to_resume
 from geoseg_gan.schemas import TrainConfig
 from geoseg_gan.trainer import build_trainer
 
+RESULT = "G_e*.pt"
 FREE_ON_RESUME = (*FREE, "keep_checkpoints", "max_minutes")
 """Settings that may differ between a run and its continuation."""
 
@@ -47,7 +48,9 @@ def train(config: TrainConfig) -> dict[str, float]:
     settings = plain(config)
     out_dir = Path(config.out_dir)
     last = (
-        point_to_resume(out_dir, settings, FREE_ON_RESUME, config.epochs) if config.resume else None
+        point_to_resume(out_dir, settings, FREE_ON_RESUME, config.epochs, RESULT)
+        if config.resume
+        else None
     )
     L.seed_everything(config.seed, workers=True, verbose=False)
     datamodule = SegmentationDataModule(
@@ -124,7 +127,7 @@ def check(config: TrainConfig) -> None:
     config.optimizer.check()
     check_networks(config.model, config.data.reader().palette.num_classes, config.image_size)
     config.data.check_root(Path(config.data_root))
-    check_out_dir(Path(config.out_dir), config.resume, "G_e*.pt")
+    check_out_dir(Path(config.out_dir), config.resume, RESULT)
 
 
 def check_networks(model: Any, num_classes: int, image_size: int) -> None:

@@ -54,7 +54,9 @@ def train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
     check(config)
     settings = plain(config)
     out_dir = Path(config.out_dir)
-    last = point_to_resume(out_dir, settings, FREE, config.epochs) if config.resume else None
+    last = (
+        point_to_resume(out_dir, settings, FREE, config.epochs, RESULT) if config.resume else None
+    )
     L.seed_everything(config.seed, workers=True, verbose=False)
     data = _open_data(config)
     index = data.train_index

@@ -79,7 +79,7 @@ def build_trainer(
     steps: int,
     callbacks: list[Callback],
 ) -> L.Trainer:
-    """A Trainer for manual optimisation that logs to TensorBoard in `out_dir`.
+    """A Trainer that logs to TensorBoard in `out_dir` and leaves checkpoints to callbacks.
 
     Args:
         settings: Where it runs.

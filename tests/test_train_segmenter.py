@@ -145,6 +145,16 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(fit, monkeypatch):
     assert (whole / "scores.json").read_text() == (parts / "scores.json").read_text()
 
 
+def test_a_run_interrupted_while_it_is_judged_goes_on_with_that(fit):
+    folder, scores = fit("run", "epochs=2")
+    before = weights(folder)
+    (folder / "segmenter.pt").unlink()
+    assert fit("run", "epochs=2", "resume=true")[1] == scores
+    assert_same_weights(weights(folder), before)
+    with pytest.raises(UserError, match="has all its 2 epochs"):
+        fit("run", "epochs=2", "resume=true")
+
+
 def test_synthetic_pairs_are_mixed_in_without_changing_the_number_of_steps(
     fit, make_generated, tmp_path, capsys
 ):
