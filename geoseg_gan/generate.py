@@ -1,6 +1,7 @@
 """The generate command: from a generator and training masks to new image-mask pairs."""
 
 import math
+import warnings
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -275,6 +276,13 @@ def _choose_tau(
         for candidate, image in track(islice(painted, count), "Choosing tau", total=count)
         if image is not None
     ]
+    size = candidates.image_size
+    if recognizer.window not in (None, size):
+        warnings.warn(
+            f"tau=auto compares pairs of {size} px with real windows of {recognizer.window} px, "
+            f"which hold other numbers of classes. Train the segmenter with image_size={size}.",
+            stacklevel=2,
+        )
     tau, reached = choose_tau(scores, held_out)
     real = f"the mean of real held-out windows, {np.nanmean(held_out):.3f}"
     seen = plural(count, "candidate")

@@ -197,6 +197,14 @@ def test_auto_parts_what_scores_like_real_pairs_from_the_rest(run, recognizer, c
     )
 
 
+def test_auto_warns_of_windows_of_another_size(run, recognizer):
+    other = replace(recognizer, window=64)
+    with pytest.warns(
+        UserWarning, match=r"pairs of 32 px with real windows of 64 px.*image_size=32"
+    ):
+        run("out", other, tau="auto", num_samples=4)
+
+
 def test_pixels_that_are_unlike_their_class_get_the_first_ignore_colour(
     paint, root, generator, palette, recognizer, monkeypatch
 ):

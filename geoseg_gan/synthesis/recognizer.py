@@ -62,6 +62,7 @@ class Recognizer:
             none were held out.
         predict: What computes the logits.
         channels: The segmenter's channel of every palette class.
+        window: Side of the held-out windows in pixels; None where there are none.
     """
 
     digest: str
@@ -69,6 +70,7 @@ class Recognizer:
     held_out: list[float] | None
     predict: Predict
     channels: Sequence[int]
+    window: int | None = None
 
     def logits(self, image: npt.NDArray[Any]) -> Tensor:
         """Logits for one image, which are the same whatever other images are judged.
@@ -164,6 +166,7 @@ def _load_own(
         loaded.judged.held_out or None,
         predict,
         channels,
+        own.config["image_size"],
     )
 
 
