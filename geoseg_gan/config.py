@@ -85,6 +85,9 @@ def command(schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Calla
             except KeyboardInterrupt:
                 _say_error("interrupted; what was finished is saved.")
                 sys.exit(130)
+            finally:
+                # Told to this sweep's processes; what the caller starts next is no part of it.
+                os.environ.pop(_JOB, None)
             if failures:
                 sys.exit(1)
 

@@ -249,7 +249,8 @@ def segmenter(tmp_path, palette) -> Callable[..., Path]:
     ) -> Path:
         torch.manual_seed(0)
         network = build_segmenter(settings, palette.num_classes, bands)
-        facts = RunFacts({"segmenter": settings}, palette, ImageScaling([0] * bands, [255] * bands))
+        config = {"segmenter": settings, "image_size": 32}
+        facts = RunFacts(config, palette, ImageScaling([0] * bands, [255] * bands))
         judged = SegmenterFacts(list(class_losses), list(held_out), {"val/miou": 0.5})
         save_network(tmp_path / "segmenter.pt", "segmenter", network, facts, 1, judged)
         return tmp_path / "segmenter.pt"

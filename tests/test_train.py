@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -220,6 +221,8 @@ def test_a_sweep_gives_each_job_its_folder_and_outlives_a_failing_one(
     done = sorted(path.parent.name for path in (tmp_path / "runs/sweep").glob("*/G_e001.pt"))
     assert len(done) == 2
     assert done == ["lr=0.0001", "lr=0.001"]
+    # What distributed jobs of this sweep were told is not left for the next command.
+    assert "GEOSEG_GAN_JOB" not in os.environ
 
 
 def run_script(*arguments, cwd):

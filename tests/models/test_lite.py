@@ -46,7 +46,9 @@ def test_a_segmenter_s_encoder_gives_the_reference_s_features(reference, image):
     # and fails this with the same weights.
     settings = vars(SegmenterSettings())
     encoder = build_segmenter(settings, 4, 3).eval().encoder
-    assert torch.equal(encoder(image)[-1], last_features(reference, image))
+    expected = last_features(reference, image)
+    # The segmenter's memory layout adds in another order.
+    torch.testing.assert_close(encoder(image)[-1], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_building_the_weights_draws_no_random_numbers():

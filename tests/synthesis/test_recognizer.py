@@ -41,7 +41,7 @@ def save_own(tmp_path):
     def save(palette, scaling=BYTES, held_out=(0.5, 0.75)):
         torch.manual_seed(0)
         network = build_segmenter(SETTINGS, palette.num_classes, len(scaling.low)).eval()
-        facts = RunFacts({"segmenter": SETTINGS}, palette, scaling)
+        facts = RunFacts({"segmenter": SETTINGS, "image_size": 32}, palette, scaling)
         judged = SegmenterFacts([0.1, 0.2, None], list(held_out), {"val/miou": 0.6})
         path = tmp_path / "segmenter.pt"
         save_network(path, "segmenter", network, facts, 1, judged)
