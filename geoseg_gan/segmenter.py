@@ -87,7 +87,6 @@ class Segmenter(L.LightningModule):
         self.color = color
         self.seed = seed
         self.global_batch = global_batch
-        self.time_used = 0.0
         self.confusion = torch.zeros(0)
         """Pixels by true and predicted class over the last pass through the held-out tiles."""
 

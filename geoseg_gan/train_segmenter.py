@@ -194,11 +194,12 @@ def _judge(
     for name, dataset in (("inner", data.inner_dataset), ("val", data.val_dataset)):
         if dataset is None:
             continue
-        matrices = [
-            confusion_matrix(label, guess, len(names))
-            for sample, logits in _predict(config, module, dataset, f"Judging on {name}")
-            for label, guess in zip(sample["label"], logits.argmax(1), strict=True)
-        ]
+        matrices = []
+        for sample, logits in _predict(config, module, dataset, f"Judging on {name}"):
+            if name == "inner":  # held out, but of the training split as well
+                losses.add(sample["label"], logits)
+            guesses = zip(sample["label"], logits.argmax(1), strict=True)
+            matrices += [confusion_matrix(label, guess, len(names)) for label, guess in guesses]
         total = torch.stack(matrices).sum(0)
         scores |= {f"{name}/miou": mean_iou(total)} | iou_scores(total, names, f"{name}_iou")
         if name == "inner":
@@ -245,13 +246,12 @@ def _summarise(config: TrainSegmenterConfig, data: SegmenterDataModule, module: 
     """One screen on what is about to happen."""
     index = data.train_index
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    inner = 0 if data.inner_dataset is None else len(data.inner_dataset)
     val = 0 if data.val_dataset is None else len(data.val_dataset)
     table.add_row(
         "data",
-        f"{config.data_root}: {plural(len(index.pairs), 'real training pair')}, "
-        f"{plural(inner, 'held-out training window')} and {plural(val, 'validation window')} of "
-        f"{config.image_size} px, {plural(index.bands, 'band')} of {index.dtype}",
+        f"{config.data_root}: real training tiles: {data.split_summary()}; "
+        f"{plural(val, 'validation window')} of {config.image_size} px, "
+        f"{plural(index.bands, 'band')} of {index.dtype}",
     )
     shares = zip(data.palette.names, index.class_shares(), strict=True)
     table.add_row("classes", ", ".join(f"{name} {share:.1%}" for name, share in shares))

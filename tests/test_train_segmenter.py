@@ -67,7 +67,7 @@ def test_a_run_leaves_a_segmenter_its_figures_and_pictures(fit, capsys):
     assert {k: v for k, v in stored.items() if k != "epoch"} == scores
     assert {"val/miou", "inner/miou", "val_iou/Settlement", "inner_iou/Background"} <= set(scores)
     shown = capsys.readouterr().out
-    for text in ("real training pair", "held-out", "Settlement", "val IoU", "segmenter.pt"):
+    for text in ("real training tiles", "held out", "Settlement", "val IoU", "segmenter.pt"):
         assert text in shown
     board = board_of(folder)
     assert set(board.Tags()["scalars"]) >= {

@@ -8,18 +8,17 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from geoseg_gan.errors import plural
+from geoseg_gan.gan import GAN
 
 
-class TimedModule(Protocol):
-    """What time keeping needs of a LightningModule.
+class Batched(Protocol):
+    """What counting images needs of a LightningModule.
 
     Attributes:
         global_batch: Batch size over all processes.
-        time_used: Share of the time budget that is used up, in [0, 1].
     """
 
     global_batch: int
-    time_used: float
 
 
 class TimeBudget(Callback):
@@ -45,7 +44,8 @@ class TimeBudget(Callback):
         used = min(1.0, (time.monotonic() - self._started) / (60 * self.minutes))
         # All processes follow one clock, or their learning rates would part.
         used = trainer.strategy.broadcast(used)
-        cast(TimedModule, module).time_used = used
+        assert isinstance(module, GAN)
+        module.time_used = used
         if used >= 1:
             trainer.should_stop = True
 
@@ -72,7 +72,7 @@ class Throughput(Callback):
             self._since = time.monotonic()
             return
         seconds = max(time.monotonic() - self._since, 1e-9)
-        rate = self._batches * cast(TimedModule, module).global_batch / seconds
+        rate = self._batches * cast(Batched, module).global_batch / seconds
         module.log("images_per_second", rate, prog_bar=True)
 
 

@@ -124,7 +124,7 @@ class SegmenterDataModule(PairDataModule):
             check_same_type(index, seen)
             self._synthetic.append(self._pair_dataset(painted))
             self.synthetic_facts.append(facts)
-        self._fit_windows = self._windows(everything, source)
+        self._fit_windows = self._windows(index, real)
         if held_out:
             self.inner_dataset = self._windows(everything.rows(held_out), source.rows(held_out))
         if opened := self._open_val(everything):
@@ -135,7 +135,7 @@ class SegmenterDataModule(PairDataModule):
 
     @property
     def fit_windows(self) -> WindowDataset:
-        """Windows of all real training tiles, held out or not; available after `setup`."""
+        """Windows of the fitted real tiles, nothing random; available after `setup`."""
         assert self._fit_windows is not None, "setup() comes first"
         return self._fit_windows
 
