@@ -57,7 +57,9 @@ def command(schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Calla
             nonlocal failures
             try:
                 _enter_sweep_folder(config, output)
-                return run(typed(config, schema))
+                figures = run(typed(config, schema))
+                # What a sweeper that optimises is to be given.
+                return figures.get("objective") if isinstance(figures, dict) else figures
             except UserError as error:
                 failures += 1
                 _say_error(str(error))
@@ -121,6 +123,13 @@ def write_yaml(path: Path, config: Any) -> None:
     """Writes a typed configuration as YAML."""
     path.parent.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(plain(config)), path)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads what `write_yaml` wrote, as plain dicts."""
+    content = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
 
 
 def register() -> None:
@@ -210,9 +219,9 @@ def _help_of(name: str) -> str:
         if text is None:
             groups.append(entry.name)
             continue
-        default = entry.default
-        if default is dataclasses.MISSING:  # made by a factory: a list that is empty at first
-            default = "[]"
+        default: Any = entry.default
+        if entry.default_factory is not dataclasses.MISSING:
+            default = str(entry.default_factory()).replace(" ", "")
         default = {MISSING: "...", None: "null"}.get(default, default)
         shown = str(default).lower() if isinstance(default, bool) else default
         lines.append(f"  {f'{entry.name}={shown}':<34}{text}")

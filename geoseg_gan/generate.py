@@ -13,9 +13,9 @@ from rich.progress import Progress, track
 from geoseg_gan.checkpoints import LoadedGenerator, load_generator
 from geoseg_gan.config import command, plain
 from geoseg_gan.data.images import MaskReader
-from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
+from geoseg_gan.data.split import split_pairs
 from geoseg_gan.data.synthetic import FACTS
 from geoseg_gan.data.transplant import Transplanter
 from geoseg_gan.errors import UserError, check_choice, plural
@@ -77,7 +77,7 @@ def generate(config: GenerateConfig) -> dict[str, float]:
     root = Path(config.data_root or trained["data_root"])
     palette = generator.facts.palette
     reader = MaskReader(palette, trained["data"]["mask_format"], trained["data"]["unknown"])
-    pairs = find_pairs(root, "train", trained["data"]["group_regex"])
+    pairs, _ = split_pairs(root, trained)
     index = scan(pairs, reader)
     if trained["data"]["fit"] == "crop":
         check_sizes(index, trained["image_size"])

@@ -27,8 +27,8 @@ def confusion_picture(confusion: npt.NDArray[np.int64], names: Sequence[str]) ->
     totals = confusion.sum(1, keepdims=True)
     shares = confusion / np.maximum(totals, 1)
     side = 2.5 + 0.6 * len(names)
-    figure = _figure(side + 0.5, side)
-    axes = figure.add_subplot()
+    sheet = figure(side + 0.5, side)
+    axes = sheet.add_subplot()
     axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), names)
@@ -38,7 +38,7 @@ def confusion_picture(confusion: npt.NDArray[np.int64], names: Sequence[str]) ->
         shown = f"{shares[row, column]:.0%}" if totals[row, 0] else "-"
         color = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, shown, ha="center", va="center", color=color, fontsize=8)
-    return _drawn(figure)
+    return drawn(sheet)
 
 
 def score_histogram(
@@ -52,8 +52,8 @@ def score_histogram(
         tau: The threshold.
         held_out: Scores of real held-out windows, drawn as an outline; none if empty.
     """
-    figure = _figure(7, 4)
-    axes = figure.add_subplot()
+    sheet = figure(7, 4)
+    axes = sheet.add_subplot()
     edges = np.linspace(0, 1, 51)
     axes.hist(
         [list(kept), list(dropped)],
@@ -74,18 +74,20 @@ def score_histogram(
     axes.set_ylabel("pairs")
     axes.set_xlim(0, 1)
     axes.legend()
-    return _drawn(figure)
+    return drawn(sheet)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def figure(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches, without a window of its own."""
     from matplotlib.figure import Figure
 
     return Figure((width, height), dpi=_DPI, layout="tight")
 
 
-def _drawn(figure: "Figure") -> RGB:
+def drawn(sheet: "Figure") -> RGB:
+    """A figure's pixels, shape (H, W, 3), uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas: Any = FigureCanvasAgg(figure)  # whose methods carry no types
+    canvas: Any = FigureCanvasAgg(sheet)  # whose methods carry no types
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

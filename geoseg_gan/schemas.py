@@ -7,6 +7,7 @@ from geoseg_gan.data.augment import AugmentSettings
 from geoseg_gan.data.datamodule import DataSettings
 from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.data.tile_settings import TileSettings
+from geoseg_gan.data.transplant import TransplantStep
 from geoseg_gan.gan import OptimizerSettings
 from geoseg_gan.losses.segmentation import SegmentationLossSettings
 from geoseg_gan.models.segmenters import SegmenterSettings
@@ -43,14 +44,20 @@ class TrainConfig:
     data_root: str = knob("data", "folder with train/ and val/, each with images/ and masks/")
     out_dir: str = knob("runs/label2img", "where samples, checkpoints and logs go")
     epochs: int = knob(10, "how often training goes through the pairs; 30 to 50 for good results")
+    epoch_steps: int | None = knob(None, "steps an epoch; null to go through the pairs once")
     bs: int = knob(8, "batch size over all devices")
     lr: float = knob(2e-4, "learning rate at this batch size")
     image_size: int = knob(256, "side of the training images in pixels")
     seed: int = knob(0, "fixes weights, order, augmentation and noise")
     resume: bool = knob(False, "continue the run in out_dir")
+    inner_share: float = knob(0.0, "share of the training tiles held out, by ground; 0 for none")
     keep_checkpoints: str = knob("all", "networks of how many epochs stay: all, or a number")
     max_minutes: float | None = knob(None, "end after this time, saving first; null for no limit")
     samples: int = knob(4, "sample pictures an epoch")
+    evaluate_every: int = knob(0, "epochs between evaluations on held-out tiles; 0 for none")
+    evaluate_samples: int = knob(128, "held-out windows painted for an evaluation, at most")
+    monitor: str = knob("kid", "kid or agreement: the epoch best by it is kept as G_best.pt")
+    segmenter_ckpt: str | None = knob(None, "the segmenter by which agreement is measured")
     devices: int = knob(1, "how many GPUs or processes share a batch")
     precision: str = knob("32-true", "32-true, bf16-mixed or 16-mixed")
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -121,6 +128,91 @@ class TrainSegmenterConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    """Configuration of scripts/evaluate.py."""
+
+    gen_ckpt: str | None = knob(None, "the generator to evaluate, a G_e###.pt that training wrote")
+    folder: str | None = knob(None, "or a folder of generated pairs, the save_dir of generate")
+    data_root: str | None = knob(
+        None, "folder with real pairs; null as in the generator's training"
+    )
+    out_dir: str = knob("runs/evaluation", "where figures, table and pictures go")
+    segmenter_ckpt: str | None = knob(None, "measures agreement: segmenter.pt or .onnx")
+    class_map: list[int] | None = knob(
+        None, "the segmenter's channel of every class, if its order is another"
+    )
+    features: str = knob("lite0", "lite0 (needs no download) or inception (compares with papers)")
+    features_weights: str | None = knob(None, "file of inception's weights; null to download them")
+    num_samples: int = knob(1000, "validation windows painted, at most")
+    variants: int = knob(4, "images painted from one mask, for diversity")
+    bs: int = knob(16, "images at once through the feature network")
+    seed: int = knob(0, "fixes noise, halves and controls")
+    onnx: OnnxSettings = field(default_factory=OnnxSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+
+
+@dataclass
+class TrialConfig:
+    """Configuration of scripts/trial.py."""
+
+    data_root: str = knob("data", "folder with real pairs: train/ and val/")
+    out_dir: str = knob("runs/trial", "where results and report go; calling again goes on")
+    image_size: int = knob(256, "side of all images in pixels")
+    seeds: Any = knob(5, "how many seeds, from 0 on; or a list of them, as in seeds=[3,4]")
+    arms: list[str] = knob_list("only these arms are computed by this call; [] for all")
+    ratios: list[float] = field(
+        default_factory=lambda: [0.1, 0.25, 0.5],
+        metadata={"help": "shares of synthetic pairs, an arm each"},
+    )
+    train_tiles: int | None = knob(None, "train everything on so few tiles, drawn by each seed")
+    train_fraction: float | None = knob(None, "the same as a share of the training tiles")
+    inner_share: float = knob(0.15, "share of them held out of everything, to choose by")
+    share_gan: bool = knob(False, "one generator for all seeds: faster, and proves less")
+    epochs: int = knob(10, "of every generator")
+    epoch_steps: int | None = knob(None, "its steps an epoch; null to go through the pairs once")
+    bs: int = knob(8, "their batch size")
+    lr: float = knob(2e-4, "their learning rate at this batch size")
+    num_samples: int = knob(1000, "pairs painted for each seed")
+    tau: Any = knob("auto", "mIoU above which a pair is kept; auto fits it to held-out pairs")
+    alpha: float | None = knob(None, "ignore pixels whose loss exceeds alpha times their class's")
+    sampling: str = knob("uniform", "masks: uniform, balanced (rare classes), hard (high losses)")
+    segmenter_epochs: int = knob(30, "of every segmenter, the same in all arms")
+    segmenter_epoch_steps: int | None = knob(None, "its steps an epoch; null as for epoch_steps")
+    segmenter_bs: int = knob(8, "their batch size")
+    segmenter_lr: float = knob(1e-3, "their highest learning rate")
+    oversample_classes: list[Any] = knob_list("of the arm oversample; [] for the rare ones")
+    oversample_factor: float = knob(3.0, "how much more often it shows their pairs")
+    precision: str = knob("32-true", "32-true, bf16-mixed or 16-mixed")
+    merge: list[str] = knob_list("folders of other trials with these settings: take their results")
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    loss: Any = MISSING
+    jitter: JitterSettings = field(default_factory=JitterSettings)
+    segmenter: SegmenterSettings = field(default_factory=SegmenterSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    copy_paste: TransplantStep = field(default_factory=lambda: TransplantStep(p=0.5))
+    segmenter_loss: SegmentationLossSettings = field(default_factory=SegmentationLossSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    segmenter_optimizer: SegmenterOptimizerSettings = field(
+        default_factory=SegmenterOptimizerSettings
+    )
+
+
+@dataclass
+class CalibrateConfig:
+    """Configuration of scripts/calibrate.py."""
+
+    folder: str = knob("runs/trial", "the out_dir of a trial with 20 or more runs of arm real")
+    out_dir: str = knob("runs/calibration", "where calibration.json and calibration.md go")
+    trials: int = knob(400, "how many trials are made up, for each number of seeds")
+    seeds: list[int] = knob_list("with how many seeds, as in [3,5]; [] for all that can be")
+    ratios: int = knob(3, "among how many ratios they choose")
+    effect: float = knob(0.03, "added to the mIoU of all ratios, to see how often it is found")
+    seed: int = knob(0, "fixes which run goes where")
+
+
+@dataclass
 class BenchmarkConfig:
     """Configuration of scripts/benchmark.py."""
 
@@ -142,6 +234,9 @@ SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "generate": GenerateConfig,
     "train_segmenter": TrainSegmenterConfig,
+    "evaluate": EvaluateConfig,
+    "trial": TrialConfig,
+    "calibrate": CalibrateConfig,
     "tile": TileSettings,
     "benchmark": BenchmarkConfig,
 }

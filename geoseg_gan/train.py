@@ -9,12 +9,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
+from geoseg_gan.callbacks.evaluation import MONITORS, Evaluator
 from geoseg_gan.callbacks.export import RunExporter
 from geoseg_gan.callbacks.timing import Estimate, Throughput, TimeBudget
 from geoseg_gan.checkpoints import RunFacts
 from geoseg_gan.config import command, plain, write_yaml
 from geoseg_gan.data.datamodule import SegmentationDataModule
-from geoseg_gan.errors import UserError, plural
+from geoseg_gan.data.split import INNER
+from geoseg_gan.errors import UserError, check_choice, plural
+from geoseg_gan.evaluation.quick import QuickEvaluation
 from geoseg_gan.gan import GAN
 from geoseg_gan.losses.objective import Objective
 from geoseg_gan.models.registry import (
@@ -25,6 +28,7 @@ from geoseg_gan.models.registry import (
 )
 from geoseg_gan.resume import FREE, check_out_dir, flat, point_to_resume
 from geoseg_gan.schemas import TrainConfig
+from geoseg_gan.synthesis.recognizer import OnnxSettings, load_recognizer
 from geoseg_gan.trainer import build_trainer
 
 RESULT = "G_e*.pt"
@@ -39,7 +43,8 @@ def train(config: TrainConfig) -> dict[str, float]:
         config: What to train on what, and how.
 
     Returns:
-        The last logged scalars by name.
+        The last logged scalars by name; with evaluation, "objective" is the monitored figure of the
+        best epoch, which sweeps optimise.
 
     Raises:
         UserError: If the configuration, the data folder or the output folder is not as it must be.
@@ -61,6 +66,8 @@ def train(config: TrainConfig) -> dict[str, float]:
         jitter=config.jitter,
         seed=config.seed,
         on_gpu=config.trainer.on_gpu(),
+        inner_share=config.inner_share,
+        epoch_steps=config.epoch_steps,
     )
     datamodule.prepare_data()
     datamodule.setup()
@@ -80,6 +87,9 @@ def train(config: TrainConfig) -> dict[str, float]:
     keep = _kept(config)
     exporter = RunExporter(out_dir, facts, datamodule.val_dataset, config.samples, keep)
     callbacks: list[L.Callback] = [Throughput(), Estimate(keep, config.max_minutes), exporter]
+    evaluator = _evaluator(config, datamodule, facts) if config.evaluate_every else None
+    if evaluator is not None:
+        callbacks.append(evaluator)
     if config.max_minutes is not None:
         callbacks.append(TimeBudget(config.max_minutes))
     trainer = build_trainer(
@@ -96,7 +106,10 @@ def train(config: TrainConfig) -> dict[str, float]:
         cast(TensorBoardLogger, trainer.logger).log_hyperparams(flat(settings))
         _summarise(config, datamodule, module)
     trainer.fit(module, datamodule=datamodule, ckpt_path=last, weights_only=True)
-    return {name: float(value) for name, value in trainer.logged_metrics.items()}
+    figures = {name: float(value) for name, value in trainer.logged_metrics.items()}
+    if evaluator is not None and evaluator.best is not None:
+        figures["objective"] = evaluator.best
+    return figures
 
 
 main = command(TrainConfig)(train)
@@ -115,6 +128,11 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"samples={config.samples} and seed={config.seed} must be 0 or more.")
     if config.max_minutes is not None and config.max_minutes <= 0:
         raise UserError(f"max_minutes={config.max_minutes} must be positive, or null.")
+    if config.epoch_steps is not None and config.epoch_steps < 1:
+        raise UserError(f"epoch_steps={config.epoch_steps}: use 1 or more, or null.")
+    if not 0 <= config.inner_share <= 0.5:
+        raise UserError(f"inner_share={config.inner_share}: use a share from 0 to 0.5.")
+    _check_evaluation(config)
     _kept(config)
     config.trainer.check(config.devices, config.precision)
     if config.bs % config.devices:
@@ -160,6 +178,53 @@ def check_networks(model: Any, num_classes: int, image_size: int) -> None:
             f"{discriminator.minimum_size}. Enlarge it, or lower model.discriminator.scales or "
             "layers."
         )
+
+
+def _check_evaluation(config: TrainConfig) -> None:
+    check_choice("monitor", config.monitor, MONITORS)
+    if config.evaluate_every < 0 or config.evaluate_samples < 2:
+        raise UserError(
+            f"evaluate_every={config.evaluate_every} must be 0 or more, and evaluate_samples="
+            f"{config.evaluate_samples} 2 or more."
+        )
+    if not config.evaluate_every:
+        return
+    if not config.inner_share and config.data.split_file is None:
+        raise UserError(
+            f"evaluate_every={config.evaluate_every} needs training tiles that are held out: set "
+            "inner_share=0.15 or so. Validation tiles are not there to choose by."
+        )
+    if config.monitor == "agreement" and config.segmenter_ckpt is None:
+        raise UserError(
+            "monitor=agreement needs a segmenter: set segmenter_ckpt to a segmenter.pt that "
+            "train_segmenter wrote, or to an ONNX model."
+        )
+
+
+def _evaluator(config: TrainConfig, data: SegmentationDataModule, facts: RunFacts) -> Evaluator:
+    if data.inner_dataset is None:
+        raise UserError(
+            f"evaluate_every={config.evaluate_every}: {config.data.split_file} holds out no tile. "
+            f"Give some the part {INNER}."
+        )
+    device = config.trainer.device()
+    recognizer = None
+    if config.segmenter_ckpt is not None:
+        path = Path(config.segmenter_ckpt)
+        size = config.image_size
+        recognizer = load_recognizer(
+            path, facts.palette, facts.scaling, size, device, None, OnnxSettings()
+        )
+    evaluation = QuickEvaluation(
+        data.inner_dataset,
+        facts.palette,
+        facts.scaling,
+        samples=config.evaluate_samples,
+        device=device,
+        recognizer=recognizer,
+    )
+    out_dir = Path(config.out_dir)
+    return Evaluator(out_dir, facts, evaluation, config.evaluate_every, config.monitor)
 
 
 def _kept(config: TrainConfig) -> int | None:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
@@ -21,9 +23,10 @@ from geoseg_gan.data.batch import Sample
 from geoseg_gan.data.dataset import WindowDataset
 from geoseg_gan.data.mixing import SegmenterDataModule
 from geoseg_gan.errors import UserError, check_choice, plural
-from geoseg_gan.files import write_json
+from geoseg_gan.files import atomic_path, write_json
 from geoseg_gan.losses.segmentation import SegmentationLoss
 from geoseg_gan.metrics.agreement import confusion_matrix, mean_iou
+from geoseg_gan.metrics.tiles import TileConfusions
 from geoseg_gan.models.segmenters import build_segmenter, check_segmenter
 from geoseg_gan.pictures import write_picture
 from geoseg_gan.plots import confusion_picture
@@ -35,6 +38,8 @@ from geoseg_gan.trainer import build_trainer
 
 RESULT = "segmenter.pt"
 SCORES = "scores.json"
+TILES = "tiles.npz"
+"""Confusion matrices of every tile: `TileConfusions` under the names "inner" and "val"."""
 SELECTIONS = ("best", "last")
 
 
@@ -191,6 +196,7 @@ def _judge(
         losses.add(sample["label"], logits)
     scores: dict[str, float] = {}
     held_out: list[float] = []
+    arrays: dict[str, Any] = {}
     for name, dataset in (("inner", data.inner_dataset), ("val", data.val_dataset)):
         if dataset is None:
             continue
@@ -200,7 +206,9 @@ def _judge(
                 losses.add(sample["label"], logits)
             guesses = zip(sample["label"], logits.argmax(1), strict=True)
             matrices += [confusion_matrix(label, guess, len(names)) for label, guess in guesses]
-        total = torch.stack(matrices).sum(0)
+        counts = torch.stack(matrices)
+        arrays |= tile_confusions(dataset, counts.numpy()).to_arrays(name)
+        total = counts.sum(0)
         scores |= {f"{name}/miou": mean_iou(total)} | iou_scores(total, names, f"{name}_iou")
         if name == "inner":
             # Strips that are left over at a tile's end are no windows that a pair compares with.
@@ -210,6 +218,8 @@ def _judge(
         if config.samples:
             grid = prediction_grid(module, data.palette, dataset, config.samples)
             write_picture(out_dir / f"predictions_{name}.png", grid)
+    with atomic_path(out_dir / TILES) as scratch:
+        np.savez_compressed(scratch, allow_pickle=False, **arrays)
     epoch = exporter.best_epoch or trainer.current_epoch
     judged = SegmenterFacts(losses.means(), held_out, scores)
     save_network(out_dir / RESULT, "segmenter", module.network, exporter.facts, epoch, judged)
@@ -221,6 +231,13 @@ def _judge(
     board.flush()
     _report(config, data, scores, epoch)
     return scores
+
+
+def tile_confusions(dataset: WindowDataset, counts: npt.NDArray[np.int64]) -> TileConfusions:
+    """Adds up confusion matrices of windows, shape (N, C, C), by the tiles that they show."""
+    pairs = [dataset.source.pairs[row] for row, _ in dataset.windows]
+    stems, groups = [pair.stem for pair in pairs], [pair.group for pair in pairs]
+    return TileConfusions.of_windows(stems, groups, counts)
 
 
 def _report(

@@ -189,7 +189,7 @@ def make_generated(palette) -> Callable[..., Path]:
             "mask_format": mask_format,
             "gsd": gsd,
             "image_size": size,
-            "config": {"layout": layout},
+            "config": {"layout": layout, "data_root": "data"},
         }
         write_json(folder / FACTS, facts)
         suffix = ".jpg" if dtype == "uint8" and bands in (1, 3) else ".tif"

@@ -9,6 +9,7 @@ from PIL import Image
 from geoseg_gan import generate as command_module
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.split import split_rows
 from geoseg_gan.errors import UserError
 from geoseg_gan.generate import generate
 from geoseg_gan.synthesis.writer import PairWriter, read_manifest
@@ -47,6 +48,19 @@ def test_pairs_need_the_checkpoint_alone(run, capsys):
     facts = json.loads((folder / "generation.json").read_text())
     assert facts["palette"]["classes"][2]["name"] == "Settlement"
     assert len(facts["checkpoint"]["sha256"]) == 64
+
+
+def test_masks_that_the_generator_was_not_to_see_are_not_painted(
+    tmp_path, trained, composed, tiny, paint
+):
+    root, _ = trained
+    paths = (f"data_root={root}", f"out_dir={tmp_path / 'held'}")
+    train(composed("train", *tiny, *paths, "epochs=1", "inner_share=0.5", "seed=3"))
+    folder = paint(tmp_path / "held" / "G_e001.pt", "synthetic", num_samples=40)
+    drawn = {line["source"] for line in read_manifest(folder)}
+    fitted, held_out = split_rows(find_pairs(root, "train"), None, 0.5, 3)
+    assert drawn == {f"train_{row:03d}" for row in fitted} and len(held_out) == 3
+    assert json.loads((folder / "generation.json").read_text())["masks"] == 3
 
 
 def test_masks_are_in_the_palette_and_images_of_their_size_at_full_colour(run, palette):

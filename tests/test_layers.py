@@ -42,6 +42,7 @@ LOWER = {
     "losses": {"losses", "models", "data", "errors"},
     "synthesis": {"synthesis", "checkpoints", "data", "models", "metrics", "errors", "files"}
     | PICTURES,
+    "trials": {"trials", "metrics", "data", "errors", "files"} | PICTURES,
     "callbacks": {"callbacks", "gan", "segmenter", "checkpoints", "resume", "data", "models"}
     | {"errors"}
     | PICTURES,

@@ -13,6 +13,8 @@ from geoseg_gan.checkpoints import load_segmenter
 from geoseg_gan.data.images import MaskReader, read_image
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.errors import UserError
+from geoseg_gan.metrics.agreement import mean_iou
+from geoseg_gan.metrics.tiles import TileConfusions
 from geoseg_gan.train_segmenter import check, train_segmenter
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train_segmenter.py"
@@ -60,12 +62,18 @@ def test_a_run_leaves_a_segmenter_its_figures_and_pictures(fit, capsys):
     folder, scores = fit("run", "epochs=2")
     names = {path.name for path in folder.iterdir() if not path.name.startswith("events")}
     assert names == {
-        "segmenter.pt", "scores.json", "last.ckpt", "config.yaml", "hparams.yaml",
+        "segmenter.pt", "scores.json", "tiles.npz", "last.ckpt", "config.yaml", "hparams.yaml",
         "predictions_inner.png", "predictions_val.png", "confusion_inner.png", "confusion_val.png",
     }  # fmt: skip
     stored = json.loads((folder / "scores.json").read_text())
     assert {k: v for k, v in stored.items() if k != "epoch"} == scores
     assert {"val/miou", "inner/miou", "val_iou/Settlement", "inner_iou/Background"} <= set(scores)
+    with np.load(folder / "tiles.npz", allow_pickle=False) as arrays:
+        for part, tiles in (("inner", 2), ("val", 2)):
+            confusions = TileConfusions.from_arrays(arrays, part)
+            assert len(confusions.stems) == tiles
+            total = torch.from_numpy(confusions.counts.sum(0))
+            assert mean_iou(total) == scores[f"{part}/miou"]
     shown = capsys.readouterr().out
     for text in ("real training tiles", "held out", "Settlement", "val IoU", "segmenter.pt"):
         assert text in shown

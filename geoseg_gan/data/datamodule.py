@@ -20,6 +20,7 @@ from geoseg_gan.data.pairs import DataError, Pair, Split, find_pairs
 from geoseg_gan.data.palette import Palette, PaletteClass, UnknownPolicy
 from geoseg_gan.data.sampler import EpochSampler, batches_per_epoch
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
+from geoseg_gan.data.split import split_rows
 from geoseg_gan.data.world import DemoSettings, is_drawn, write_world
 from geoseg_gan.errors import UserError, check_choice, plural
 
@@ -34,6 +35,9 @@ class DataSettings:
         mask_format: "rgb" for palette colours, "index" for one channel of class IDs.
         unknown: Colours outside the palette: "error", "ignore" or "nearest".
         group_regex: What part of a stem names the ground it shows; None if each is its own.
+        split_file: A CSV of stem and part ("fit" or "inner") that says which training pairs are
+            fitted and which held out; others are left out. None to use all and let `inner_share`
+            choose.
         gsd: Ground sampling distance in metres a pixel, recorded in checkpoints; None if unknown.
         fit: "crop" or "resize" to image_size.
         cache: "ram" keeps decoded pairs in memory, "none" reads files each time.
@@ -46,6 +50,7 @@ class DataSettings:
     mask_format: str = "rgb"
     unknown: str = "error"
     group_regex: str | None = None
+    split_file: str | None = None
     gsd: float | None = None
     fit: str = "crop"
     cache: str = "none"
@@ -105,6 +110,11 @@ class PairDataModule(L.LightningDataModule):
         jitter: Geometry of training items.
         seed: Fixes order and augmentation.
         on_gpu: Whether batches go to a GPU (memory is then pinned, and more workers load).
+        inner_share: Share of the training pairs to hold out, at most half; 0 for none.
+        epoch_steps: Global batches an epoch; None for as many as the fitted pairs fill.
+
+    Attributes:
+        inner_dataset: Windows of the held-out tiles; None where none are held out.
 
     Raises:
         UserError: On `setup`, for a folder that is not as the settings say.
@@ -120,6 +130,8 @@ class PairDataModule(L.LightningDataModule):
         jitter: JitterSettings,
         seed: int,
         on_gpu: bool = False,
+        inner_share: float = 0.0,
+        epoch_steps: int | None = None,
     ) -> None:
         """Keeps the settings; nothing is read yet."""
         super().__init__()
@@ -130,6 +142,9 @@ class PairDataModule(L.LightningDataModule):
         self.jitter = jitter
         self.seed = seed
         self.on_gpu = on_gpu
+        self.inner_share = inner_share
+        self.epoch_steps = epoch_steps
+        self.inner_dataset: WindowDataset | None = None
         self.reader = settings.reader()
         self.fit: Fit = cast(Fit, settings.fit)
         self.index: FolderIndex | None = None
@@ -147,8 +162,8 @@ class PairDataModule(L.LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Global batches an epoch; available after `setup`."""
-        return batches_per_epoch(len(self.train_index.pairs), self.batch_size)
+        """Global batches an epoch, with or without synthetic pairs; available after `setup`."""
+        return self.epoch_steps or batches_per_epoch(len(self.train_index.pairs), self.batch_size)
 
     def scaling(self) -> ImageScaling:
         """The scaling that fits the images that are trained on; available after `setup`."""
@@ -163,13 +178,29 @@ class PairDataModule(L.LightningDataModule):
         pairs = find_pairs(self.root, split, self.settings.group_regex)
         return self._open(pairs, self.reader, self.root / split)
 
+    def _open_train(self) -> tuple[FolderIndex, PairSource]:
+        """The training pairs that are fitted; windows of the others become `inner_dataset`."""
+        pairs = find_pairs(self.root, "train", self.settings.group_regex)
+        parts = split_rows(pairs, self.settings.split_file, self.inner_share, self.seed)
+        fitted, held_out = ([pairs[row] for row in rows] for rows in parts)
+        index, source = self._open([*fitted, *held_out], self.reader, self.root / "train")
+        ends = range(len(fitted)), range(len(fitted), len(index.pairs))
+        if held_out:
+            self.inner_dataset = self._windows(index.rows(ends[1]), source.rows(ends[1]))
+        return index.rows(ends[0]), source.rows(ends[0])
+
+    def _windows(self, index: FolderIndex, source: PairSource) -> WindowDataset:
+        return WindowDataset(source, index.sizes, self.image_size, self.fit, once=True)
+
     def _open_val(self, train: FolderIndex) -> tuple[FolderIndex, PairSource] | None:
         """The validation split; None where there is none."""
         if not (self.root / "val").is_dir():
             return None
         index, source = self._open_split("val")
         check_same_type(train, index)
-        shared = {pair.group for pair in train.pairs} & {pair.group for pair in index.pairs}
+        held_out = self.inner_dataset.source.pairs if self.inner_dataset else []
+        ours = {pair.group for pair in [*train.pairs, *held_out]}
+        shared = ours & {pair.group for pair in index.pairs}
         if shared:
             rank_zero_warn(
                 f"{plural(len(shared), 'group')} of ground (e.g. '{min(shared)}') in train and in "
@@ -245,7 +276,7 @@ class SegmentationDataModule(PairDataModule):
         """Finds, scans and checks both splits; the second call does nothing."""
         if self.index is not None:
             return
-        index, train_source = self._open_split("train")
+        index, train_source = self._open_train()
         self._warn_of_classes(index, "The generator cannot learn to paint it.")
         opened = self._open_val(index)
         if opened is None:
@@ -273,7 +304,8 @@ class SegmentationDataModule(PairDataModule):
         """Shuffled training batches of `batch_size / processes` items."""
         rank, world = self._place()
         length = len(self.train_dataset)
-        sampler = EpochSampler(length, self.batch_size, self.seed, rank, world)
+        batches = self.steps_per_epoch
+        sampler = EpochSampler(length, self.batch_size, self.seed, rank, world, batches=batches)
         return self._load(self.train_dataset, sampler)
 
 

@@ -89,14 +89,13 @@ class SegmenterDataModule(PairDataModule):
             jitter=jitter,
             seed=seed,
             on_gpu=on_gpu,
+            inner_share=inner_share,
+            epoch_steps=epoch_steps,
         )
-        self.inner_share = inner_share
-        self.epoch_steps = epoch_steps
         self.synthetic = synthetic
         self.synthetic_ratio = synthetic_ratio
         self.oversample = oversample
         self.oversample_factor = oversample_factor
-        self.inner_dataset: WindowDataset | None = None
         self.val_dataset: WindowDataset | None = None
         self.synthetic_facts: list[SyntheticFacts] = []
         self._fit_windows: WindowDataset | None = None
@@ -109,10 +108,7 @@ class SegmenterDataModule(PairDataModule):
         if self.index is not None:
             return
         refuse_synthetic(self.root)
-        everything, source = self._open_split("train")
-        held_out = hold_out([pair.group for pair in everything.pairs], self.inner_share, self.seed)
-        fitted = sorted(set(range(len(everything.pairs))) - set(held_out))
-        index, real = everything.rows(fitted), source.rows(fitted)
+        index, real = self._open_train()
         self._warn_of_classes(index, "The segmenter cannot learn it.")
         self._repeats = self._oversampled(index)
         self._real = self._pair_dataset(real, self._transplanter(index, real))
@@ -125,9 +121,7 @@ class SegmenterDataModule(PairDataModule):
             self._synthetic.append(self._pair_dataset(painted))
             self.synthetic_facts.append(facts)
         self._fit_windows = self._windows(index, real)
-        if held_out:
-            self.inner_dataset = self._windows(everything.rows(held_out), source.rows(held_out))
-        if opened := self._open_val(everything):
+        if opened := self._open_val(index):
             self.val_dataset = self._windows(*opened)
         else:
             rank_zero_warn(f"{self.root / 'val'} is missing: there will be no validation figures.")
@@ -144,11 +138,6 @@ class SegmenterDataModule(PairDataModule):
         """The pairs that are fitted, real ones first; available after `setup`."""
         assert self._real is not None, "setup() comes first"
         return MixedDataset([self._real, *self._synthetic])
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Global batches an epoch, with or without synthetic pairs; available after `setup`."""
-        return self.epoch_steps or super().steps_per_epoch
 
     def split_summary(self) -> str:
         """How many pairs of how many groups are fitted and held out; available after `setup`."""
@@ -186,9 +175,6 @@ class SegmenterDataModule(PairDataModule):
         return PairDataset(
             source, self.image_size, self.fit, self.jitter, self.seed, transplanter=transplanter
         )
-
-    def _windows(self, index: FolderIndex, source: PairSource) -> WindowDataset:
-        return WindowDataset(source, index.sizes, self.image_size, self.fit, once=True)
 
     def _transplanter(self, index: FolderIndex, source: PairSource) -> Transplanter | None:
         """Copy-paste among the fitted pairs; None where it is off."""
@@ -266,41 +252,6 @@ class RankWindows(Dataset[Sample]):
         sample = self.windows[len(self.windows) - 1]
         sample["label"].fill_(IGNORE)
         return sample
-
-
-def hold_out(groups: Sequence[str], share: float, seed: int) -> list[int]:
-    """Chooses whole groups of ground to hold out of training.
-
-    Groups are taken in random order until they hold the share of the pairs. One with which more
-    than half would be held out is passed over.
-
-    Args:
-        groups: Each pair's group.
-        share: Share of the pairs; above 0, at least one group is held out.
-        seed: Fixes the choice.
-
-    Returns:
-        The pairs' positions, ascending; none where the share is 0.
-
-    Raises:
-        UserError: If all pairs are of one group.
-    """
-    if not share:
-        return []
-    names, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    if len(names) < 2:
-        raise UserError(
-            f"inner_share={share}: all training pairs are of one group of ground ('{names[0]}'), "
-            "so that none can be held out. Set inner_share=0 select=last, or tell groups apart "
-            "with data.group_regex."
-        )
-    taken: list[int] = []
-    count = 0
-    for group in np.random.default_rng(seed).permutation(len(names)).tolist():
-        if count < share * len(groups) and count + sizes[group] <= len(groups) / 2:
-            taken.append(group)
-            count += int(sizes[group])
-    return np.flatnonzero(np.isin(group_of, taken)).tolist()
 
 
 def _counted(pairs: Sequence[Pair]) -> str:

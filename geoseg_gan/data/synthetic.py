@@ -28,6 +28,7 @@ class SyntheticFacts:
         layout: "pairs" or "folders".
         image_size: Side of the images in pixels.
         gsd: Ground sampling distance in metres a pixel; None if unknown.
+        data_root: Where the real pairs are whose masks were painted.
         pairs: The pairs that were kept, each ground of its own.
     """
 
@@ -37,6 +38,7 @@ class SyntheticFacts:
     layout: str
     image_size: int
     gsd: float | None
+    data_root: str
     pairs: list[Pair]
 
     def reader(self) -> MaskReader:
@@ -68,6 +70,7 @@ def read_synthetic(folder: Path) -> SyntheticFacts:
             layout=layout,
             image_size=int(facts["image_size"]),
             gsd=None if facts["gsd"] is None else float(facts["gsd"]),
+            data_root=str(facts["config"]["data_root"]),
             pairs=_pairs(folder, layout),
         )
     except (KeyError, TypeError, ValueError):

@@ -77,6 +77,39 @@ def test_a_split_that_is_right_is_opened_without_a_warning(root, settings):
     assert data.palette.names == ["Background", "Forest land", "Settlement"]
 
 
+def test_tiles_that_are_held_out_are_not_trained_on(root, settings):
+    data = ready(root, settings, inner_share=0.3)
+    stems = {stem for batch in data.train_dataloader() for stem in batch["stem"]}
+    inner = {pair.stem for pair in data.inner_dataset.source.pairs}
+    assert len(inner) == 2 and len(stems) == 4 and not stems & inner
+    assert len(data.train_index.pairs) == 4 and len(data.inner_dataset) == 2 * 4
+    assert ready(root, settings).inner_dataset is None
+
+
+def test_a_split_file_says_which_tiles_are_used_and_how(root, settings, tmp_path):
+    path = tmp_path / "split.csv"
+    path.write_text("stem,part\ntrain_001,fit\ntrain_004,fit\ntrain_002,inner\n")
+    data = ready(root, replace(settings, split_file=str(path), cache="ram"), inner_share=0.5)
+    stems = {stem for batch in data.train_dataloader() for stem in batch["stem"]}
+    assert stems == {"train_001", "train_004"}
+    assert [pair.stem for pair in data.inner_dataset.source.pairs] == ["train_002"]
+    assert len(data.train_dataset.source.decoded) == 2
+
+
+def test_an_epoch_may_be_longer_than_the_pairs(root, settings):
+    data = ready(root, settings, epoch_steps=7)
+    batches = list(data.train_dataloader())
+    assert data.steps_per_epoch == len(batches) == 7
+    stems = [stem for batch in batches for stem in batch["stem"]]
+    assert min(stems.count(f"train_{number:03d}") for number in range(6)) == 2
+
+
+def test_ground_that_is_held_out_may_not_stand_in_validation_unsaid(root, settings):
+    shared = replace(settings, group_regex="[0-9]+")
+    with pytest.warns(UserWarning, match="2 groups of ground"):
+        ready(root, shared, inner_share=0.5)
+
+
 def test_validation_shows_full_pictures_and_never_changes(root, settings):
     first, second = ready(root, settings, seed=0), ready(root, settings, seed=1)
     assert len(first.val_dataset) == 2 * 2 * 2

@@ -11,8 +11,8 @@ import torch
 from mixed import make, ready, stems
 
 from geoseg_gan.data.images import write_image
-from geoseg_gan.data.mixing import hold_out
 from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.data.split import hold_out
 from geoseg_gan.errors import UserError
 
 

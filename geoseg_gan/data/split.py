@@ -1,0 +1,137 @@
+"""Which training pairs are fitted, and which are held out to choose by."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geoseg_gan.data.pairs import DataError, Pair, find_pairs
+from geoseg_gan.errors import UserError
+from geoseg_gan.files import atomic_path
+
+FIT, INNER = "fit", "inner"
+
+
+def split_rows(
+    pairs: Sequence[Pair], split_file: str | None, share: float, seed: int
+) -> tuple[list[int], list[int]]:
+    """Divides training pairs into those that are fitted and those that are held out.
+
+    Args:
+        pairs: All pairs of the training split.
+        split_file: A file that `write_split` wrote; pairs that it does not name are left out.
+        share: Share of the pairs to hold out where there is no file, whole groups of ground.
+        seed: Fixes which.
+
+    Returns:
+        Positions of the fitted and of the held-out pairs, ascending.
+
+    Raises:
+        UserError: If the file does not fit the pairs, or all pairs are of one group.
+    """
+    if split_file is not None:
+        return _read_split(Path(split_file), pairs)
+    held_out = hold_out([pair.group for pair in pairs], share, seed)
+    return sorted(set(range(len(pairs))) - set(held_out)), held_out
+
+
+def split_pairs(root: Path, trained: Mapping[str, Any]) -> tuple[list[Pair], list[Pair]]:
+    """The training pairs that a run fitted, and those that it held out.
+
+    What a generator was not trained on shall stay unseen by what it paints, masks included.
+
+    Args:
+        root: The data folder.
+        trained: The run's configuration, as its checkpoints keep it.
+
+    Raises:
+        UserError: If the folder is not as the configuration says.
+    """
+    data = trained["data"]
+    pairs = find_pairs(root, "train", data["group_regex"])
+    parts = split_rows(pairs, data["split_file"], trained["inner_share"], trained["seed"])
+    fitted, held_out = ([pairs[row] for row in rows] for rows in parts)
+    return fitted, held_out
+
+
+def write_split(path: Path, fitted: Sequence[Pair], held_out: Sequence[Pair]) -> None:
+    """Writes a split as a CSV of stem and part, for `data.split_file`.
+
+    Args:
+        path: Where to.
+        fitted: Pairs that are trained on.
+        held_out: Pairs by which choices are made.
+    """
+    rows = [(pair.stem, FIT) for pair in fitted] + [(pair.stem, INNER) for pair in held_out]
+    with atomic_path(path) as scratch, scratch.open("w", newline="") as lines:
+        writer = csv.writer(lines)
+        writer.writerow(("stem", "part"))
+        writer.writerows(sorted(rows))
+
+
+def _read_split(path: Path, pairs: Sequence[Pair]) -> tuple[list[int], list[int]]:
+    if not path.is_file():
+        raise UserError(
+            f"data.split_file={path} does not exist. Give a CSV with the columns stem and part "
+            f"({FIT} or {INNER}), or null for all training pairs."
+        )
+    with path.open(newline="") as lines:
+        table = csv.DictReader(lines)
+        if not {"stem", "part"} <= set(table.fieldnames or ()):
+            raise DataError(f"{path} lacks the columns 'stem' and 'part'. Add them.")
+        parts = {row["stem"]: row["part"] for row in table}
+    wrong = sorted(stem for stem, part in parts.items() if part not in (FIT, INNER))
+    if wrong:
+        raise DataError(
+            f"{path}: '{wrong[0]}' has the part '{parts[wrong[0]]}'; use {FIT} or {INNER}."
+        )
+    missing = sorted(parts.keys() - {pair.stem for pair in pairs})
+    if missing:
+        raise DataError(
+            f"{path} names '{missing[0]}', which is not among the training pairs. Correct "
+            "data_root or data.split_file."
+        )
+    rows: dict[str, list[int]] = {FIT: [], INNER: []}
+    for row, pair in enumerate(pairs):
+        if pair.stem in parts:
+            rows[parts[pair.stem]].append(row)
+    if not rows[FIT]:
+        raise DataError(f"{path} names no pair to fit. Give some the part {FIT}.")
+    return rows[FIT], rows[INNER]
+
+
+def hold_out(groups: Sequence[str], share: float, seed: int) -> list[int]:
+    """Chooses whole groups of ground to hold out of training.
+
+    Groups are taken in random order until they hold the share of the pairs. One with which more
+    than half would be held out is passed over.
+
+    Args:
+        groups: Each pair's group.
+        share: Share of the pairs; above 0, at least one group is held out.
+        seed: Fixes the choice.
+
+    Returns:
+        The pairs' positions, ascending; none where the share is 0.
+
+    Raises:
+        UserError: If all pairs are of one group.
+    """
+    if not share:
+        return []
+    names, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        raise UserError(
+            f"inner_share={share}: all training pairs are of one group of ground ('{names[0]}'), "
+            "so that none can be held out. Set inner_share=0 select=last, or tell groups apart "
+            "with data.group_regex."
+        )
+    taken: list[int] = []
+    count = 0
+    for group in np.random.default_rng(seed).permutation(len(names)).tolist():
+        if count < share * len(groups) and count + sizes[group] <= len(groups) / 2:
+            taken.append(group)
+            count += int(sizes[group])
+    return np.flatnonzero(np.isin(group_of, taken)).tolist()

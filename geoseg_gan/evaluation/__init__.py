@@ -1,0 +1,1 @@
+"""Evaluation: how good generated pairs are, beside what real images reach."""

@@ -1,0 +1,139 @@
+"""Sets of images that are compared."""
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from geoseg_gan.checkpoints import LoadedGenerator
+from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.data.dataset import WindowDataset
+from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.synthesis.paint import paint
+
+_PART = 64
+"""Images that are held as floating-point numbers at once."""
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """N images of one size, with their label maps.
+
+    Attributes:
+        pixels: Shape (N, S, S, K), in the stored dtype.
+        labels: Shape (N, S, S), uint8; 255 is ignore.
+        counted: The same with all that an earlier window of the tile shows set to ignore.
+        names: A name for each.
+        groups: The ground that each shows.
+    """
+
+    pixels: npt.NDArray[Any]
+    labels: npt.NDArray[np.uint8]
+    counted: npt.NDArray[np.uint8]
+    names: list[str]
+    groups: list[str]
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.pixels)
+
+    def parts(self) -> Iterator["ImageSet"]:
+        """All images in turn, few enough at once to be held as floating-point numbers."""
+        for first in range(0, len(self), _PART):
+            yield self.part(range(first, min(first + _PART, len(self))))
+
+    def part(self, rows: Sequence[int]) -> "ImageSet":
+        """Some of the images."""
+        return ImageSet(
+            self.pixels[list(rows)],
+            self.labels[list(rows)],
+            self.counted[list(rows)],
+            [self.names[row] for row in rows],
+            [self.groups[row] for row in rows],
+        )
+
+    def shares(self, classes: int) -> npt.NDArray[np.float64]:
+        """Share of every class in each label map, shape (N, C)."""
+        counts = np.stack([np.bincount(m.ravel(), minlength=IGNORE + 1) for m in self.labels])
+        totals = counts[:, :classes].sum(1, keepdims=True)
+        shares: npt.NDArray[np.float64] = counts[:, :classes] / np.maximum(totals, 1)
+        return shares
+
+    def batches(self, scaling: ImageScaling, size: int) -> Iterator[Tensor]:
+        """The images as networks take them, (B, K, S, S) in [-1, 1], at most `size` at once."""
+        for first in range(0, len(self), size):
+            part = np.moveaxis(self.pixels[first : first + size], -1, 1)
+            yield scaling.to_network(torch.from_numpy(np.ascontiguousarray(part)))
+
+    def scaled(self, scaling: ImageScaling) -> npt.NDArray[np.float64]:
+        """All images in [-1, 1], shape (N, K, S, S), float64."""
+        batches = list(self.batches(scaling, len(self)))
+        values: npt.NDArray[np.float64] = batches[0].double().numpy()
+        return values
+
+
+def collect(dataset: WindowDataset, rows: Sequence[int]) -> ImageSet:
+    """Reads windows of tiles.
+
+    Args:
+        dataset: The windows.
+        rows: Which of them.
+    """
+    # Networks are to see whole label maps; only counting leaves out what was counted before.
+    whole, once = copy.copy(dataset), copy.copy(dataset)
+    whole.once, once.once = False, True
+    samples = [whole[row] for row in rows]
+    return ImageSet(
+        np.stack([np.moveaxis(sample["image"].numpy(), 0, -1) for sample in samples]),
+        np.stack([sample["label"].numpy() for sample in samples]),
+        np.stack([once[row]["label"].numpy() for row in rows]),
+        [sample["stem"] for sample in samples],
+        [sample["group"] for sample in samples],
+    )
+
+
+def spread(length: int, count: int) -> list[int]:
+    """At most `count` of `length` positions, ascending and evenly spread."""
+    rows: list[int] = np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()
+    return rows
+
+
+def tracked(items: Sequence[Item], title: str | None) -> Iterable[Item]:
+    """The items, with a title under a progress bar.
+
+    Args:
+        items: Each a step of the bar.
+        title: None for no bar, as where another bar runs already.
+    """
+    return items if title is None else track(items, title)
+
+
+def painted_like(
+    generator: LoadedGenerator,
+    real: ImageSet,
+    seed: int,
+    device: torch.device,
+    title: str | None = None,
+) -> ImageSet:
+    """Paints one image for each label map of a set, without any jitter.
+
+    Args:
+        generator: On `device`.
+        real: Whose label maps are painted.
+        seed: With an image's position it fixes its noise.
+        device: Where the generator is.
+        title: Of the progress bar; None for none.
+    """
+    images = [
+        paint(generator, [real.labels[row]], seed=seed, indices=[row], device=device)[0]
+        for row in tracked(range(len(real)), title)
+    ]
+    return replace(real, pixels=np.stack(images))

@@ -1,0 +1,122 @@
+"""Frozen networks whose features tell images apart: for metrics, never for training."""
+
+import urllib.error
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from geoseg_gan.errors import UserError, check_choice
+from geoseg_gan.models.lite import LITE0, load_lite0
+
+FEATURES = ("lite0", "inception")
+MINIMUM_SIZE = 32
+"""Smallest height and width in pixels that Lite0's five halvings leave something of."""
+
+
+class Lite0Features(nn.Module):
+    """EfficientNet-Lite0 with ImageNet weights that are installed with the package.
+
+    Images are taken at the size they have: resizing would smooth away what distinguishes painted
+    from real texture (Parmar et al. 2022, "On Aliased Resizing").
+
+    Args:
+        bands: K of the images.
+    """
+
+    def __init__(self, bands: int) -> None:
+        """Builds the network and loads its weights."""
+        import timm
+
+        super().__init__()
+        self.network = timm.create_model(LITE0, pretrained=False, num_classes=0, in_chans=bands)
+        load_lite0(self.network, bands)
+        self.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def pooled(self, images: Tensor) -> Tensor:
+        """The mean over space of the last feature map.
+
+        Args:
+            images: Shape (B, K, H, W), in [-1, 1], at least 32 pixels a side.
+
+        Returns:
+            Shape (B, 1280), float32.
+        """
+        features: Tensor = self.network.forward_features(images)
+        return features.mean((2, 3)).float()
+
+    @torch.inference_mode()
+    def layers(self, images: Tensor) -> list[Tensor]:
+        """The feature maps at strides 2, 4, 8, 16 and 32, each (B, C, H / stride, W / stride)."""
+        maps: list[Tensor] = self.network.forward_intermediates(images, intermediates_only=True)
+        return maps
+
+
+class InceptionFeatures(nn.Module):
+    """Inception-v3 as torch-fidelity and torchmetrics use it, for figures that compare with papers.
+
+    Args:
+        weights: The file of its weights; None to download it on first use.
+
+    Raises:
+        UserError: If the file does not exist, or cannot be downloaded.
+    """
+
+    def __init__(self, weights: Path | None) -> None:
+        """Loads the network."""
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        super().__init__()
+        if weights is not None and not weights.is_file():
+            raise UserError(
+                f"features_weights={weights} does not exist. Give the file of torch-fidelity's "
+                "Inception weights, or leave it away to download them."
+            )
+        try:
+            self.network = FeatureExtractorInceptionV3(
+                "inception-v3-compat",
+                ["2048"],
+                feature_extractor_weights_path=None if weights is None else str(weights),
+            )
+        except (urllib.error.URLError, OSError) as error:
+            raise UserError(
+                f"features=inception: its weights cannot be downloaded ({error}). Give them as "
+                "features_weights=FILE, or use features=lite0, which needs none."
+            ) from None
+        self.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def pooled(self, images: Tensor) -> Tensor:
+        """The 2048 features before the classifier.
+
+        Args:
+            images: Shape (B, 3, H, W), in [-1, 1]; the network enlarges them to 299 pixels.
+
+        Returns:
+            Shape (B, 2048), float32.
+        """
+        stored = ((images + 1) * 127.5).round().clamp(0, 255).byte()
+        features: Tensor = self.network(stored)[0]
+        return features.float()
+
+
+def build_features(
+    name: str, bands: int, weights: Path | None = None
+) -> Lite0Features | InceptionFeatures:
+    """Builds a feature network by name.
+
+    Args:
+        name: One of FEATURES.
+        bands: K of the images.
+        weights: A file of weights for inception.
+
+    Raises:
+        UserError: If there is no such network, or it does not take images of so many bands.
+    """
+    check_choice("features", name, FEATURES)
+    if name == "lite0":
+        return Lite0Features(bands)
+    if bands != 3:
+        raise UserError(f"features=inception takes RGB images, not {bands} bands. Use lite0.")
+    return InceptionFeatures(weights)

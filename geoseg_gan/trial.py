@@ -1,0 +1,225 @@
+"""The trial command: do synthetic pairs make a segmenter better, and can one believe it?"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
+
+from geoseg_gan.config import command, plain, read_yaml, write_yaml
+from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.data.leaks import refuse_shared_images
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.synthetic import refuse_synthetic
+from geoseg_gan.data.world import write_world
+from geoseg_gan.errors import UserError, check_choice, plural
+from geoseg_gan.generate import AUTO
+from geoseg_gan.metrics.agreement import mean_iou
+from geoseg_gan.models.segmenters import check_segmenter
+from geoseg_gan.resume import flat
+from geoseg_gan.schemas import TrialConfig
+from geoseg_gan.synthesis.sampling import SAMPLINGS
+from geoseg_gan.train import check_networks
+from geoseg_gan.trial_runs import TrialRuns, all_arms, tile_count
+from geoseg_gan.trials.report import REPORT, write_report
+from geoseg_gan.trials.results import REAL, read_results, result_path
+
+_FREE_TO_CHANGE = ("data_root", "out_dir", "seeds", "arms", "ratios", "merge", "trainer")
+"""Settings that may differ between calls that add to the same results."""
+
+
+def trial(config: TrialConfig) -> dict[str, float]:
+    """Compares segmenters trained on real tiles with such trained on a mix, over several seeds.
+
+    Every finished result is stored; a second call computes only what is missing.
+
+    Args:
+        config: What is compared on what, and how.
+
+    Returns:
+        Figures by name: "gain", the difference in validation mIoU that the verdict is about, and
+        "real/miou".
+
+    Raises:
+        UserError: If the configuration, the data or the output folder is not as it must be.
+    """
+    check(config)
+    folder, root = Path(config.out_dir), Path(config.data_root)
+    _check_same_trial(config, folder)
+    if config.data.demo is not None:
+        write_world(root, config.data.reader().palette, config.data.demo)
+    _check_data(config, root)
+    if not (folder / "config.yaml").is_file():
+        write_yaml(folder / "config.yaml", config)
+    _merge(config, folder)
+    seeds = seed_list(config)
+    runs = TrialRuns(config)
+    _compute(config, runs, seeds)
+    return _report(config, runs)
+
+
+main = command(TrialConfig)(trial)
+
+
+def check(config: TrialConfig) -> None:
+    """Refuses a configuration before anything slow starts or anything is written.
+
+    Raises:
+        UserError: Naming the key, its value and what to do.
+    """
+    positive = ("epochs", "bs", "lr", "segmenter_epochs", "segmenter_lr", "num_samples")
+    for key in positive:
+        if getattr(config, key) <= 0:
+            raise UserError(f"{key}={getattr(config, key)} must be positive.")
+    for key in ("epoch_steps", "segmenter_epoch_steps", "train_tiles"):
+        value = getattr(config, key)
+        if value is not None and value < 1:
+            raise UserError(f"{key}={value}: use 1 or more, or null.")
+    if config.segmenter_bs < 2:
+        raise UserError(
+            f"segmenter_bs={config.segmenter_bs}: use 2 or more, which batch normalisation needs."
+        )
+    seed_list(config)
+    wrong = [ratio for ratio in config.ratios if not 0 < ratio < 1]
+    if wrong or not config.ratios or len(set(config.ratios)) < len(config.ratios):
+        raise UserError(f"ratios={config.ratios}: use different shares between 0 and 1.")
+    for arm in config.arms:
+        check_choice("arms", arm, all_arms(config))
+    if config.train_tiles is not None and config.train_fraction is not None:
+        raise UserError("Give train_tiles or train_fraction, not both.")
+    if config.train_fraction is not None and not 0 < config.train_fraction <= 1:
+        raise UserError(f"train_fraction={config.train_fraction}: use a share above 0, up to 1.")
+    if config.data.split_file is not None and tile_count(config, 1) is not None:
+        raise UserError("data.split_file says which tiles are used: leave train_tiles away.")
+    if not 0 < config.inner_share <= 0.5:
+        raise UserError(
+            f"inner_share={config.inner_share}: use a share above 0, up to 0.5; tau and ratio are "
+            "chosen on these tiles."
+        )
+    if config.oversample_factor < 1:
+        raise UserError(f"oversample_factor={config.oversample_factor} must be 1 or more.")
+    number = isinstance(config.tau, int | float) and not isinstance(config.tau, bool)
+    if config.tau != AUTO and not (number and 0 <= config.tau < 1):
+        raise UserError(f"tau={config.tau}: use a number from 0 to below 1, or auto.")
+    check_choice("sampling", config.sampling, SAMPLINGS)
+    config.trainer.check(1, config.precision)
+    for part in (config.data, config.augment, config.jitter, config.optimizer):
+        part.check()
+    config.segmenter_optimizer.check()
+    config.copy_paste.check("copy_paste")
+    classes = config.data.reader().palette.num_classes
+    config.segmenter_loss.check(classes)
+    check_networks(config.model, classes, config.image_size)
+    check_segmenter(config.segmenter, config.image_size)
+    config.data.check_root(Path(config.data_root))
+
+
+def seed_list(config: TrialConfig) -> list[int]:
+    """The seeds of a trial: a list as it is given, or those from 0 on.
+
+    Raises:
+        UserError: If `seeds` is neither a positive number nor a list of different seeds.
+    """
+    value = config.seeds
+    seeds = list(range(value)) if isinstance(value, int) else value
+    valid = isinstance(seeds, list) and all(isinstance(s, int) and s >= 0 for s in seeds)
+    if isinstance(value, bool) or not valid or not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds={value}: use how many, as in 5, or different seeds, as in [0,1].")
+    return sorted(seeds)
+
+
+def _check_same_trial(config: TrialConfig, folder: Path) -> None:
+    """Refuses results in a folder that come from other settings than these."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"out_dir={folder} holds other files. Choose a new folder.")
+        return
+    now = flat(plain(config))
+    for key, stored in flat(read_yaml(path)).items():
+        if key.split(".")[0] not in _FREE_TO_CHANGE and now.get(key) != stored:
+            raise UserError(
+                f"{folder} holds a trial with {key}={stored}, not {now.get(key)}. Give "
+                f"{key}={stored}, or choose another out_dir."
+            )
+
+
+def _check_data(config: TrialConfig, root: Path) -> None:
+    """Refuses validation tiles that would prove nothing."""
+    refuse_synthetic(root)
+    regex = config.data.group_regex
+    train = find_pairs(root, "train", regex)
+    count = tile_count(config, len(train))
+    if count is not None and not 2 <= count <= len(train):
+        raise UserError(
+            f"train_tiles={count}: {root / 'train'} holds {len(train)} tiles; use 2 up."
+        )
+    refuse_shared_images(train, find_pairs(root, "val", regex))
+
+
+def _merge(config: TrialConfig, folder: Path) -> None:
+    """Takes in results of other trials with the same settings, those of a sweep's jobs included."""
+    for name in config.merge:
+        found = sorted(Path(name).rglob("results/*/seed_*.npz"))
+        if not found:
+            raise UserError(f"merge: {name} holds no results of a trial.")
+        for path in found:
+            _check_same_trial(config, path.parents[2])
+            target = folder / path.relative_to(path.parents[2])
+            if not target.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target)
+
+
+def _compute(config: TrialConfig, runs: TrialRuns, seeds: list[int]) -> None:
+    """Computes what is missing, all arms of a seed before the next, and says how it goes."""
+    arms = config.arms or all_arms(config)
+    wanted = [(arm, seed) for seed in seeds for arm in arms]
+    missing = [(a, s) for a, s in wanted if not result_path(runs.folder, a, s).is_file()]
+    print(
+        f"Trial of {plural(len(arms), 'arm')} with {plural(len(seeds), 'seed')} in {runs.folder}: "
+        f"{len(wanted) - len(missing)} of {plural(len(wanted), 'result')} are there."
+    )
+    # Bound to the terminal now, since runs send what they print elsewhere.
+    console = Console(file=sys.stdout)
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("Trial", total=len(missing))
+        for arm, seed in missing:
+            bar.update(task, description=f"{arm}, seed {seed}")
+            if runs.can_compute(arm, seed):
+                result = runs.compute(arm, seed)
+                reached = mean_iou(torch.from_numpy(result.val.counts.sum(0)))
+                seconds = result.facts["seconds"]
+                console.print(f"{arm}, seed {seed}: mIoU {100 * reached:.1f} ({seconds:.0f} s)")
+            else:
+                console.print(f"{arm}, seed {seed}: left out, since the filter kept no pair.")
+            bar.advance(task)
+
+
+def _report(config: TrialConfig, runs: TrialRuns) -> dict[str, float]:
+    """Writes the report on all results there are, and prints the verdict."""
+    order = {arm: number for number, arm in enumerate(all_arms(config))}
+    results = sorted(
+        (r for r in read_results(runs.folder) if r.arm in order),
+        key=lambda r: (order[r.arm], r.seed),
+    )
+    samples = [runs.examples[i] for i in range(len(runs.examples))]
+    scaling = ImageScaling.fit(runs.train_index)
+    images = [scaling.shown(np.moveaxis(sample["image"].numpy(), 0, -1)) for sample in samples]
+    labels = [sample["label"].numpy() for sample in samples]
+    palette = config.data.reader().palette
+    verdict, content = write_report(runs.folder, results, palette, plain(config), images, labels)
+    for warning in content["warnings"]:
+        print(f"Note: {warning}")
+    print(verdict.sentence)
+    if verdict.rival is not None:
+        print(verdict.rival)
+    print(f"Wrote {runs.folder / REPORT}, with pictures and all figures beside it.")
+    arms = content["arms"]
+    figures = {"real/miou": arms[REAL]["miou"]["value"]} if REAL in arms else {}
+    if verdict.arm is not None and REAL in arms:
+        figures["gain"] = arms[verdict.arm]["difference"]["value"]
+    return figures

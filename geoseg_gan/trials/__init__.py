@@ -1,0 +1,1 @@
+"""Trials: whether synthetic pairs help a segmenter, with error bars."""

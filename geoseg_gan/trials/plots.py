@@ -1,0 +1,146 @@
+"""The picture of a trial. matplotlib takes a second to import, so it is imported inside."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geoseg_gan.pictures import RGB
+from geoseg_gan.plots import drawn, figure
+from geoseg_gan.trials.results import ONLY, REAL, ratio_of
+from geoseg_gan.trials.statistics import Comparison, Estimate
+from geoseg_gan.trials.verdict import signed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def trial_picture(
+    comparison: Comparison,
+    picked: str | None,
+    names: Sequence[str],
+    support: Sequence[Mapping[str, float]],
+) -> RGB:
+    """Draws gains by arm, gains by class against the class's share, and IoU by class.
+
+    Args:
+        comparison: The runs.
+        picked: The ratio arm that the verdict is about.
+        names: The C classes.
+        support: Of each class its "share" of the training pixels, and "tiles".
+    """
+    sheet = figure(17, 5)
+    left, middle, right = sheet.subplots(1, 3, width_ratios=[1, 1.1, 1.2])
+    _gains(left, comparison, picked)
+    _gains_by_share(middle, comparison, picked, names, support)
+    _levels(right, comparison, picked, names)
+    return drawn(sheet)
+
+
+def _gains(axes: "Axes", comparison: Comparison, picked: str | None) -> None:
+    arms = [arm for arm in comparison.arms if arm != REAL]
+    ends: list[float] = [0.0]
+    for row, arm in enumerate(arms):
+        gain = comparison.difference(arm)
+        if math.isnan(gain.miou.value):
+            continue
+        color = "tab:red" if arm == picked else "tab:blue"
+        axes.plot(100 * np.array(gain.by_seed), [row + 0.15] * len(gain.by_seed), "k.", alpha=0.4)
+        axes.errorbar(
+            100 * gain.miou.value, row, xerr=_reach(gain.miou), fmt="o", color=color, capsize=3
+        )
+        mine = [100 * value for value in gain.by_seed]
+        mine += [100 * gain.miou.value + side * _reach(gain.miou) for side in (-1, 1)]
+        if arm != ONLY:
+            ends += mine
+        elif min(mine) < min(ends):  # its loss would squash what the others differ by
+            text = f"further left: {signed(gain.miou.value)}"
+            axes.text(0.02, row - 0.15, text, transform=axes.get_yaxis_transform(), fontsize=8)
+    space = 0.06 * (max(ends) - min(ends)) or 1.0
+    axes.set_xlim(min(ends) - space, max(ends) + space)
+    axes.axvline(0, color="gray", linewidth=1)
+    labels = [f"{arm} (picked)" if arm == picked else arm for arm in arms]
+    axes.set_yticks(range(len(arms)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel("difference to real only, points of mIoU")
+    axes.set_title("Gain by arm: 95 % intervals, a dot a seed")
+
+
+def _gains_by_share(
+    axes: "Axes",
+    comparison: Comparison,
+    picked: str | None,
+    names: Sequence[str],
+    support: Sequence[Mapping[str, float]],
+) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.axhline(0, color="gray", linewidth=1)
+    shares = [100 * max(entry["share"], 1e-6) for entry in support]
+    for arm in comparison.arms:
+        if ratio_of(arm) is None:
+            continue
+        gains = comparison.difference(arm).classes
+        values = [100 * gain.value for gain in gains]
+        if arm != picked:
+            axes.plot(shares, values, "o", color="lightgray", markersize=4)
+            continue
+        for share, gain in zip(shares, gains, strict=True):
+            if not math.isnan(gain.value):
+                axes.errorbar(
+                    share, 100 * gain.value, _reach(gain), fmt="o", color="tab:red", capsize=3
+                )
+        _name_points(axes, names, shares, values, support)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("share of the training pixels, %")
+    axes.set_ylabel("difference to real only, points of IoU")
+    axes.set_title("Gain by class: picked ratio in red, others gray")
+
+
+def _name_points(
+    axes: "Axes",
+    names: Sequence[str],
+    shares: Sequence[float],
+    values: Sequence[float],
+    support: Sequence[Mapping[str, float]],
+) -> None:
+    """Names of points in even distances along the top, where they cannot cover each other."""
+    shown = sorted(
+        (c for c in range(len(names)) if not math.isnan(values[c])), key=shares.__getitem__
+    )
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top + 0.6 * (top - bottom))
+    for number, c in enumerate(shown):
+        axes.annotate(
+            f"{names[c]}: {support[c]['tiles']:.0f} tiles",
+            (shares[c], values[c]),
+            xytext=((number + 0.5) / len(shown), 0.98),
+            textcoords="axes fraction",
+            rotation=90,
+            ha="center",
+            va="top",
+            fontsize=7,
+            arrowprops={"arrowstyle": "-", "color": "lightgray"},
+        )
+
+
+def _levels(axes: "Axes", comparison: Comparison, picked: str | None, names: Sequence[str]) -> None:
+    arms = comparison.arms
+    width = 0.8 / len(arms)
+    for number, arm in enumerate(arms):
+        values = [100 * estimate.value for estimate in comparison.level(arm).classes]
+        place = np.arange(len(names)) + (number - (len(arms) - 1) / 2) * width
+        edge = "black" if arm == picked else "none"
+        axes.bar(place, np.nan_to_num(values), width, label=arm, edgecolor=edge)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
+    axes.set_ylabel("IoU, %")
+    axes.legend(fontsize=7)
+    axes.set_title("IoU by class")
+
+
+def _reach(estimate: Estimate) -> float:
+    return 100 * (estimate.high - estimate.low) / 2 if estimate.has_interval else 0.0

@@ -1,0 +1,316 @@
+"""The report of a trial: `trial.json`, `trial.md` and the pictures."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg_gan.data.palette import Palette
+from geoseg_gan.errors import UserError, plural
+from geoseg_gan.files import atomic_path, write_json
+from geoseg_gan.pictures import RGB, beside, captioned, write_picture
+from geoseg_gan.trials.plots import trial_picture
+from geoseg_gan.trials.results import REAL, RunResult
+from geoseg_gan.trials.statistics import Comparison, Estimate, Summary, tally
+from geoseg_gan.trials.verdict import FREE_RIVALS, RULE, Verdict, judge, signed
+
+REPORT, PICTURE, EXAMPLES = "trial.md", "trial.png", "trial_examples.png"
+_FEW_SEEDS, _FEW_GROUPS = 5, 10
+
+
+def write_report(
+    folder: Path,
+    results: Sequence[RunResult],
+    palette: Palette,
+    settings: Mapping[str, Any],
+    images: Sequence[RGB],
+    labels: Sequence[npt.NDArray[np.uint8]],
+) -> tuple[Verdict, dict[str, Any]]:
+    """Works out a trial's figures and writes its report.
+
+    Args:
+        folder: Where to.
+        results: All runs there are.
+        palette: The classes.
+        settings: The trial's configuration, plain types.
+        images: The example windows that runs predicted, as they are shown.
+        labels: Their label maps, shape (S, S), uint8.
+
+    Returns:
+        The verdict, and what `trial.json` holds.
+
+    Raises:
+        UserError: If there is no result, or results do not belong together.
+    """
+    if not results:
+        raise UserError(f"{folder} holds no result of a trial yet: ask for more arms or seeds.")
+    comparison = Comparison([tally(result) for result in results])
+    kept = {r.seed: r.facts["kept"] for r in results if r.facts["kept"] is not None}
+    verdict = judge(comparison, kept)
+    warnings = _warnings(comparison, results, kept, settings)
+    arms = {arm: _arm(comparison, arm, palette) for arm in comparison.arms}
+    support = _support(results, comparison)
+    left_out = {} if verdict.arm is None else comparison.without_groups(verdict.arm)
+    content = _finite(
+        {
+            "verdict": {
+                "kind": verdict.kind,
+                "sentence": verdict.sentence,
+                "arm": verdict.arm,
+                "rival": verdict.rival,
+            },
+            "rule": RULE,
+            "warnings": warnings,
+            "validation": {
+                "tiles": len(results[0].val.stems),
+                "groups": len(comparison.groups),
+            },
+            "arms": arms,
+            "support": dict(zip(palette.names, support, strict=True)),
+            "filter": _filter(results),
+            "without_group": left_out,
+            "runs": [_run(result) for result in results],
+            "settings": dict(settings),
+        }
+    )
+    write_picture(folder / PICTURE, trial_picture(comparison, verdict.arm, palette.names, support))
+    shown = [arm for arm in (REAL, "copy_paste", verdict.arm) if arm in comparison.arms]
+    _write_examples(folder / EXAMPLES, results, shown, palette, images, labels)
+    with atomic_path(folder / REPORT) as scratch:
+        scratch.write_text(_markdown(content, comparison, shown, palette.names))
+    write_json(folder / "trial.json", content)
+    return verdict, content
+
+
+def _warnings(
+    comparison: Comparison,
+    results: Sequence[RunResult],
+    kept: Mapping[int, int],
+    settings: Mapping[str, Any],
+) -> list[str]:
+    """What a reader must know before believing a figure."""
+    found = []
+    seeds = sorted({result.seed for result in results})
+    fewest = min(len(comparison.seeds(arm)) for arm in comparison.arms)
+    if fewest < _FEW_SEEDS:
+        found.append(
+            f"Only {plural(fewest, 'seed')}: intervals are wide, and what is found may not last. "
+            "Five are usual."
+        )
+    if settings["share_gan"]:
+        found.append(
+            "All figures of synthetic pairs are conditional on one GAN and one draw of training "
+            "tiles: with another one they may differ by more than the intervals say."
+        )
+    groups = len(comparison.groups)
+    if groups < _FEW_GROUPS:
+        found.append(
+            f"Validation rests on {plural(groups, 'group')} of ground only: on other ground "
+            "figures may differ by more than the intervals say."
+        )
+    missing = [
+        f"{arm} of seed {', '.join(map(str, lacking))}"
+        for arm in comparison.arms
+        if (lacking := sorted(set(seeds) - set(comparison.seeds(arm))))
+    ]
+    if missing:
+        found.append(
+            f"Results are missing: {'; '.join(missing)}. Two arms are compared over the seeds that "
+            "both have."
+        )
+    empty = sorted(seed for seed, count in kept.items() if count == 0)
+    if empty:
+        found.append(
+            f"The filter kept nothing with seed {', '.join(map(str, empty))}: there the arms of "
+            "all ratios are real only."
+        )
+    return found
+
+
+def _arm(comparison: Comparison, arm: str, palette: Palette) -> dict[str, Any]:
+    level, difference = comparison.level(arm), comparison.difference(arm)
+    return {
+        "seeds": level.seeds,
+        "miou": vars(level.miou),
+        "miou_by_seed": level.by_seed,
+        "inner_miou": comparison.inner_miou(arm),
+        "difference": vars(difference.miou),
+        "difference_by_seed": difference.by_seed,
+        "classes": _by_class(level, palette),
+        "class_differences": _by_class(difference, palette),
+    }
+
+
+def _by_class(summary: Summary, palette: Palette) -> dict[str, Any]:
+    return {n: vars(e) for n, e in zip(palette.names, summary.classes, strict=True)}
+
+
+def _support(results: Sequence[RunResult], comparison: Comparison) -> list[dict[str, float]]:
+    """What every class rests on: fitted real tiles, averaged over the seeds, and validation."""
+    of_seeds = {r.seed: r.facts["support"] for r in results}.values()
+    means = {
+        key: np.mean([support[key] for support in of_seeds], 0)
+        for key in ("pixels", "tiles", "groups")
+    }
+    means["share"] = means["pixels"] / max(1.0, means["pixels"].sum())
+    true = results[0].val.counts.sum(2)
+    means["val_pixels"], means["val_tiles"] = true.sum(0), (true > 0).sum(0)
+    means["val_groups"] = comparison.ground
+    return [{key: float(value[c]) for key, value in means.items()} for c in range(len(true[0]))]
+
+
+def _filter(results: Sequence[RunResult]) -> dict[str, dict[str, Any]]:
+    """What the filter did with each seed's pairs, which several arms share."""
+    return {
+        str(r.seed): {key: r.facts[key] for key in ("kept", "painted", "tau")}
+        for r in sorted(results, key=lambda r: r.seed)
+        if r.facts["kept"] is not None
+    }
+
+
+def _run(result: RunResult) -> dict[str, Any]:
+    facts = {key: value for key, value in result.facts.items() if key != "support"}
+    return {"arm": result.arm, "seed": result.seed, **facts}
+
+
+def _finite(value: Any) -> Any:
+    """The same content with None for NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _write_examples(
+    path: Path,
+    results: Sequence[RunResult],
+    arms: Sequence[str],
+    palette: Palette,
+    images: Sequence[RGB],
+    labels: Sequence[npt.NDArray[np.uint8]],
+) -> None:
+    """Image, mask, and what segmenters of some arms predict with their first seed, a row each."""
+    first = {r.arm: r for r in sorted(results, key=lambda r: r.seed, reverse=True)}
+    pictures = []
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        predicted = [palette.color_table[first[arm].examples[number]] for arm in arms]
+        pictures += [image, palette.color_table[label], *predicted]
+    titles = ["image", "mask", *arms]
+    pictures[: len(titles)] = map(captioned, pictures[: len(titles)], titles)
+    write_picture(path, beside(pictures, columns=len(titles)))
+
+
+def _markdown(
+    content: Mapping[str, Any], comparison: Comparison, shown: Sequence[str], names: Sequence[str]
+) -> str:
+    verdict, settings = content["verdict"], content["settings"]
+    lines = ["# Does synthetic data help?", "", f"**{verdict['sentence']}**", ""]
+    if verdict["rival"]:
+        lines += [verdict["rival"], ""]
+    lines += [f"- Warning: {text}" for text in content["warnings"]]
+    lines += [""] * bool(content["warnings"])
+    tiles, groups = content["validation"]["tiles"], content["validation"]["groups"]
+    lines += [
+        f"Figures are IoU in per cent on {plural(tiles, 'real validation tile')} of "
+        f"{plural(groups, 'group')} of ground, which were read once, at the end of each run; in "
+        "parentheses 95 % intervals from a bootstrap over seeds and groups. All arms have the same "
+        "number of updates, schedule and augmentation, and with each seed the same first weights.",
+        "",
+        "| arm | seeds | mIoU | difference to real only | held-out training tiles |",
+        "|---|---|---|---|---|",
+    ]
+    for arm in comparison.arms:
+        entry = content["arms"][arm]
+        difference = "" if arm == REAL else _shown(entry["difference"], sign=True)
+        picked = " (picked)" if arm == verdict["arm"] else ""
+        lines.append(
+            f"| {arm}{picked} | {len(entry['seeds'])} | {_shown(entry['miou'])} | {difference} | "
+            f"{100 * entry['inner_miou']:.1f} |"
+        )
+    others = [arm for arm in comparison.arms if arm != REAL]
+    lines += ["", "![differences](trial.png)", "", "## By class", ""]
+    lines += [
+        f"IoU of {REAL}, and each arm's difference to it. Support is what the class rests on: "
+        "pixels (with their share), tiles and groups of ground among the real tiles that are "
+        "trained on, averaged over the seeds, and among the validation tiles. A class that one "
+        "group alone validates has no interval.",
+        "",
+        f"| class | trained on: pixels | tiles | groups | validated on: pixels | tiles | groups | "
+        f"{' | '.join([REAL, *others])} |",
+        "|" + "---|" * (8 + len(others)),
+    ]
+    for name in names:
+        support = content["support"][name]
+        cells = [
+            name,
+            f"{support['pixels']:,.0f} ({support['share']:.1%})",
+            f"{support['tiles']:.0f}",
+            f"{support['groups']:.0f}",
+            *(f"{support[f'val_{key}']:,.0f}" for key in ("pixels", "tiles", "groups")),
+            _shown(content["arms"][REAL]["classes"][name]) if REAL in content["arms"] else "-",
+        ]
+        cells += [
+            _shown(content["arms"][arm]["class_differences"][name], sign=True) for arm in others
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "## Examples", "", f"![examples]({EXAMPLES})", ""]
+    lines += [f"Image, mask, and predictions with the first seed: {', '.join(shown)}.", ""]
+    lines += _left_out(content["without_group"], verdict["arm"])
+    lines += ["## How it was done", "", RULE, ""]
+    lines += _done(content, settings)
+    return "\n".join(lines) + "\n"
+
+
+def _left_out(without: Mapping[str, float], arm: str | None) -> list[str]:
+    if not without:
+        return []
+    low, high = min(without, key=lambda g: without[g]), max(without, key=lambda g: without[g])
+    return [
+        "## Each group of validation ground left out in turn",
+        "",
+        f"The difference in mIoU of {arm} then lies between {signed(without[low])} (without {low}) "
+        f"and {signed(without[high])} (without {high}); all are in `trial.json`.",
+        "",
+    ]
+
+
+def _done(content: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    runs = content["runs"]
+    training = sum(run["seconds"] for run in runs)
+    # Several arms share a generator, so that each seed's is counted once.
+    painting = {run["seed"]: run.get("synthesis_seconds", 0.0) for run in runs if run["painted"]}
+    kept = [
+        f"{entry['kept']} of {entry['painted']} with seed {seed} (tau {entry['tau']:.3f})"
+        for seed, entry in content["filter"].items()
+    ]
+    tiles = "all tiles"
+    if settings["train_fraction"] is not None:
+        tiles = f"{settings['train_fraction']:.0%} of the tiles, drawn by each seed"
+    if settings["train_tiles"] is not None:
+        tiles = f"{plural(settings['train_tiles'], 'tile')}, drawn by each seed"
+    held_out = f"{settings['inner_share']:.0%}"
+    return [
+        f"- Training: {tiles}; {held_out} of them, by ground, are held out of everything.",
+        f"- Generators: {plural(settings['epochs'], 'epoch')}, batches of {settings['bs']}; "
+        f"{plural(settings['num_samples'], 'pair')} painted for each seed, tau={settings['tau']}.",
+        f"- Pairs kept: {', '.join(kept) or 'none were painted'}.",
+        f"- Segmenters: {settings['segmenter']['arch']} on {settings['segmenter']['encoder']}, "
+        f"{plural(settings['segmenter_epochs'], 'epoch')}, batches of {settings['segmenter_bs']}.",
+        f"- Time: {training / 60:.0f} minutes for segmenters, {sum(painting.values()) / 60:.0f} "
+        "for generators and their pairs.",
+        f"- Arms that need no generated pair: {', '.join(FREE_RIVALS)}. All settings are in "
+        "`config.yaml`, all figures in `trial.json`, what they rest on in `results/`.",
+    ]
+
+
+def _shown(estimate: Mapping[str, float | None] | Estimate, sign: bool = False) -> str:
+    values = vars(estimate) if isinstance(estimate, Estimate) else estimate
+    value, low, high = (values[key] for key in ("value", "low", "high"))
+    if value is None:
+        return "-"
+    text = signed(value) if sign else f"{100 * value:.1f}"
+    return text if low is None or high is None else f"{text} ({100 * low:.1f} to {100 * high:.1f})"

@@ -1,0 +1,108 @@
+"""What is kept of every run of a trial: enough for all its statistics, and little else."""
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg_gan.errors import UserError
+from geoseg_gan.files import atomic_path
+from geoseg_gan.metrics.tiles import TileConfusions
+
+FORMAT = 1
+REAL = "real"
+"""The arm that all others are compared with."""
+_PREFIX = "synthetic_"
+ONLY = f"{_PREFIX}only"
+"""The arm that is trained on synthetic pairs alone."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What one arm reached with one seed.
+
+    Attributes:
+        arm: The arm's name.
+        seed: Its seed.
+        val: Its segmenter on the real validation tiles.
+        inner: The same on the real training tiles that were held out of everything.
+        examples: Predicted classes of some validation windows, the same for all runs of a trial,
+            shape (E, S, S), uint8.
+        facts: Plain values on how the run came about: "kept" and "painted" (synthetic pairs; None
+            for arms without), "tau", "seconds" (of its segmenter's training), "synthesis_seconds"
+            (of its generator and pairs, which several arms share), "support" (of the
+            fitted real tiles: "pixels", "tiles" and "groups", a list of C numbers each, and
+            "total_tiles").
+    """
+
+    arm: str
+    seed: int
+    val: TileConfusions
+    inner: TileConfusions
+    examples: npt.NDArray[np.uint8]
+    facts: dict[str, Any]
+
+
+def synthetic_arm(ratio: float) -> str:
+    """The name of the arm with a share of synthetic pairs."""
+    return f"{_PREFIX}{ratio:g}"
+
+
+def ratio_of(arm: str) -> float | None:
+    """The share of synthetic pairs in an arm between real and synthetic only; else None."""
+    if not arm.startswith(_PREFIX) or arm == ONLY:
+        return None
+    return float(arm.removeprefix(_PREFIX))
+
+
+def result_path(folder: Path, arm: str, seed: int) -> Path:
+    """Where the result of an arm and a seed lies in a trial's folder."""
+    return folder / "results" / arm / f"seed_{seed:03d}.npz"
+
+
+def write_result(folder: Path, result: RunResult) -> None:
+    """Writes a result into a trial's folder, whole or not at all."""
+    facts = {"format": FORMAT, "arm": result.arm, "seed": result.seed, **result.facts}
+    with atomic_path(result_path(folder, result.arm, result.seed)) as scratch:
+        np.savez_compressed(
+            scratch,
+            allow_pickle=False,
+            facts=np.array(json.dumps(facts)),
+            examples=result.examples,
+            **result.val.to_arrays("val"),
+            **result.inner.to_arrays("inner"),
+        )
+
+
+def read_result(path: Path) -> RunResult:
+    """Reads a result.
+
+    Raises:
+        UserError: If the file is not one that this version wrote.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            facts = json.loads(str(arrays["facts"]))
+            if facts.pop("format") != FORMAT:
+                raise KeyError("format")
+            return RunResult(
+                facts.pop("arm"),
+                facts.pop("seed"),
+                TileConfusions.from_arrays(arrays, "val"),
+                TileConfusions.from_arrays(arrays, "inner"),
+                arrays["examples"],
+                facts,
+            )
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        raise UserError(
+            f"{path} is not a result of this version's trial. Remove it, and call trial again."
+        ) from None
+
+
+def read_results(folder: Path) -> list[RunResult]:
+    """All results of a trial's folder, in the order of arm and seed."""
+    return [read_result(path) for path in sorted(folder.glob("results/*/seed_*.npz"))]

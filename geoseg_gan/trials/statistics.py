@@ -1,0 +1,289 @@
+"""Figures of a trial with intervals, from the stored confusion matrices."""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg_gan.errors import UserError
+from geoseg_gan.trials.results import REAL, RunResult, ratio_of
+
+Floats = npt.NDArray[np.float64]
+
+DRAWS = 4000
+"""Bootstrap draws; their own error on a bound is some 1 % of the interval's width."""
+
+_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval, in shares of 1.
+
+    Attributes:
+        value: The estimate; NaN where the class is in neither labels nor predictions.
+        low: Lower bound; NaN where no interval can be had.
+        high: Upper bound.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there are bounds."""
+        return not math.isnan(self.low)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """An arm's IoU, or its difference from another arm's.
+
+    Attributes:
+        miou: The mean over the classes that occur in the validation labels.
+        classes: Every class; NaN for those that do not occur.
+        seeds: The seeds it rests on.
+        by_seed: The mean IoU, or its difference, of each of them.
+    """
+
+    miou: Estimate
+    classes: list[Estimate]
+    seeds: list[int]
+    by_seed: list[float]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """A run's validation pixels by ground, which is what resampling needs.
+
+    Attributes:
+        arm: Its arm.
+        seed: Its seed.
+        groups: The G groups of validation ground.
+        hits: Pixels of every class that were predicted rightly, shape (G, C).
+        union: Pixels of the class or predicted as it, shape (G, C).
+        holds: Which classes the labels of every group hold, shape (G, C).
+        inner_miou: Mean IoU on the held-out training tiles.
+    """
+
+    arm: str
+    seed: int
+    groups: tuple[str, ...]
+    hits: Floats
+    union: Floats
+    holds: npt.NDArray[np.bool_]
+    inner_miou: float
+
+
+def tally(result: RunResult) -> Tally:
+    """Adds up a run's tiles by ground."""
+    groups, row = np.unique(result.val.groups, return_inverse=True)
+    hits, union, true = _parts(result.val.counts)
+    inner_hits, inner_union, inner_true = (part.sum(0) for part in _parts(result.inner.counts))
+    return Tally(
+        result.arm,
+        result.seed,
+        tuple(groups.tolist()),
+        hits=_by_group(hits, row),
+        union=_by_group(union, row),
+        holds=_by_group(true, row) > 0,
+        inner_miou=float(_mean(_ratio(inner_hits, inner_union), inner_true > 0)),
+    )
+
+
+class Comparison:
+    """Arms compared on the same validation ground, seed by seed.
+
+    A difference is the mean over the seeds that both arms have of the difference of their IoU over
+    all tiles. Its 95 % interval is the estimate -+ t * SE. SE^2 is the variance of a bootstrap that
+    resamples seeds and groups of validation ground, both with replacement and alike for all arms
+    (Owen 2007, "The pigeonhole bootstrap", which errs towards width), to which the variances of
+    resampling the S seeds alone and the G groups alone are added once more, over S - 1 and G - 1:
+    a bootstrap's variance is too small by the factor (n - 1) / n (Hesterberg 2015, section 4.5.2).
+    t is Student's quantile with min(S, G) - 1 degrees of freedom, since percentiles of so few seeds
+    would be too narrow. G counts the groups that hold the class, or any for the mean IoU. With one
+    seed or one group there is no interval.
+
+    Args:
+        tallies: The runs.
+        draws: How many bootstrap draws.
+
+    Attributes:
+        groups: The groups of validation ground.
+        occurs: Which of the C classes occur in the validation labels; others count nowhere.
+        ground: How many groups hold each of them, shape (C,).
+
+    Raises:
+        UserError: If the runs were not judged on the same ground.
+    """
+
+    def __init__(self, tallies: Sequence[Tally], draws: int = DRAWS) -> None:
+        """Sorts the runs."""
+        self.groups = tallies[0].groups
+        holds = tallies[0].holds
+        self.ground: npt.NDArray[np.int64] = holds.sum(0)
+        self.occurs: npt.NDArray[np.bool_] = self.ground > 0
+        self.draws = draws
+        self._runs: dict[str, dict[int, Tally]] = {}
+        self._summaries: dict[tuple[str, str | None], Summary] = {}
+        for run in tallies:
+            if run.groups != self.groups or not np.array_equal(run.holds, holds):
+                raise UserError(
+                    f"The results of arm {run.arm} with seed {run.seed} and of arm "
+                    f"{tallies[0].arm} with seed {tallies[0].seed} come from different validation "
+                    "tiles. Keep results of one data folder only."
+                )
+            self._runs.setdefault(run.arm, {})[run.seed] = run
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms that have results."""
+        return list(self._runs)
+
+    def seeds(self, arm: str) -> list[int]:
+        """The seeds that an arm has results of."""
+        return sorted(self._runs.get(arm, {}))
+
+    def level(self, arm: str) -> Summary:
+        """An arm's IoU."""
+        return self._once(arm, None)
+
+    def difference(self, arm: str, other: str = REAL) -> Summary:
+        """How much greater an arm's IoU is than another's, over the seeds that both have."""
+        return self._once(arm, other)
+
+    def choose_arm(self) -> str | None:
+        """The ratio arm with the best mean IoU on held-out training tiles; validation has no say.
+
+        Arms are compared over the seeds that all of them have; the earlier wins a tie. None where
+        there is no such arm or seed.
+        """
+        ratios = [arm for arm in self._runs if ratio_of(arm) is not None]
+        shared = set.intersection(*(set(self._runs[arm]) for arm in ratios)) if ratios else set()
+        if not shared:
+            return None
+        return max(ratios, key=lambda arm: self.inner_miou(arm, shared))
+
+    def inner_miou(self, arm: str, seeds: Collection[int] | None = None) -> float:
+        """An arm's mean IoU on the held-out training tiles, averaged over seeds; all by default."""
+        runs = self._runs[arm]
+        return float(np.mean([runs[seed].inner_miou for seed in sorted(seeds or runs)]))
+
+    def without_groups(self, arm: str, other: str = REAL) -> dict[str, float]:
+        """The difference in mean IoU with each group of validation ground left out in turn.
+
+        Empty for a single group, and for arms that share no seed.
+        """
+        seeds = self._shared(arm, other)
+        if len(self.groups) < 2 or not seeds:
+            return {}
+        keep = 1 - np.eye(len(self.groups))
+        values = self._values(arm, other, seeds, keep)
+        means = _mean(values, self.occurs).mean(1)
+        return dict(zip(self.groups, means.tolist(), strict=True))
+
+    def _once(self, arm: str, other: str | None) -> Summary:
+        """Report and pictures ask for the same figures again and again."""
+        if (arm, other) not in self._summaries:
+            self._summaries[arm, other] = self._summary(arm, other)
+        return self._summaries[arm, other]
+
+    def _shared(self, arm: str, other: str | None) -> list[int]:
+        seeds = set(self._runs[arm])
+        return sorted(seeds if other is None else seeds & set(self._runs.get(other, {})))
+
+    def _values(self, arm: str, other: str | None, seeds: Sequence[int], weights: Floats) -> Floats:
+        """IoU or its difference by draw, seed and class, for weights of groups (draws, G)."""
+        values = self._iou(arm, seeds, weights)
+        return values if other is None else values - self._iou(other, seeds, weights)
+
+    def _iou(self, arm: str, seeds: Sequence[int], weights: Floats) -> Floats:
+        hits, union = (
+            np.stack([getattr(self._runs[arm][seed], part) for seed in seeds])
+            for part in ("hits", "union")
+        )
+        return _ratio(np.tensordot(weights, hits, (1, 1)), np.tensordot(weights, union, (1, 1)))
+
+    def _summary(self, arm: str, other: str | None) -> Summary:
+        seeds = self._shared(arm, other)
+        if not seeds:
+            nothing = Estimate(math.nan, math.nan, math.nan)
+            return Summary(nothing, [nothing] * len(self.occurs), [], [])
+        rng = np.random.default_rng(0)  # the same draws for all arms and calls
+        ground, runs = len(self.groups), len(seeds)
+        weights = rng.multinomial(ground, np.full(ground, 1 / ground), self.draws).astype(float)
+        of_seeds = rng.multinomial(runs, np.full(runs, 1 / runs), self.draws) / runs
+        observed = self._values(arm, other, seeds, np.ones((1, ground)))[0]
+        drawn = self._values(arm, other, seeds, weights)
+        mious, drawn_mious = _mean(observed, self.occurs), _mean(drawn, self.occurs)
+        classes = [
+            _estimate(observed[:, c], drawn[:, :, c], of_seeds, int(self.ground[c]))
+            if self.occurs[c]
+            else Estimate(math.nan, math.nan, math.nan)
+            for c in range(len(self.occurs))
+        ]
+        miou = _estimate(mious, drawn_mious, of_seeds, ground)
+        return Summary(miou, classes, seeds, mious.tolist())
+
+
+def share_interval(count: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share from `count` of `total` (Clopper and Pearson 1934), in 0..1."""
+    from scipy.stats import beta
+
+    tail = (1 - _LEVEL) / 2
+    low = float(beta.ppf(tail, count, total - count + 1)) if count else 0.0
+    high = float(beta.ppf(1 - tail, count + 1, total - count)) if count < total else 1.0
+    return low, high
+
+
+def _estimate(observed: Floats, drawn: Floats, of_seeds: Floats, ground: int) -> Estimate:
+    """The estimate and its interval.
+
+    Args:
+        observed: The figure of every seed, shape (S,).
+        drawn: The same with resampled ground, shape (draws, S).
+        of_seeds: Weights of resampled seeds, shape (draws, S), rows summing to 1.
+        ground: How many groups of ground it rests on.
+    """
+    from scipy.stats import t
+
+    value, seeds = float(observed.mean()), len(observed)
+    if min(seeds, ground) < 2:
+        return Estimate(value, math.nan, math.nan)
+    # A draw may leave out all ground that holds a rare class, which then has no IoU in it.
+    both = np.nansum(drawn * of_seeds, 1)[~np.isnan(drawn).any(1)]
+    alone = drawn.mean(1)
+    variance = both.var() + observed.var() / seeds / (seeds - 1) + np.nanvar(alone) / (ground - 1)
+    reach = float(t.ppf((1 + _LEVEL) / 2, min(seeds, ground) - 1) * math.sqrt(variance))
+    return Estimate(value, value - reach, value + reach)
+
+
+def _parts(counts: npt.NDArray[np.int64] | Floats) -> tuple[Floats, Floats, Floats]:
+    """Hits, union and true pixels of every class from matrices (T, C, C), each (T, C)."""
+    values = counts.astype(np.float64)
+    hits = np.diagonal(values, axis1=1, axis2=2)
+    true, predicted = values.sum(2), values.sum(1)
+    return hits, true + predicted - hits, true
+
+
+def _by_group(pixels: Floats, group: npt.NDArray[np.int64]) -> Floats:
+    """Sums of rows (T, C) by their group, shape (G, C)."""
+    totals = np.zeros((int(group.max()) + 1, pixels.shape[1]))
+    np.add.at(totals, group, pixels)
+    return totals
+
+
+def _ratio(hits: Floats, union: Floats) -> Floats:
+    """IoU; NaN where the class is in neither labels nor predictions."""
+    return np.divide(hits, union, out=np.full_like(union, np.nan), where=union > 0)
+
+
+def _mean(iou: Floats, occurs: npt.NDArray[np.bool_]) -> Floats:
+    """Mean over the last axis, of the classes that occur and have an IoU."""
+    chosen = iou[..., occurs]
+    count = (~np.isnan(chosen)).sum(-1)
+    total: Floats = np.nansum(chosen, -1) / np.maximum(count, 1)
+    return np.where(count > 0, total, np.nan)

@@ -1,0 +1,52 @@
+import re
+
+import pytest
+
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.split import split_pairs, split_rows, write_split
+from geoseg_gan.errors import UserError
+
+
+@pytest.fixture
+def pairs(make_folder, tmp_path):
+    return find_pairs(make_folder(tmp_path / "data", train=8), "train")
+
+
+def test_every_pair_is_fitted_or_held_out(pairs):
+    fitted, held_out = split_rows(pairs, None, 0.25, seed=0)
+    assert len(held_out) == 2 and sorted(fitted + held_out) == list(range(8))
+    assert split_rows(pairs, None, 0.0, seed=0) == (list(range(8)), [])
+
+
+def test_a_written_split_is_read_as_it_was_and_rules_over_share_and_seed(pairs, tmp_path):
+    path = tmp_path / "deep" / "split.csv"
+    write_split(path, [pairs[6], pairs[1], pairs[3]], [pairs[0]])
+    assert path.read_text().splitlines()[:2] == ["stem,part", "train_000,inner"]
+    assert split_rows(pairs, str(path), 0.5, seed=3) == ([1, 3, 6], [0])
+
+
+def test_a_run_splits_its_pairs_as_its_configuration_says(pairs, tmp_path):
+    data = {"group_regex": None, "split_file": None}
+    root = tmp_path / "data"
+    fitted, held_out = split_pairs(root, {"data": data, "inner_share": 0.25, "seed": 5})
+    rows = split_rows(pairs, None, 0.25, seed=5)
+    assert (fitted, held_out) == tuple([pairs[row] for row in part] for part in rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "data.split_file=.* does not exist.*stem and part"),
+        ("stem\ntrain_000\n", "lacks the columns 'stem' and 'part'"),
+        ("stem,part\ntrain_000,fitt\n", "'train_000' has the part 'fitt'; use fit or inner"),
+        ("stem,part\nother,fit\n", "names 'other', which is not among the training pairs"),
+        ("stem,part\ntrain_000,inner\n", "names no pair to fit"),
+    ],
+)
+def test_a_split_that_does_not_fit_is_refused(pairs, tmp_path, text, message):
+    path = tmp_path / "split.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        split_rows(pairs, str(path), 0.0, seed=0)
+    assert re.search(message, str(caught.value)) and str(path) in str(caught.value)

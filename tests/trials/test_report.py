@@ -1,0 +1,130 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from geoseg_gan.data.palette import Palette, PaletteClass
+from geoseg_gan.errors import UserError
+from geoseg_gan.trials.report import write_report
+
+SETTINGS = {
+    "share_gan": False,
+    "train_tiles": None,
+    "train_fraction": 0.25,
+    "inner_share": 0.15,
+    "epochs": 10,
+    "bs": 8,
+    "num_samples": 10,
+    "tau": "auto",
+    "segmenter": {"arch": "unet", "encoder": "resnet34"},
+    "segmenter_epochs": 30,
+    "segmenter_bs": 8,
+}
+GAINS = {
+    "real": 0.0,
+    "oversample": 0.01,
+    "copy_paste": 0.0,
+    "synthetic_0.1": 0.03,
+    "synthetic_0.5": 0.05,
+    "synthetic_only": -0.2,
+}
+
+
+@pytest.fixture
+def report(tmp_path):
+    """Writes the report of some results, and returns its text and its figures."""
+    palette = Palette([PaletteClass("Land", [10, 20, 30]), PaletteClass("Water", [0, 0, 250])])
+
+    def write(results, **settings):
+        pictures = [np.full((8, 8, 3), 99, np.uint8)] * 2
+        labels = [np.zeros((8, 8), np.uint8)] * 2
+        verdict, content = write_report(
+            tmp_path, results, palette, SETTINGS | settings, pictures, labels
+        )
+        stored = json.loads((tmp_path / "trial.json").read_text())
+        assert stored == content and verdict.sentence == stored["verdict"]["sentence"]
+        return (tmp_path / "trial.md").read_text(), stored
+
+    return write
+
+
+def test_the_report_names_every_arm_with_its_interval(report, make_arms, tmp_path):
+    text, figures = report(make_arms(GAINS, seeds=5, groups=12))
+    lines = text.splitlines()
+    assert lines[2].startswith("**Use it: +") and lines[2].endswith("at ratio 0.5.**")
+    assert "Warning" not in text
+    for arm in GAINS:
+        row = next(line for line in lines if line.startswith(f"| {arm}"))
+        level = figures["arms"][arm]["miou"]
+        bounds = f"{100 * level['low']:.1f} to {100 * level['high']:.1f}"
+        assert f"{100 * level['value']:.1f} ({bounds})" in row
+    assert "synthetic_0.5 (picked)" in text and "12 groups of ground" in text
+    assert "25% of the tiles, drawn by each seed" in text and "without g" in text
+    assert set(figures["without_group"]) == {f"g{number}" for number in range(12)}
+    for name in ("trial.png", "trial_examples.png"):
+        with Image.open(tmp_path / name) as picture:
+            picture.load()
+    # Image, mask, real, copy-paste and the picked arm.
+    assert picture.size == (5 * 8 + 4 * 2, 2 * 8 + 2)
+
+
+def test_every_class_stands_beside_what_it_rests_on(report, make_arms):
+    text, figures = report(make_arms(GAINS))
+    assert figures["support"]["Water"] == {
+        "pixels": 100.0,
+        "tiles": 2.0,
+        "groups": 1.0,
+        "share": 0.1,
+        "val_pixels": 4000.0,
+        "val_tiles": 4.0,
+        "val_groups": 4.0,
+    }
+    assert "| Water | 100 (10.0%) | 2 | 1 | 4,000 | 4 | 4 |" in text
+
+
+def test_what_weakens_the_figures_is_told_first(report, make_arms):
+    text, figures = report(make_arms(GAINS, seeds=3)[:-1], share_gan=True)
+    head = text.split("| arm |")[0]
+    for warning in figures["warnings"]:
+        assert f"- Warning: {warning}" in head
+    told = "\n".join(figures["warnings"])
+    assert "Only 2 seeds" in told and "conditional on one GAN" in told
+    assert "4 groups of ground only" in told
+    assert "Results are missing: synthetic_only of seed 2." in told
+
+
+def test_seeds_whose_filter_kept_nothing_are_named(report, make_arms):
+    results = make_arms(GAINS)
+    for result in results:
+        if result.seed == 1 and result.facts["kept"] is not None:
+            result.facts["kept"] = 0
+    text, figures = report(results)
+    assert "The filter kept nothing with seed 1" in "\n".join(figures["warnings"])
+    assert "0 of 10 with seed 1 (tau 0.500)" in text and "5 of 10 with seed 0" in text
+
+
+@pytest.mark.parametrize(
+    "arms", [["real"], ["copy_paste"], ["real", "copy_paste"], ["real", "synthetic_0.5"]]
+)
+@pytest.mark.parametrize(("seeds", "groups"), [(1, 1), (2, 3)])
+def test_a_part_of_the_results_makes_a_report_too(report, make_arms, arms, seeds, groups):
+    gains = {arm: GAINS[arm] for arm in arms}
+    text, figures = report(make_arms(gains, seeds=seeds, groups=groups))
+    assert set(figures["arms"]) == set(arms)
+    assert ("No verdict" in text) == (len(arms) == 1 or arms[1] == "copy_paste" or seeds == 1)
+    assert "nan" not in text
+
+
+def test_a_class_that_validation_does_not_show_has_no_figure(report, make_arms):
+    results = make_arms(GAINS)
+    for result in results:
+        result.val.counts[:, 1] = 0
+    text, figures = report(results)
+    assert figures["arms"]["real"]["classes"]["Water"]["value"] is None
+    assert "| Water | 100 (10.0%) | 2 | 1 | 0 | 0 | 0 | - |" in text
+
+
+def test_no_results_are_told(report):
+    with pytest.raises(UserError, match="holds no result of a trial yet"):
+        report([])

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from geoseg_gan.errors import UserError
+from geoseg_gan.metrics.tiles import TileConfusions
+from geoseg_gan.trials.results import (
+    ONLY,
+    RunResult,
+    ratio_of,
+    read_result,
+    read_results,
+    result_path,
+    synthetic_arm,
+    write_result,
+)
+
+
+@pytest.fixture
+def result():
+    tiles = TileConfusions(["a"], ["g"], np.arange(4).reshape(1, 2, 2))
+    examples = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
+    facts = {"kept": None, "painted": None, "tau": 0.5, "seconds": 1.5, "support": {"tiles": [1]}}
+    return RunResult("copy_paste", 7, tiles, tiles, examples, facts)
+
+
+def test_a_result_comes_back_as_it_was(tmp_path, result):
+    write_result(tmp_path, result)
+    read = read_result(result_path(tmp_path, "copy_paste", 7))
+    assert (read.arm, read.seed, read.facts) == ("copy_paste", 7, result.facts)
+    assert np.array_equal(read.val.counts, result.val.counts)
+    assert np.array_equal(read.inner.counts, result.inner.counts)
+    assert np.array_equal(read.examples, result.examples)
+    assert [r.seed for r in read_results(tmp_path)] == [7]
+
+
+def test_a_file_of_another_kind_is_refused_by_name(tmp_path):
+    path = result_path(tmp_path, "real", 0)
+    path.parent.mkdir(parents=True)
+    for content in (b"no archive", b""):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"seed_000\.npz is not a result"):
+            read_result(path)
+    np.savez(path, facts=np.array('{"format": 0}'))
+    with pytest.raises(UserError, match=r"seed_000\.npz is not a result"):
+        read_result(path)
+
+
+def test_arms_are_named_by_their_ratio():
+    assert synthetic_arm(0.1) == "synthetic_0.1" and ratio_of("synthetic_0.1") == 0.1
+    assert [ratio_of(arm) for arm in ("real", "oversample", ONLY)] == [None] * 3
