@@ -133,11 +133,10 @@ def _kernel_sum(first: Floats, second: Floats, *, skip_same: bool) -> float:
 
 def _root(features: Floats) -> Floats:
     """A matrix R of at most D rows whose R^T R is the covariance of the features."""
-    centred = (features - features.mean(0)) / np.sqrt(len(features) - 1)
-    if len(centred) <= centred.shape[1]:
-        return centred
-    upper: Floats = np.linalg.qr(centred, mode="r")
-    return upper
+    centred: Floats = (features - features.mean(0)) / np.sqrt(len(features) - 1)
+    if len(centred) > centred.shape[1]:
+        centred = np.asarray(np.linalg.qr(centred, mode="r"))
+    return centred
 
 
 def _covered(queries: Floats, references: Floats, k: int) -> float:

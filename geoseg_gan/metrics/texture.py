@@ -79,8 +79,8 @@ def repetition(patch: Floats) -> float:
     lags = np.arange(size) - side
     distance = np.hypot(lags[:, None], lags)
     rings = np.rint(distance).astype(int)
-    profile = np.bincount(rings.ravel(), (likeness * shared).ravel())
-    profile /= np.maximum(np.bincount(rings.ravel(), shared.ravel()), 1)
+    total = np.bincount(rings.ravel(), (likeness * shared).ravel())
+    profile = total / np.maximum(np.bincount(rings.ravel(), shared.ravel()), 1)
     decayed = np.flatnonzero(profile < _DECAYED)
     first = int(decayed[0]) if len(decayed) else side
     is_peak = np.ones_like(likeness, bool)

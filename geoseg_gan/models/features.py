@@ -2,6 +2,7 @@
 
 import urllib.error
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,9 @@ class Lite0Features(nn.Module):
         import timm
 
         super().__init__()
-        self.network = timm.create_model(LITE0, pretrained=False, num_classes=0, in_chans=bands)
+        self.network: Any = timm.create_model(
+            LITE0, pretrained=False, num_classes=0, in_chans=bands
+        )
         load_lite0(self.network, bands)
         self.eval().requires_grad_(False)
 

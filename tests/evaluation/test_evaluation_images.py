@@ -48,9 +48,7 @@ def test_parts_hold_every_image_in_order(windows):
     scaling = ImageScaling([0, 0, 0], [255, 255, 255])
     scaled = parts[1].scaled(scaling)
     assert scaled.shape == (16, 3, 32, 32)
-    np.testing.assert_allclose(
-        (scaled[0, 1] + 1) * 127.5, images.pixels[64, ..., 1], atol=1e-4
-    )
+    np.testing.assert_allclose((scaled[0, 1] + 1) * 127.5, images.pixels[64, ..., 1], atol=1e-4)
 
 
 def test_each_mask_is_painted_with_noise_of_its_own(windows, generator, tmp_path):

@@ -58,9 +58,7 @@ def painter(tiny_config, palette):
 
 
 def measure(generator, images, variants=2):
-    return diversity(
-        Lite0Features(3), generator, images, variants=variants, seed=0, device=CPU
-    )
+    return diversity(Lite0Features(3), generator, images, variants=variants, seed=0, device=CPU)
 
 
 def test_a_generator_with_noise_varies(painter):
