@@ -43,8 +43,11 @@ LOWER = {
     "synthesis": {"synthesis", "checkpoints", "data", "models", "metrics", "errors", "files"}
     | PICTURES,
     "trials": {"trials", "metrics", "data", "errors", "files"} | PICTURES,
+    "evaluation": {"evaluation", "synthesis", "checkpoints", "data", "models", "metrics", "files"}
+    | {"plots_evaluation"}
+    | PICTURES,
     "callbacks": {"callbacks", "gan", "segmenter", "checkpoints", "resume", "data", "models"}
-    | {"errors"}
+    | {"errors", "evaluation"}
     | PICTURES,
 }
 

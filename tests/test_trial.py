@@ -20,12 +20,6 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "trial.py"
 ARMS = ["real", "oversample", "copy_paste", "synthetic_0.25", "synthetic_0.5", "synthetic_only"]
 
 
-@pytest.fixture(scope="module")
-def base():
-    """The folder of the whole trial that several tests look at."""
-    return {}
-
-
 @pytest.fixture
 def overrides(tmp_path, make_folder, tiny, tiny_segmenter):
     """Settings of a trial of tiny networks, as `overrides("name", "seeds=2")`."""

@@ -1,6 +1,6 @@
 """Frozen networks whose features tell images apart: for metrics, never for training."""
 
-import urllib.error
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,11 @@ from geoseg_gan.models.lite import LITE0, load_lite0
 FEATURES = ("lite0", "inception")
 MINIMUM_SIZE = 32
 """Smallest height and width in pixels that Lite0's five halvings leave something of."""
+
+_NOT_WEIGHTS = (
+    "does not hold torch-fidelity's Inception weights. Give that file, or leave it away to "
+    "download them."
+)
 
 
 class Lite0Features(nn.Module):
@@ -63,7 +68,7 @@ class InceptionFeatures(nn.Module):
         weights: The file of its weights; None to download it on first use.
 
     Raises:
-        UserError: If the file does not exist, or cannot be downloaded.
+        UserError: If the file does not exist, is another, or cannot be downloaded.
     """
 
     def __init__(self, weights: Path | None) -> None:
@@ -71,22 +76,21 @@ class InceptionFeatures(nn.Module):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         super().__init__()
-        if weights is not None and not weights.is_file():
-            raise UserError(
-                f"features_weights={weights} does not exist. Give the file of torch-fidelity's "
-                "Inception weights, or leave it away to download them."
-            )
+        if weights is not None:
+            _check_weights(weights)
         try:
             self.network = FeatureExtractorInceptionV3(
                 "inception-v3-compat",
                 ["2048"],
                 feature_extractor_weights_path=None if weights is None else str(weights),
             )
-        except (urllib.error.URLError, OSError) as error:
+        except OSError as error:
             raise UserError(
                 f"features=inception: its weights cannot be downloaded ({error}). Give them as "
                 "features_weights=FILE, or use features=lite0, which needs none."
             ) from None
+        except RuntimeError:
+            raise UserError(f"features_weights={weights} {_NOT_WEIGHTS}") from None
         self.eval().requires_grad_(False)
 
     @torch.inference_mode()
@@ -102,6 +106,19 @@ class InceptionFeatures(nn.Module):
         stored = ((images + 1) * 127.5).round().clamp(0, 255).byte()
         features: Tensor = self.network(stored)[0]
         return features.float()
+
+
+def _check_weights(path: Path) -> None:
+    """Refuses a file that is no table of tensors: torch-fidelity would run what it holds."""
+    if not path.is_file():
+        raise UserError(
+            f"features_weights={path} does not exist. Give the file of torch-fidelity's Inception "
+            "weights, or leave it away to download them."
+        )
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+        raise UserError(f"features_weights={path} {_NOT_WEIGHTS}") from None
 
 
 def build_features(

@@ -1,0 +1,92 @@
+import urllib.error
+
+import pytest
+import torch
+
+from geoseg_gan.errors import UserError
+from geoseg_gan.models.features import Lite0Features, build_features
+
+
+def test_lite0_gives_one_vector_an_image_and_maps_of_five_strides():
+    network = Lite0Features(3)
+    images = torch.rand(2, 3, 64, 96) * 2 - 1
+    assert network.pooled(images).shape == (2, 1280)
+    shapes = [tuple(features.shape[2:]) for features in network.layers(images)]
+    assert shapes == [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3)]
+
+
+@pytest.mark.parametrize("bands", [1, 6])
+def test_lite0_takes_any_number_of_bands(bands):
+    assert Lite0Features(bands).pooled(torch.zeros(1, bands, 32, 32)).shape == (1, 1280)
+
+
+def test_features_are_frozen_and_the_same_every_time():
+    images = torch.rand(2, 3, 32, 32)
+    first, second = Lite0Features(3), Lite0Features(3)
+    assert not any(parameter.requires_grad for parameter in first.parameters())
+    assert not first.training
+    assert torch.equal(first.pooled(images), second.pooled(images))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of random weights in the place of the published ones, and a network that has them."""
+    from torch_fidelity import feature_extractor_inceptionv3 as module
+
+    kind = module.FeatureExtractorInceptionV3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_state_dict_from_url", lambda *args, **kwargs: {})
+        patch.setattr(kind, "load_state_dict", lambda self, state: None)
+        torch.manual_seed(0)
+        network = kind("inception-v3-compat", ["2048"])
+    path = tmp_path_factory.mktemp("weights") / "inception.pth"
+    torch.save(network.state_dict(), path)
+    return path, network
+
+
+def test_inception_features_are_those_that_torchmetrics_takes(weights):
+    path, network = weights
+    images = torch.randint(0, 256, (2, 3, 40, 48), dtype=torch.uint8)
+    found = build_features("inception", 3, path).pooled(images / 127.5 - 1)
+    assert found.shape == (2, 2048)
+    assert torch.equal(found, network(images)[0])
+
+
+def test_inception_takes_three_bands_only(weights):
+    with pytest.raises(UserError, match="features=inception"):
+        build_features("inception", 4, weights[0])
+
+
+def test_weights_that_cannot_be_had_are_told(tmp_path, monkeypatch):
+    from torch_fidelity import feature_extractor_inceptionv3 as module
+
+    def refuse(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(module, "load_state_dict_from_url", refuse)
+    with pytest.raises(UserError, match=r"cannot be downloaded .*features_weights=FILE"):
+        build_features("inception", 3)
+
+
+class Runs:
+    """What a file must not hold: reading it would run code."""
+
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+@pytest.mark.parametrize("content", [None, b"no weights", {"a": torch.zeros(1)}, Runs()])
+def test_files_that_hold_no_weights_are_refused_and_not_run(tmp_path, capsys, content):
+    path = tmp_path / "inception.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(UserError, match=r"features_weights=.*inception\.pth does not (exist|hold)"):
+        build_features("inception", 3, path)
+    assert "run" not in capsys.readouterr().out.split()
+
+
+def test_an_unknown_network_is_refused():
+    with pytest.raises(UserError, match="features=vgg"):
+        build_features("vgg", 3)
