@@ -20,6 +20,7 @@ from geoseg_gan.errors import UserError, check_choice, plural
 from geoseg_gan.evaluation.quick import QuickEvaluation
 from geoseg_gan.gan import GAN
 from geoseg_gan.losses.objective import Objective
+from geoseg_gan.models.features import MINIMUM_SIZE
 from geoseg_gan.models.registry import (
     Discriminator,
     Generator,
@@ -189,6 +190,11 @@ def _check_evaluation(config: TrainConfig) -> None:
         )
     if not config.evaluate_every:
         return
+    if config.image_size < MINIMUM_SIZE:
+        raise UserError(
+            f"evaluate_every={config.evaluate_every} needs image_size={MINIMUM_SIZE} or more, not "
+            f"{config.image_size}."
+        )
     if not config.inner_share and config.data.split_file is None:
         raise UserError(
             f"evaluate_every={config.evaluate_every} needs training tiles that are held out: set "
@@ -202,10 +208,12 @@ def _check_evaluation(config: TrainConfig) -> None:
 
 
 def _evaluator(config: TrainConfig, data: SegmentationDataModule, facts: RunFacts) -> Evaluator:
-    if data.inner_dataset is None:
+    held_out = data.inner_dataset
+    if held_out is None or len(held_out) < 2:
         raise UserError(
-            f"evaluate_every={config.evaluate_every}: {config.data.split_file} holds out no tile. "
-            f"Give some the part {INNER}."
+            f"evaluate_every={config.evaluate_every}: the tiles that are held out make no two "
+            f"windows of {config.image_size} px. Hold out more of them: with a larger inner_share, "
+            f"or as part {INNER} of data.split_file."
         )
     device = config.trainer.device()
     recognizer = None
@@ -216,7 +224,8 @@ def _evaluator(config: TrainConfig, data: SegmentationDataModule, facts: RunFact
             path, facts.palette, facts.scaling, size, device, None, OnnxSettings()
         )
     evaluation = QuickEvaluation(
-        data.inner_dataset,
+        held_out,
+        data.train_windows(),
         facts.palette,
         facts.scaling,
         samples=config.evaluate_samples,

@@ -294,5 +294,5 @@ def tile_count(config: TrialConfig, available: int) -> int | None:
 def _logged(path: Path) -> Iterator[None]:
     """Sends what a run prints to a file: a trial has too many runs to show them all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as log, contextlib.redirect_stdout(log):
+    with path.open("a", buffering=1) as log, contextlib.redirect_stdout(log):
         yield

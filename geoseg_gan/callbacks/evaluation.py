@@ -13,7 +13,7 @@ from geoseg_gan.gan import GAN
 from geoseg_gan.models.registry import Generator
 
 BEST = "G_best.pt"
-MONITORS = {"kid": -1.0, "agreement": 1.0}
+MONITORS = {"kid": -1.0, "fid": -1.0, "precision": 1.0, "recall": 1.0, "agreement": 1.0}
 """Figures by which the best epoch may be chosen: 1 where more is better, -1 where less is."""
 
 

@@ -294,6 +294,10 @@ class SegmentationDataModule(PairDataModule):
         assert self._val is not None, "setup() comes first"
         return self._val
 
+    def train_windows(self) -> WindowDataset:
+        """Full training pictures in windows, as they are without jitter; after `setup`."""
+        return self._windows(self.train_index, self.train_dataset.source)
+
     @property
     def train_dataset(self) -> PairDataset:
         """Training pairs; available after `setup`."""

@@ -1,16 +1,19 @@
 """Few figures in a few seconds: what a training run watches."""
 
+import math
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 
 from geoseg_gan.checkpoints import LoadedGenerator, RunFacts
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import WindowDataset
 from geoseg_gan.data.palette import Palette
-from geoseg_gan.evaluation.artefacts import power
-from geoseg_gan.evaluation.fidelity import Extractor
+from geoseg_gan.evaluation.artefacts import power, texture
+from geoseg_gan.evaluation.fidelity import Extractor, compare, coverage, memorisation
 from geoseg_gan.evaluation.images import collect, painted_like, spread
 from geoseg_gan.evaluation.obedience import agreement, diversity
-from geoseg_gan.metrics.fidelity import kid
 from geoseg_gan.metrics.spectrum import spectrum_gap
 from geoseg_gan.models.features import Lite0Features
 from geoseg_gan.models.registry import Generator
@@ -23,17 +26,19 @@ class QuickEvaluation:
     """Measures a generator on held-out real tiles, the same ones at every call.
 
     Args:
-        dataset: Windows of tiles that it is not trained on.
+        held_out: Windows of tiles that it is not trained on.
+        fitted: Windows of tiles that it is trained on, to find copies of.
         palette: The classes.
         scaling: From stored values to [-1, 1].
-        samples: How many windows are painted, at most.
+        samples: How many windows of both are taken, at most.
         device: Where the generator is.
         recognizer: The segmenter for the figure "agreement"; None to leave it out.
     """
 
     def __init__(
         self,
-        dataset: WindowDataset,
+        held_out: WindowDataset,
+        fitted: WindowDataset,
         palette: Palette,
         scaling: ImageScaling,
         *,
@@ -45,33 +50,49 @@ class QuickEvaluation:
         self.facts = RunFacts({}, palette, scaling)
         self.device = device
         self.recognizer = recognizer
-        self.real = collect(dataset, spread(len(dataset), samples))
+        self.real = collect(held_out, spread(len(held_out), samples))
         network = Lite0Features(len(scaling.low)).to(device)
         self.extract = Extractor(network, scaling, device)
         self.network = network
         self.features = self.extract(self.real)
+        self.fitted = self.extract(collect(fitted, spread(len(fitted), samples)))
         self.power = power(self.real, scaling)
 
     def __call__(self, network: Generator) -> dict[str, float]:
         """Figures of a generator in evaluation mode, each as `evaluate` measures it.
 
         Returns:
-            "kid", "high_frequency" and "checkerboard" (of the spectrum), "diversity" (by layers)
-            and, with a segmenter, "agreement" (mIoU).
+            "kid", "fid", "precision", "recall"; "high_frequency" and "checkerboard" of the
+            spectrum; "repetition", painted less real; "diversity" by layers; "copying", the mean
+            distance to the nearest training window over that of real held-out ones, which falls
+            below 1 where training is memorised; with a segmenter, "agreement" (mIoU). NaN where a
+            figure cannot be had.
         """
         generator = LoadedGenerator(network, self.facts, 0, "")
+        scaling, names = self.facts.scaling, self.facts.palette.names
         fake = painted_like(generator, self.real, 0, self.device)
-        gap = spectrum_gap(self.power, power(fake, self.facts.scaling))
+        features = self.extract(fake)
+        fidelity = compare(self.features, features)
+        gap = spectrum_gap(self.power, power(fake, scaling))
+        repeated = texture(self.real, fake, scaling, names)
+        near = memorisation(self.fitted, features, self.features)
         varied = diversity(
             self.network, generator, self.real, variants=_VARIANTS, seed=0, device=self.device
         )
         figures = {
-            "kid": kid(self.features, self.extract(fake)),
+            "kid": fidelity["kid"],
+            "fid": fidelity["fid"],
+            **coverage(self.features, features),
             "high_frequency": gap.high,
             "checkerboard": gap.checkerboard,
+            "repetition": _mean(repeated["painted"]) - _mean(repeated["real"]),
             "diversity": float(varied["layers"]),
+            "copying": _mean(near["painted"]) / _mean(near["held_out"]),
         }
         if self.recognizer is not None:
-            agreed = agreement(self.recognizer, fake, self.facts.palette.names)
-            figures["agreement"] = agreed["miou"]
+            figures["agreement"] = agreement(self.recognizer, fake, names)["miou"]
         return figures
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else math.nan
