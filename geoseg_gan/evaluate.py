@@ -13,7 +13,7 @@ from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.datamodule import check_same_type
 from geoseg_gan.data.dataset import Fit, PairSource, WindowDataset
 from geoseg_gan.data.images import MaskReader
-from geoseg_gan.data.leaks import refuse_shared_images
+from geoseg_gan.data.leaks import refuse_shared_images, shared_ground
 from geoseg_gan.data.pairs import Pair, find_pairs
 from geoseg_gan.data.scan import check_sizes, scan
 from geoseg_gan.data.split import split_pairs
@@ -94,6 +94,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     near = fidelity.memorisation(of_train, of_fake, of_real)
     figures: dict[str, Any] = {
         "images": counts,
+        "warnings": [warning] if (warning := shared_ground(subject.train, subject.val)) else [],
         "fidelity": {
             "painted": fidelity.compare(of_real, of_fake),
             "real halves": fidelity.halves(of_real, real.groups, config.seed),

@@ -11,7 +11,7 @@ from rich.progress import Progress, TimeElapsedColumn
 
 from geoseg_gan.config import command, plain, read_yaml, write_yaml
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.data.leaks import refuse_shared_images
+from geoseg_gan.data.leaks import refuse_shared_images, shared_ground
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.synthetic import refuse_synthetic
 from geoseg_gan.data.world import write_world
@@ -51,14 +51,14 @@ def trial(config: TrialConfig) -> dict[str, float]:
     _check_same_trial(config, folder)
     if config.data.demo is not None:
         write_world(root, config.data.reader().palette, config.data.demo)
-    _check_data(config, root)
+    warnings = _check_data(config, root)
     if not (folder / "config.yaml").is_file():
         write_yaml(folder / "config.yaml", config)
     _merge(config, folder)
     seeds = seed_list(config)
     runs = TrialRuns(config)
     _compute(config, runs, seeds)
-    return _report(config, runs)
+    return _report(config, runs, warnings)
 
 
 main = command(TrialConfig)(trial)
@@ -147,8 +147,8 @@ def _check_same_trial(config: TrialConfig, folder: Path) -> None:
             )
 
 
-def _check_data(config: TrialConfig, root: Path) -> None:
-    """Refuses validation tiles that would prove nothing."""
+def _check_data(config: TrialConfig, root: Path) -> list[str]:
+    """Refuses validation tiles that would prove nothing; warnings of such that prove less."""
     refuse_synthetic(root)
     regex = config.data.group_regex
     train = find_pairs(root, "train", regex)
@@ -157,7 +157,10 @@ def _check_data(config: TrialConfig, root: Path) -> None:
         raise UserError(
             f"train_tiles={count}: {root / 'train'} holds {len(train)} tiles; use 2 up."
         )
-    refuse_shared_images(train, find_pairs(root, "val", regex))
+    val = find_pairs(root, "val", regex)
+    refuse_shared_images(train, val)
+    warning = shared_ground(train, val)
+    return [warning] if warning else []
 
 
 def _merge(config: TrialConfig, folder: Path) -> None:
@@ -199,7 +202,7 @@ def _compute(config: TrialConfig, runs: TrialRuns, seeds: list[int]) -> None:
             bar.advance(task)
 
 
-def _report(config: TrialConfig, runs: TrialRuns) -> dict[str, float]:
+def _report(config: TrialConfig, runs: TrialRuns, warnings: list[str]) -> dict[str, float]:
     """Writes the report on all results there are, and prints the verdict."""
     order = {arm: number for number, arm in enumerate(all_arms(config))}
     results = sorted(
@@ -211,7 +214,9 @@ def _report(config: TrialConfig, runs: TrialRuns) -> dict[str, float]:
     images = [scaling.shown(np.moveaxis(sample["image"].numpy(), 0, -1)) for sample in samples]
     labels = [sample["label"].numpy() for sample in samples]
     palette = config.data.reader().palette
-    verdict, content = write_report(runs.folder, results, palette, plain(config), images, labels)
+    verdict, content = write_report(
+        runs.folder, results, palette, plain(config), images, labels, warnings
+    )
     for warning in content["warnings"]:
         print(f"Note: {warning}")
     print(verdict.sentence)

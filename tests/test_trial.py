@@ -200,6 +200,12 @@ def test_validation_images_that_stand_in_training_are_refused(run, tmp_path):
     assert not (tmp_path / "trial").exists()
 
 
+def test_ground_that_stands_in_both_splits_is_warned_of_in_the_report(run):
+    with pytest.warns(UserWarning, match="3 groups of ground"):
+        folder, _ = run("trial", "seeds=1", "arms=[real]", "data.group_regex='[0-9]+'")
+    assert "- Warning: 3 groups of ground (e.g. '000')" in (folder / "trial.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

@@ -16,6 +16,7 @@ from geoseg_gan.data.batch import ImageScaling, Sample
 from geoseg_gan.data.dataset import Fit, PairDataset, PairSource, WindowDataset
 from geoseg_gan.data.images import MaskFormat, MaskReader
 from geoseg_gan.data.jitter import JitterSettings
+from geoseg_gan.data.leaks import shared_ground
 from geoseg_gan.data.pairs import DataError, Pair, Split, find_pairs
 from geoseg_gan.data.palette import Palette, PaletteClass, UnknownPolicy
 from geoseg_gan.data.sampler import EpochSampler, batches_per_epoch
@@ -199,13 +200,8 @@ class PairDataModule(L.LightningDataModule):
         index, source = self._open_split("val")
         check_same_type(train, index)
         held_out = self.inner_dataset.source.pairs if self.inner_dataset else []
-        ours = {pair.group for pair in [*train.pairs, *held_out]}
-        shared = ours & {pair.group for pair in index.pairs}
-        if shared:
-            rank_zero_warn(
-                f"{plural(len(shared), 'group')} of ground (e.g. '{min(shared)}') in train and in "
-                "val: validation figures will flatter. Split by group with scripts/tile.py."
-            )
+        if warning := shared_ground([*train.pairs, *held_out], index.pairs):
+            rank_zero_warn(warning)
         return index, source
 
     def _open(

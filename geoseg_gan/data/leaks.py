@@ -1,4 +1,4 @@
-"""Real images that stand in training and in validation."""
+"""Real images and ground that stand in training and in validation."""
 
 import hashlib
 import os
@@ -30,6 +30,17 @@ def refuse_shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> None:
             f"{ours.image} has the same pixels as {theirs.image}{more}: figures on it would prove "
             "nothing. Remove one of the two, or split by ground with scripts/tile.py."
         )
+
+
+def shared_ground(train: Iterable[Pair], val: Iterable[Pair]) -> str | None:
+    """What to say of ground that stands in training and in validation; None where none does."""
+    shared = {pair.group for pair in train} & {pair.group for pair in val}
+    if not shared:
+        return None
+    return (
+        f"{plural(len(shared), 'group')} of ground (e.g. '{min(shared)}') in train and in val: "
+        "validation figures will flatter. Split by group with scripts/tile.py."
+    )
 
 
 def _digests(pairs: Sequence[Pair], title: str) -> list[str]:

@@ -187,14 +187,14 @@ def _texture(texture: Mapping[str, Any]) -> list[str]:
 
 
 def _warnings(figures: Mapping[str, Any]) -> list[str]:
-    counts = figures["images"]
+    counts, warnings = figures["images"], list(figures["warnings"])
     fewest = min(counts["painted"], counts["validation"])
-    if fewest >= FID_MINIMUM:
-        return []
-    return [
-        f"FID is biased upwards with so few images ({fewest}; {FID_MINIMUM} are needed). Compare "
-        "it with its neighbours here only, and trust KID."
-    ]
+    if fewest < FID_MINIMUM:
+        warnings.append(
+            f"FID is biased upwards with so few images ({fewest}; {FID_MINIMUM} are needed). "
+            "Compare it with its neighbours here only, and trust KID."
+        )
+    return warnings
 
 
 def _plain(value: Any) -> Any:

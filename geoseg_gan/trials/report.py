@@ -28,6 +28,7 @@ def write_report(
     settings: Mapping[str, Any],
     images: Sequence[RGB],
     labels: Sequence[npt.NDArray[np.uint8]],
+    warnings: Sequence[str] = (),
 ) -> tuple[Verdict, dict[str, Any]]:
     """Works out a trial's figures and writes its report.
 
@@ -38,6 +39,7 @@ def write_report(
         settings: The trial's configuration, plain types.
         images: The example windows that runs predicted, as they are shown.
         labels: Their label maps, shape (S, S), uint8.
+        warnings: What is known of the data that a reader must know too.
 
     Returns:
         The verdict, and what `trial.json` holds.
@@ -50,7 +52,7 @@ def write_report(
     comparison = Comparison([tally(result) for result in results])
     kept = {r.seed: r.facts["kept"] for r in results if r.facts["kept"] is not None}
     verdict = judge(comparison, kept)
-    warnings = _warnings(comparison, results, kept, settings)
+    warnings = [*warnings, *_warnings(comparison, results, kept, settings)]
     arms = {arm: _arm(comparison, arm, palette) for arm in comparison.arms}
     support = _support(results, comparison)
     left_out = {} if verdict.arm is None else comparison.without_groups(verdict.arm)
