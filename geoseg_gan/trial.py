@@ -186,6 +186,8 @@ def _compute(config: TrialConfig, runs: TrialRuns, seeds: list[int]) -> None:
         f"Trial of {plural(len(arms), 'arm')} with {plural(len(seeds), 'seed')} in {runs.folder}: "
         f"{len(wanted) - len(missing)} of {plural(len(wanted), 'result')} are there."
     )
+    if not missing:
+        return
     # Bound to the terminal now, since runs send what they print elsewhere.
     console = Console(file=sys.stdout)
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as bar:

@@ -51,7 +51,10 @@ def split_pairs(root: Path, trained: Mapping[str, Any]) -> tuple[list[Pair], lis
     """
     data = trained["data"]
     pairs = find_pairs(root, "train", data["group_regex"])
-    parts = split_rows(pairs, data["split_file"], trained["inner_share"], trained["seed"])
+    # Checkpoints from before there was a choice have neither key: nothing was held out.
+    parts = split_rows(
+        pairs, data.get("split_file"), trained.get("inner_share", 0.0), trained["seed"]
+    )
     fitted, held_out = ([pairs[row] for row in rows] for rows in parts)
     return fitted, held_out
 

@@ -22,7 +22,8 @@ class SpectrumGap:
         middle: The same between a quarter and a half.
         high: The same above a half: below 0 for blur, above 0 for noise.
         checkerboard: How much higher the highest peak at a period of 2, 4 or 8 pixels stands over
-            its neighbourhood than in real images; 0 is as real, 1 is ten times the power.
+            its neighbourhood than in real images; 1 is ten times the power. As the highest of
+            several peaks it comes out a little above 0 for real images too: compare it with that.
     """
 
     low: float

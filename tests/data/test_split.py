@@ -33,6 +33,11 @@ def test_a_run_splits_its_pairs_as_its_configuration_says(pairs, tmp_path):
     assert (fitted, held_out) == tuple([pairs[row] for row in part] for part in rows)
 
 
+def test_a_run_of_before_there_was_a_choice_fitted_all_its_pairs(pairs, tmp_path):
+    old = {"data": {"group_regex": None}, "seed": 5}
+    assert split_pairs(tmp_path / "data", old) == (pairs, [])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
