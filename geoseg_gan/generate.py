@@ -22,7 +22,7 @@ from geoseg_gan.errors import UserError, check_choice, plural
 from geoseg_gan.files import write_json
 from geoseg_gan.schemas import GenerateConfig
 from geoseg_gan.synthesis.class_losses import with_class_losses
-from geoseg_gan.synthesis.filter import choose_tau, score
+from geoseg_gan.synthesis.filter import AUTO, check_can_ignore, check_filter, choose_tau, score
 from geoseg_gan.synthesis.folder import stored_facts
 from geoseg_gan.synthesis.judge import Judge
 from geoseg_gan.synthesis.masks import CandidateMasks
@@ -39,7 +39,6 @@ from geoseg_gan.synthesis.report import (
 from geoseg_gan.synthesis.sampling import SAMPLINGS, expected_shares, mask_weights
 from geoseg_gan.synthesis.writer import MANIFEST, Layout, PairWriter, read_manifest
 
-AUTO = "auto"
 _PILOT = 256  # candidates whose scores tau=auto looks at
 _TRIES = 10  # candidates for each pair that keep asks for
 _FREE_TO_CHANGE = (
@@ -134,11 +133,7 @@ def check(config: GenerateConfig) -> None:
         )
     check_choice("layout", config.layout, get_args(Layout))
     check_choice("sampling", config.sampling, SAMPLINGS)
-    is_number = isinstance(config.tau, int | float) and not isinstance(config.tau, bool)
-    if config.tau != AUTO and not (is_number and 0 <= config.tau < 1):
-        raise UserError(f"tau={config.tau}: use a number from 0 to below 1, or auto.")
-    if config.alpha is not None and not config.alpha > 0:  # which NaN is not either
-        raise UserError(f"alpha={config.alpha} must be positive, or null; 1.25 is usual.")
+    check_filter(config.tau, config.alpha)
     if config.segmenter_ckpt is None:
         keys = [k for k in ("keep", "alpha", "class_map") if getattr(config, k) is not None]
         keys += ["tau"] * (config.tau == AUTO) + ["sampling"] * (config.sampling == "hard")
@@ -167,11 +162,7 @@ def _open_recognizer(
     if config.segmenter_ckpt is None:
         return None
     facts = generator.facts
-    if config.alpha is not None and not facts.palette.ignore and reader.mask_format == "rgb":
-        raise UserError(
-            f"alpha={config.alpha} writes ignored pixels, but the palette of {config.gen_ckpt} has "
-            "no colour for them. Train the generator with data.ignore set, or leave alpha away."
-        )
+    check_can_ignore(config.alpha, reader)
     recognizer = load_recognizer(
         Path(config.segmenter_ckpt),
         facts.palette,

@@ -13,14 +13,15 @@ from geoseg_gan.config import command, plain, read_yaml, write_yaml
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.leaks import refuse_shared_images, shared_ground
 from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.synthetic import refuse_synthetic
 from geoseg_gan.data.world import write_world
 from geoseg_gan.errors import UserError, check_choice, plural
-from geoseg_gan.generate import AUTO
 from geoseg_gan.metrics.agreement import mean_iou
 from geoseg_gan.models.segmenters import check_segmenter
 from geoseg_gan.resume import flat
 from geoseg_gan.schemas import TrialConfig
+from geoseg_gan.synthesis.filter import check_can_ignore, check_filter
 from geoseg_gan.synthesis.sampling import SAMPLINGS
 from geoseg_gan.train import check_networks
 from geoseg_gan.trial_runs import TrialRuns, all_arms, tile_count
@@ -101,16 +102,17 @@ def check(config: TrialConfig) -> None:
         )
     if config.oversample_factor < 1:
         raise UserError(f"oversample_factor={config.oversample_factor} must be 1 or more.")
-    number = isinstance(config.tau, int | float) and not isinstance(config.tau, bool)
-    if config.tau != AUTO and not (number and 0 <= config.tau < 1):
-        raise UserError(f"tau={config.tau}: use a number from 0 to below 1, or auto.")
+    check_filter(config.tau, config.alpha)
     check_choice("sampling", config.sampling, SAMPLINGS)
     config.trainer.check(1, config.precision)
     for part in (config.data, config.augment, config.jitter, config.optimizer):
         part.check()
     config.segmenter_optimizer.check()
     config.copy_paste.check("copy_paste")
-    classes = config.data.reader().palette.num_classes
+    reader = config.data.reader()
+    check_can_ignore(config.alpha, reader)
+    class_ids(config.oversample_classes, reader.palette, "oversample_classes")
+    classes = reader.palette.num_classes
     config.segmenter_loss.check(classes)
     check_networks(config.model, classes, config.image_size)
     check_segmenter(config.segmenter, config.image_size)

@@ -18,6 +18,7 @@ from geoseg_gan.data.datamodule import DataSettings
 from geoseg_gan.data.dataset import Fit, PairSource, WindowDataset
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.pairs import Pair, find_pairs
+from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import FolderIndex, scan
 from geoseg_gan.data.split import split_rows, write_split
 from geoseg_gan.data.synthetic import FACTS
@@ -225,11 +226,11 @@ class TrialRuns:
         config, folder = self.config, self._seed_folder(seed) / arm
         if not (folder / RESULT).is_file():
             augment, synthetic = config.augment, None
-            oversampled: list[Any] = []
+            oversampled: list[int] = []
             if arm == COPY_PASTE:
                 augment = replace(augment, copy_paste=config.copy_paste)
             if arm == OVERSAMPLE:
-                oversampled = config.oversample_classes or rare(self._fitted_index(seed).pixels)
+                oversampled = self._oversampled(seed)
             ratio = 1.0 if arm == ONLY else ratio_of(arm)
             if ratio is not None:
                 synthetic = str(self._seed_folder(self._gan_seed(seed)) / "synthetic")
@@ -261,6 +262,15 @@ class TrialRuns:
                 )
         (folder / LAST).unlink(missing_ok=True)
         return folder
+
+    def _oversampled(self, seed: int) -> list[int]:
+        """The classes to oversample: those asked for that the seed's tiles hold, or rare ones."""
+        pixels = self._fitted_index(seed).pixels
+        asked = class_ids(
+            self.config.oversample_classes, self._reader.palette, "oversample_classes"
+        )
+        # Few tiles may lack a class, which is no reason to end a long trial.
+        return [c for c in asked if pixels[:, c].any()] if asked else rare(pixels)
 
     def _gan_seed(self, seed: int) -> int:
         """The seed whose tiles, generator and pairs a seed uses."""

@@ -124,6 +124,23 @@ def test_an_interrupted_trial_gives_what_an_uninterrupted_one_gives(run, monkeyp
         assert np.array_equal(result.val.counts, by_arm(whole)[arm].val.counts), arm
 
 
+def test_a_class_that_a_seed_s_tiles_lack_is_not_oversampled(run, monkeypatch):
+    class Enough(Exception):
+        pass
+
+    def watched(config):
+        assert config.oversample_classes == [2]
+        raise Enough
+
+    monkeypatch.setattr(trial_runs, "train_segmenter", watched)
+    palette = (
+        "data.palette=[{name:Background,color:[250,62,119]},{name:Water,color:[0,0,255]},"
+        "{name:Settlement,color:[255,214,33]},{name:Forest land,color:[168,232,84]}]"
+    )
+    with pytest.raises(Enough):
+        run("trial", "arms=[oversample]", palette, "oversample_classes=[Water,Settlement]")
+
+
 def test_all_arms_of_a_seed_begin_with_the_same_weights(run, monkeypatch):
     begun = {}
     original = trial_runs.train_segmenter
@@ -220,6 +237,8 @@ def test_ground_that_stands_in_both_splits_is_warned_of_in_the_report(run):
         ("segmenter_epoch_steps=0", "segmenter_epoch_steps=0: use 1 or more"),
         ("num_samples=0", "num_samples=0 must be positive"),
         ("copy_paste.p=2", r"copy_paste\.p=2"),
+        ("alpha=0", "alpha=0.0 must be positive"),
+        ("oversample_classes=[Forest]", "'Forest'"),
         ("train_tiles=500", "train_tiles=500: .* holds 12 tiles"),
     ],
 )

@@ -1,6 +1,7 @@
 """What a segmenter's view of painted images decides: which pairs and which pixels are kept."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,12 +9,46 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.errors import UserError
 from geoseg_gan.metrics.agreement import confusion_matrix, mean_iou
 
+AUTO = "auto"
+"""The setting of `tau` that fits it to real held-out pairs."""
+
 _ONE_IN = 10  # of the candidates must be kept at least, lest one lucky pair be all that is left
 _ROUND_OFF = 1e-9  # means that are equal on paper may differ by this much
+
+
+def check_filter(tau: Any, alpha: float | None) -> None:
+    """Refuses settings of the filter that cannot be.
+
+    Args:
+        tau: The mIoU above which a pair is kept, or AUTO.
+        alpha: How many times its class's loss a pixel may have; None for no pixel filter.
+
+    Raises:
+        UserError: Naming the key, its value and what to do.
+    """
+    is_number = isinstance(tau, int | float) and not isinstance(tau, bool)
+    if tau != AUTO and not (is_number and 0 <= tau < 1):
+        raise UserError(f"tau={tau}: use a number from 0 to below 1, or auto.")
+    if alpha is not None and not alpha > 0:  # which NaN is not either
+        raise UserError(f"alpha={alpha} must be positive, or null; 1.25 is usual.")
+
+
+def check_can_ignore(alpha: float | None, reader: MaskReader) -> None:
+    """Refuses a pixel filter whose dropped pixels masks have no colour for.
+
+    Raises:
+        UserError: Saying what to do.
+    """
+    if alpha is not None and not reader.palette.ignore and reader.mask_format == "rgb":
+        raise UserError(
+            f"alpha={alpha} writes ignored pixels, but the palette of the generator's data has no "
+            "colour for them. Train the generator with data.ignore set, or leave alpha away."
+        )
 
 
 def score(label: npt.NDArray[np.uint8] | Tensor, logits: Tensor) -> float:
