@@ -1,6 +1,10 @@
 """Evaluation while a generator trains."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from geoseg_gan.errors import UserError
 from geoseg_gan.evaluation.quick import QuickEvaluation
 from geoseg_gan.train import train
 
+SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
 FIGURES = {
     "kid", "fid", "precision", "recall", "high_frequency", "checkerboard", "repetition",
     "diversity", "copying", "agreement",
@@ -53,6 +58,26 @@ def test_figures_are_logged_and_the_best_epoch_is_kept_and_returned(run, capsys)
     kept = load_generator(out_dir / "G_best.pt").network.state_dict()
     assert all(torch.equal(kept[name], of_epoch[name]) for name in kept)
     assert "Epoch 1: kid " in capsys.readouterr().out
+
+
+def test_a_sweeper_is_given_the_best_figure(make_folder, tmp_path, tiny):
+    (tmp_path / "keeping.py").write_text(
+        "from pathlib import Path\n"
+        "from hydra.experimental.callback import Callback\n"
+        "class Keep(Callback):\n"
+        "    def on_job_end(self, config, job_return, **kwargs):\n"
+        "        Path('returned.txt').write_text(str(job_return.return_value))\n"
+    )
+    root = make_folder(tmp_path / "data")
+    settings = (
+        f"data_root={root}", "out_dir=run", "epochs=1", "epoch_steps=1", "inner_share=0.3",
+        "evaluate_every=1", "+hydra.callbacks.keep._target_=keeping.Keep",
+    )  # fmt: skip
+    command = [sys.executable, str(SCRIPT), *tiny, *settings]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    returned = float((tmp_path / "returned.txt").read_text())
+    assert [returned] == pytest.approx(logged(tmp_path / "run", "kid"))
 
 
 def test_any_figure_may_choose_in_the_direction_in_which_it_is_better(run, monkeypatch):
