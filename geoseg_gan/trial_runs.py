@@ -160,6 +160,10 @@ class TrialRuns:
         config, folder = self.config, self._seed_folder(seed) / "gan"
         checkpoint = folder / f"G_e{config.epochs:03d}.pt"
         if not checkpoint.is_file():
+            resume = (folder / LAST).is_file()
+            # Networks without a state to go on from are of a first epoch that was cut off.
+            for path in () if resume else (*folder.glob("G_e*.pt"), *folder.glob("D_e*.pt")):
+                path.unlink()
             with _logged(folder / "log.txt"):
                 train(
                     TrainConfig(
@@ -171,7 +175,7 @@ class TrialRuns:
                         lr=config.lr,
                         image_size=config.image_size,
                         seed=seed,
-                        resume=(folder / LAST).is_file(),
+                        resume=resume,
                         keep_checkpoints="1",
                         precision=config.precision,
                         model=config.model,

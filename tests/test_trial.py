@@ -124,6 +124,15 @@ def test_an_interrupted_trial_gives_what_an_uninterrupted_one_gives(run, monkeyp
         assert np.array_equal(result.val.counts, by_arm(whole)[arm].val.counts), arm
 
 
+def test_a_generator_cut_off_in_its_first_epoch_is_trained_anew(run, tmp_path):
+    stray = tmp_path / "trial/seed_000/gan/G_e001.pt"
+    run("trial", "seeds=1", "arms=[real]", "epochs=2")
+    stray.parent.mkdir(parents=True)
+    stray.touch()
+    folder, _ = run("trial", "seeds=1", "arms=[synthetic_0.5]", "epochs=2")
+    assert "synthetic_0.5" in by_arm(folder) and not stray.exists()
+
+
 def test_a_class_that_a_seed_s_tiles_lack_is_not_oversampled(run, monkeypatch):
     class Enough(Exception):
         pass

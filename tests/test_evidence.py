@@ -1,0 +1,28 @@
+"""What the documents say of trials follows from the results that stand beside it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from geoseg_gan.trials.results import read_results
+from geoseg_gan.trials.statistics import Comparison, tally
+from geoseg_gan.trials.verdict import judge
+
+ROOT = Path(__file__).parents[1]
+TRIALS = sorted(path.parent for path in ROOT.glob("docs/trials/*/trial.json"))
+
+
+def test_there_are_trials_in_the_documents():
+    assert TRIALS
+
+
+@pytest.mark.parametrize("folder", TRIALS, ids=lambda folder: folder.name)
+def test_a_verdict_in_the_documents_is_that_of_its_results(folder):
+    results = read_results(folder)
+    kept = {r.seed: r.facts["kept"] for r in results if r.facts["kept"] is not None}
+    verdict = judge(Comparison([tally(result) for result in results]), kept)
+    stored = json.loads((folder / "trial.json").read_text())["verdict"]
+    assert stored["sentence"] == verdict.sentence and stored["rival"] == verdict.rival
+    assert verdict.sentence in (folder / "trial.md").read_text()
+    assert verdict.sentence in (ROOT / "docs/results.md").read_text().replace("\n", " ")
