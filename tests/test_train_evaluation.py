@@ -97,13 +97,13 @@ def test_a_figure_that_cannot_be_had_chooses_nothing(run, monkeypatch):
 
 
 def test_the_last_epoch_is_evaluated_and_a_resumed_run_knows_the_best(run, monkeypatch):
-    values = iter([0.1, 0.3, 0.2])
+    values = iter([0.3, 0.1, 0.2])
     monkeypatch.setattr(QuickEvaluation, "__call__", lambda *_: {"kid": next(values)})
     out_dir, figures = run("run", "evaluate_every=2")
-    assert logged(out_dir, "kid") == pytest.approx([0.1, 0.3])  # after epochs 2 and 3
+    assert logged(out_dir, "kid") == pytest.approx([0.3, 0.1])  # after epochs 2 and 3
     _, figures = run("run", "resume=true", "epochs=4", "evaluate_every=2")
     assert figures["objective"] == 0.1
-    assert torch.load(out_dir / "G_best.pt", weights_only=True)["epoch"] == 2
+    assert torch.load(out_dir / "G_best.pt", weights_only=True)["epoch"] == 3
 
 
 def test_evaluation_changes_nothing_in_the_training(run):
