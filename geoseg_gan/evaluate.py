@@ -94,7 +94,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     near = fidelity.memorisation(of_train, of_fake, of_real)
     figures: dict[str, Any] = {
         "images": counts,
-        "warnings": [warning] if (warning := shared_ground(subject.train, subject.val)) else [],
+        "warnings": _warnings(subject, recognizer),
         "fidelity": {
             "painted": fidelity.compare(of_real, of_fake),
             "real halves": fidelity.halves(of_real, real.groups, config.seed),
@@ -276,6 +276,21 @@ def _fake(
     assert subject.synthetic is not None
     painted = _windows(subject, subject.synthetic.pairs)
     return collect(painted, spread(len(painted), config.num_samples))
+
+
+def _warnings(subject: _Subject, recognizer: Recognizer | None) -> list[str]:
+    """What is known of data and segmenter that makes figures better than they are."""
+    warnings = [shared_ground(subject.train, subject.val)]
+    if (
+        recognizer is not None
+        and subject.synthetic is not None
+        and subject.synthetic.filter_digest == recognizer.digest
+    ):
+        warnings.append(
+            "Agreement is flattered: the pairs were kept because this very segmenter recognised "
+            "them. Measure it with another segmenter, or on the generator (gen_ckpt)."
+        )
+    return [warning for warning in warnings if warning]
 
 
 def _main_figures(figures: dict[str, Any]) -> dict[str, float]:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 import shutil
@@ -98,6 +99,18 @@ def test_a_folder_of_pairs_is_measured_by_its_own_masks(run, data, paired, segme
     assert figures["agreement"]["painted"]["classes"]["Forest land"] is not None
     text = (folder / "evaluation.md").read_text()
     assert "it needs a generator (gen_ckpt), not a folder" in text
+
+
+def test_the_segmenter_that_filtered_a_folder_is_no_judge_of_it(run, data, paired, segmenter):
+    pairs, path = paired(data, 16), segmenter()
+    facts = json.loads((pairs / FACTS).read_text())
+    facts["segmenter"] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    (pairs / FACTS).write_text(json.dumps(facts))
+    folder, _ = run("filter", f"folder={pairs}", f"segmenter_ckpt={path}")
+    assert "Warning: Agreement is flattered" in (folder / "evaluation.md").read_text()
+    other = segmenter(class_losses=(2.0, 1.0, 1.0))
+    folder, _ = run("other", f"folder={pairs}", f"segmenter_ckpt={other}")
+    assert "flattered" not in (folder / "evaluation.md").read_text()
 
 
 def test_without_a_segmenter_the_lack_of_agreement_is_said(run, data, generator, capsys):

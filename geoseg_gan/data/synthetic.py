@@ -29,6 +29,7 @@ class SyntheticFacts:
         image_size: Side of the images in pixels.
         gsd: Ground sampling distance in metres a pixel; None if unknown.
         data_root: Where the real pairs are whose masks were painted.
+        filter_digest: SHA-256 of the segmenter that its pairs were filtered with; None if none was.
         pairs: The pairs that were kept, each ground of its own.
     """
 
@@ -39,6 +40,7 @@ class SyntheticFacts:
     image_size: int
     gsd: float | None
     data_root: str
+    filter_digest: str | None
     pairs: list[Pair]
 
     def reader(self) -> MaskReader:
@@ -71,6 +73,7 @@ def read_synthetic(folder: Path) -> SyntheticFacts:
             image_size=int(facts["image_size"]),
             gsd=None if facts["gsd"] is None else float(facts["gsd"]),
             data_root=str(facts["config"]["data_root"]),
+            filter_digest=(facts.get("segmenter") or {}).get("sha256"),
             pairs=_pairs(folder, layout),
         )
     except (KeyError, TypeError, ValueError):
