@@ -56,7 +56,7 @@ class TrainConfig:
     samples: int = knob(4, "sample pictures an epoch")
     evaluate_every: int = knob(0, "epochs between evaluations on held-out tiles; 0 for none")
     evaluate_samples: int = knob(128, "held-out windows painted for an evaluation, at most")
-    monitor: str = knob("kid", "figure by which the best epoch is kept as G_best.pt")
+    monitor: str = knob("kid", "G_best.pt is best by kid, fid, precision, recall or agreement")
     segmenter_ckpt: str | None = knob(None, "the segmenter by which agreement is measured")
     devices: int = knob(1, "how many GPUs or processes share a batch")
     precision: str = knob("32-true", "32-true, bf16-mixed or 16-mixed")

@@ -1,5 +1,6 @@
 """Power spectra of images: where painted ones have too much or too little detail."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ class SpectrumGap:
         checkerboard: How much higher the highest peak at a period of 2, 4 or 8 pixels stands over
             its neighbourhood than in real images; 1 is ten times the power. As the highest of
             several peaks it comes out a little above 0 for real images too: compare it with that.
+            NaN for images of an odd side.
     """
 
     low: float
@@ -82,7 +84,7 @@ def spectrum_gap(real: Floats, fake: Floats) -> SpectrumGap:
     edges = (frequency <= 0.125, (frequency > 0.125) & (frequency <= 0.25), frequency > 0.25)
     low, middle, high = (float(gap[band].mean()) for band in edges)
     peaks = [a - b for a, b in zip(_peaks(fake), _peaks(real), strict=True)]
-    return SpectrumGap(low, middle, high, max(peaks))
+    return SpectrumGap(low, middle, high, max(peaks, default=math.nan))
 
 
 def _peaks(power: Floats) -> list[float]:

@@ -127,3 +127,9 @@ def test_a_grid_that_real_images_have_as_well_does_not_count():
     grid = (np.arange(SIDE) % 8 == 0) * 1.0
     ours, theirs = (mean_power(natural(128, seed) + grid) for seed in (8, 9))
     assert abs(spectrum_gap(ours, theirs).checkerboard) < 0.4
+
+
+def test_an_odd_side_has_no_periods_to_look_at():
+    power = mean_power(np.random.default_rng(0).normal(size=(2, 3, 31, 31)))
+    gap = spectrum_gap(power, power)
+    assert np.isnan(gap.checkerboard) and (gap.low, gap.middle, gap.high) == (0, 0, 0)
