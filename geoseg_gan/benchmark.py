@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -30,15 +31,10 @@ from geoseg_gan.data.palette import IGNORE, Palette
 from geoseg_gan.data.sampler import Draw
 from geoseg_gan.errors import UserError
 from geoseg_gan.files import atomic_path, write_json
-from geoseg_gan.gan import GAN, OptimizerSettings
+from geoseg_gan.gan import GAN
 from geoseg_gan.losses.objective import Objective
-from geoseg_gan.models.noise import sample_noise
-from geoseg_gan.models.registry import (
-    Discriminator,
-    Generator,
-    build_discriminator,
-    build_generator,
-)
+from geoseg_gan.models.discriminator import Discriminator
+from geoseg_gan.models.registry import Generator, build_discriminator, build_generator
 from geoseg_gan.schemas import BenchmarkConfig
 from geoseg_gan.synthesis.judge import Verdict
 from geoseg_gan.synthesis.masks import CandidateMasks
@@ -78,6 +74,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, float]:
         jitter=config.jitter,
         seed=0,
         on_gpu=config.trainer.on_gpu(),
+        regions=plain(config.model)["generator"]["region_channels"] > 0,
     )
     data.prepare_data()
     data.setup()
@@ -171,11 +168,11 @@ def _module(config: BenchmarkConfig, data: SegmentationDataModule) -> GAN:
     return GAN(
         build_generator(settings["generator"], classes, bands),
         build_discriminator(settings["discriminator"], classes, bands),
-        cast(Objective, config.loss),
+        Objective(config.loss, bands, 0),
         num_classes=classes,
         scaling=data.scaling(),
-        lr=2e-4,
-        optimizer=OptimizerSettings(schedule="constant"),
+        lr=config.lr,
+        optimizer=replace(config.optimizer, schedule="constant"),
         seed=0,
         global_batch=config.bs,
     )
@@ -220,20 +217,18 @@ def _bare_training(config: BenchmarkConfig, data: SegmentationDataModule, steps:
     module, device = _module(config, data).to(config.trainer.device()), config.trainer.device()
     generator = cast(Generator, module.generator)
     discriminator = cast(Discriminator, module.discriminator)
-    d_optimizer, g_optimizer = (
-        torch.optim.Adam(network.parameters(), 2e-4, (0.5, 0.999))
-        for network in (module.discriminator, module.generator)
-    )
+    (d_optimizer, g_optimizer), _ = module.configure_optimizers()
     dtype = torch.bfloat16 if full_precision(config.precision) == "bf16-mixed" else None
-    started, size = 0.0, (config.image_size, config.image_size)
+    started = 0.0
     for step, sample in zip(range(steps), _endless(data), strict=False):
         if step == _WARM_UP:
             started = _now()
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             on_device = {k: v.to(device) for k, v in sample.items() if isinstance(v, torch.Tensor)}
-            batch = make_batch(cast(Sample, on_device), module.scaling, module.num_classes)
             numbers = range(step * config.bs, (step + 1) * config.bs)
-            noise = sample_noise(generator.noise, 0, numbers, size, device)
+            moved = cast(Sample, on_device)
+            batch = make_batch(moved, module.scaling, module.num_classes, numbers)
+            noise = module.noise_of(moved, numbers, 0)
             fake = generator(batch.one_hot, noise)
             loss = module.objective.d_terms(discriminator, batch, fake.detach()).total()
         d_optimizer.zero_grad()
@@ -241,11 +236,13 @@ def _bare_training(config: BenchmarkConfig, data: SegmentationDataModule, steps:
         d_optimizer.step()
         module.discriminator.requires_grad_(False)
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            loss = module.objective.g_terms(discriminator, batch, fake).total()
+            again = module.repainting(moved, batch, noise)
+            loss = module.objective.g_terms(discriminator, batch, fake, again).total()
         g_optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         g_optimizer.step()
         module.discriminator.requires_grad_(True)
+        module.follow()
     return (steps - _WARM_UP) * config.bs / (_now() - started)
 
 

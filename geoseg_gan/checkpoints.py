@@ -21,9 +21,10 @@ from geoseg_gan.files import atomic_path
 from geoseg_gan.models.registry import Generator, build_generator
 from geoseg_gan.models.segmenters import build_segmenter
 
-FORMAT = 1
-
 Kind = Literal["generator", "discriminator", "segmenter"]
+
+FORMATS: dict[Kind, int] = {"generator": 2, "discriminator": 2, "segmenter": 1}
+"""The format of each kind, which grows when older files can no longer be read."""
 
 _WRITTEN_AS: dict[str, str] = {
     "generator": "a G_e###.pt, which train writes",
@@ -117,7 +118,7 @@ def save_network(
         judged: What is known of a segmenter.
     """
     content = {
-        "format": FORMAT,
+        "format": FORMATS[kind],
         "kind": kind,
         "epoch": epoch,
         "weights": {name: value.cpu() for name, value in network.state_dict().items()},
@@ -184,13 +185,13 @@ def _read(path: Path, kind: Kind) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict) or "format" not in content or "kind" not in content:
         raise UserError(f"{path} is not a checkpoint of this project. Give {_WRITTEN_AS[kind]}.")
-    if content["format"] != FORMAT:
-        raise UserError(
-            f"{path} has format {content['format']}, but this version reads format {FORMAT}. "
-            "Use the version of geoseg-gan that wrote it, or train again."
-        )
     if content["kind"] != kind:
         raise UserError(
             f"{path} holds a {content['kind']}, but a {kind} is needed: give {_WRITTEN_AS[kind]}."
+        )
+    if content["format"] != FORMATS[kind]:
+        raise UserError(
+            f"{path} has format {content['format']}, but this version reads format "
+            f"{FORMATS[kind]}. Use the version of geoseg-gan that wrote it, or train again."
         )
     return content

@@ -10,13 +10,16 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import field
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
+from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
@@ -25,11 +28,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from geoseg_gan.errors import UserError
-from geoseg_gan.losses.objective import OBJECTIVES
 from geoseg_gan.models.registry import DISCRIMINATORS, GENERATORS
 from geoseg_gan.schemas import MISSING, SCHEMAS, TrainConfig
 
 ConfigT = TypeVar("ConfigT")
+
+_CONFIGS = "geoseg_gan.configs"
+"""The package of all configs."""
 
 _CONSTANT = "GEOSEG_GAN_CONSTANT"
 """Environment variable that tells a sweep's jobs, wherever they run, which settings all share."""
@@ -48,7 +53,8 @@ def command(schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Calla
         schema: The configuration's dataclass; its entry in SCHEMAS names the app's primary config.
     """
     name = next(name for name, known in SCHEMAS.items() if known is schema)
-    output = next(key for key in ("save_dir", "out_dir", "data_root") if key in _settings(schema))
+    outputs = ("save_dir", "out_dir", "data_root")
+    output = next((key for key in outputs if key in _settings(schema)), None)
 
     def decorate(run: Callable[[ConfigT], Any]) -> Callable[[], None]:
         failures = 0
@@ -56,7 +62,8 @@ def command(schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Calla
         def task(config: DictConfig) -> Any:
             nonlocal failures
             try:
-                _enter_sweep_folder(config, output)
+                if output is not None:
+                    _enter_sweep_folder(config, output)
                 figures = run(typed(config, schema))
                 # What a sweeper that optimises is to be given.
                 return figures.get("objective") if isinstance(figures, dict) else figures
@@ -67,6 +74,8 @@ def command(schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Calla
 
         @functools.wraps(run)
         def main() -> None:
+            nonlocal failures
+            failures = 0
             _become_job_of_parent()
             register()
             # Exceptions are told apart below: Hydra itself would print every one as its own.
@@ -75,9 +84,7 @@ def command(schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Calla
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.showwarning = _say_warning  # type: ignore[assignment]
-            app = hydra.main(
-                version_base="1.3", config_path="pkg://geoseg_gan.configs", config_name=name
-            )
+            app = hydra.main(version_base="1.3", config_path=f"pkg://{_CONFIGS}", config_name=name)
             try:
                 os.environ[_CONSTANT] = ",".join(_constant_keys(sys.argv[1:]))
                 app(task)()
@@ -140,10 +147,26 @@ def register() -> None:
     for kind, networks in (("generator", GENERATORS), ("discriminator", DISCRIMINATORS)):
         for name, network in networks.items():
             store.store(f"{name}_schema", constructor_schema(network, name), f"model/{kind}")
-    for name, objective in OBJECTIVES.items():
-        store.store(name=f"{name}_schema", node=objective, group="loss")
     OmegaConf.register_new_resolver("knob_help", _help_of, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+
+
+def read_group(group: str) -> dict[str, dict[str, Any]]:
+    """Composes every choice of a config group, as `model/generator` is one.
+
+    Returns:
+        The settings of each choice by its name, as plain types.
+    """
+    register()
+    # A command that runs has its own configuration open, and Hydra no place for a second one.
+    running = GlobalHydra.instance().is_initialized()
+    with nullcontext() if running else initialize_config_module(_CONFIGS, version_base="1.3"):
+        found: dict[str, dict[str, Any]] = {}
+        for choice in _choice_names(group):
+            content = OmegaConf.select(compose(f"{group}/{choice}"), group.replace("/", "."))
+            settings: Any = OmegaConf.to_container(content, resolve=True)
+            found[choice] = settings
+    return found
 
 
 def constructor_schema(network: type, name: str) -> type:
@@ -236,14 +259,17 @@ def _help_of(name: str) -> str:
 
 def _choices(groups: Sequence[str]) -> list[tuple[str, str]]:
     """Config groups, subgroups included, with the names of their choices."""
-    folder = Path(str(resources.files("geoseg_gan.configs")))
+    folder = Path(str(resources.files(_CONFIGS)))
     found = []
     for group in groups:
         inner = sorted(p.relative_to(folder) for p in (folder / group).glob("**/") if p.is_dir())
-        for path in inner:
-            names = sorted(choice.stem for choice in (folder / path).glob("*.yaml"))
-            found.append((path.as_posix(), ", ".join(names)))
+        found += [(path.as_posix(), ", ".join(_choice_names(path.as_posix()))) for path in inner]
     return found
+
+
+def _choice_names(group: str) -> list[str]:
+    folder = Path(str(resources.files(_CONFIGS))) / group
+    return sorted(choice.stem for choice in folder.glob("*.yaml"))
 
 
 def _explain(error: Exception, schema: type) -> str:

@@ -1,21 +1,27 @@
 """The LightningModule of the GAN: the discriminator step and the generator step."""
 
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import lightning as L
+import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from geoseg_gan.data.batch import ImageScaling, Sample, make_batch
+from geoseg_gan.data.batch import Batch, ImageScaling, Sample, make_batch, regions_of
 from geoseg_gan.errors import UserError, check_choice
-from geoseg_gan.losses.objective import Objective
+from geoseg_gan.losses.objective import Objective, Repaint
+from geoseg_gan.models.discriminator import Discriminator
 from geoseg_gan.models.noise import sample_noise
-from geoseg_gan.models.registry import Discriminator, Generator
+from geoseg_gan.models.registry import Generator
 
 SCHEDULES = ("constant", "linear")
+_AGAIN = 1 << 32  # apart from every seed: the noise of images that are painted once more
 
 
 @dataclass
@@ -29,6 +35,8 @@ class OptimizerSettings:
         schedule: "linear" falls to 0 from `decay_from` on, "constant" does not.
         decay_from: Share of the training after which the rate falls.
         clip: Largest gradient norm of either network; 0 for none.
+        ema: How much of the generator's moving average is kept from batch to batch; 0 for none.
+            Early averages keep less, (1 + batches) / (10 + batches) at most.
     """
 
     betas: list[float] = field(default_factory=lambda: [0.5, 0.999])
@@ -36,6 +44,7 @@ class OptimizerSettings:
     schedule: str = "linear"
     decay_from: float = 0.5
     clip: float = 0.0
+    ema: float = 0.999
 
     def check(self) -> None:
         """Refuses values out of range.
@@ -48,6 +57,8 @@ class OptimizerSettings:
             raise UserError(f"optimizer.betas={self.betas}: use two numbers in [0, 1).")
         if not 0 <= self.decay_from < 1:
             raise UserError(f"optimizer.decay_from={self.decay_from}: use a share in [0, 1).")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"optimizer.ema={self.ema}: use a number in [0, 1); 0 for none.")
         if self.d_lr_ratio <= 0 or self.clip < 0:
             raise UserError(
                 f"optimizer: d_lr_ratio={self.d_lr_ratio} must be positive and clip={self.clip} "
@@ -60,12 +71,13 @@ class GAN(L.LightningModule):
 
     The two steps share one forward pass of the generator: the discriminator sees its images
     detached, and stands frozen while the generator learns, so that no step touches the other's
-    gradients. `global_step` counts batches.
+    gradients. `global_step` counts batches. What paints samples and is saved as the generator is
+    its moving average.
 
     Args:
         generator: Paints images from one-hot label maps and noise.
         discriminator: Judges images beside their label maps.
-        objective: What the two minimise.
+        objective: What the two minimise; a module, since it remembers things.
         num_classes: C, channels of the one-hot label map.
         scaling: From stored image values to [-1, 1].
         lr: Learning rate of the generator.
@@ -91,6 +103,7 @@ class GAN(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.generator = generator
+        self.average = copy.deepcopy(generator).requires_grad_(False) if optimizer.ema else None
         self.discriminator = discriminator
         self.objective = objective
         self.num_classes = num_classes
@@ -107,18 +120,27 @@ class GAN(L.LightningModule):
         d_optimizer, g_optimizer = cast(list[LightningOptimizer], self.optimizers())
         # Lightning counts every optimiser's steps; only the generator's shall count as one.
         d_optimizer._on_before_step = d_optimizer._on_after_step = _uncounted
-        batch = make_batch(sample, self.scaling, self.num_classes)
+        local = len(sample["label"])
+        # Numbered over the whole run and all processes, so that a sample gets the same noise and
+        # augmentation however many processes share the batch, and after a resume.
+        first = self.global_step * self.global_batch + self.global_rank * local
+        serials = range(first, first + local)
+        batch = make_batch(sample, self.scaling, self.num_classes, serials)
         generator = cast(Generator, self.generator)
         discriminator = cast(Discriminator, self.discriminator)
-        fake = generator(batch.one_hot, self._noise(batch.label))
+        noise = self.noise_of(sample, serials, self.seed)
+        fake = generator(batch.one_hot, noise)
 
         d_terms = self.objective.d_terms(discriminator, batch, fake.detach())
         self._update(d_optimizer, d_terms.total())
 
         self.discriminator.requires_grad_(False)
-        g_terms = self.objective.g_terms(discriminator, batch, fake)
+        g_terms = self.objective.g_terms(
+            discriminator, batch, fake, self.repainting(sample, batch, noise)
+        )
         self._update(g_optimizer, g_terms.total())
         self.discriminator.requires_grad_(True)
+        self.follow()
 
         for schedule in cast(list[LambdaLR], self.lr_schedulers()):
             schedule.step()
@@ -128,6 +150,18 @@ class GAN(L.LightningModule):
         self.log_dict({"lr/d": _rate(d_optimizer), "lr/g": _rate(g_optimizer)})
         bar = {"d": d_terms.total().detach(), "g": g_terms.total().detach()}
         self.log_dict(bar, prog_bar=True, logger=False)
+
+    @property
+    def painter(self) -> nn.Module:
+        """What paints samples and is saved: the generator's average, or itself without one."""
+        return self.generator if self.average is None else self.average
+
+    @contextmanager
+    def painting(self) -> Iterator[Generator]:
+        """The painter in evaluation mode, within a with statement."""
+        self.painter.eval()
+        yield cast(Generator, self.painter)
+        self.painter.train()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clips gradients, which are unscaled here under every precision."""
@@ -153,14 +187,45 @@ class GAN(L.LightningModule):
         self.manual_backward(loss)
         optimizer.step()
 
-    def _noise(self, label: Tensor) -> Tensor:
-        # Numbered over the whole run and all processes, so that a sample gets the same noise
-        # however many processes share the batch, and after a resume.
-        local = label.shape[0]
-        first = self.global_step * self.global_batch + self.global_rank * local
-        spec = cast(Generator, self.generator).noise
-        size = (label.shape[1], label.shape[2])
-        return sample_noise(spec, self.seed, range(first, first + local), size, label.device)
+    def noise_of(self, sample: Sample, serials: Sequence[int], seed: int) -> Tensor:
+        """The generator's noise for a sample, on its device.
+
+        Args:
+            sample: Collated; B pairs.
+            serials: Their numbers.
+            seed: With a number it fixes the noise.
+
+        Returns:
+            Shape (B, Z, H, W).
+        """
+        spec, label = cast(Generator, self.generator).noise, sample["label"]
+        regions = label  # anything of its size, where no region has noise
+        if spec.region:
+            regions = sample["regions"] if "regions" in sample else regions_of(label)
+        return sample_noise(spec, seed, serials, regions, label.device)
+
+    def repainting(self, sample: Sample, batch: Batch, noise: Tensor) -> Repaint:
+        """What paints a batch once more, with other noise than it was painted with."""
+
+        def repaint() -> tuple[Tensor, Tensor]:
+            other = self.noise_of(sample, batch.serials, self.seed + _AGAIN)
+            image = cast(Generator, self.generator)(batch.one_hot, other)
+            return image, (noise - other).abs().mean((1, 2, 3))
+
+        return repaint
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Moves the average towards the generator: parameters by a step, buffers altogether."""
+        if self.average is None:
+            return
+        batches = self.global_step
+        keep = min(self.optimizer_settings.ema, (1 + batches) / (10 + batches))
+        torch._foreach_lerp_(
+            list(self.average.parameters()), list(self.generator.parameters()), 1 - keep
+        )
+        for mine, theirs in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            mine.copy_(theirs)
 
     def _factor(self, step: int) -> float:
         settings = self.optimizer_settings

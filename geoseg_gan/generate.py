@@ -25,7 +25,7 @@ from geoseg_gan.synthesis.class_losses import with_class_losses
 from geoseg_gan.synthesis.filter import AUTO, check_can_ignore, check_filter, choose_tau, score
 from geoseg_gan.synthesis.folder import stored_facts
 from geoseg_gan.synthesis.judge import Judge
-from geoseg_gan.synthesis.masks import CandidateMasks
+from geoseg_gan.synthesis.masks import CandidateMasks, check_variants
 from geoseg_gan.synthesis.paint import paint_candidates
 from geoseg_gan.synthesis.recognizer import Recognizer, load_recognizer
 from geoseg_gan.synthesis.report import (
@@ -72,6 +72,7 @@ def generate(config: GenerateConfig) -> dict[str, float]:
     check(config)
     device = config.trainer.device()
     generator = load_generator(Path(config.gen_ckpt), device)
+    check_variants(config.variants, generator.network)
     trained = generator.facts.config
     root = Path(config.data_root or trained["data_root"])
     palette = generator.facts.palette
@@ -92,14 +93,14 @@ def generate(config: GenerateConfig) -> dict[str, float]:
         tau = stored.get("tau", 0.0)
     manifest = read_manifest(folder)
     candidates.start = len(manifest)
-    _say_start(config, generator, root, index, manifest)
+    _say_start(config, generator, root, candidates, manifest)
     layout = cast(Layout, config.layout)
     judge = Judge(recognizer, tau, config.alpha)
     with PairWriter(folder, layout, reader, generator.facts.scaling) as writer:
         _paint(config, generator, candidates, judge, writer, device, manifest)
     manifest = read_manifest(folder)
     kept = [line["index"] for line in manifest if line["kept"]]
-    write_contact_sheet(writer, kept)
+    write_contact_sheet(writer, kept, config.variants)
     if recognizer is not None:
         write_histogram(writer, manifest, tau, recognizer.held_out or [])
         write_extremes(writer, manifest, candidates, generator, recognizer, device)
@@ -123,7 +124,7 @@ def check(config: GenerateConfig) -> None:
     Raises:
         UserError: Naming the key, its value and what to do.
     """
-    for key in ("num_samples", "bs", "keep", "max_tries"):
+    for key in ("num_samples", "variants", "bs", "keep", "max_tries"):
         value = getattr(config, key)
         if value is not None and value < 1:
             raise UserError(f"{key}={value} must be 1 or more.")
@@ -221,6 +222,7 @@ def _open_candidates(
         transplanter=(
             Transplanter.of_masks(config.jitter.transplant, index, reader) if grafts else None
         ),
+        variants=config.variants,
     )
 
 
@@ -321,18 +323,23 @@ def _say_start(
     config: GenerateConfig,
     generator: LoadedGenerator,
     root: Path,
-    index: FolderIndex,
+    candidates: CandidateMasks,
     manifest: list[dict[str, Any]],
 ) -> None:
     size = generator.facts.config["image_size"]
     where = "GPU" if config.trainer.on_gpu() else "CPU"
-    what = plural(max(0, config.num_samples - len(manifest)), "pair")
+    count, masks, variants = len(candidates), candidates.num_masks, config.variants
+    up_to = "" if count == masks * variants else "up to "
+    what, of = plural(count, "pair"), f"{plural(masks, 'mask')}, {up_to}{variants} images each"
     goal = ""
     if config.keep is not None:
-        what, goal = "pairs", f", until {plural(config.keep, 'pair')} can be kept"
+        what, of = "pairs", f"{variants} images of each mask"
+        goal = f", until {plural(config.keep, 'pair')} can be kept"
+    if variants > 1 and count:
+        what += f" ({of})"
     print(
         f"Painting {what} of {size}x{size} px on the {where} from "
-        f"{plural(len(index.pairs), 'mask')} of {root / 'train'}, with a generator of "
+        f"{plural(len(candidates.pairs), 'mask')} of {root / 'train'}, with a generator of "
         f"{plural(generator.epoch, 'epoch')}, into {config.save_dir}{goal}."
     )
     if manifest:

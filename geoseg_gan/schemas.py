@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from geoseg_gan.data.augment import AugmentSettings
-from geoseg_gan.data.datamodule import DataSettings
 from geoseg_gan.data.jitter import JitterSettings
+from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.data.tile_settings import TileSettings
 from geoseg_gan.data.transplant import TransplantStep
 from geoseg_gan.gan import OptimizerSettings
+from geoseg_gan.losses.objective import ObjectiveSettings
 from geoseg_gan.losses.segmentation import SegmentationLossSettings
 from geoseg_gan.models.segmenters import SegmenterSettings
 from geoseg_gan.segmenter import SegmenterOptimizerSettings
@@ -48,6 +49,9 @@ class TrainConfig:
     bs: int = knob(8, "batch size over all devices")
     lr: float = knob(2e-4, "learning rate at this batch size")
     image_size: int = knob(256, "side of the training images in pixels")
+    crops: str = knob(
+        "uniform", "crops: uniform, balanced (all classes alike), rare (half on rare classes)"
+    )
     seed: int = knob(0, "fixes weights, order, augmentation and noise")
     resume: bool = knob(False, "continue the run in out_dir")
     inner_share: float = knob(0.0, "share of the training tiles held out, by ground; 0 for none")
@@ -62,7 +66,7 @@ class TrainConfig:
     precision: str = knob("32-true", "32-true, bf16-mixed or 16-mixed")
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
-    loss: Any = MISSING
+    loss: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     jitter: JitterSettings = field(default_factory=JitterSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -76,6 +80,7 @@ class GenerateConfig:
     data_root: str | None = knob(None, "whose training masks are sampled; null as in training")
     save_dir: str = knob("synthetic", "where pairs, manifest and contact sheet go")
     num_samples: int = knob(1000, "how many pairs are painted")
+    variants: int = knob(1, "images painted from each mask, each with noise of its own")
     segmenter_ckpt: str | None = knob(None, "keeps only what it recognises: segmenter.pt or .onnx")
     tau: Any = knob(0.65, "mIoU above which a pair is kept; auto fits it to real held-out pairs")
     keep: int | None = knob(None, "paint until so many pairs are kept; overrides num_samples")
@@ -172,7 +177,11 @@ class TrialConfig:
     epoch_steps: int | None = knob(None, "its steps an epoch; null to go through the pairs once")
     bs: int = knob(8, "their batch size")
     lr: float = knob(2e-4, "their learning rate at this batch size")
+    crops: str = knob(
+        "uniform", "crops: uniform, balanced (all classes alike), rare (half on rare classes)"
+    )
     num_samples: int = knob(1000, "pairs painted for each seed")
+    variants: int = knob(1, "images painted from each mask, each with noise of its own")
     tau: Any = knob("auto", "mIoU above which a pair is kept; auto fits it to held-out pairs")
     alpha: float | None = knob(None, "ignore pixels whose loss exceeds alpha times their class's")
     sampling: str = knob("uniform", "masks: uniform, balanced (rare classes), hard (high losses)")
@@ -186,7 +195,7 @@ class TrialConfig:
     merge: list[str] = knob_list("folders of other trials with these settings: take their results")
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
-    loss: Any = MISSING
+    loss: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     jitter: JitterSettings = field(default_factory=JitterSettings)
     segmenter: SegmenterSettings = field(default_factory=SegmenterSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
@@ -221,13 +230,25 @@ class BenchmarkConfig:
     image_size: int = knob(128, "side of the images in pixels")
     bs: int = knob(8, "batch size")
     seconds: float = knob(20.0, "how long each part is measured, in each of its rounds")
+    lr: float = knob(2e-4, "learning rate")
     precision: str = knob("32-true", "32-true, bf16-mixed or 16-mixed")
     rounds: int = knob(3, "rounds in which the parts take turns; the median counts")
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
-    loss: Any = MISSING
+    loss: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     jitter: JitterSettings = field(default_factory=JitterSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+
+
+@dataclass
+class DescribeConfig:
+    """Configuration of scripts/describe.py."""
+
+    image_size: int = knob(256, "side of the image in pixels")
+    num_classes: int = knob(8, "classes of the palette")
+    image_channels: int = knob(3, "bands of the image")
+    out: str | None = knob(None, "Markdown file that gets the tables; null to print them only")
 
 
 SCHEMAS: dict[str, type] = {
@@ -239,4 +260,5 @@ SCHEMAS: dict[str, type] = {
     "calibrate": CalibrateConfig,
     "tile": TileSettings,
     "benchmark": BenchmarkConfig,
+    "describe": DescribeConfig,
 }

@@ -1,7 +1,7 @@
 """The train command: from a data folder to a generator."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import lightning as L
 import torch
@@ -11,24 +11,22 @@ from rich.table import Table
 
 from geoseg_gan.callbacks.evaluation import MONITORS, Evaluator
 from geoseg_gan.callbacks.export import RunExporter
+from geoseg_gan.callbacks.overfitting import Overfitting
 from geoseg_gan.callbacks.timing import Estimate, Throughput, TimeBudget
 from geoseg_gan.checkpoints import RunFacts
 from geoseg_gan.config import command, plain, write_yaml
+from geoseg_gan.data.crops import CROPS
 from geoseg_gan.data.datamodule import SegmentationDataModule
 from geoseg_gan.data.split import INNER
 from geoseg_gan.errors import UserError, check_choice, plural
 from geoseg_gan.evaluation.quick import QuickEvaluation
 from geoseg_gan.gan import GAN
-from geoseg_gan.losses.objective import Objective
+from geoseg_gan.losses.objective import Objective, ObjectiveSettings
+from geoseg_gan.models.discriminator import Discriminator
 from geoseg_gan.models.features import MINIMUM_SIZE
-from geoseg_gan.models.registry import (
-    Discriminator,
-    Generator,
-    build_discriminator,
-    build_generator,
-)
+from geoseg_gan.models.registry import Generator, build_discriminator, build_generator
 from geoseg_gan.resume import FREE, check_out_dir, flat, point_to_resume
-from geoseg_gan.schemas import TrainConfig
+from geoseg_gan.schemas import ModelSettings, TrainConfig
 from geoseg_gan.synthesis.recognizer import OnnxSettings, load_recognizer
 from geoseg_gan.trainer import build_trainer
 
@@ -69,6 +67,8 @@ def train(config: TrainConfig) -> dict[str, float]:
         on_gpu=config.trainer.on_gpu(),
         inner_share=config.inner_share,
         epoch_steps=config.epoch_steps,
+        crops=config.crops,
+        regions=settings["model"]["generator"]["region_channels"] > 0,
     )
     datamodule.prepare_data()
     datamodule.setup()
@@ -77,7 +77,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     module = GAN(
         build_generator(settings["model"]["generator"], classes, bands),
         build_discriminator(settings["model"]["discriminator"], classes, bands),
-        cast(Objective, config.loss),
+        Objective(config.loss, bands, config.seed),
         num_classes=classes,
         scaling=facts.scaling,
         lr=config.lr,
@@ -91,6 +91,14 @@ def train(config: TrainConfig) -> dict[str, float]:
     evaluator = _evaluator(config, datamodule, facts) if config.evaluate_every else None
     if evaluator is not None:
         callbacks.append(evaluator)
+    if datamodule.inner_dataset is not None:
+        callbacks.append(Overfitting(datamodule.inner_dataset))
+    elif config.loss.augment.adaptive:
+        raise UserError(
+            "loss.augment.adaptive=true follows how the discriminator judges training tiles that "
+            f"are held out, of which {config.data.split_file} names none: give some the part "
+            f"{INNER}."
+        )
     if config.max_minutes is not None:
         callbacks.append(TimeBudget(config.max_minutes))
     trainer = build_trainer(
@@ -133,7 +141,13 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"epoch_steps={config.epoch_steps}: use 1 or more, or null.")
     if not 0 <= config.inner_share <= 0.5:
         raise UserError(f"inner_share={config.inner_share}: use a share from 0 to 0.5.")
+    check_choice("crops", config.crops, CROPS)
     _check_evaluation(config)
+    if config.loss.augment.adaptive and not config.inner_share and config.data.split_file is None:
+        raise UserError(
+            "loss.augment.adaptive=true follows how the discriminator judges training tiles that "
+            "are held out: set inner_share=0.15 or so."
+        )
     _kept(config)
     config.trainer.check(config.devices, config.precision)
     if config.bs % config.devices:
@@ -144,16 +158,21 @@ def check(config: TrainConfig) -> None:
     config.data.check()
     config.jitter.check()
     config.optimizer.check()
-    check_networks(config.model, config.data.reader().palette.num_classes, config.image_size)
+    config.loss.check()
+    classes = config.data.reader().palette.num_classes
+    check_networks(config.model, config.loss, classes, config.image_size)
     config.data.check_root(Path(config.data_root))
     check_out_dir(Path(config.out_dir), config.resume, RESULT)
 
 
-def check_networks(model: Any, num_classes: int, image_size: int) -> None:
-    """Refuses networks that cannot be built, or do not take this image size.
+def check_networks(
+    model: ModelSettings, loss: ObjectiveSettings, num_classes: int, image_size: int
+) -> None:
+    """Refuses networks that cannot be built, do not take this image size, or do not fit together.
 
     Args:
         model: Settings of generator and discriminator.
+        loss: The recipe that is to train them.
         num_classes: How many classes the palette has.
         image_size: Side of the images in pixels.
 
@@ -166,6 +185,7 @@ def check_networks(model: Any, num_classes: int, image_size: int) -> None:
         discriminator = cast(
             Discriminator, build_discriminator(settings["discriminator"], num_classes, 3)
         )
+    loss.check_fit(discriminator.judges, generator.noise.channels)
     if image_size % generator.stride:
         fitting = max(1, round(image_size / generator.stride)) * generator.stride
         raise UserError(
@@ -257,6 +277,9 @@ def _summarise(config: TrainConfig, data: SegmentationDataModule, module: GAN) -
     )
     shares = zip(data.palette.names, index.class_shares(), strict=True)
     table.add_row("classes", ", ".join(f"{name} {share:.1%}" for name, share in shares))
+    if data.focus is not None:
+        shown = ", ".join(data.palette.names[c] for c in data.focus.classes)
+        table.add_row("crops", f"{data.focus.share:.0%} placed on these classes in turn: {shown}")
     sizes = (
         sum(p.numel() for p in network.parameters()) / 1e6
         for network in (module.generator, module.discriminator)

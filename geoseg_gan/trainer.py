@@ -102,6 +102,8 @@ def build_trainer(
         devices=devices,
         precision=full_precision(precision),  # type: ignore[arg-type]
         max_epochs=epochs,
+        # Statistics of a few images a device are none; PyTorch shares them between GPUs only.
+        sync_batchnorm=devices > 1 and settings.on_gpu(),
         callbacks=[_Bar(), *callbacks],
         logger=TensorBoardLogger(out_dir, name=None, version="", default_hp_metric=False),
         log_every_n_steps=min(10, steps),

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from rich.progress import Progress, TimeElapsedColumn
 
 from geoseg_gan.config import command, plain, read_yaml, write_yaml
 from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.data.crops import CROPS
 from geoseg_gan.data.leaks import refuse_shared_images, shared_ground
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import class_ids
@@ -18,10 +20,12 @@ from geoseg_gan.data.synthetic import refuse_synthetic
 from geoseg_gan.data.world import write_world
 from geoseg_gan.errors import UserError, check_choice, plural
 from geoseg_gan.metrics.agreement import mean_iou
+from geoseg_gan.models.registry import Generator, build_generator
 from geoseg_gan.models.segmenters import check_segmenter
 from geoseg_gan.resume import flat
 from geoseg_gan.schemas import TrialConfig
 from geoseg_gan.synthesis.filter import check_can_ignore, check_filter
+from geoseg_gan.synthesis.masks import check_variants
 from geoseg_gan.synthesis.sampling import SAMPLINGS
 from geoseg_gan.train import check_networks
 from geoseg_gan.trial_runs import TrialRuns, all_arms, tile_count
@@ -71,7 +75,7 @@ def check(config: TrialConfig) -> None:
     Raises:
         UserError: Naming the key, its value and what to do.
     """
-    positive = ("epochs", "bs", "lr", "segmenter_epochs", "segmenter_lr", "num_samples")
+    positive = ("epochs", "bs", "lr", "segmenter_epochs", "segmenter_lr", "num_samples", "variants")
     for key in positive:
         if getattr(config, key) <= 0:
             raise UserError(f"{key}={getattr(config, key)} must be positive.")
@@ -103,6 +107,7 @@ def check(config: TrialConfig) -> None:
     if config.oversample_factor < 1:
         raise UserError(f"oversample_factor={config.oversample_factor} must be 1 or more.")
     check_filter(config.tau, config.alpha)
+    check_choice("crops", config.crops, CROPS)
     check_choice("sampling", config.sampling, SAMPLINGS)
     config.trainer.check(1, config.precision)
     for part in (config.data, config.augment, config.jitter, config.optimizer):
@@ -114,7 +119,11 @@ def check(config: TrialConfig) -> None:
     class_ids(config.oversample_classes, reader.palette, "oversample_classes")
     classes = reader.palette.num_classes
     config.segmenter_loss.check(classes)
-    check_networks(config.model, classes, config.image_size)
+    config.loss.check()
+    check_networks(config.model, config.loss, classes, config.image_size)
+    with torch.device("meta"):  # shapes only: no memory, no time
+        generator = build_generator(plain(config.model)["generator"], classes, 3)
+    check_variants(config.variants, cast(Generator, generator))
     check_segmenter(config.segmenter, config.image_size)
     config.data.check_root(Path(config.data_root))
 
@@ -142,6 +151,11 @@ def _check_same_trial(config: TrialConfig, folder: Path) -> None:
         return
     now = flat(plain(config))
     for key, stored in flat(read_yaml(path)).items():
+        if key not in now:
+            raise UserError(
+                f"{folder} holds a trial of another version, which had a setting {key}. Choose "
+                "another out_dir."
+            )
         if key.split(".")[0] not in _FREE_TO_CHANGE and now.get(key) != stored:
             raise UserError(
                 f"{folder} holds a trial with {key}={stored}, not {now.get(key)}. Give "

@@ -14,12 +14,12 @@ import torch
 from torch.utils.data import default_collate
 
 from geoseg_gan.checkpoints import load_segmenter
-from geoseg_gan.data.datamodule import DataSettings
 from geoseg_gan.data.dataset import Fit, PairSource, WindowDataset
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.pairs import Pair, find_pairs
 from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import FolderIndex, scan
+from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.data.split import split_rows, write_split
 from geoseg_gan.data.synthetic import FACTS
 from geoseg_gan.data.transplant import rare
@@ -174,6 +174,7 @@ class TrialRuns:
                         bs=config.bs,
                         lr=config.lr,
                         image_size=config.image_size,
+                        crops=config.crops,
                         seed=seed,
                         resume=resume,
                         keep_checkpoints="1",
@@ -209,6 +210,7 @@ class TrialRuns:
                     gen_ckpt=str(checkpoint),
                     save_dir=str(pairs),
                     num_samples=config.num_samples,
+                    variants=config.variants,
                     segmenter_ckpt=str(recognizer),
                     tau=config.tau,
                     alpha=config.alpha,

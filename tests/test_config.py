@@ -1,3 +1,4 @@
+import inspect
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import yaml
 from geoseg_gan import config as configuration
 from geoseg_gan.config import job_folder, plain
 from geoseg_gan.errors import UserError
+from geoseg_gan.models.registry import DISCRIMINATORS, GENERATORS
 from geoseg_gan.schemas import SCHEMAS, GenerateConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +29,7 @@ def script(name, *arguments, cwd):
     )
 
 
-@pytest.mark.parametrize(("group", "choice"), CHOICES, ids="/".join)
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_of_every_group_composes_into_a_configuration_that_builds(
     group, choice, composed
 ):
@@ -39,8 +41,14 @@ def test_every_choice_of_every_group_composes_into_a_configuration_that_builds(
         check_segmenter(config.segmenter, config.image_size)
         config.augment.check()
         return
-    config = composed("train", f"{group}={choice}")
-    check_networks(config.model, config.data.reader().palette.num_classes, config.image_size)
+    # What tells classes and what is trained to tell them are only chosen together.
+    partner = {"loss": ["model/discriminator=oasis"], "model/discriminator": ["loss=oasis"]}
+    with_it = partner.get(group, []) if choice.startswith("oasis") else []
+    config = composed("train", f"{group}={choice}", *with_it)
+    classes = config.data.reader().palette.num_classes
+    if group.split("/")[0] in ("model", "loss", "experiment"):
+        check_networks(config.model, config.loss, classes, config.image_size)
+    config.loss.check()
     config.data.check()
     config.jitter.check()
     config.optimizer.check()
@@ -50,7 +58,12 @@ def test_the_defaults_are_the_documented_ones(composed):
     train = composed("train")
     assert (train.epochs, train.bs, train.lr, train.image_size) == (10, 8, 2e-4, 256)
     assert (train.data_root, train.out_dir) == ("data", "runs/label2img")
-    assert train.loss.feature_matching.weight == 10.0
+    assert (train.loss.adversarial, train.loss.feature_matching.weight) == ("hinge", 10.0)
+    assert (train.loss.perceptual.weight, train.loss.augment.p, train.optimizer.ema) == (
+        0,
+        0,
+        0.999,
+    )
     assert [c.name for c in train.data.palette][:2] == ["Background", "Forest land"]
     generate = composed("generate", "gen_ckpt=G.pt")
     assert (generate.num_samples, generate.save_dir, generate.layout) == (
@@ -71,6 +84,44 @@ def test_the_defaults_are_the_documented_ones(composed):
 def test_the_command_line_wins_over_a_data_choice_s_data_root(composed):
     assert composed("train", "data=demo").data_root == "data/demo"
     assert composed("train", "data=demo", "data_root=elsewhere").data_root == "elsewhere"
+
+
+def test_a_model_brings_its_rates_and_its_loss(composed):
+    for name in ("train", "trial", "benchmark"):
+        config = composed(name, "model=spade")
+        assert (config.lr, config.optimizer.betas) == (1e-4, [0.0, 0.999])
+        assert config.loss == composed(name, "loss=spade").loss
+    assert composed("train", "model=oasis").loss.adversarial == "classes"
+    assert composed("train", "model=spade_light").lr == 2e-4
+
+
+def test_the_command_line_wins_over_what_a_model_brings(composed):
+    config = composed("train", "model=spade", "lr=3e-4", "optimizer.betas=[0.1,0.9]")
+    assert (config.lr, config.optimizer.betas) == (3e-4, [0.1, 0.9])
+    assert config.optimizer.d_lr_ratio == 4.0
+    for order in (("model=spade", "loss=lsgan_fm"), ("loss=lsgan_fm", "model=spade")):
+        config = composed("train", *order)
+        assert config.loss == composed("train", "loss=lsgan_fm").loss
+        assert config.lr == 1e-4
+    config = composed("train", "model=spade", "loss.perceptual.weight=0")
+    assert (config.loss.perceptual.weight, config.loss.feature_matching.weight) == (0, 10)
+
+
+def test_the_command_line_wins_over_an_experiment_s_model(composed):
+    assert plain(composed("train", "experiment=demo"))["model"]["generator"]["name"] == "unet"
+    config = composed("train", "experiment=demo", "model=spade_light")
+    assert config.model.generator.modulation == "spade"
+    assert (config.image_size, config.loss.perceptual.weight) == (128, 10.0)
+
+
+@pytest.mark.parametrize("model", ["unet", "spade"])
+def test_each_network_of_a_model_can_be_chosen(model, composed):
+    whole = plain(composed("train", f"model={model}").model)
+    changed = plain(composed("train", f"model={model}", "model/generator=clade_light").model)
+    assert changed["generator"]["modulation"] == "clade" and changed["generator"]["head_width"]
+    assert changed["discriminator"] == whole["discriminator"]
+    changed = plain(composed("train", f"model={model}", "model/discriminator=patch_light").model)
+    assert changed["discriminator"]["scales"] == 1 and changed["generator"] == whole["generator"]
 
 
 def test_a_missing_value_is_named_with_its_meaning(composed):
@@ -106,7 +157,9 @@ def test_the_scripts_print_their_help(tmp_path):
     shown = script("train", "--help", cwd=tmp_path)
     assert shown.returncode == 0
     assert "keep_checkpoints=all" in shown.stdout
-    assert "model: unet, unet_light" in shown.stdout
+    assert re.search(r"  model: .*oasis, .*unet, unet_light", shown.stdout)
+    assert re.search(r"  model/generator: clade, .*unet_light", shown.stdout)
+    assert re.search(r"  loss: hinge_fm, lsgan_fm, ", shown.stdout)
     assert not list(tmp_path.iterdir())
 
 
@@ -117,11 +170,19 @@ def test_the_scripts_print_their_help(tmp_path):
         ("model.generator.widht=3", "there is no setting 'model.generator.widht'"),
         ("epochs=many", "epochs"),
         ("model=unit", "unet"),
+        ("model/generator=spad", "spade"),
+        ("loss=oasis", "Use model/discriminator=oasis, or loss=hinge_fm."),
+        ("model/discriminator=oasis", "Use loss=oasis, or model/discriminator=patch."),
+        ("loss.adversarial=hing", "Did you mean 'hinge'?"),
+        ("loss.name=hinge_fm", "there is no setting 'loss.name'"),
+        ("loss.r1.every=0", "loss.r1.every=0: use 1 or more"),
+        ("loss.augment.adaptive=true", "set inner_share=0.15 or so"),
         ("bs=0", "bs=0 must be positive"),
         ("image_size=100", "image_size=128"),
         ("data_root=nowhere", "nowhere is not a folder"),
         ("precision=8", "precision=8 is not one of"),
         ("keep_checkpoints=some", "keep_checkpoints=some"),
+        ("crops=balance", "crops=balance is not one of uniform, balanced, rare. Did you mean"),
         ("data.unknown=nearst", "Did you mean 'nearest'?"),
         ("jitter.flip.p=2", "jitter.flip.p=2"),
         ("data.group_regex=part_[78]", "Quote values"),
@@ -167,16 +228,15 @@ def test_job_folders_are_named_by_what_differs_between_jobs(monkeypatch):
     assert max(map(len, long)) <= 120
 
 
-def test_schemas_of_networks_follow_their_constructors(composed):
-    config = composed("train", "model.generator.width=8")
-    assert plain(config)["model"]["generator"] == {
-        "name": "unet",
-        "width": 8,
-        "depth": 6,
-        "max_width": 512,
-        "style_channels": 16,
-        "texture_octaves": 5,
-    }
+@pytest.mark.parametrize("kind", ["generator", "discriminator"])
+def test_schemas_of_networks_follow_their_constructors(kind, composed):
+    known = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}[kind]
+    for choice in sorted(c for group, c in CHOICES if group == f"model/{kind}"):
+        settings = plain(composed("train", f"model/{kind}={choice}", f"model.{kind}.width=8"))
+        settings = settings["model"][kind]
+        arguments = inspect.signature(known[settings.pop("name")]).parameters.values()
+        keywords = [p.name for p in arguments if p.kind is p.KEYWORD_ONLY]
+        assert list(settings) == keywords and settings["width"] == 8
 
 
 def test_schemas_know_the_commands():

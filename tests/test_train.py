@@ -66,7 +66,7 @@ def test_tensorboard_shows_every_scalar_and_the_samples_on_one_step_axis(trained
     scalars = set(board.Tags()["scalars"])
     assert scalars >= {
         "d/hinge_real", "d/hinge_fake", "d/accuracy_real", "d/accuracy_fake",
-        "g/hinge", "g/feature_matching", "lr/d", "lr/g", "images_per_second",
+        "g/adversarial", "g/feature_matching", "lr/d", "lr/g", "images_per_second",
     }  # fmt: skip
     # Two epochs of three batches: pictures at 3 and 6, scalars no later.
     assert [event.step for event in board.Images("samples")] == [3, 6]
@@ -82,6 +82,24 @@ def test_an_epoch_has_as_many_steps_as_asked_for(trained, tmp_path, composed, ti
     for setting in ("epoch_steps=0", "inner_share=0.6"):
         with pytest.raises(UserError, match=setting):
             train(composed("train", *tiny, *paths, setting))
+
+
+def test_the_generator_s_average_is_what_is_saved_and_shown(trained, tmp_path, composed, tiny):
+    root, out_dir = trained
+    state = torch.load(out_dir / "last.ckpt", weights_only=True)["state_dict"]
+    average, learning = (
+        {name.removeprefix(f"{part}."): value for name, value in state.items() if part in name}
+        for part in ("average", "generator")
+    )
+    saved = weights(out_dir / "G_e002.pt")
+    assert_same_weights(saved, average)
+    assert any(not torch.equal(saved[name], learning[name]) for name in saved)
+    paths = (f"data_root={root}", f"out_dir={tmp_path / 'plain'}")
+    train(composed("train", *tiny, *paths, "epochs=2", "optimizer.ema=0"))
+    assert_same_weights(weights(tmp_path / "plain" / "G_e002.pt"), learning)
+    shown = [np.asarray(Image.open(o / "epoch002_0.jpg")) for o in (out_dir, tmp_path / "plain")]
+    assert np.array_equal(shown[0][:, :66], shown[1][:, :66])
+    assert not np.array_equal(shown[0][:, 68:], shown[1][:, 68:])
 
 
 def test_checkpoints_are_enough_by_themselves_and_hold_nothing_that_runs(trained):
@@ -108,10 +126,11 @@ def test_the_same_seed_trains_the_same_networks(trained, tmp_path, composed, tin
     assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path, make_folder, composed, tiny):
-    root = make_folder(tmp_path / "data", train=7)
+@pytest.mark.parametrize("crops", ["uniform", "rare"])
+def test_a_resumed_run_ends_as_the_uninterrupted_one(crops, tmp_path, make_folder, composed, tiny):
+    root = make_folder(tmp_path / "data", train=7, size=48)
     # A constant rate, since the linear one depends on the planned number of epochs.
-    common = (*tiny, f"data_root={root}", "optimizer.schedule=constant")
+    common = (*tiny, f"data_root={root}", "optimizer.schedule=constant", f"crops={crops}")
     train(composed("train", *common, f"out_dir={tmp_path / 'whole'}", "epochs=3"))
     train(composed("train", *common, f"out_dir={tmp_path / 'parts'}", "epochs=2"))
     train(composed("train", *common, f"out_dir={tmp_path / 'parts'}", "epochs=3", "resume=true"))
@@ -119,6 +138,10 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path, make_folder, comp
         assert_same_weights(weights(tmp_path / "whole" / name), weights(tmp_path / "parts" / name))
     whole, parts = (
         torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "parts")
+    )
+    assert_same_weights(
+        {name: value for name, value in whole["state_dict"].items() if torch.is_tensor(value)},
+        {name: value for name, value in parts["state_dict"].items() if torch.is_tensor(value)},
     )
     assert whole["global_step"] == parts["global_step"] == 9
     assert whole["lr_schedulers"] == parts["lr_schedulers"]
@@ -134,6 +157,20 @@ def test_resume_takes_up_the_learning_rate(tmp_path, make_folder, composed, tiny
     board = EventAccumulator(str(out_dir))
     board.Reload()
     assert [event.step for event in board.Images("samples")] == [3, 6, 9, 12]
+
+
+def test_crops_change_the_training_and_the_summary_names_their_classes(
+    trained, tmp_path, composed, tiny, capsys
+):
+    root, out_dir = trained
+    paths = (f"data_root={root}", f"out_dir={tmp_path / 'balanced'}")
+    train(composed("train", *tiny, *paths, "epochs=1", "crops=balanced"))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "100% placed on these classes in turn: Background, Forest land, Settlement" in shown
+    uniform, balanced = weights(out_dir / "G_e001.pt"), weights(tmp_path / "balanced/G_e001.pt")
+    assert any(not torch.equal(uniform[name], balanced[name]) for name in uniform)
+    with pytest.raises(UserError, match="has crops=balanced, not rare"):
+        train(composed("train", *tiny, *paths, "epochs=2", "crops=rare", "resume=true"))
 
 
 def test_a_run_is_not_overwritten(trained, composed, tiny):
@@ -210,12 +247,12 @@ def test_both_fits_train(fit, tmp_path, make_folder, composed, tiny):
 
 
 def test_networks_that_do_not_take_the_image_size_are_refused(composed):
-    model = composed("train").model
+    config = composed("train")
     with pytest.raises(UserError, match=r"not a multiple of 64.*image_size=128"):
-        check_networks(model, 6, 150)
+        check_networks(config.model, config.loss, 6, 150)
     small = composed("train", "model.generator.depth=2", "model.discriminator.layers=5").model
     with pytest.raises(UserError, match="too small for the discriminator"):
-        check_networks(small, 6, 64)
+        check_networks(small, config.loss, 6, 64)
 
 
 def test_a_sweep_gives_each_job_its_folder_and_outlives_a_failing_one(

@@ -11,12 +11,14 @@ import torch
 
 from geoseg_gan import trial_runs
 from geoseg_gan.checkpoints import load_generator, load_segmenter
+from geoseg_gan.config import write_yaml
 from geoseg_gan.data.split import FIT, INNER
 from geoseg_gan.errors import UserError
 from geoseg_gan.trial import check, seed_list, trial
 from geoseg_gan.trials.results import read_results
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "trial.py"
+NOISE = ("style_channels", "region_channels", "texture_octaves")
 ARMS = ["real", "oversample", "copy_paste", "synthetic_0.25", "synthetic_0.5", "synthetic_only"]
 
 
@@ -150,6 +152,15 @@ def test_a_class_that_a_seed_s_tiles_lack_is_not_oversampled(run, monkeypatch):
         run("trial", "arms=[oversample]", palette, "oversample_classes=[Water,Settlement]")
 
 
+def test_the_generators_crops_are_those_of_the_trial(composed, overrides, monkeypatch):
+    asked = []
+    monkeypatch.setattr(trial_runs, "train", asked.append)
+    for crops in ("uniform", "rare"):
+        config = composed("trial", *overrides("trial", f"crops={crops}"))
+        trial_runs.TrialRuns(config)._generator(0)
+        assert asked.pop().crops == crops
+
+
 def test_all_arms_of_a_seed_begin_with_the_same_weights(run, monkeypatch):
     begun = {}
     original = trial_runs.train_segmenter
@@ -245,8 +256,10 @@ def test_ground_that_stands_in_both_splits_is_warned_of_in_the_report(run):
         ("segmenter_bs=1", "segmenter_bs=1: use 2 or more"),
         ("segmenter_epoch_steps=0", "segmenter_epoch_steps=0: use 1 or more"),
         ("num_samples=0", "num_samples=0 must be positive"),
+        ("variants=0", "variants=0 must be positive"),
         ("copy_paste.p=2", r"copy_paste\.p=2"),
         ("alpha=0", "alpha=0.0 must be positive"),
+        ("crops=rarely", "crops=rarely is not one of uniform"),
         ("oversample_classes=[Forest]", "'Forest'"),
         ("train_tiles=500", "train_tiles=500: .* holds 12 tiles"),
     ],
@@ -255,6 +268,39 @@ def test_a_mistake_is_told_before_anything_is_written(run, tmp_path, setting, me
     with pytest.raises(UserError, match=message):
         run("trial", setting)
     assert not (tmp_path / "trial").exists()
+
+
+def test_variants_need_noise(composed, overrides):
+    settings = vars(composed("trial").model.generator)
+    silent = [*overrides("t"), *(f"model.generator.{key}=0" for key in NOISE if key in settings)]
+    check(composed("trial", *silent))
+    with pytest.raises(UserError, match=r"variants=2: the generator takes no noise.*variants=1"):
+        check(composed("trial", *silent, "variants=2"))
+
+
+def test_variants_are_handed_on(composed, overrides, monkeypatch):
+    class Enough(Exception):
+        pass
+
+    def watched(config):
+        assert config.variants == 3
+        raise Enough
+
+    monkeypatch.setattr(trial_runs, "generate", watched)
+    monkeypatch.setattr(trial_runs.TrialRuns, "_generator", lambda *_: Path("G.pt"))
+    monkeypatch.setattr(trial_runs.TrialRuns, "_segmenter", lambda *_: Path("real"))
+    with pytest.raises(Enough):
+        trial_runs.TrialRuns(composed("trial", *overrides("t", "variants=3"))).compute(
+            "synthetic_0.5", 0
+        )
+
+
+def test_a_trial_of_another_version_is_not_continued(run, tmp_path, composed, overrides):
+    write_yaml(tmp_path / "old/config.yaml", composed("trial", *overrides("old")))
+    with (tmp_path / "old/config.yaml").open("a") as text:
+        text.write("dropout: 0.5\n")
+    with pytest.raises(UserError, match=r"trial of another version, which had a setting dropout"):
+        run("old")
 
 
 def test_tiles_may_be_asked_for_in_one_way_only(composed, overrides):

@@ -10,7 +10,6 @@ from lightning.pytorch.callbacks import Callback
 from geoseg_gan.checkpoints import RunFacts, save_network
 from geoseg_gan.evaluation.quick import QuickEvaluation
 from geoseg_gan.gan import GAN
-from geoseg_gan.models.registry import Generator
 
 BEST = "G_best.pt"
 MONITORS = {"kid": -1.0, "fid": -1.0, "precision": 1.0, "recall": 1.0, "agreement": 1.0}
@@ -52,9 +51,8 @@ class Evaluator(Callback):
         is_last = epoch == trainer.max_epochs or trainer.should_stop
         if not trainer.is_global_zero or (epoch % self.every and not is_last):
             return
-        module.generator.eval()
-        figures = self.evaluation(cast(Generator, module.generator))
-        module.generator.train()
+        with module.painting() as generator:
+            figures = self.evaluation(generator)
         if trainer.logger is not None:
             board = cast(Any, trainer.logger).experiment
             for name, value in figures.items():
@@ -67,7 +65,7 @@ class Evaluator(Callback):
         if is_best:
             self.best = value
             path = self.out_dir / BEST
-            save_network(path, "generator", module.generator, self.facts, epoch)
+            save_network(path, "generator", module.painter, self.facts, epoch)
         print(f"Epoch {epoch}: {shown}{' (best so far)' if is_best else ''}.")
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,11 +10,10 @@ from torch.utils.data import default_collate
 
 from geoseg_gan.callbacks.resumable import Resumable
 from geoseg_gan.checkpoints import RunFacts, save_network
-from geoseg_gan.data.batch import make_batch
+from geoseg_gan.data.batch import make_batch, regions_of
 from geoseg_gan.data.dataset import WindowDataset
 from geoseg_gan.gan import GAN
 from geoseg_gan.models.noise import sample_noise
-from geoseg_gan.models.registry import Generator
 from geoseg_gan.pictures import RGB, beside, write_picture
 
 
@@ -54,7 +53,7 @@ class RunExporter(Resumable):
             if pictures:
                 self._log(trainer, pictures)
             for kind, network in (
-                ("generator", module.generator),
+                ("generator", module.painter),
                 ("discriminator", module.discriminator),
             ):
                 path = self.out_dir / f"{kind[0].upper()}_e{epoch:03d}.pt"
@@ -73,13 +72,10 @@ class RunExporter(Resumable):
             sample[key].to(module.device) for key in ("image", "label")
         )
         batch = make_batch(sample, module.scaling, module.num_classes)
-        size = (self.dataset.image_size, self.dataset.image_size)
-        generator = cast(Generator, module.generator)
-        noise = sample_noise(generator.noise, module.seed, self.shown, size).to(module.device)
-        module.generator.eval()
-        with torch.no_grad():
-            fakes = generator(batch.one_hot, noise)
-        module.generator.train()
+        with torch.no_grad(), module.painting() as generator:
+            regions = regions_of(batch.label)
+            noise = sample_noise(generator.noise, module.seed, self.shown, regions.cpu())
+            fakes = generator(batch.one_hot, noise.to(module.device))
         scaling = module.scaling
         return [
             beside(

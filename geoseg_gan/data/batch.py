@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Self, TypedDict
+from typing import Any, NotRequired, Self, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.data.regions import region_map
 from geoseg_gan.data.scan import FolderIndex
 
 
@@ -22,12 +23,15 @@ class Sample(TypedDict):
         label: uint8, shape (H, W); 255 is ignore.
         stem: The pair's name.
         group: The ground it shows.
+        regions: int32, shape (H, W), the connected regions of the label map; only where a
+            generator's training asks for them.
     """
 
     image: Tensor
     label: Tensor
     stem: str
     group: str
+    regions: NotRequired[Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,15 @@ class Batch:
         label: Shape (B, H, W), uint8; 255 is ignore.
         one_hot: Shape (B, C, H, W), float; all zero where ignored.
         valid: Shape (B, 1, H, W), float; 0 where ignored, else 1.
+        serials: Number of each sample, counted over the whole run and all processes, which with the
+            run's seed fixes what is random about it.
     """
 
     image: Tensor
     label: Tensor
     one_hot: Tensor
     valid: Tensor
+    serials: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -108,12 +115,28 @@ def one_hot_of(label: Tensor, num_classes: int) -> Tensor:
     return (label.unsqueeze(1) == classes.view(1, -1, 1, 1)).float()
 
 
-def make_batch(sample: Sample, scaling: ImageScaling, num_classes: int) -> Batch:
-    """Builds the network's view of a collated sample, on the sample's device."""
+def regions_of(label: Tensor) -> Tensor:
+    """Numbers the connected regions of label maps (B, H, W) uint8: int32, on the same device."""
+    maps = [torch.from_numpy(region_map(own)) for own in label.cpu().numpy()]
+    return torch.stack(maps).to(label.device)
+
+
+def make_batch(
+    sample: Sample, scaling: ImageScaling, num_classes: int, serials: Sequence[int] = ()
+) -> Batch:
+    """Builds the network's view of a collated sample, on the sample's device.
+
+    Args:
+        sample: The sample.
+        scaling: From stored values to [-1, 1].
+        num_classes: C.
+        serials: Numbers of the samples; only objectives need them.
+    """
     label = sample["label"]
     return Batch(
         image=scaling.to_network(sample["image"]),
         label=label,
         one_hot=one_hot_of(label, num_classes),
         valid=(label != IGNORE).unsqueeze(1).float(),
+        serials=serials,
     )

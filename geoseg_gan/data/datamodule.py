@@ -1,9 +1,8 @@
 """The LightningDataModules that serve mask-image pairs: what they share, and the generator's."""
 
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast, get_args
+from typing import cast
 
 import cv2
 import lightning as L
@@ -13,91 +12,19 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg_gan.data.batch import ImageScaling, Sample
+from geoseg_gan.data.crops import Focus, crop_focus
 from geoseg_gan.data.dataset import Fit, PairDataset, PairSource, WindowDataset
-from geoseg_gan.data.images import MaskFormat, MaskReader
+from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.data.leaks import shared_ground
 from geoseg_gan.data.pairs import DataError, Pair, Split, find_pairs
-from geoseg_gan.data.palette import Palette, PaletteClass, UnknownPolicy
+from geoseg_gan.data.palette import Palette
 from geoseg_gan.data.sampler import EpochSampler, batches_per_epoch
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
+from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.data.split import split_rows
-from geoseg_gan.data.world import DemoSettings, is_drawn, write_world
-from geoseg_gan.errors import UserError, check_choice, plural
-
-
-@dataclass
-class DataSettings:
-    """What a data folder holds and how it is read.
-
-    Attributes:
-        palette: Classes in ID order.
-        ignore: Colours read as ignore; 255 is written as the first of them.
-        mask_format: "rgb" for palette colours, "index" for one channel of class IDs.
-        unknown: Colours outside the palette: "error", "ignore" or "nearest".
-        group_regex: What part of a stem names the ground it shows; None if each is its own.
-        split_file: A CSV of stem and part ("fit" or "inner") that says which training pairs are
-            fitted and which held out; others are left out. None to use all and let `inner_share`
-            choose.
-        gsd: Ground sampling distance in metres a pixel, recorded in checkpoints; None if unknown.
-        fit: "crop" or "resize" to image_size.
-        cache: "ram" keeps decoded pairs in memory, "none" reads files each time.
-        num_workers: Loader processes; None chooses by the machine's cores.
-        demo: The world to draw into data_root, if it is not there yet.
-    """
-
-    palette: list[PaletteClass] = field(default_factory=list)
-    ignore: list[list[int]] = field(default_factory=list)
-    mask_format: str = "rgb"
-    unknown: str = "error"
-    group_regex: str | None = None
-    split_file: str | None = None
-    gsd: float | None = None
-    fit: str = "crop"
-    cache: str = "none"
-    num_workers: int | None = None
-    demo: DemoSettings | None = None
-
-    def check(self) -> None:
-        """Refuses values out of range.
-
-        Raises:
-            UserError: Naming the key, its value and what is allowed.
-        """
-        check_choice("data.mask_format", self.mask_format, get_args(MaskFormat))
-        check_choice("data.unknown", self.unknown, get_args(UnknownPolicy))
-        check_choice("data.fit", self.fit, get_args(Fit))
-        check_choice("data.cache", self.cache, ("ram", "none"))
-        if self.num_workers is not None and self.num_workers < 0:
-            raise UserError(f"data.num_workers={self.num_workers}: use 0 or more, or null.")
-        if self.gsd is not None and self.gsd <= 0:
-            raise UserError(f"data.gsd={self.gsd}: metres a pixel must be positive, or null.")
-        self.reader()
-
-    def check_root(self, root: Path) -> None:
-        """Refuses a data folder that is not there, unless a demo world is to be drawn there.
-
-        Raises:
-            UserError: Naming the folder and what to do.
-        """
-        if self.demo is not None:
-            is_drawn(root, self.demo)
-        elif not root.is_dir():
-            raise UserError(
-                f"data_root={root} is not a folder. Point it at one that holds train/images and "
-                "train/masks, or try data=demo."
-            )
-
-    def reader(self) -> MaskReader:
-        """The mask reader these settings describe.
-
-        Raises:
-            UserError: If palette and policies do not fit together.
-        """
-        palette = Palette(self.palette, self.ignore)
-        return MaskReader(
-            palette, cast(MaskFormat, self.mask_format), cast(UnknownPolicy, self.unknown)
-        )
+from geoseg_gan.data.world import write_world
+from geoseg_gan.errors import plural
 
 
 class PairDataModule(L.LightningDataModule):
@@ -263,10 +190,60 @@ class SegmentationDataModule(PairDataModule):
 
     Training batches are random and the same for every number of workers and processes; validation
     shows every picture in full. Without a validation split, training pictures stand in for it.
+
+    Args:
+        root: The data folder.
+        settings: What it holds and how it is read.
+        image_size: Side of the items in pixels.
+        batch_size: Global batch size, divided over the processes.
+        jitter: Geometry of training items.
+        seed: Fixes order and augmentation.
+        on_gpu: Whether batches go to a GPU (memory is then pinned, and more workers load).
+        inner_share: Share of the training pairs to hold out, at most half; 0 for none.
+        epoch_steps: Global batches an epoch; None for as many as the fitted pairs fill.
+        crops: How training crops are placed: "uniform", "balanced" or "rare".
+        regions: Whether training items hold the connected regions of their label maps.
+
+    Attributes:
+        focus: Which training crops show which classes, known after `setup`; None for uniform ones.
+
+    Raises:
+        UserError: On `setup`, for a folder that is not as the settings say.
     """
 
     _train: PairDataset | None = None
     _val: WindowDataset | None = None
+
+    def __init__(
+        self,
+        root: Path,
+        settings: DataSettings,
+        *,
+        image_size: int,
+        batch_size: int,
+        jitter: JitterSettings,
+        seed: int,
+        on_gpu: bool = False,
+        inner_share: float = 0.0,
+        epoch_steps: int | None = None,
+        crops: str = "uniform",
+        regions: bool = False,
+    ) -> None:
+        """Keeps the settings; nothing is read yet."""
+        super().__init__(
+            root,
+            settings,
+            image_size=image_size,
+            batch_size=batch_size,
+            jitter=jitter,
+            seed=seed,
+            on_gpu=on_gpu,
+            inner_share=inner_share,
+            epoch_steps=epoch_steps,
+        )
+        self.crops = crops
+        self.regions = regions
+        self.focus: Focus | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Finds, scans and checks both splits; the second call does nothing."""
@@ -274,13 +251,21 @@ class SegmentationDataModule(PairDataModule):
             return
         index, train_source = self._open_train()
         self._warn_of_classes(index, "The generator cannot learn to paint it.")
+        self.focus = crop_focus(self.crops, index.pixels)
         opened = self._open_val(index)
         if opened is None:
             rank_zero_warn(
                 f"{self.root / 'val'} is missing: sample pictures show training pairs instead."
             )
         val_index, val_source = opened or (index, train_source)
-        self._train = PairDataset(train_source, self.image_size, self.fit, self.jitter, self.seed)
+        self._train = PairDataset(
+            train_source,
+            self.image_size,
+            self.fit,
+            self.jitter,
+            self.seed,
+            regions=self.regions,
+        )
         self._val = WindowDataset(val_source, val_index.sizes, self.image_size, self.fit)
         self.index = index
 
@@ -304,8 +289,15 @@ class SegmentationDataModule(PairDataModule):
         """Shuffled training batches of `batch_size / processes` items."""
         rank, world = self._place()
         length = len(self.train_dataset)
-        batches = self.steps_per_epoch
-        sampler = EpochSampler(length, self.batch_size, self.seed, rank, world, batches=batches)
+        sampler = EpochSampler(
+            length,
+            self.batch_size,
+            self.seed,
+            rank,
+            world,
+            batches=self.steps_per_epoch,
+            focus=self.focus,
+        )
         return self._load(self.train_dataset, sampler)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from geoseg_gan.data.batch import Sample
+from geoseg_gan.data.crops import draw_focused
 from geoseg_gan.data.images import MaskReader, read_image, resize_image, resize_label
 from geoseg_gan.data.jitter import (
     JitterSettings,
@@ -24,6 +25,7 @@ from geoseg_gan.data.jitter import (
 )
 from geoseg_gan.data.pairs import Pair
 from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.data.regions import region_map
 from geoseg_gan.data.sampler import Draw
 from geoseg_gan.data.scan import FolderIndex
 from geoseg_gan.data.transplant import Transplanter, shown
@@ -101,6 +103,7 @@ class PairDataset(Dataset[Sample]):
         jitter: Geometry that acts on image and mask together.
         seed: With the draw's serial number it fixes all randomness.
         transplanter: Pastes regions of other pairs into image and mask before the warp.
+        regions: Whether items also hold the connected regions of their label map.
     """
 
     def __init__(
@@ -111,9 +114,11 @@ class PairDataset(Dataset[Sample]):
         jitter: JitterSettings,
         seed: int,
         transplanter: Transplanter | None = None,
+        regions: bool = False,
     ) -> None:
         """Keeps the settings; nothing is read yet."""
         self.source = source
+        self.regions = regions
         self.image_size = image_size
         self.fit = fit
         self.jitter = jitter
@@ -126,13 +131,16 @@ class PairDataset(Dataset[Sample]):
 
     def __getitem__(self, draw: Draw | int) -> Sample:
         """One item: image (K, S, S) in its stored dtype, label (S, S) uint8."""
-        row, serial = draw if isinstance(draw, Draw) else (draw, draw)
+        row, serial, focus = draw if isinstance(draw, Draw) else Draw(draw, draw)
         rng = np.random.default_rng((self.seed, serial))
         image, label = self.source.read(row)
         whole = self.fit == "resize"
         height, width = (self.image_size,) * 2 if whole else label.shape
         warp = draw_warp(self.jitter, rng)
-        window = draw_window(*warp.shape(height, width), self.image_size, rng)
+        if focus is None or whole:
+            window = draw_window(*warp.shape(height, width), self.image_size, rng)
+        else:
+            window = draw_focused(label, focus, warp, self.image_size, rng)
         maps = warp.source_map(height, width, window)
         if self.transplanter is not None:
             graft = self.transplanter.draw(rng, label, None if whole else shown(maps, label))
@@ -141,7 +149,11 @@ class PairDataset(Dataset[Sample]):
         if whole:
             image = resize_image(image, self.image_size)
             label = resize_label(label, self.image_size)
-        return self.source.sample(row, sample_image(image, maps), sample_label(label, maps))
+        label = sample_label(label, maps)
+        sample = self.source.sample(row, sample_image(image, maps), label)
+        if self.regions:
+            sample["regions"] = torch.from_numpy(region_map(label))
+        return sample
 
 
 class WindowDataset(Dataset[Sample]):

@@ -19,6 +19,8 @@ FloatArray = npt.NDArray[np.float32]
 Window = tuple[int, int, int]
 """Top, left and side length of a square, in pixels."""
 
+_ROUNDS = 8  # in which a bent point is traced back; each leaves a small part of the error
+
 
 @dataclass
 class FlipStep:
@@ -177,6 +179,46 @@ class Warp:
             x, y = x + shift_x, y + shift_y
         return np.ascontiguousarray(x, np.float32), np.ascontiguousarray(y, np.float32)
 
+    def frame_points(
+        self, height: int, width: int, x: npt.NDArray[Any], y: npt.NDArray[Any]
+    ) -> tuple[FloatArray, FloatArray]:
+        """Where points of the source lie in the warped frame, the inverse of `source_map`.
+
+        Args:
+            height: The source's height in pixels.
+            width: The source's width in pixels.
+            x: Source columns of the points, shape (N,), in pixels.
+            y: Their source rows.
+
+        Returns:
+            Columns and rows of the warped frame, each of shape (N,), float32, in pixels; outside of
+            the frame where the warp moves a point out of it.
+        """
+        x, y = x.astype(np.float32), y.astype(np.float32)
+        if self.elastic is not None:
+            bent_x, bent_y = x, y
+            for _ in range(_ROUNDS):
+                shift_x, shift_y = _displacement(height, width, *self.elastic, x[None], y[None])
+                x, y = bent_x - shift_x[0], bent_y - shift_y[0]
+        if self.affine is not None:
+            a, b, c, d, dx, dy = self.affine
+            centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+            from_centre_x, from_centre_y = x - centre_x - dx * width, y - centre_y - dy * height
+            area = a * d - b * c
+            x = (d * from_centre_x - b * from_centre_y) / area + centre_x
+            y = (a * from_centre_y - c * from_centre_x) / area + centre_y
+        columns, rows = x, y
+        match self.quarter_turns:
+            case 1:
+                columns, rows = y, width - 1 - x
+            case 2:
+                columns, rows = width - 1 - x, height - 1 - y
+            case 3:
+                columns, rows = height - 1 - y, x
+        if self.flip:
+            columns = self.shape(height, width)[1] - 1 - columns
+        return np.asarray(columns, np.float32), np.asarray(rows, np.float32)
+
 
 def draw_warp(settings: JitterSettings, rng: np.random.Generator) -> Warp:
     """Draws one warp; the same state of `rng` gives the same warp."""
@@ -213,13 +255,29 @@ def draw_warp(settings: JitterSettings, rng: np.random.Generator) -> Warp:
     )
 
 
-def draw_window(height: int, width: int, side: int, rng: np.random.Generator) -> Window:
-    """Draws the place of a square crop within a frame; both in pixels."""
-    return (
-        int(rng.integers(0, height - side + 1)),
-        int(rng.integers(0, width - side + 1)),
-        side,
-    )
+def draw_window(
+    height: int,
+    width: int,
+    side: int,
+    rng: np.random.Generator,
+    pixel: tuple[int, int] | None = None,
+) -> Window:
+    """Draws the place of a square crop within a frame, all places alike; both in pixels.
+
+    Args:
+        height: The frame's height.
+        width: The frame's width.
+        side: Side of the crop, at most that of the frame.
+        rng: The source of chance.
+        pixel: Row and column in the frame that the crop must hold; None for none.
+    """
+    tops, lefts = (0, height - side + 1), (0, width - side + 1)
+    if pixel is not None:
+        tops, lefts = (
+            (max(first, at - side + 1), min(end, at + 1))
+            for (first, end), at in zip((tops, lefts), pixel, strict=True)
+        )
+    return int(rng.integers(*tops)), int(rng.integers(*lefts)), side
 
 
 def sample_label(

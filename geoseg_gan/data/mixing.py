@@ -14,13 +14,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg_gan.data.batch import Sample
-from geoseg_gan.data.datamodule import DataSettings, PairDataModule, check_same_type
+from geoseg_gan.data.datamodule import PairDataModule, check_same_type
 from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset
 from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.data.pairs import Pair
 from geoseg_gan.data.palette import IGNORE, class_ids
 from geoseg_gan.data.sampler import Draw, EpochSampler
 from geoseg_gan.data.scan import FolderIndex
+from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.data.synthetic import (
     SyntheticFacts,
     check_synthetic,
@@ -219,7 +220,7 @@ class MixedDataset(Dataset[Sample]):
         """One item: image (K, S, S) in its stored dtype, label (S, S) uint8."""
         number = bisect_right(self.ends, draw.row)
         part = self.parts[number]
-        return part[Draw(draw.row - self.ends[number] + len(part), draw.serial)]
+        return part[draw._replace(row=draw.row - self.ends[number] + len(part))]
 
 
 class RankWindows(Dataset[Sample]):

@@ -37,6 +37,25 @@ class Region(NamedTuple):
     ground: int
 
 
+def region_map(label: Label) -> npt.NDArray[np.int32]:
+    """Numbers the connected regions of a label map; ignored ground is a class of its own.
+
+    Args:
+        label: Label map (H, W).
+
+    Returns:
+        Shape (H, W), from 0 on, in order of class and then of place; pixels that touch at a corner
+        are connected.
+    """
+    regions = np.zeros(label.shape, np.int32)
+    count = 0
+    for kind in np.flatnonzero(np.bincount(label.ravel())).tolist():
+        found, parts = cv2.connectedComponents((label == kind).astype(np.uint8), connectivity=8)
+        regions += np.where(parts > 0, parts - 1 + count, 0)
+        count += found - 1
+    return regions
+
+
 def draw_region(
     label: Label, class_id: int, smallest: int, largest: float, rng: np.random.Generator
 ) -> Region | None:

@@ -8,8 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
+from geoseg_gan.data.crops import Focus
+
 _GOLDEN = (math.sqrt(5) - 1) / 2
 """Steps of this share of a circle never gather anywhere on it, however many they are."""
+
+_NONE = -1  # the class of a crop that is to show none
 
 
 class Draw(NamedTuple):
@@ -17,10 +21,16 @@ class Draw(NamedTuple):
 
     Carrying the draw in the index makes augmentation the same whatever the number of workers, and
     after a resume the same as without the interruption.
+
+    Attributes:
+        row: The pair.
+        serial: Number of the draw.
+        focus: ID of a class that the crop is to show; None for any crop.
     """
 
     row: int
     serial: int
+    focus: int | None = None
 
 
 def batches_per_epoch(length: int, global_batch: int) -> int:
@@ -52,6 +62,9 @@ class EpochSampler(Sampler[Draw]):
         repeats: How often each real pair stands in the pool that is shuffled, shape (length,), each
             at least 1; a fraction is rounded up as often as it says, anew for every pool. None for
             once each.
+        focus: Which of the real draws are of crops on a class: exactly `round(share * draws)`, as
+            evenly spread as synthetic ones. They take the place of as many pairs of the order.
+            None for none.
     """
 
     def __init__(
@@ -66,6 +79,7 @@ class EpochSampler(Sampler[Draw]):
         synthetic: int = 0,
         ratio: float = 0.0,
         repeats: npt.NDArray[np.float64] | None = None,
+        focus: Focus | None = None,
     ) -> None:
         """Starts at epoch 0."""
         self.length = length
@@ -77,6 +91,7 @@ class EpochSampler(Sampler[Draw]):
         self.synthetic = synthetic
         self.synthetic_draws = round(ratio * self.batches * global_batch) if synthetic else 0
         self.repeats = repeats
+        self.focus = focus
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -92,17 +107,20 @@ class EpochSampler(Sampler[Draw]):
         rng = np.random.default_rng((self.seed, self.epoch))
         total = self.batches * self.global_batch
         # Real pairs are drawn first, so that mixing and its ratio leave their order as it was.
-        real = self._real(rng, total)
-        order = real
+        order = np.stack([self._real(rng, total), np.full(total, _NONE)])
+        if self.focus is not None:
+            count = round(self.focus.share * total)
+            is_focused = _spread(count, self.batches, self.global_batch, rng)
+            order = _laid_into(order, is_focused, np.stack(self.focus.draw(count, rng)))
         if self.synthetic_draws:
             is_synthetic = _spread(self.synthetic_draws, self.batches, self.global_batch, rng)
-            order = np.empty(total, np.int64)
-            order[~is_synthetic] = real[: total - self.synthetic_draws]
-            order[is_synthetic] = self._synthetic(rng)
+            rows = self._synthetic(rng)
+            order = _laid_into(order, is_synthetic, np.stack([rows, np.full_like(rows, _NONE)]))
         first = self.epoch * total
         mine = np.arange(total).reshape(self.batches, self.world_size, -1)[:, self.rank].ravel()
         for position in mine.tolist():
-            yield Draw(int(order[position]), first + position)
+            row, class_id = order[:, position].tolist()
+            yield Draw(row, first + position, None if class_id == _NONE else class_id)
 
     def _real(self, rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
         rounds = math.ceil(count / self.length)
@@ -118,6 +136,16 @@ class EpochSampler(Sampler[Draw]):
         rounds = math.ceil(self.synthetic_draws / self.synthetic)
         order = np.concatenate([rng.permutation(self.synthetic) for _ in range(rounds)])
         return self.length + order[: self.synthetic_draws]
+
+
+def _laid_into(
+    order: npt.NDArray[np.int64], is_other: npt.NDArray[np.bool_], others: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Draws with others at their marks; the first of the draws keep their order around them."""
+    mixed = np.empty_like(order)
+    mixed[:, is_other] = others
+    mixed[:, ~is_other] = order[:, : order.shape[1] - others.shape[1]]
+    return mixed
 
 
 def _spread(count: int, batches: int, size: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from geoseg_gan.data.datamodule import DataSettings
+from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.errors import UserError, check_choice, plural
 
 Remainder = Literal["drop", "shift"]

@@ -1,16 +1,32 @@
 """Objectives: what the discriminator step and the generator step minimise."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from geoseg_gan.data.batch import Batch
-from geoseg_gan.errors import UserError
-from geoseg_gan.losses.terms import feature_matching, hinge_d, hinge_g, sign_accuracy
-from geoseg_gan.models.registry import Discriminator
+from geoseg_gan.errors import UserError, check_choice
+from geoseg_gan.losses.adversarial import ADVERSARIAL, build_adversarial
+from geoseg_gan.losses.augment import AdaptiveStrength, DiffAugment, DiffAugmentSettings
+from geoseg_gan.losses.terms import (
+    diversity,
+    feature_matching,
+    gradient_penalty,
+    label_mix,
+    perceptual,
+)
+from geoseg_gan.models.backbone import PACKAGED, Backbone
+from geoseg_gan.models.discriminator import Discriminator
+
+Repaint = Callable[[], tuple[Tensor, Tensor]]
+"""Paints the batch once more with other noise: images (B, K, H, W), and the mean absolute
+difference of both noises of each pair, (B,)."""
+
+_STREAM = 0x3A8E1  # keeps the draws of LabelMix apart from others of the same seed
 
 
 class Terms(dict[str, Tensor]):
@@ -32,16 +48,6 @@ class Terms(dict[str, Tensor]):
         return torch.stack(list(self.values())).sum()
 
 
-class Objective(Protocol):
-    """One training recipe."""
-
-    def d_terms(self, discriminator: Discriminator, batch: Batch, fake: Tensor) -> Terms:
-        """What the discriminator minimises; `fake` (B, K, H, W) carries no gradient."""
-
-    def g_terms(self, discriminator: Discriminator, batch: Batch, fake: Tensor) -> Terms:
-        """What the generator minimises through `fake` (B, K, H, W)."""
-
-
 @dataclass
 class Weight:
     """The weight of one term.
@@ -50,54 +56,256 @@ class Weight:
         weight: Factor; 0 leaves the term out.
     """
 
-    weight: float = 1.0
+    weight: float = 0.0
 
 
 @dataclass
-class HingeFM:
-    """Hinge loss and feature matching, the base recipe.
-
-    Ignored ground is blanked in real and generated images alike, so that neither network is judged
-    by it.
+class PerceptualSettings(Weight):
+    """Weight and network of the perceptual term.
 
     Attributes:
-        name: "hinge_fm".
-        feature_matching: Weight of feature matching; pix2pixHD's 10 by default.
+        network: "lite2" (needs no download), "vgg19", or a convolutional network of timm.
     """
 
-    name: str = "hinge_fm"
-    feature_matching: Weight = field(default_factory=lambda: Weight(10.0))
+    network: str = PACKAGED
 
-    def __post_init__(self) -> None:
-        """Refuses a negative weight."""
-        weight = self.feature_matching.weight
-        if weight < 0:
-            raise UserError(f"loss.feature_matching.weight={weight}: use 0 or more.")
+
+@dataclass
+class DiversitySettings(Weight):
+    """Weight and limit of the diversity term.
+
+    Attributes:
+        limit: Ratio of image distance to noise distance above which nothing more is earned.
+    """
+
+    limit: float = 0.3
+
+
+@dataclass
+class PenaltySettings(Weight):
+    """Weight and pace of the gradient penalty R1.
+
+    Attributes:
+        every: Batches from one penalty to the next, each counting so many times as much (Karras et
+            al. 2020, "Analyzing and Improving", sec. 3.1).
+    """
+
+    every: int = 16
+
+
+@dataclass
+class ObjectiveSettings:
+    """One training recipe.
+
+    Attributes:
+        adversarial: A name among ADVERSARIAL.
+        class_balance: Whether classes weigh alike in adversarial=classes; else pixels do.
+        feature_matching: Real and painted images are to look alike to the discriminator's layers.
+        perceptual: They are to look alike to a pretrained network.
+        diversity: Images of one mask are to differ.
+        labelmix: Consistency of a discriminator that tells classes.
+        r1: The discriminator is to be flat around real images.
+        augment: How images change before the discriminator sees them.
+    """
+
+    adversarial: str = "hinge"
+    class_balance: bool = True
+    feature_matching: Weight = field(default_factory=Weight)
+    perceptual: PerceptualSettings = field(default_factory=PerceptualSettings)
+    diversity: DiversitySettings = field(default_factory=DiversitySettings)
+    labelmix: Weight = field(default_factory=Weight)
+    r1: PenaltySettings = field(default_factory=PenaltySettings)
+    augment: DiffAugmentSettings = field(default_factory=DiffAugmentSettings)
+
+    def check(self) -> None:
+        """Refuses values out of range.
+
+        Raises:
+            UserError: Naming the key, its value and what is allowed.
+        """
+        check_choice("loss.adversarial", self.adversarial, ADVERSARIAL)
+        for name in ("feature_matching", "perceptual", "diversity", "labelmix", "r1"):
+            weight = getattr(self, name).weight
+            if weight < 0:
+                raise UserError(f"loss.{name}.weight={weight}: use 0 or more.")
+        if self.r1.every < 1:
+            raise UserError(f"loss.r1.every={self.r1.every}: use 1 or more batches.")
+        if self.diversity.limit <= 0:
+            raise UserError(f"loss.diversity.limit={self.diversity.limit} must be positive.")
+        self.augment.check()
+
+    def check_fit(self, judges: str, noise_channels: int) -> None:
+        """Refuses networks that this recipe cannot train.
+
+        Args:
+            judges: What the discriminator's logits mean (see `models.discriminator`).
+            noise_channels: Z of the generator.
+
+        Raises:
+            UserError: Saying why, and what fits.
+        """
+        wanted = build_adversarial(self.adversarial, self.class_balance).judges
+        if judges != wanted and wanted == "classes":
+            raise UserError(
+                "loss.adversarial=classes needs a discriminator that tells the class of every "
+                "pixel, and model.discriminator only says how real an image is. Use "
+                "model/discriminator=oasis, or loss=hinge_fm."
+            )
+        if judges != wanted:
+            raise UserError(
+                f"loss.adversarial={self.adversarial} needs a discriminator that says how real an "
+                "image is, and model.discriminator tells the class of every pixel. Use loss=oasis, "
+                "or model/discriminator=patch."
+            )
+        if self.labelmix.weight and wanted != "classes":
+            raise UserError(
+                f"loss.labelmix.weight={self.labelmix.weight} mixes images along their classes, "
+                f"which loss.adversarial={self.adversarial} does not tell. Set it to 0, or use "
+                "loss=oasis."
+            )
+        if self.diversity.weight and not noise_channels:
+            raise UserError(
+                f"loss.diversity.weight={self.diversity.weight} compares images of different "
+                "noise, but the generator takes none. Set it to 0, or give model.generator some "
+                "style_channels, region_channels or texture_octaves."
+            )
+
+
+class Objective(nn.Module):
+    """A recipe at work: what both networks minimise, and what it remembers from batch to batch.
+
+    Ignored ground is blanked in real and painted images alike, so that neither network is judged by
+    it.
+
+    Args:
+        settings: The recipe.
+        bands: K of the images.
+        seed: Fixes augmentation and mixing.
+
+    Attributes:
+        strength: The probability of augmentation.
+
+    Raises:
+        UserError: If the perceptual network cannot take such images.
+    """
+
+    def __init__(self, settings: ObjectiveSettings, bands: int, seed: int) -> None:
+        """Prepares the terms that have a weight."""
+        super().__init__()
+        self.settings = settings
+        self.seed = seed
+        self.adversarial = build_adversarial(settings.adversarial, settings.class_balance)
+        self.augment = DiffAugment(settings.augment, seed)
+        self.strength = AdaptiveStrength(settings.augment)
+        self.backbone = (
+            Backbone(settings.perceptual.network, bands) if settings.perceptual.weight else None
+        )
+        self._batches = 0
 
     def d_terms(self, discriminator: Discriminator, batch: Batch, fake: Tensor) -> Terms:
-        """Hinge terms on real and on fake, and the accuracy on each."""
+        """What the discriminator minimises.
+
+        Args:
+            discriminator: Which.
+            batch: Real images and masks.
+            fake: Painted images of the same masks, shape (B, K, H, W), without gradient.
+
+        Returns:
+            The weighted terms; its accuracy on real and on painted images as monitors.
+        """
+        batch, fake = self.augment(batch, fake, self.strength.p)
+        real, fake = batch.image * batch.valid, fake * batch.valid
         # One pass over both halves is one round of spectral normalisation instead of two.
-        images = torch.cat([batch.image * batch.valid, fake * batch.valid])
-        real_out, fake_out = discriminator(images, batch.one_hot.repeat(2, 1, 1, 1)).halves()
-        on_real, on_fake = hinge_d(real_out.logits, fake_out.logits)
+        output = discriminator(torch.cat([real, fake]), batch.one_hot.repeat(2, 1, 1, 1))
+        real_out, fake_out = output.halves()
+        terms = self.adversarial.d_terms(real_out, fake_out, batch)
+        if self.settings.labelmix.weight:
+            from_real = self._mix(batch)
+            mixed = torch.where(from_real > 0, real, fake)
+            mixed_out = discriminator(mixed, batch.one_hot)
+            difference = label_mix(
+                mixed_out.logits[0], real_out.logits[0], fake_out.logits[0], from_real
+            )
+            terms["labelmix"] = self.settings.labelmix.weight * difference
+        r1 = self.settings.r1
+        if r1.weight and self._batches % r1.every == 0:
+            terms["r1"] = r1.weight / 2 * r1.every * self._penalty(discriminator, batch, real)
+        self._batches += 1
         with torch.no_grad():
             monitors = {
-                "accuracy_real": sign_accuracy(real_out.logits, real=True),
-                "accuracy_fake": sign_accuracy(fake_out.logits, real=False),
+                "accuracy_real": self.adversarial.accuracy(real_out, batch, real=True),
+                "accuracy_fake": self.adversarial.accuracy(fake_out, batch, real=False),
             }
-        return Terms({"hinge_real": on_real, "hinge_fake": on_fake}, monitors)
+        return Terms(terms, monitors)
 
-    def g_terms(self, discriminator: Discriminator, batch: Batch, fake: Tensor) -> Terms:
-        """Hinge term and weighted feature matching."""
-        fake_out = discriminator(fake * batch.valid, batch.one_hot)
-        terms = {"hinge": hinge_g(fake_out.logits)}
-        weight = self.feature_matching.weight
-        if weight:
+    def g_terms(
+        self, discriminator: Discriminator, batch: Batch, fake: Tensor, repaint: Repaint
+    ) -> Terms:
+        """What the generator minimises.
+
+        Args:
+            discriminator: Which judges; its parameters stand frozen.
+            batch: Real images and masks.
+            fake: Painted images of the same masks, shape (B, K, H, W).
+            repaint: Paints them once more; only called where the recipe has a diversity term.
+        """
+        settings = self.settings
+        seen, shown = self.augment(batch, fake, self.strength.p)
+        fake_out = discriminator(shown * seen.valid, seen.one_hot)
+        terms = {"adversarial": self.adversarial.g_term(fake_out, seen)}
+        if settings.feature_matching.weight:
             with torch.no_grad():
-                real_out = discriminator(batch.image * batch.valid, batch.one_hot)
+                real_out = discriminator(seen.image * seen.valid, seen.one_hot)
             distance = feature_matching(real_out.features, fake_out.features)
-            terms["feature_matching"] = weight * distance
+            terms["feature_matching"] = settings.feature_matching.weight * distance
+        if self.backbone is not None:
+            with torch.no_grad():
+                target = self.backbone(batch.image * batch.valid)
+            distance = perceptual(target, self.backbone(fake * batch.valid))
+            terms["perceptual"] = settings.perceptual.weight * distance
+        if settings.diversity.weight:
+            other, noise = repaint()
+            varied = diversity(
+                fake * batch.valid, other * batch.valid, noise, settings.diversity.limit
+            )
+            terms["diversity"] = settings.diversity.weight * varied
         return Terms(terms)
 
+    @torch.no_grad()
+    def realness(self, discriminator: Discriminator, image: Tensor, batch: Batch) -> Tensor:
+        """How real images of a batch's masks look, on average, without augmentation.
 
-OBJECTIVES: dict[str, type[HingeFM]] = {"hinge_fm": HingeFM}
+        Args:
+            discriminator: Which judges, in evaluation mode.
+            image: Shape (B, K, H, W).
+            batch: The masks.
+        """
+        output = discriminator(image * batch.valid, batch.one_hot)
+        return self.adversarial.realness(output, batch)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What is remembered from batch to batch, for `state_dict`."""
+        return {"batches": self._batches, "strength": self.strength.state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes up what `get_extra_state` gave."""
+        self._batches = state["batches"]
+        self.strength.load(state["strength"])
+
+    def _mix(self, batch: Batch) -> Tensor:
+        """LabelMix: for each image, each class is drawn wholly from the real or the painted one."""
+        classes = batch.one_hot.shape[1]
+        draws = [
+            np.random.default_rng((_STREAM, self.seed, number)).random(classes) < 0.5
+            for number in batch.serials
+        ]
+        chosen = torch.from_numpy(np.stack(draws)).to(batch.one_hot)
+        return (batch.one_hot * chosen[:, :, None, None]).sum(1, keepdim=True)
+
+    def _penalty(self, discriminator: Discriminator, batch: Batch, real: Tensor) -> Tensor:
+        images = real.detach().float().requires_grad_()
+        # Gradients of gradients overflow in half precision.
+        with torch.autocast(real.device.type, enabled=False):
+            output = discriminator(images, batch.one_hot)
+            score = self.adversarial.realness(output, batch) * len(images)
+        return gradient_penalty(score, images)

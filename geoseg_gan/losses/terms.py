@@ -1,35 +1,15 @@
-"""Loss terms as plain functions of discriminator outputs; each returns a scalar tensor."""
+"""Loss terms as plain functions of what networks give; each returns a scalar tensor."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def hinge_d(real: Sequence[Tensor], fake: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Hinge loss of the discriminator on real and on fake logits (Lim & Ye 2017, eq. 6).
-
-    Args:
-        real: Logits of real images, one tensor a scale.
-        fake: Logits of generated images, one tensor a scale.
-
-    Returns:
-        The means over scales of mean(max(0, 1 - real)) and of mean(max(0, 1 + fake)).
-    """
-    return (
-        torch.stack([F.relu(1 - scale).mean() for scale in real]).mean(),
-        torch.stack([F.relu(1 + scale).mean() for scale in fake]).mean(),
-    )
-
-
-def hinge_g(fake: Sequence[Tensor]) -> Tensor:
-    """Hinge loss of the generator: the mean over scales of -mean(fake) (Lim & Ye 2017, eq. 7).
-
-    Args:
-        fake: Logits of generated images, one tensor a scale.
-    """
-    return torch.stack([-scale.mean() for scale in fake]).mean()
+def over_scales(logits: Sequence[Tensor], loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """The mean over scales of a loss of each scale's logits."""
+    return torch.stack([loss(scale) for scale in logits]).mean()
 
 
 def feature_matching(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -52,6 +32,91 @@ def feature_matching(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[T
     return total / len(real)
 
 
+def perceptual(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Weighted mean absolute difference of a pretrained network's features (Wang et al. 2018).
+
+    The coarsest map weighs 1, the next 1/4, and each finer one half of that: of five maps 1/32,
+    1/16, 1/8, 1/4 and 1, as published for VGG19. The real side is detached.
+
+    Args:
+        real: Feature maps of real images, from the finest to the coarsest.
+        fake: The same of painted ones.
+    """
+    count = len(real)
+    weights = [2.0 ** -(count - number) for number in range(count - 1)] + [1.0]
+    distances = [
+        weight * F.l1_loss(mine, target.detach())
+        for weight, mine, target in zip(weights, fake, real, strict=True)
+    ]
+    return torch.stack(distances).sum()
+
+
+def diversity(first: Tensor, second: Tensor, distance: Tensor, limit: float) -> Tensor:
+    """How much images of one mask differ for the noise they were painted with, negated.
+
+    The regulariser of DSGAN (Yang et al. 2019, eq. 4): the mean over the batch of the images' mean
+    absolute difference over that of their noise, but no more than a limit.
+
+    Args:
+        first: Images, shape (B, K, H, W).
+        second: Images of the same masks with other noise.
+        distance: Mean absolute difference of the noise of each pair, shape (B,).
+        limit: Ratios above it earn nothing more.
+    """
+    ratio = (first - second).abs().mean((1, 2, 3)) / distance.clamp(min=1e-6)
+    return -ratio.clamp(max=limit).mean()
+
+
+def gradient_penalty(score: Tensor, images: Tensor) -> Tensor:
+    """R1: the mean squared norm of the discriminator's gradient at real images.
+
+    Mescheder et al. 2018, eq. 9, without its weight.
+
+    Args:
+        score: The sum over the batch of the discriminator's scores, a scalar.
+        images: Shape (B, K, H, W), requiring gradients.
+    """
+    (gradient,) = torch.autograd.grad(score, images, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean()
+
+
+def balanced_cross_entropy(logits: Tensor, one_hot: Tensor, balance: bool = True) -> Tensor:
+    """Cross-entropy with the true class of labelled pixels, each class weighing alike.
+
+    Schönfeld et al. 2021, eq. 2: a pixel of class c weighs in proportion to 1 / (pixels of c in the
+    batch). The mean over labelled pixels with such weights is the mean over the classes present of
+    their pixels' mean cross-entropy.
+
+    Args:
+        logits: Shape (B, C + 1, H, W), channel 0 for fake and c + 1 for class c.
+        one_hot: Shape (B, C, H, W), all zero where ignored.
+        balance: False for the plain mean over pixels.
+
+    Returns:
+        A scalar, 0 where no pixel is labelled.
+    """
+    losses = -(F.log_softmax(logits.float(), 1)[:, 1:] * one_hot)
+    pixels = one_hot.sum((0, 2, 3))
+    if not balance:
+        return losses.sum() / pixels.sum().clamp(min=1)
+    means = losses.sum((0, 2, 3)) / pixels.clamp(min=1)
+    return means.sum() / (pixels > 0).sum().clamp(min=1)
+
+
+def label_mix(mixed: Tensor, real: Tensor, fake: Tensor, from_real: Tensor) -> Tensor:
+    """LabelMix consistency: what is said of a mixed image, against the mix of what is said of both.
+
+    Schönfeld et al. 2021, eq. 4: the mean squared difference of logits.
+
+    Args:
+        mixed: Logits of the mixed images, shape (B, N + 1, H, W).
+        real: Those of the real images.
+        fake: Those of the painted ones.
+        from_real: Shape (B, 1, H, W), 1 where the mixed image is real, 0 where it is painted.
+    """
+    return F.mse_loss(mixed, from_real * real + (1 - from_real) * fake)
+
+
 def sign_accuracy(logits: Sequence[Tensor], real: bool) -> Tensor:
     """Share of logits on the right side of 0, averaged over scales; 0 itself counts as wrong.
 
@@ -60,4 +125,4 @@ def sign_accuracy(logits: Sequence[Tensor], real: bool) -> Tensor:
         real: Whether the images judged were real.
     """
     sign = 1 if real else -1
-    return torch.stack([(scale * sign > 0).float().mean() for scale in logits]).mean()
+    return over_scales(logits, lambda scale: (scale * sign > 0).float().mean())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from geoseg_gan.errors import UserError, check_choice
-from geoseg_gan.models.lite import LITE0, load_lite0
+from geoseg_gan.models.lite import LITE0, load_lite
 
 FEATURES = ("lite0", "inception")
 MINIMUM_SIZE = 32
@@ -38,7 +38,7 @@ class Lite0Features(nn.Module):
         self.network: Any = timm.create_model(
             LITE0, pretrained=False, num_classes=0, in_chans=bands
         )
-        load_lite0(self.network, bands)
+        load_lite(self.network, LITE0, bands)
         self.eval().requires_grad_(False)
 
     @torch.inference_mode()

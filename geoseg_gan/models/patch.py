@@ -1,36 +1,11 @@
-"""The PatchGAN discriminator and what every discriminator returns."""
-
-from dataclasses import dataclass
+"""The PatchGAN discriminator."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm as add_spectral_norm
 
-
-@dataclass(frozen=True)
-class DiscriminatorOutput:
-    """What a discriminator says of a batch.
-
-    Attributes:
-        logits: One tensor a scale, shape (B, 1 or N + 1, h, w); above 0 speaks for real.
-        features: For every scale the activations of its layers, logits left out, each (B, c, h, w).
-    """
-
-    logits: list[Tensor]
-    features: list[list[Tensor]]
-
-    def halves(self) -> "tuple[DiscriminatorOutput, DiscriminatorOutput]":
-        """Splits the output for a batch of real and fake images, concatenated in this order."""
-        logits = [t.chunk(2) for t in self.logits]
-        features = [[t.chunk(2) for t in scale] for scale in self.features]
-        real, fake = (
-            DiscriminatorOutput(
-                [pair[half] for pair in logits], [[pair[half] for pair in s] for s in features]
-            )
-            for half in (0, 1)
-        )
-        return real, fake
+from geoseg_gan.models.discriminator import DiscriminatorOutput, Judges
+from geoseg_gan.models.layers import condition_channels, condition_of, convolution
 
 
 class PatchDis(nn.Module):
@@ -47,7 +22,10 @@ class PatchDis(nn.Module):
         scales: How many copies look at the image, each at half the resolution of the one before.
         spectral_norm: Divides weights by their spectral norm (Miyato et al. 2018).
         instance_norm: Normalises each feature map over space, but for the first layer's.
+        edges: Shows the network the outlines of regions as well.
     """
+
+    judges: Judges = "realness"
 
     def __init__(
         self,
@@ -59,6 +37,7 @@ class PatchDis(nn.Module):
         scales: int = 2,
         spectral_norm: bool = True,
         instance_norm: bool = False,
+        edges: bool = False,
     ) -> None:
         """Builds the network.
 
@@ -71,9 +50,10 @@ class PatchDis(nn.Module):
                 f"width={width}, layers={layers} and scales={scales} must be 1 or more"
             )
         self.minimum_size = 2 ** (layers + scales + 1)
+        self.edges = edges
+        channels = condition_channels(num_classes, edges) + image_channels
         self.scales = nn.ModuleList(
-            _Patch(num_classes + image_channels, width, layers, spectral_norm, instance_norm)
-            for _ in range(scales)
+            _Patch(channels, width, layers, spectral_norm, instance_norm) for _ in range(scales)
         )
 
     def forward(self, image: Tensor, one_hot: Tensor) -> DiscriminatorOutput:
@@ -83,7 +63,7 @@ class PatchDis(nn.Module):
             image: Shape (B, K, H, W), in [-1, 1]; H and W at least `minimum_size`.
             one_hot: Shape (B, C, H, W).
         """
-        x = torch.cat([image, one_hot], 1)
+        x = torch.cat([image, condition_of(one_hot, self.edges)], 1)
         logits, features = [], []
         for number, patch in enumerate(self.scales):
             if number:
@@ -103,14 +83,16 @@ class _Patch(nn.Module):
         blocks = []
         for level in range(layers + 1):
             stride = 2 if level < layers else 1
-            convolution = nn.Conv2d(widths[level], widths[level + 1], 4, stride, padding=1)
-            block = [add_spectral_norm(convolution) if spectral_norm else convolution]
+            block = [
+                convolution(
+                    widths[level], widths[level + 1], 4, stride=stride, normed=spectral_norm
+                )
+            ]
             if instance_norm and level:
                 block.append(nn.InstanceNorm2d(widths[level + 1]))
             blocks.append(nn.Sequential(*block, nn.LeakyReLU(0.2)))
         self.blocks = nn.ModuleList(blocks)
-        head = nn.Conv2d(widths[-1], 1, 4, padding=1)
-        self.head = add_spectral_norm(head) if spectral_norm else head
+        self.head = convolution(widths[-1], 1, 4, normed=spectral_norm)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         features = []

@@ -7,8 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from geoseg_gan.errors import UserError, check_choice
+from geoseg_gan.models.modulated import ModulatedGen
 from geoseg_gan.models.noise import NoiseSpec
-from geoseg_gan.models.patch import DiscriminatorOutput, PatchDis
+from geoseg_gan.models.patch import PatchDis
+from geoseg_gan.models.pixel import PixelDis
+from geoseg_gan.models.projected import ProjectedDis
 from geoseg_gan.models.unet import UNetGen
 
 
@@ -27,21 +30,12 @@ class Generator(Protocol):
         """Paints (B, K, H, W) in [-1, 1] from one-hot (B, C, H, W) and noise (B, Z, H, W)."""
 
 
-class Discriminator(Protocol):
-    """What objectives need of a discriminator, which is a `torch.nn.Module` besides.
-
-    Attributes:
-        minimum_size: Smallest height and width in pixels.
-    """
-
-    minimum_size: int
-
-    def __call__(self, image: Tensor, one_hot: Tensor) -> DiscriminatorOutput:
-        """Judges images (B, K, H, W) in [-1, 1] that belong to one-hot maps (B, C, H, W)."""
-
-
-GENERATORS: dict[str, type[nn.Module]] = {"unet": UNetGen}
-DISCRIMINATORS: dict[str, type[nn.Module]] = {"patch": PatchDis}
+GENERATORS: dict[str, type[nn.Module]] = {"unet": UNetGen, "modulated": ModulatedGen}
+DISCRIMINATORS: dict[str, type[nn.Module]] = {
+    "patch": PatchDis,
+    "pixel": PixelDis,
+    "projected": ProjectedDis,
+}
 
 
 def build_generator(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from geoseg_gan.errors import UserError, check_choice
-from geoseg_gan.models.lite import LITE0, load_lite0
+from geoseg_gan.models.lite import LITE0, load_lite
 
 PACKAGED = "packaged"
 """The encoder weights that are installed with the package."""
@@ -130,7 +130,7 @@ def build_segmenter(
     except Exception as error:  # the libraries raise of every kind, downloads too
         raise _unfit(arch, encoder, "", error) from error
     if weights == PACKAGED:
-        load_lite0(network.encoder.model, bands)
+        load_lite(network.encoder.model, LITE0, bands)
     # Convolutions on CPUs and on tensor cores read all channels of a pixel together.
     return cast(nn.Module, network.to(memory_format=torch.channels_last))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geoseg_gan.models.layers import PixelNorm
+from geoseg_gan.models.layers import PixelNorm, condition_channels, condition_of
 from geoseg_gan.models.noise import NoiseSpec
 
 
@@ -27,8 +27,10 @@ class UNetGen(nn.Module):
             paper's 64 at half resolution, where the paper's network begins.
         depth: How often the resolution is halved.
         max_width: Upper limit of a level's channels.
-        style_channels: Noise channels broadcast over the image.
-        texture_octaves: Noise channels that vary in space (see NoiseSpec).
+        style_channels: Noise channels of one draw an image.
+        region_channels: Noise channels of one draw a connected region.
+        texture_octaves: Noise channels that vary from pixel to pixel (see NoiseSpec).
+        edges: Shows the network the outlines of regions as well.
     """
 
     def __init__(
@@ -40,7 +42,9 @@ class UNetGen(nn.Module):
         depth: int = 6,
         max_width: int = 512,
         style_channels: int = 16,
+        region_channels: int = 16,
         texture_octaves: int = 5,
+        edges: bool = False,
     ) -> None:
         """Builds the network.
 
@@ -48,15 +52,17 @@ class UNetGen(nn.Module):
             ValueError: If width, depth or max_width are below 1, or a noise count is negative.
         """
         super().__init__()
-        if min(width, depth, max_width) < 1 or min(style_channels, texture_octaves) < 0:
+        if min(width, depth, max_width) < 1:
             raise ValueError(
-                f"width={width}, depth={depth} and max_width={max_width} must be 1 or more, "
-                f"style_channels={style_channels} and texture_octaves={texture_octaves} 0 or more"
+                f"width={width}, depth={depth} and max_width={max_width} must be 1 or more"
             )
-        self.noise = NoiseSpec(style_channels, texture_octaves)
+        self.noise = NoiseSpec(style_channels, region_channels, texture_octaves)
+        self.edges = edges
         self.stride = 2**depth
         widths = [min(width * 2**level, max_width) for level in range(depth + 1)]
-        self.stem = nn.Conv2d(num_classes + self.noise.channels, width, 3, padding=1)
+        self.stem = nn.Conv2d(
+            condition_channels(num_classes, edges) + self.noise.channels, width, 3, padding=1
+        )
         self.down = nn.ModuleList(
             _block(nn.Conv2d(above, below, 4, stride=2, padding=1))
             for above, below in pairwise(widths)
@@ -75,12 +81,12 @@ class UNetGen(nn.Module):
 
         Args:
             one_hot: Shape (B, C, H, W); H and W are multiples of `stride`.
-            noise: Shape (B, Z, H, W), as `noise.sample` draws it.
+            noise: Shape (B, Z, H, W), as `sample_noise` draws it.
 
         Returns:
             Shape (B, K, H, W), in [-1, 1].
         """
-        x = F.leaky_relu(self.stem(torch.cat([one_hot, noise], 1)), 0.2)
+        x = F.leaky_relu(self.stem(torch.cat([condition_of(one_hot, self.edges), noise], 1)), 0.2)
         skips = []
         for down in self.down:
             skips.append(x)

@@ -1,7 +1,7 @@
 """Candidate masks: training masks under random geometry, with regions of others in them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from geoseg_gan.data.jitter import (
 from geoseg_gan.data.pairs import Pair
 from geoseg_gan.data.transplant import Graft, Transplanter, shown
 from geoseg_gan.errors import UserError
+from geoseg_gan.models.registry import Generator
 
 _ATTEMPTS = 32  # draws of geometry until a mask shows every required class
 
@@ -30,7 +31,9 @@ class Candidate:
     """A new mask and how it came about.
 
     Attributes:
-        index: Its number in the run; with the run's seed it fixes everything else.
+        index: Its number in the run; with the run's seed it fixes everything else, its noise too.
+        mask_index: Number of its mask, which all variants of the mask share.
+        variant: Which of the images of that mask it is, from 0 on.
         source: Stem of the training mask.
         warp: The geometry that was drawn.
         window: Its place in the warped mask, in pixels.
@@ -40,6 +43,8 @@ class Candidate:
     """
 
     index: int
+    mask_index: int
+    variant: int
     source: str
     warp: Warp
     window: Window
@@ -52,6 +57,8 @@ class Candidate:
         steps = {} if self.graft is None else {"transplant": self.graft.to_dict()}
         return {
             "index": self.index,
+            "mask_index": self.mask_index,
+            "variant": self.variant,
             "source": self.source,
             "jitter": steps | self.warp.to_dict(),
             "window": list(self.window),
@@ -59,8 +66,9 @@ class Candidate:
 
 
 class CandidateMasks(Dataset[Candidate]):
-    """Candidates by number: mask, geometry and place are drawn from (seed, number) alone.
+    """Candidates by number: mask, geometry and place are drawn from (seed, mask number) alone.
 
+    With K variants, candidate i is variant i % K of mask i // K; with one, both numbers are i.
     The whole mask is warped before it is cropped, so that a crop's border shows real neighbours.
 
     Args:
@@ -78,6 +86,7 @@ class CandidateMasks(Dataset[Candidate]):
         pixels: Pixels of every class and, last, of ignore in each mask, shape (N, C + 1), int64;
             only `required` needs them.
         transplanter: Pastes regions of other masks; None for none.
+        variants: How many candidates in a row show the same mask.
 
     Raises:
         UserError: If no mask that may be drawn holds all required classes.
@@ -98,6 +107,7 @@ class CandidateMasks(Dataset[Candidate]):
         required: Sequence[int] = (),
         pixels: npt.NDArray[np.int64] | None = None,
         transplanter: Transplanter | None = None,
+        variants: int = 1,
     ) -> None:
         """Chooses the masks; nothing is read yet."""
         self.pairs = pairs
@@ -110,6 +120,8 @@ class CandidateMasks(Dataset[Candidate]):
         self.stop = stop
         self.required = list(required)
         self.transplanter = transplanter
+        self.variants = variants
+        self._last: Candidate | None = None  # its other variants need no drawing
         rows = np.arange(len(pairs))
         if self.required:
             assert pixels is not None, "required classes are looked up in the masks' pixels"
@@ -134,6 +146,11 @@ class CandidateMasks(Dataset[Candidate]):
             weights[self._rows] = np.diff(self._ends, prepend=0.0)
         return weights
 
+    @property
+    def num_masks(self) -> int:
+        """How many masks the candidates show, those shown in part included."""
+        return -(-self.stop // self.variants) - self.start // self.variants if len(self) else 0
+
     def __len__(self) -> int:
         """How many candidates there are."""
         return max(0, self.stop - self.start)
@@ -146,7 +163,15 @@ class CandidateMasks(Dataset[Candidate]):
 
     def at(self, index: int) -> Candidate:
         """The candidate of any number, within `start` and `stop` or not."""
-        rng = np.random.default_rng((self.seed, index))
+        mask_index, variant = divmod(index, self.variants)
+        last = self._last
+        if last is None or last.mask_index != mask_index:
+            last = self._last = self._draw(mask_index)
+        return replace(last, index=index, variant=variant)
+
+    def _draw(self, mask_index: int) -> Candidate:
+        """The first candidate that shows a mask."""
+        rng = np.random.default_rng((self.seed, mask_index))
         pair = self.pairs[self._draw_row(rng)]
         whole, _ = self.reader.read(pair.mask)
         for _ in range(_ATTEMPTS):
@@ -154,7 +179,17 @@ class CandidateMasks(Dataset[Candidate]):
             missing = [c for c in self.required if not (label == c).any()]
             if not missing:
                 break
-        return Candidate(index, pair.stem, warp, window, label, graft, tuple(self._names(missing)))
+        return Candidate(
+            index=mask_index * self.variants,
+            mask_index=mask_index,
+            variant=0,
+            source=pair.stem,
+            warp=warp,
+            window=window,
+            label=label,
+            graft=graft,
+            lacks=tuple(self._names(missing)),
+        )
 
     def _draw_row(self, rng: np.random.Generator) -> int:
         if self._ends is None:
@@ -180,3 +215,17 @@ class CandidateMasks(Dataset[Candidate]):
 
     def _names(self, classes: Sequence[int]) -> list[str]:
         return [self.reader.palette.names[c] for c in classes]
+
+
+def check_variants(variants: int, generator: Generator) -> None:
+    """Refuses several images of a mask from a generator that would paint them all alike.
+
+    Raises:
+        UserError: If the generator takes no noise.
+    """
+    if variants > 1 and generator.noise.channels == 0:
+        raise UserError(
+            f"variants={variants}: the generator takes no noise, so all images of a mask would be "
+            "the same. Use variants=1, or train one with model.generator.style_channels or "
+            "texture_octaves above 0."
+        )

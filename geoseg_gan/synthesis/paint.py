@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from geoseg_gan.checkpoints import LoadedGenerator
-from geoseg_gan.data.batch import one_hot_of
+from geoseg_gan.data.batch import one_hot_of, regions_of
 from geoseg_gan.models.noise import sample_noise
 from geoseg_gan.synthesis.masks import Candidate, CandidateMasks
 
@@ -46,10 +46,11 @@ def paint(
     step = 1 if device.type == "cpu" else len(labels)
     painted: list[npt.NDArray[Any]] = []
     for first in range(0, len(labels), step):
-        part = np.stack(labels[first : first + step])
-        one_hot = one_hot_of(torch.from_numpy(part).to(device), palette.num_classes)
+        part = torch.from_numpy(np.stack(labels[first : first + step]))
+        one_hot = one_hot_of(part.to(device), palette.num_classes)
         # Drawn on the CPU everywhere, so that every device paints from the same noise.
-        noise = sample_noise(spec, seed, indices[first : first + step], part.shape[1:])
+        regions = regions_of(part) if spec.region else part
+        noise = sample_noise(spec, seed, indices[first : first + step], regions)
         images = generator.network(one_hot, noise.to(device)).float().cpu()
         painted += [scaling.to_stored(image) for image in images]
     return painted

@@ -1,6 +1,7 @@
 """What a generated folder is shown by: sheets of pairs, a histogram, class shares."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +25,41 @@ from geoseg_gan.synthesis.writer import PairWriter
 SHEET = "contact_sheet.png"
 HISTOGRAM = "scores.png"
 EXTREMES = "best_and_worst.png"
-_SHOWN = 16
+_ROWS, _COLUMNS = 4, 8
+_MOST_VARIANTS = 16
 _EXTREMES = 10
 
 
-def write_contact_sheet(writer: PairWriter, kept: list[int]) -> None:
-    """Shows the first kept pairs, four masks and images a row.
+def write_contact_sheet(writer: PairWriter, kept: list[int], variants: int) -> None:
+    """Shows the first masks of which pairs were kept, each followed by its images.
+
+    A row holds as many masks as fit into eight columns, at least one; with one image of each mask
+    these are four. Where a variant was dropped there is a blank. The mask is that of the first kept
+    variant, since the pixel filter treats each by itself.
 
     Args:
         writer: Knows where pairs are.
-        kept: Numbers of the kept pairs.
+        kept: Numbers of the kept pairs, ascending.
+        variants: How many candidates show the same mask; of more than 16 the first are shown.
     """
+    shown = min(variants, _MOST_VARIANTS)
+    masks_a_row = max(1, _COLUMNS // (1 + shown))
     pictures = []
-    for index in kept[:_SHOWN]:
-        image_path, mask_path = writer.paths(index)
-        label, _ = writer.reader.read(mask_path)
-        pictures += [
-            writer.reader.palette.color_table[label],
-            writer.scaling.shown(read_image(image_path)),
-        ]
+    by_mask = groupby(kept, lambda index: index // variants)
+    for mask_index, group in islice(by_mask, _ROWS * masks_a_row):
+        indices = list(group)
+        label, _ = writer.reader.read(writer.paths(indices[0])[1])
+        mask = writer.reader.palette.color_table[label]
+        pictures.append(mask)
+        for index in range(mask_index * variants, mask_index * variants + shown):
+            image_path, _ = writer.paths(index)
+            pictures.append(
+                writer.scaling.shown(read_image(image_path))
+                if index in indices
+                else np.full_like(mask, 255)
+            )
     if pictures:
-        write_picture(writer.folder / SHEET, beside(pictures, columns=8))
+        write_picture(writer.folder / SHEET, beside(pictures, masks_a_row * (1 + shown)))
 
 
 def write_histogram(

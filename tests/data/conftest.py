@@ -2,8 +2,8 @@
 
 import pytest
 
-from geoseg_gan.data.datamodule import DataSettings
 from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.settings import DataSettings
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from geoseg_gan.data.batch import ImageScaling, make_batch, one_hot_of
+from geoseg_gan.data.batch import ImageScaling, make_batch, one_hot_of, regions_of
 from geoseg_gan.data.scan import FolderIndex
 
 
@@ -116,6 +116,13 @@ def test_one_hot_is_one_for_the_class_and_zero_where_ignored():
 def test_one_hot_takes_as_many_classes_as_a_palette_may_have():
     label = torch.arange(254, dtype=torch.uint8).view(1, 1, 254)
     assert torch.equal(one_hot_of(label, 254)[0, :, 0], torch.eye(254))
+
+
+def test_regions_are_numbered_within_each_image():
+    label = torch.tensor([[[0, 1], [1, 0]], [[2, 2], [2, 255]]], dtype=torch.uint8)
+    regions = regions_of(label)
+    assert regions.dtype == torch.int32
+    assert regions.tolist() == [[[0, 1], [1, 0]], [[0, 0], [0, 1]]]
 
 
 def test_a_batch_holds_what_networks_take():

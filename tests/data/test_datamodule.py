@@ -8,11 +8,12 @@ import torch
 
 from geoseg_gan.data import datamodule as module
 from geoseg_gan.data import scan as scan_module
-from geoseg_gan.data.datamodule import DataSettings, SegmentationDataModule
+from geoseg_gan.data.datamodule import SegmentationDataModule
 from geoseg_gan.data.images import MaskReader, write_image
 from geoseg_gan.data.jitter import FlipStep, JitterSettings, QuarterTurnStep
 from geoseg_gan.data.pairs import DataError
 from geoseg_gan.data.palette import Palette, PaletteClass
+from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.data.world import MARKER, DemoSettings
 from geoseg_gan.errors import UserError
 

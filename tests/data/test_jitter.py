@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -234,6 +235,53 @@ def test_draws_of_windows_reach_every_place_and_stay_inside():
     windows = {draw_window(10, 8, 7, rng) for _ in range(300)}
     assert windows == {(top, left, 7) for top in range(4) for left in range(2)}
     assert draw_window(7, 7, 7, rng) == (0, 0, 7)
+
+
+def test_draws_of_windows_that_hold_a_pixel_reach_every_place_that_does():
+    rng = np.random.default_rng(0)
+    for row, column in ((0, 0), (3, 4), (9, 7)):
+        windows = {draw_window(10, 8, 4, rng, (row, column)) for _ in range(600)}
+        assert windows == {
+            (top, left, 4)
+            for top in range(7)
+            for left in range(5)
+            if top <= row < top + 4 and left <= column < left + 4
+        }
+    assert draw_window(7, 7, 7, rng, (6, 0)) == (0, 0, 7)
+
+
+def source_of(warp, height, width, columns, rows):
+    """Where points between the pixels of the warped frame come from, interpolated."""
+    found = []
+    for column, row in zip(columns, rows, strict=True):
+        left, top = math.floor(column), math.floor(row)
+        right, down = column - left, row - top
+        weights = np.outer([1 - down, down], [1 - right, right])
+        maps = warp.source_map(height, width, (top, left, 2))
+        found.append([float((weights * axis).sum()) for axis in maps])
+    return np.array(found).T
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("steps", "error"),
+    [
+        ({}, 1e-4),
+        ({"affine": AffineStep(1.0, 60.0, [0.4, 2.5], 0.5)}, 1e-3),
+        ({"affine": AffineStep(1.0), "elastic": ElasticStep(1.0, 3.0, 48.0)}, 0.05),
+    ],
+)
+def test_points_of_the_frame_are_the_inverse_of_the_source_map(flip, turns, steps, error):
+    rng = np.random.default_rng(turns)
+    height, width = 90, 130
+    for _ in range(5):
+        warp = replace(draw_warp(JitterSettings(**steps), rng), flip=flip, quarter_turns=turns)
+        x, y = rng.uniform(0, width - 1, 12), rng.uniform(0, height - 1, 12)
+        points = warp.frame_points(height, width, x, y)
+        assert all(axis.dtype == np.float32 and axis.shape == (12,) for axis in points)
+        back = source_of(warp, height, width, *points)
+        np.testing.assert_allclose(back, [x, y], atol=error)
 
 
 def test_a_warp_is_told_in_plain_numbers():

@@ -3,7 +3,7 @@ import pytest
 
 from geoseg_gan.data.jitter import Warp, sample_label
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.data.regions import MARGIN, cut, draw_place, draw_region, turned
+from geoseg_gan.data.regions import MARGIN, cut, draw_place, draw_region, region_map, turned
 
 
 def field(size=40, **blocks):
@@ -25,6 +25,34 @@ def place_of(label, filled, ground=0, view=None, tries=64, seed=0):
 
 def block(height, width):
     return np.pad(np.ones((height, width), bool), MARGIN)
+
+
+# Numbers
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ([[0, 0], [0, 0]], [[0, 0], [0, 0]]),
+        # Corners connect, here those of both classes.
+        ([[0, 1], [1, 0]], [[0, 1], [1, 0]]),
+        # In order of class, then of place; ignored ground comes last.
+        ([[2, 2, 0, 1], [IGNORE, 0, 0, 1], [1, 1, 0, IGNORE]],
+         [[3, 3, 0, 1], [4, 0, 0, 1], [2, 2, 0, 5]]),
+        ([[1, 0, 1, 0, 1]], [[2, 0, 3, 1, 4]]),
+    ],
+)  # fmt: skip
+def test_regions_are_numbered_by_class_and_place(label, expected):
+    regions = region_map(np.array(label, np.uint8))
+    assert regions.dtype == np.int32
+    assert regions.tolist() == expected
+
+
+def test_an_enclosed_region_is_one_of_its_own():
+    label = field(a=(10, 10, 20, 20))
+    label[15:20, 15:20] = 0
+    regions = region_map(label)
+    assert [regions[place] for place in ((0, 0), (16, 16), (11, 11))] == [0, 1, 2]
 
 
 # Regions

@@ -3,6 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from geoseg_gan.data.crops import Focus
 from geoseg_gan.data.sampler import EpochSampler, batches_per_epoch
 
 
@@ -191,3 +192,60 @@ def test_repeats_of_one_change_nothing():
     assert Counter(rows(once).tolist()) == Counter(rows(plain).tolist())
     both = global_batches(2, repeats=np.full(40, 1.7))
     np.testing.assert_array_equal(both, global_batches(1, repeats=np.full(40, 1.7)))
+
+
+# Crops on a class
+
+
+RARE = Focus(0.5, [1, 3], np.stack([np.arange(40) == 7, np.arange(40) % 10 == 0], 1) * 5)
+BALANCED = Focus(1.0, [0, 1, 3], np.ones((40, 3), np.int64))
+
+
+def on_a_class(focus, epoch=0, **knobs):
+    order = draws(mixed(**{"synthetic": 0, "focus": focus} | knobs), epoch)
+    return [draw for draw in order if draw.focus is not None]
+
+
+def test_the_asked_share_of_an_epoch_is_on_a_class_and_classes_take_turns():
+    for epoch in range(5):
+        counts = Counter(draw.focus for draw in on_a_class(RARE, epoch, batches=7))
+        assert counts == {1: 14, 3: 14}  # of 56
+        counts = Counter(draw.focus for draw in on_a_class(BALANCED, epoch))
+        assert sum(counts.values()) == 40 and sorted(counts.values()) == [13, 13, 14]
+
+
+def test_a_crop_on_a_class_is_of_a_pair_that_holds_it():
+    for draw in on_a_class(RARE, batches=50):
+        assert draw.row == 7 if draw.focus == 1 else draw.row % 10 == 0
+    assert {draw.row for draw in on_a_class(RARE, batches=50)} == {0, 7, 10, 20, 30}
+
+
+def test_crops_on_a_class_stand_evenly_among_the_others():
+    for epoch in range(4):
+        order = draws(mixed(synthetic=0, focus=RARE, batches=7), epoch)
+        marks = np.array([draw.focus is not None for draw in order]).reshape(7, 8)
+        assert (marks.sum(1) == 4).all() and (marks[:, 1:] != marks[:, :-1]).all()
+
+
+@pytest.mark.parametrize("more", [{"synthetic": 0}, {"ratio": 0.25}])
+def test_draws_on_a_class_are_the_same_for_1_2_and_4_processes(more):
+    for epoch in (0, 5):  # the sixth epoch without those before it, as after a resume
+        single = draws(mixed(focus=RARE, **more), epoch)
+        for world in (2, 4):
+            parts = [draws(mixed(rank, world, focus=RARE, **more), epoch) for rank in range(world)]
+            assert sorted((d for part in parts for d in part), key=lambda d: d.serial) == single
+        assert draws(mixed(focus=RARE, seed=4, **more), epoch) != single
+
+
+def test_the_other_crops_keep_the_order_of_uniform_ones():
+    order = draws(mixed(synthetic=0, focus=RARE), 2)
+    others = [draw.row for draw in order if draw.focus is None]
+    assert others == rows(mixed(synthetic=0), 2)[:20].tolist()
+    assert [draw.serial for draw in order] == list(range(80, 120))
+
+
+def test_synthetic_pairs_are_on_no_class():
+    order = draws(mixed(focus=BALANCED))
+    assert all((draw.focus is None) == (draw.row >= 40) for draw in order)
+    assert sum(draw.row >= 40 for draw in order) == 10
+    assert all(draw.focus is None for draw in draws(mixed()))

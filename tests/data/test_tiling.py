@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from geoseg_gan.data import tiling
-from geoseg_gan.data.datamodule import DataSettings
 from geoseg_gan.data.images import read_image, write_image
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import PaletteClass
+from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.data.tile_settings import TileSettings, choose_groups
 from geoseg_gan.data.tiling import cut_folder, grid_starts
 from geoseg_gan.errors import UserError

@@ -70,7 +70,9 @@ def test_a_generator_with_noise_varies(painter):
 
 def test_a_generator_without_noise_is_reported_as_what_it_is(painter):
     images = image_set(np.zeros((2, 32, 32)))
-    found = measure(painter(style_channels=0, texture_octaves=0), images, variants=3)
+    found = measure(
+        painter(style_channels=0, region_channels=0, texture_octaves=0), images, variants=3
+    )
     assert found["features"] == found["layers"] == 0
     assert found["deterministic"]
 

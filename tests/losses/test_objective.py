@@ -1,58 +1,305 @@
+import io
+from dataclasses import replace
+
 import pytest
 import torch
 
-from geoseg_gan.data.batch import Batch
-from geoseg_gan.errors import UserError
-from geoseg_gan.losses.objective import HingeFM, Weight
-from geoseg_gan.models.patch import DiscriminatorOutput
+from geoseg_gan.data.batch import Batch, one_hot_of
+from geoseg_gan.losses.augment import DiffAugmentSettings
+from geoseg_gan.losses.objective import (
+    DiversitySettings,
+    Objective,
+    ObjectiveSettings,
+    PenaltySettings,
+    PerceptualSettings,
+    Weight,
+)
+from geoseg_gan.models.discriminator import DiscriminatorOutput
 
 
 class Mean(torch.nn.Module):
-    """A discriminator whose logit is the image's mean and whose only feature is the image."""
+    """Its logit is the image's mean, its only feature the image; it remembers what it saw."""
 
+    judges = "realness"
     minimum_size = 1
 
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
     def forward(self, image, one_hot):
-        return DiscriminatorOutput([image.mean((1, 2, 3))], [[image]])
+        self.seen.append(image.detach())
+        return DiscriminatorOutput([image.mean((1, 2, 3)).view(-1, 1, 1, 1)], [[image]])
 
 
-def batch_of(value, valid=None):
-    image = torch.full((2, 3, 4, 4), value)
-    label = torch.zeros(2, 4, 4, dtype=torch.uint8)
-    valid = torch.ones(2, 1, 4, 4) if valid is None else valid
-    return Batch(image, label, torch.ones(2, 1, 4, 4), valid)
+class Bands(Mean):
+    """Its logits are 0 for fake and the image's bands for the classes."""
+
+    judges = "classes"
+
+    def forward(self, image, one_hot):
+        self.seen.append(image.detach())
+        return DiscriminatorOutput([torch.cat([0 * image[:, :1], image], 1)], [[image]])
+
+
+def batch_of(value=0.5, ignored=0, count=2, side=4, classes=3):
+    """Images of one value; so many columns on the left are ignored, the others have all classes."""
+    columns = torch.arange(side * side).view(side, side) % classes
+    label = columns.expand(count, side, side).to(torch.uint8).clone()
+    label[..., :ignored] = 255
+    image = torch.full((count, 3, side, side), value)
+    valid = (label != 255).unsqueeze(1).float()
+    return Batch(image, label, one_hot_of(label, classes), valid, range(count))
+
+
+FAKE = torch.full((2, 3, 4, 4), -0.25)
+
+
+def build(**settings):
+    return Objective(ObjectiveSettings(**settings), bands=3, seed=0)
+
+
+def unused():
+    raise AssertionError("painted once more though nothing asks for it")
 
 
 def test_discriminator_terms_by_hand():
-    terms = HingeFM().d_terms(Mean(), batch_of(0.5), torch.full((2, 3, 4, 4), -0.25))
+    terms = build().d_terms(Mean(), batch_of(0.5), FAKE)
     assert terms["hinge_real"].item() == pytest.approx(0.5)
     assert terms["hinge_fake"].item() == pytest.approx(0.75)
     assert terms.total().item() == pytest.approx(1.25)
-    assert terms.monitors["accuracy_real"].item() == 1
-    assert terms.monitors["accuracy_fake"].item() == 1
+    assert {name: value.item() for name, value in terms.monitors.items()} == {
+        "accuracy_real": 1,
+        "accuracy_fake": 1,
+    }
 
 
 def test_generator_terms_by_hand():
-    terms = HingeFM().g_terms(Mean(), batch_of(0.5), torch.full((2, 3, 4, 4), -0.25))
-    assert terms["hinge"].item() == pytest.approx(0.25)
+    objective = build(feature_matching=Weight(10.0))
+    terms = objective.g_terms(Mean(), batch_of(0.5), FAKE, unused)
+    assert terms["adversarial"].item() == pytest.approx(0.25)
     assert terms["feature_matching"].item() == pytest.approx(10 * 0.75)
+    assert terms.total().item() == pytest.approx(7.75)
 
 
-def test_a_weight_of_zero_leaves_feature_matching_out():
-    objective = HingeFM(feature_matching=Weight(0.0))
-    terms = objective.g_terms(Mean(), batch_of(0.5), torch.zeros(2, 3, 4, 4))
-    assert list(terms) == ["hinge"]
+@pytest.mark.parametrize(
+    ("adversarial", "network", "names"),
+    [
+        ("hinge", Mean, ["hinge_real", "hinge_fake"]),
+        ("lsgan", Mean, ["lsgan_real", "lsgan_fake"]),
+        ("nonsaturating", Mean, ["logistic_real", "logistic_fake"]),
+        ("classes", Bands, ["classes_real", "classes_fake"]),
+    ],
+)
+def test_weights_of_zero_leave_terms_out(adversarial, network, names):
+    objective = build(adversarial=adversarial)
+    assert list(objective.d_terms(network(), batch_of(), FAKE)) == names
+    assert list(objective.g_terms(network(), batch_of(), FAKE, unused)) == ["adversarial"]
 
 
-def test_ignored_ground_reaches_neither_network():
-    valid = torch.ones(2, 1, 4, 4)
-    valid[..., :2] = 0
-    fake = torch.full((2, 3, 4, 4), -0.25, requires_grad=True)
-    HingeFM().g_terms(Mean(), batch_of(0.5, valid), fake).total().backward()
+def test_the_diversity_term_paints_once_more_with_other_noise():
+    objective = build(diversity=DiversitySettings(weight=2.0, limit=1.0))
+    batch = batch_of(ignored=2)
+    terms = objective.g_terms(Mean(), batch, FAKE, lambda: (FAKE + 0.4, torch.tensor([1.0, 2.0])))
+    # Half of the ground is ignored: mean differences of 0.2 over noise distances of 1 and 2.
+    assert terms["diversity"].item() == pytest.approx(-2 * (0.2 + 0.1) / 2)
+
+
+@pytest.mark.parametrize(("adversarial", "network"), [("hinge", Mean), ("classes", Bands)])
+def test_ignored_ground_reaches_neither_network(adversarial, network):
+    objective = build(
+        adversarial=adversarial,
+        feature_matching=Weight(5.0),
+        diversity=DiversitySettings(weight=1.0, limit=9.0),
+    )
+    discriminator, batch = network(), batch_of(0.5, ignored=2)
+    fake = FAKE.clone().requires_grad_()
+    objective.d_terms(discriminator, batch, fake.detach())
+    terms = objective.g_terms(discriminator, batch, fake, lambda: (-fake, torch.ones(2)))
+    terms.total().backward()
+    for image in discriminator.seen:
+        assert (image[..., :2] == 0).all() and (image[..., 2:] != 0).all()
     assert (fake.grad[..., :2] == 0).all()
     assert (fake.grad[..., 2:] != 0).all()
 
 
-def test_a_negative_weight_is_refused():
-    with pytest.raises(UserError, match=r"loss.feature_matching.weight=-1"):
-        HingeFM(feature_matching=Weight(-1.0))
+def mixed_images(serials, classes=3):
+    """What the discriminator is shown of real images of 1 and painted ones of -1, mixed."""
+    batch = replace(batch_of(1.0, ignored=1, count=len(serials)), serials=serials)
+    discriminator = Bands()
+    terms = build(adversarial="classes", labelmix=Weight(10.0)).d_terms(
+        discriminator, batch, -torch.ones(len(serials), 3, 4, 4)
+    )
+    _, mixed = discriminator.seen
+    return batch, mixed, terms
+
+
+def test_labelmix_takes_each_class_wholly_from_one_image():
+    batch, mixed, _ = mixed_images(range(16))
+    taken = set()
+    for image, label in zip(mixed, batch.label, strict=True):
+        assert (image[:, label == 255] == 0).all()
+        sources = [image[:, label == c].unique().tolist() for c in range(3)]
+        assert all(source in ([1.0], [-1.0]) for source in sources)
+        taken.add(tuple(source[0] for source in sources))
+    assert len(taken) > 4
+
+
+def test_labelmix_draws_by_the_number_of_the_sample():
+    _, together, _ = mixed_images(range(16))
+    _, alone, _ = mixed_images([9, 4])
+    assert torch.equal(alone, together[[9, 4]])
+
+
+def test_labelmix_of_a_discriminator_that_judges_pixels_alone_is_zero():
+    _, _, terms = mixed_images(range(4))
+    assert terms["labelmix"].item() == 0
+
+
+def test_labelmix_by_hand():
+    class Brightness(Mean):
+        def forward(self, image, one_hot):
+            self.seen.append(image)
+            whole = image.mean((1, 2, 3), keepdim=True).expand(-1, 4, 4, 4)
+            return DiscriminatorOutput([whole], [])
+
+    objective, discriminator = build(adversarial="classes", labelmix=Weight(10.0)), Brightness()
+    terms = objective.d_terms(discriminator, batch_of(1.0, count=1), -torch.ones(1, 3, 4, 4))
+    # With a share s of real pixels 2s - 1 is said of all, and should be 1 there and -1 elsewhere.
+    share = (discriminator.seen[1] > 0).float().mean().item()
+    assert 0 < share < 1
+    by_hand = share * (2 * share - 2) ** 2 + (1 - share) * (2 * share) ** 2
+    assert terms["labelmix"].item() == pytest.approx(10 * by_hand)
+
+
+class Linear(torch.nn.Module):
+    """A discriminator whose logit is the sum of the image times a weight."""
+
+    judges = "realness"
+    minimum_size = 1
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, image, one_hot):
+        return DiscriminatorOutput([(image * self.weight).sum((1, 2, 3)).view(-1, 1, 1, 1)], [])
+
+
+def test_r1_of_a_known_gradient_by_hand():
+    discriminator = Linear()
+    objective = build(r1=PenaltySettings(weight=10.0, every=1))
+    terms = objective.d_terms(discriminator, batch_of(), FAKE)
+    # The gradient is 0.5 at each of 48 values: 48 / 4, times half of the weight.
+    assert terms["r1"].item() == pytest.approx(5 * 12)
+    terms["r1"].backward()
+    assert discriminator.weight.grad.item() == pytest.approx(5 * 48 * 2 * 0.5)
+
+
+def test_a_lazy_r1_counts_as_many_times_as_batches_pass():
+    objective = build(r1=PenaltySettings(weight=10.0, every=3))
+    found = [objective.d_terms(Linear(), batch_of(), FAKE).get("r1") for _ in range(5)]
+    assert [value is not None for value in found] == [True, False, False, True, False]
+    assert found[0].item() == found[3].item() == pytest.approx(3 * 5 * 12)
+
+
+class Convolved(torch.nn.Module):
+    """A discriminator whose convolutions lose digits under autocast."""
+
+    judges = "realness"
+    minimum_size = 1
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3), torch.nn.Tanh(), torch.nn.Conv2d(8, 1, 1)
+        )
+
+    def forward(self, image, one_hot):
+        return DiscriminatorOutput([self.layers(image)], [])
+
+
+def test_r1_is_unaffected_by_autocast():
+    objective, discriminator = build(r1=PenaltySettings(10.0, every=1)), Convolved()
+    plain = objective.d_terms(discriminator, batch_of(), FAKE)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = objective.d_terms(discriminator, batch_of(), FAKE)
+    assert mixed["hinge_real"].item() != plain["hinge_real"].item()
+    assert mixed["r1"].dtype == torch.float32
+    assert torch.equal(mixed["r1"], plain["r1"])
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_feature_matching_compares_the_same_ground_under_augmentation(color):
+    objective = build(feature_matching=Weight(1.0), augment=DiffAugmentSettings(p=1.0, color=color))
+    rng = torch.Generator().manual_seed(0)
+    batch = replace(batch_of(side=32), image=torch.rand(2, 3, 32, 32, generator=rng))
+    discriminator = Mean()
+    terms = objective.g_terms(discriminator, batch, batch.image.clone(), unused)
+    assert terms["feature_matching"].item() == 0
+    shown, real = discriminator.seen
+    assert torch.equal(shown, real) and not torch.equal(real, batch.image)
+
+
+def test_both_steps_of_a_batch_see_the_same_augmentation():
+    objective = build(feature_matching=Weight(1.0), augment=DiffAugmentSettings(p=1.0))
+    discriminator, batch = Mean(), batch_of(side=32)
+    fake = torch.full((2, 3, 32, 32), -0.25)
+    objective.d_terms(discriminator, batch, fake)
+    objective.g_terms(discriminator, batch, fake, unused)
+    both, shown, real = discriminator.seen
+    assert torch.equal(both, torch.cat([real, shown]))
+
+
+def test_monitored_realness_is_without_augmentation():
+    objective = build(augment=DiffAugmentSettings(p=1.0))
+    batch = batch_of(0.5, ignored=2)
+    assert objective.realness(Mean(), batch.image, batch).item() == pytest.approx(0.25)
+
+
+@pytest.fixture(scope="module")
+def perceiving():
+    """An objective with a perceptual term, whose network is loaded."""
+    objective = build(perceptual=PerceptualSettings(weight=10.0))
+    objective.g_terms(Mean(), batch_of(side=32), torch.zeros(2, 3, 32, 32), unused)
+    return objective
+
+
+def test_the_perceptual_term_is_zero_for_the_real_image_and_else_pulls_the_fake(perceiving):
+    batch = batch_of(0.5, ignored=8, side=32)
+    same = batch.image.clone()
+    same[..., :8] = -1  # ignored
+    term = perceiving.g_terms(Mean(), batch, same, unused)["perceptual"]
+    assert term.item() == 0
+    fake = torch.zeros(2, 3, 32, 32, requires_grad=True)
+    term = perceiving.g_terms(Mean(), batch, fake, unused)["perceptual"]
+    term.backward()
+    assert term.item() > 0
+    assert (fake.grad[..., :8] == 0).all() and fake.grad[..., 8:].abs().sum() > 0
+
+
+def test_the_perceptual_network_is_in_neither_state_nor_parameters(perceiving):
+    assert not list(perceiving.parameters()) and not list(perceiving.buffers())
+    assert list(perceiving.state_dict()) == ["_extra_state"]
+    images = torch.zeros(1, 3, 32, 32, requires_grad=True)
+    perceiving.backbone(images)[-1].sum().backward()
+    assert not any(p.requires_grad for p in perceiving.backbone._network.parameters())
+
+
+def test_what_it_remembers_survives_a_file_that_can_run_nothing():
+    settings = ObjectiveSettings(
+        r1=PenaltySettings(10.0, every=3), augment=DiffAugmentSettings(adaptive=True, images=1000)
+    )
+    first, second = (Objective(settings, bands=3, seed=0) for _ in range(2))
+    for _ in range(2):
+        first.d_terms(Linear(), batch_of(), FAKE)
+    first.strength.measured(1.0, 0.0, 0.0, images=100)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    assert (second.strength.p, second.strength.gap) == (0.1, 1.0)
+    # Two batches have passed, so that the next penalty is in the second one from now.
+    terms = [second.d_terms(Linear(), batch_of(), FAKE) for _ in range(2)]
+    assert ["r1" in each for each in terms] == [False, True]

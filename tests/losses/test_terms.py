@@ -1,22 +1,21 @@
 import pytest
 import torch
 
-from geoseg_gan.losses.terms import feature_matching, hinge_d, hinge_g, sign_accuracy
+from geoseg_gan.losses.terms import (
+    balanced_cross_entropy,
+    diversity,
+    feature_matching,
+    gradient_penalty,
+    label_mix,
+    over_scales,
+    perceptual,
+    sign_accuracy,
+)
 
 
-def test_hinge_of_the_discriminator_by_hand():
-    # Scale 1, real: max(0, 1-2)=0, max(0, 1-0.5)=0.5, mean 0.25. Scale 2: max(0, 1+1)=2.
-    real = [torch.tensor([2.0, 0.5]), torch.tensor([-1.0])]
-    # Scale 1, fake: max(0, 1-3)=0, max(0, 1+1)=2, mean 1. Scale 2: max(0, 1+0)=1.
-    fake = [torch.tensor([-3.0, 1.0]), torch.tensor([0.0])]
-    on_real, on_fake = hinge_d(real, fake)
-    assert on_real.item() == pytest.approx((0.25 + 2) / 2)
-    assert on_fake.item() == pytest.approx((1 + 1) / 2)
-
-
-def test_hinge_of_the_generator_by_hand():
-    fake = [torch.tensor([1.0, 3.0]), torch.tensor([-4.0])]
-    assert hinge_g(fake).item() == pytest.approx((-2 + 4) / 2)
+def test_scales_weigh_alike_however_many_logits_they_have():
+    logits = [torch.tensor([1.0, 2.0, 3.0]), torch.tensor([8.0])]
+    assert over_scales(logits, torch.mean).item() == pytest.approx((2 + 8) / 2)
 
 
 def test_feature_matching_by_hand_and_with_a_detached_real_side():
@@ -34,6 +33,103 @@ def test_feature_matching_by_hand_and_with_a_detached_real_side():
     loss.backward()
     assert real[0][0].grad is None
     assert fake[0][0].grad is not None
+
+
+def test_five_maps_have_the_published_perceptual_weights():
+    real = [torch.zeros(1, requires_grad=True) for _ in range(5)]
+    fake = [torch.ones(1, requires_grad=True) for _ in range(5)]
+    loss = perceptual(real, fake)
+    assert loss.item() == pytest.approx(1 / 32 + 1 / 16 + 1 / 8 + 1 / 4 + 1)
+    loss.backward()
+    assert [value.grad.item() for value in fake] == [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1]
+    assert all(value.grad is None for value in real)
+
+
+def test_a_perceptual_distance_is_a_mean_within_each_map():
+    real = [torch.tensor([0.0, 0.0]), torch.tensor([1.0])]
+    fake = [torch.tensor([1.0, 3.0]), torch.tensor([0.5])]
+    # The finer of two maps weighs 1/4: 2 / 4, and 0.5 for the coarser.
+    assert perceptual(real, fake).item() == pytest.approx(0.5 + 0.5)
+
+
+def test_diversity_by_hand():
+    first, second = torch.zeros(2, 1, 1, 2), torch.zeros(2, 1, 1, 2)
+    second[0] = torch.tensor([0.2, 0.4])
+    second[1] = torch.tensor([-0.1, 0.1])
+    # Ratios 0.3 / 2 = 0.15 and 0.1 / 0.5 = 0.2.
+    loss = diversity(first, second, torch.tensor([2.0, 0.5]), limit=1.0)
+    assert loss.item() == pytest.approx(-(0.15 + 0.2) / 2)
+
+
+def test_diversity_above_its_limit_earns_nothing_more():
+    first = torch.zeros(2, 1, 1, 1, requires_grad=True)
+    second = torch.tensor([0.9, 0.1]).view(2, 1, 1, 1)
+    loss = diversity(first, second, torch.ones(2), limit=0.3)
+    assert loss.item() == pytest.approx(-(0.3 + 0.1) / 2)
+    loss.backward()
+    assert first.grad.flatten().tolist() == [0, 0.5]
+
+
+def test_the_gradient_penalty_of_a_known_gradient():
+    images = torch.tensor([[1.0, 2.0], [3.0, 0.0]]).view(2, 1, 1, 2).requires_grad_()
+    # The gradient of x^2 / 2 is x: squared norms 5 and 9.
+    penalty = gradient_penalty(images.square().sum() / 2, images)
+    assert penalty.item() == pytest.approx(7)
+    penalty.backward()
+    assert images.grad is not None  # a gradient of a gradient
+
+
+def of_probabilities(*pixels):
+    """Logits (1, N + 1, 1, W) of given probabilities, a tuple a pixel."""
+    return torch.tensor(pixels).log().T[None, :, None]
+
+
+def one_hot(*classes):
+    """One-hot map (1, 2, 1, W); None is ignored."""
+    rows = [[float(c == k) for c in classes] for k in (0, 1)]
+    return torch.tensor(rows)[None, :, None]
+
+
+LOGITS = of_probabilities((0.5, 0.25, 0.25), (0.25, 0.5, 0.25), (0.75, 0.125, 0.125))
+"""Of three pixels: of being fake, of class 0, of class 1."""
+
+
+def test_cross_entropy_over_pixels_by_hand():
+    # Class 0, class 0, class 1: probabilities 1/4, 1/2 and 1/8.
+    loss = balanced_cross_entropy(LOGITS, one_hot(0, 0, 1), balance=False)
+    assert loss.item() == pytest.approx((2 + 1 + 3) / 3 * 0.693147, rel=1e-5)
+
+
+def test_cross_entropy_with_classes_that_weigh_alike_by_hand():
+    loss = balanced_cross_entropy(LOGITS, one_hot(0, 0, 1))
+    assert loss.item() == pytest.approx(((2 + 1) / 2 + 3) / 2 * 0.693147, rel=1e-5)
+
+
+def test_balance_is_the_paper_s_weighting_over_the_batch():
+    logits = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0))
+    label = torch.tensor([0, 0, 0, 1, 0] * 6).view(2, 1, 3, 5)
+    label[0, 0, 0, 0] = 9  # ignored; class 2 is not there
+    shown = (label == torch.arange(3).view(1, 3, 1, 1)).float()
+    pixels = shown.sum((0, 2, 3))
+    # w_c = pixels of all classes / (pixels of c * classes present), per pixel and averaged.
+    weight = 29 / (pixels * 2)
+    each = -(logits.log_softmax(1)[:, 1:] * shown) * weight.view(1, 3, 1, 1).nan_to_num(0, 0, 0)
+    assert balanced_cross_entropy(logits, shown).item() == pytest.approx(each.sum().item() / 29)
+
+
+@pytest.mark.parametrize("balance", [False, True])
+def test_ignored_pixels_have_no_cross_entropy(balance):
+    some = balanced_cross_entropy(LOGITS, one_hot(0, None, 1), balance)
+    assert some.item() == pytest.approx((2 + 3) / 2 * 0.693147, rel=1e-5)
+    assert balanced_cross_entropy(LOGITS, one_hot(None, None, None), balance).item() == 0
+
+
+def test_label_mix_by_hand():
+    real, fake = torch.tensor([4.0, 1.0]), torch.tensor([0.0, 2.0])
+    from_real, mixed = torch.tensor([1.0, 0.0]), torch.tensor([3.0, 5.0])
+    shapes = [value.view(1, 1, 1, 2) for value in (mixed, real, fake, from_real)]
+    # (3 - 4)^2 and (5 - 2)^2.
+    assert label_mix(*shapes).item() == pytest.approx((1 + 9) / 2)
 
 
 def test_sign_accuracy_by_hand():

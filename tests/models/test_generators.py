@@ -2,100 +2,181 @@ from typing import ClassVar
 
 import pytest
 import torch
+from choices import check_testers, settings_of
 
+from geoseg_gan.data.batch import one_hot_of, regions_of
+from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.errors import UserError
-from geoseg_gan.models.noise import NoiseSpec, sample_noise
+from geoseg_gan.models.modulated import ModulatedGen
+from geoseg_gan.models.noise import sample_noise
 from geoseg_gan.models.registry import build_generator
 from geoseg_gan.models.unet import UNetGen
 
+NOISE = {"style_channels": 2, "region_channels": 2, "texture_octaves": 2}
+NO_NOISE = dict.fromkeys(NOISE, 0)
+CLASSES = 4
+
+
+def some_labels(height, width, classes=CLASSES, batch=2):
+    """Random classes and ignored pixels, in which no two rows or columns are alike."""
+    rng = torch.Generator().manual_seed(0)
+    label = torch.randint(classes + 1, (batch, height, width), generator=rng)
+    return label.where(label < classes, IGNORE).byte()
+
+
+def row_of_blocks():
+    """Blocks of class 1, 32 pixels apart, on class 0, which surrounds them."""
+    label = torch.zeros(1, 32, 256, dtype=torch.uint8)
+    for left in range(8, 256, 32):
+        label[:, 8:24, left : left + 16] = 1
+    return label
+
 
 class GeneratorTester:
-    """What every generator must do; a subclass names one."""
+    """What every generator must do; a subclass names files of the group and makes them tiny."""
 
-    settings: ClassVar[dict]
+    files: ClassVar[tuple]
+    tiny: ClassVar[dict]
 
-    def build(self, classes=4, channels=3, **changes):
+    def build(self, classes=CLASSES, bands=3, **changes):
         torch.manual_seed(0)
-        return build_generator({**self.settings, **changes}, classes, channels)
+        settings = settings_of("generator", self.files[0]) | self.tiny | NOISE | changes
+        return build_generator(settings, classes, bands)
 
-    def inputs(self, network, height, width, seed=0, classes=4, batch=2):
-        label = torch.randint(
-            classes, (batch, 1, height, width), generator=torch.Generator().manual_seed(seed)
-        )
-        one_hot = (label == torch.arange(classes).view(1, -1, 1, 1)).float()
-        noise = sample_noise(network.noise, seed, range(batch), (height, width))
-        return one_hot, noise
+    def inputs(self, network, label=None, seed=0, classes=CLASSES):
+        if label is None:
+            label = some_labels(2 * network.stride, 3 * network.stride, classes)
+        noise = sample_noise(network.noise, seed, range(len(label)), regions_of(label))
+        return one_hot_of(label, classes), noise
 
-    @pytest.mark.parametrize("channels", [1, 3, 5])
-    def test_the_image_has_the_mask_s_size_and_lies_within_minus_one_and_one(self, channels):
-        network = self.build(channels=channels)
-        height, width = network.stride * 2, network.stride * 3
-        image = network(*self.inputs(network, height, width))
-        assert image.shape == (2, channels, height, width)
+    @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 1)])
+    def test_images_have_the_mask_s_size_which_is_any_multiple_of_the_stride(self, size):
+        network = self.build().eval()
+        height, width = (network.stride * side for side in size)
+        image = network(*self.inputs(network, some_labels(height, width)))
+        assert image.shape == (2, 3, height, width)
+
+    @pytest.mark.parametrize(("classes", "bands"), [(2, 1), (200, 3), (3, 6)])
+    def test_images_have_as_many_bands_as_asked_within_minus_one_and_one(self, classes, bands):
+        network = self.build(classes, bands)
+        image = network(*self.inputs(network, classes=classes))
+        assert image.shape[1] == bands
         assert image.abs().max() <= 1
 
-    def test_gradients_reach_every_parameter(self):
-        network = self.build()
-        side = network.stride * 2
-        network(*self.inputs(network, side, side)).square().sum().backward()
+    @pytest.mark.parametrize("edges", [False, True])
+    def test_gradients_reach_every_parameter_and_all_that_is_shown(self, edges):
+        network = self.build(edges=edges)
+        network(*self.inputs(network)).square().sum().backward()
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.abs().sum() > 0, name
+        shown = network.stem.weight.grad.abs().sum((0, 2, 3))
+        assert len(shown) == CLASSES + 1 + edges + network.noise.channels
+        assert shown.all()
 
     def test_the_same_noise_gives_the_same_image_and_another_another(self):
         network = self.build().eval()
-        side = network.stride * 2
-        one_hot, noise = self.inputs(network, side, side)
-        other = sample_noise(network.noise, 1, range(2), (side, side))
-        assert torch.equal(network(one_hot, noise), network(one_hot, noise))
-        assert not torch.allclose(network(one_hot, noise), network(one_hot, other), atol=1e-4)
+        inputs = self.inputs(network)
+        assert torch.equal(network(*inputs), network(*inputs))
+        assert not torch.allclose(
+            network(*inputs), network(*self.inputs(network, seed=1)), atol=1e-4
+        )
+
+    @pytest.mark.parametrize("kind", NOISE)
+    def test_every_kind_of_noise_matters(self, kind):
+        network = self.build(**NO_NOISE | {kind: 3}).eval()
+        first, second = (network(*self.inputs(network, seed=seed)) for seed in (0, 1))
+        assert (first - second).abs().mean() > 1e-3
+
+    def test_without_noise_it_is_deterministic(self):
+        network = self.build(**NO_NOISE).eval()
+        one_hot, noise = self.inputs(network)
+        assert noise.shape[1] == 0
+        assert torch.equal(network(one_hot, noise), network(*self.inputs(network, seed=1)))
+
+    @pytest.mark.parametrize("channels", [0, 3])
+    def test_regions_of_one_class_differ_if_they_have_noise_of_their_own(self, channels):
+        network = self.build(**NO_NOISE | {"region_channels": channels}).eval()
+        image = network(*self.inputs(network, row_of_blocks()))
+        one, other = image[..., 96:128], image[..., 128:160]
+        if channels:
+            assert (one - other)[..., 8:24, 8:24].abs().mean() > 1e-3
+        else:
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+    def test_what_is_learnt_of_the_unknown_is_painted_on_ignored_ground_alone(self):
+        network, other = self.build().eval(), self.build().eval()
+        with torch.no_grad():
+            other.stem.weight[:, CLASSES] += 1
+        known = torch.zeros(1, 32, 32, dtype=torch.uint8)
+        for label, same in ((known, True), (known + IGNORE, False)):
+            inputs = self.inputs(network, label)
+            assert torch.allclose(network(*inputs), other(*inputs), atol=1e-4) == same
 
     def test_an_image_does_not_depend_on_the_rest_of_its_batch(self):
         network = self.build().eval()
-        side = network.stride * 2
-        one_hot, noise = self.inputs(network, side, side)
+        one_hot, noise = self.inputs(network)
         alone = network(one_hot[1:], noise[1:])
         torch.testing.assert_close(network(one_hot, noise)[1:], alone, atol=1e-5, rtol=0)
 
     def test_a_mask_of_one_class_keeps_its_class(self):
-        network = self.build().eval()
-        side = network.stride * 2
-        _, noise = self.inputs(network, side, side, batch=1)
-        first, second = torch.zeros(2, 1, 4, side, side)
-        first[:, 0], second[:, 1] = 1, 1
-        assert (network(first, noise) - network(second, noise)).abs().mean() > 1e-3
+        network = self.build(**NO_NOISE).eval()
+        label = torch.zeros(1, 2 * network.stride, 2 * network.stride, dtype=torch.uint8)
+        first, second = (network(*self.inputs(network, label + kind)) for kind in (0, 1))
+        assert (first - second).abs().mean() > 1e-3
 
-    def test_its_state_restores_it(self):
-        network = self.build().eval()
-        side = network.stride * 2
-        inputs = self.inputs(network, side, side)
-        other = self.build()
+    def test_its_state_restores_it(self, tmp_path):
+        network, other = self.build(), self.build()
+        inputs = self.inputs(network)
+        network(*inputs)  # moves the statistics that it keeps
         for parameter in other.parameters():
             torch.nn.init.zeros_(parameter)
-        other.load_state_dict(network.state_dict())
-        assert torch.equal(other.eval()(*inputs), network(*inputs))
+        torch.save(network.state_dict(), tmp_path / "state.pt")
+        other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        assert torch.equal(other.eval()(*inputs), network.eval()(*inputs))
 
-    def test_bfloat16_runs(self):
+    def test_bfloat16_paints_nearly_the_same(self):
         network = self.build()
-        side = network.stride * 2
+        inputs = self.inputs(network)
+        expected = network(*inputs)
         with torch.autocast("cpu", torch.bfloat16):
-            image = network(*self.inputs(network, side, side))
-        assert image.isfinite().all()
+            image = network(*inputs)
+        torch.testing.assert_close(image.float(), expected, atol=0.03, rtol=0)
+
+    @pytest.mark.parametrize(
+        "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+    )
+    def test_compiled_whole_it_paints_the_same(self, backend):
+        torch.compiler.reset()
+        network, other = self.build(depth=1), self.build(depth=1)
+        inputs = self.inputs(network)
+        compiled = torch.compile(other, fullgraph=True, backend=backend)
+        with torch.set_grad_enabled(backend == "inductor"):  # which doubles what is compiled
+            image, expected = compiled(*inputs), network(*inputs)
+        torch.testing.assert_close(image, expected, atol=1e-4, rtol=0)
+
+    def test_exported_it_paints_the_same(self):
+        network = self.build().eval()
+        inputs = self.inputs(network)
+        exported = torch.export.export(network, inputs).module()
+        torch.testing.assert_close(exported(*inputs), network(*inputs), atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize(
+        ("change", "message"), [({"width": 0}, "width=0"), ({"region_channels": -1}, "=-1")]
+    )
+    def test_malformed_settings_are_refused(self, change, message):
+        with pytest.raises(UserError, match=rf"^model.generator: .*{message}"):
+            self.build(**change)
 
 
 class TestUNet(GeneratorTester):
-    settings: ClassVar[dict] = {"name": "unet", "width": 8, "depth": 3, "max_width": 32}
-
-    def test_without_noise_channels_it_is_deterministic(self):
-        network = self.build(style_channels=0, texture_octaves=0).eval()
-        one_hot, noise = self.inputs(network, 16, 16)
-        assert noise.shape == (2, 0, 16, 16)
-        assert network(one_hot, noise).shape == (2, 3, 16, 16)
+    files = ("unet", "unet_light")
+    tiny: ClassVar[dict] = {"width": 4, "depth": 2, "max_width": 8}
 
     def test_every_output_pixel_has_the_same_number_of_taps(self):
         # With all weights alike a constant input must give a constant interior; a transposed
         # convolution whose stride does not divide its kernel fails this: the checkerboard.
-        network = self.build(style_channels=0, texture_octaves=0).eval()
+        network = self.build(**NO_NOISE).eval()
         for name, parameter in network.named_parameters():
             torch.nn.init.constant_(parameter, 0.01 if name.endswith("weight") else 0.0)
         image = network(torch.ones(1, 4, 128, 128), torch.zeros(1, 0, 128, 128))
@@ -103,35 +184,77 @@ class TestUNet(GeneratorTester):
         assert inside.std() < 1e-6
         assert inside.abs().min() > 0
 
-    def test_a_malformed_width_is_refused(self):
-        with pytest.raises(UserError, match=r"model.generator: width=0"):
-            self.build(width=0)
+    def test_the_default_has_the_paper_s_width_at_half_resolution(self):
+        with torch.device("meta"):
+            assert UNetGen(3, 3).down[0][0].out_channels == 64
+
+
+class TestSpade(GeneratorTester):
+    files = ("spade",)
+    tiny: ClassVar[dict] = {"width": 4, "depth": 2, "max_width": 8, "hidden": 6}
+
+    def test_the_default_has_the_paper_s_widths(self):
+        with torch.device("meta"):
+            stages = ModulatedGen(3, 3, spectral_norm=False).stages
+        widths = [[block.second_conv.out_channels for block in blocks] for blocks in stages]
+        assert widths == [[1024], [1024, 1024], [512], [256], [128], [64]]
+
+    @pytest.mark.parametrize("change", [{"modulation": "film"}, {"norm": "layer"}])
+    def test_unknown_parts_are_refused_with_the_valid_names(self, change):
+        ((key, value),) = change.items()
+        with pytest.raises(UserError, match=rf"{key}={value} is not one of .*(clade|pixel)"):
+            self.build(**change)
+
+    def test_spectral_norm_bounds_its_blocks(self):
+        network = self.build(spectral_norm=True)
+        for _ in range(30):  # power iterations
+            network(*self.inputs(network))
+        for block in (block for blocks in network.stages for block in blocks):
+            weight = block.second_conv.weight.flatten(1)
+            assert torch.linalg.matrix_norm(weight, 2).item() == pytest.approx(1, abs=0.05)
+
+    @pytest.mark.parametrize("norm", ["batch", "instance", "pixel"])
+    def test_every_normalisation_trains(self, norm):
+        network = self.build(norm=norm)
+        network(*self.inputs(network)).sum().backward()
+        assert network.stem.weight.grad.isfinite().all()
+
+
+class TestSpadeLight(GeneratorTester):
+    files = ("spade_light",)
+    tiny = TestSpade.tiny
+
+
+class TestClade(GeneratorTester):
+    files = ("clade",)
+    tiny = TestSpade.tiny
+
+
+class TestCladeLight(GeneratorTester):
+    files = ("clade_light",)
+    tiny = TestSpade.tiny
+
+
+class TestOasis(GeneratorTester):
+    files = ("oasis",)
+    tiny = TestSpade.tiny
+
+    def test_noise_enters_every_block_beside_the_mask(self):
+        network = self.build()
+        for block in (block for blocks in network.stages for block in blocks):
+            assert block.noise is None
+            assert block.first.shared.in_channels == CLASSES + 1 + network.noise.channels
+
+
+class TestOasisLight(GeneratorTester):
+    files = ("oasis_light",)
+    tiny = TestSpade.tiny
+
+
+def test_every_file_of_the_group_has_a_tester():
+    check_testers("generator", GeneratorTester.__subclasses__())
 
 
 def test_an_unknown_generator_is_refused_with_the_valid_names():
     with pytest.raises(UserError, match=r"model.generator.name=unett .*Did you mean 'unet'"):
         build_generator({"name": "unett"}, 3, 3)
-
-
-def test_the_default_has_the_paper_s_width_at_half_resolution():
-    assert UNetGen(3, 3).down[0][0].out_channels == 64
-
-
-def test_noise_depends_on_seed_and_index_alone():
-    spec = NoiseSpec(style=2, texture=3)
-    together = sample_noise(spec, 7, [3, 4], (20, 24))
-    assert torch.equal(together[1:], sample_noise(spec, 7, [4], (20, 24)))
-    assert not torch.equal(together[:1], together[1:])
-    assert not torch.equal(together[:1], sample_noise(spec, 8, [3], (20, 24)))
-
-
-def test_noise_channels_have_unit_variance_and_style_is_broadcast():
-    spec = NoiseSpec(style=4, texture=4)
-    noise = sample_noise(spec, 0, range(40), (64, 64))
-    assert noise.shape == (40, 8, 64, 64)
-    assert (noise[:, :4] == noise[:, :4, :1, :1]).all()
-    deviation = noise[:, 4:].std((0, 2, 3))
-    torch.testing.assert_close(deviation, torch.ones(4), atol=0.08, rtol=0)
-    # Coarser octaves change more slowly from pixel to pixel.
-    roughness = noise[:, 4:].diff(dim=-1).abs().mean((0, 2, 3))
-    assert (roughness.diff() < 0).all()

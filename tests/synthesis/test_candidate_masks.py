@@ -63,6 +63,7 @@ def test_a_candidate_follows_from_seed_and_number_alone(candidates, index, reade
         window = draw_window(*warp.shape(*label.shape), 48, rng)
         maps = warp.source_map(*label.shape, window)
         assert (candidate.index, candidate.source) == (number, pair.stem)
+        assert (candidate.mask_index, candidate.variant) == (number, 0)
         assert (candidate.warp, candidate.window) == (warp, window)
         np.testing.assert_array_equal(candidate.label, sample_label(label, maps))
         assert candidate.graft is None and candidate.lacks == ()
@@ -75,6 +76,52 @@ def test_candidates_are_found_by_number_from_wherever_the_run_starts(candidates)
     assert_same(late.at(5), candidates()[5])  # painted by an earlier call
     with pytest.raises(IndexError):
         candidates()[40]
+
+
+# Variants
+
+
+def test_candidates_in_a_row_show_the_mask_of_their_number(candidates):
+    plain = candidates()
+    for number, candidate in enumerate(candidates(variants=3, stop=20)):
+        assert candidate.index == number
+        assert (candidate.mask_index, candidate.variant) == divmod(number, 3)
+        same = plain.at(number // 3)
+        assert (candidate.source, candidate.warp) == (same.source, same.warp)
+        assert candidate.window == same.window
+        np.testing.assert_array_equal(candidate.label, same.label)
+    told = candidates(variants=3)[7].to_dict()
+    assert (told["index"], told["mask_index"], told["variant"]) == (7, 2, 1)
+
+
+def test_variants_are_found_by_number_in_any_order(candidates):
+    made = candidates(variants=4)
+    for number in np.random.default_rng(0).permutation(40).tolist():
+        assert_same(made.at(number), candidates(variants=4, start=number)[0])
+
+
+def test_a_mask_is_drawn_once_for_variants_in_a_row(candidates, reader, monkeypatch):
+    read, opened = MaskReader.read, []
+    monkeypatch.setattr(MaskReader, "read", lambda *a: opened.append(a[1]) or read(*a))
+    assert len(list(candidates(variants=4, stop=10))) == 10
+    assert len(opened) == 3
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "variants", "masks"),
+    [
+        (0, 12, 4, 3),
+        (0, 13, 4, 4),
+        (3, 8, 4, 2),
+        (5, 7, 4, 1),
+        (8, 8, 4, 0),
+        (9, 8, 4, 0),
+        (2, 9, 1, 7),
+    ],
+)
+def test_masks_shown_in_part_count(candidates, start, stop, variants, masks):
+    made = candidates(start=start, stop=stop, variants=variants)
+    assert made.num_masks == masks == len({candidate.mask_index for candidate in made})
 
 
 # Which masks
@@ -213,8 +260,9 @@ def test_the_manifest_tells_the_transplant_first(candidates, transplanter, index
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_loader_processes_draw_the_same_candidates(candidates, transplanter):
-    made = candidates(transplanter=transplanter(1.0), stop=9, required=[2])
+@pytest.mark.parametrize("variants", [1, 3])
+def test_loader_processes_draw_the_same_candidates(candidates, transplanter, variants):
+    made = candidates(transplanter=transplanter(1.0), stop=9, required=[2], variants=variants)
     loader = DataLoader(made, batch_size=4, num_workers=2, collate_fn=list)
     loaded = [candidate for batch in loader for candidate in batch]
     assert len(loaded) == 9

@@ -5,7 +5,7 @@ from geoseg_gan.errors import UserError
 from geoseg_gan.files import write_json
 from geoseg_gan.synthesis.folder import stored_facts
 
-SAID = {"format": 1, "segmenter": None, "config": {"seed": 0, "layout": "pairs"}}
+SAID = {"format": 1, "segmenter": None, "config": {"seed": 0, "layout": "pairs", "variants": 1}}
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ IMAGE = np.zeros((2, 4, 3), np.uint8)
 
 def candidate(label=LABEL, **changes):
     warp = draw_warp(JitterSettings(), np.random.default_rng(0))
-    return Candidate(3, "a", warp, (0, 0, 4), label, **changes)
+    return Candidate(3, 3, 0, "a", warp, (0, 0, 4), label, **changes)
 
 
 def recognizer(seen=SEEN, class_losses=(0.1, 0.1)):

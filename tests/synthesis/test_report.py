@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from geoseg_gan.checkpoints import load_generator
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.images import MaskReader, write_image
 from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.synthesis import report
@@ -65,8 +65,74 @@ def test_the_histogram_gets_scores_by_verdict(writer, monkeypatch):
 def test_without_scores_there_are_no_pictures_of_them(writer):
     report.write_histogram(writer, lines(None, None), 0.5, [])
     report.write_extremes(writer, lines(None), None, None, None, None)
-    report.write_contact_sheet(writer, [])
+    report.write_contact_sheet(writer, [], 1)
     assert [path.name for path in writer.folder.iterdir()] == ["manifest.jsonl"]
+
+
+@pytest.fixture
+def sheet(writer):
+    """Writes kept pairs of 8 px and their contact sheet; returns it in tiles, row by row."""
+
+    def show(kept, variants):
+        for index in kept:
+            image_path, mask_path = writer.paths(index)
+            write_image(image_path, np.full((8, 8, 3), 5 * index, np.uint8))
+            writer.reader.write(mask_path, np.full((8, 8), index // variants % 3, np.uint8))
+        report.write_contact_sheet(writer, kept, variants)
+        picture = np.asarray(Image.open(writer.folder / report.SHEET)).astype(int)
+        rows, columns = (picture.shape[0] + 2) // 10, (picture.shape[1] + 2) // 10
+        assert picture.shape == (10 * rows - 2, 10 * columns - 2, 3)
+        tiles = picture.reshape(-1, *picture.shape[1:])
+        return [
+            [
+                tiles[10 * row : 10 * row + 8, 10 * column : 10 * column + 8]
+                for column in range(columns)
+            ]
+            for row in range(rows)
+        ]
+
+    return show
+
+
+def assert_tile(tile, color):
+    np.testing.assert_allclose(tile, np.broadcast_to(color, (8, 8, 3)), atol=3)
+
+
+def test_the_sheet_shows_four_pairs_a_row(sheet, palette):
+    rows = sheet([*range(0, 40, 2)], 1)  # of twenty, the first sixteen
+    assert [len(row) for row in rows] == [8] * 4
+    for number, index in enumerate(range(0, 32, 2)):
+        row, column = divmod(number, 4)
+        assert_tile(rows[row][2 * column], palette.color_table[index % 3])
+        assert_tile(rows[row][2 * column + 1], 5 * index)
+
+
+def test_the_sheet_shows_a_mask_once_before_its_variants_with_blanks_for_dropped_ones(
+    sheet, palette
+):
+    kept = [1, 3, 8, 9, 10, 11, 12, 22, 25, 30]  # none of the mask 1, whose numbers are 4 to 7
+    rows = sheet(kept, 4)
+    assert [len(row) for row in rows] == [5] * 4
+    for row, mask in zip(rows, (0, 2, 3, 5), strict=True):
+        assert_tile(row[0], palette.color_table[mask % 3])
+        for variant, tile in enumerate(row[1:]):
+            index = 4 * mask + variant
+            assert_tile(tile, 5 * index if index in kept else 255)
+
+
+def test_the_sheet_fills_its_rows_with_several_masks(sheet, palette):
+    rows = sheet([0, 1, 3, 4, 5], 2)
+    assert [len(row) for row in rows] == [6] * 2
+    colors = palette.color_table
+    assert_tile(rows[0][3], colors[1])
+    assert_tile(rows[0][4], 255)
+    assert_tile(rows[0][5], 15)
+    assert_tile(rows[1][0], colors[2])
+    assert_tile(rows[1][3], 255)  # no mask is left
+
+
+def test_the_sheet_stays_narrow_with_many_variants(sheet):
+    assert [len(row) for row in sheet([0, 40], 50)] == [17]
 
 
 def test_the_best_stand_left_and_the_worst_right(

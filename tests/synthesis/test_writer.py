@@ -22,7 +22,7 @@ def open_writer(tmp_path, palette):
 
 def candidate(index):
     warp = draw_warp(JitterSettings(), np.random.default_rng(0))
-    return Candidate(index, "a", warp, (0, 0, 8), LABEL)
+    return Candidate(index, index, 0, "a", warp, (0, 0, 8), LABEL)
 
 
 def test_dropped_pairs_are_listed_and_leave_no_files(open_writer, tmp_path, palette):

@@ -1,0 +1,175 @@
+import urllib.error
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch.nn import functional as F
+
+from geoseg_gan.errors import UserError
+from geoseg_gan.models.backbone import PACKAGED, VGG, Backbone
+
+NAMES = (PACKAGED, VGG, "resnet18", "resnet18.a1_in1k")
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def vgg_layers():
+    """VGG19's convolutions with random weights."""
+    torch.manual_seed(0)
+    vgg = torchvision.models.vgg
+    return vgg.make_layers(vgg.cfgs["E"], batch_norm=False)
+
+
+@pytest.fixture
+def offline_vgg(vgg_layers, monkeypatch):
+    """Random weights in the place of the published ones."""
+
+    class Network:
+        features = vgg_layers
+
+    monkeypatch.setattr(torchvision.models, "vgg19", lambda weights: Network)
+
+
+@pytest.fixture
+def offline_timm(monkeypatch):
+    """Random weights in the place of timm's."""
+    create = timm.create_model
+
+    def without_weights(*args, pretrained, **kwargs):
+        torch.manual_seed(0)
+        return create(*args, pretrained=False, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", without_weights)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_maps_have_the_channels_that_were_told_from_fine_to_coarse(
+    name, images, offline_vgg, offline_timm
+):
+    backbone = Backbone(name, 3)
+    maps = backbone(images)
+    assert [found.shape[1] for found in maps] == backbone.channels()
+    assert len(maps) == 5
+    heights = [found.shape[2] for found in maps]
+    assert heights == sorted(heights, reverse=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_pass_through_to_the_image_and_leave_the_weights(
+    name, images, offline_vgg, offline_timm
+):
+    backbone = Backbone(name, 3)
+    images.requires_grad_()
+    sum(found.square().mean() for found in backbone(images)).backward()
+    assert images.grad.abs().sum() > 0
+    network = backbone._network
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_images_are_scaled_as_the_network_was_trained(images, offline_vgg):
+    backbone = Backbone(VGG, 3)
+    backbone(images)
+    seen = []
+    backbone._network[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    backbone(images)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(-1, 1, 1)
+    deviation = torch.tensor([0.229, 0.224, 0.225]).view(-1, 1, 1)
+    torch.testing.assert_close(seen[0], ((images + 1) / 2 - mean) / deviation)
+
+
+def test_vgg_gives_the_first_rectified_map_of_each_of_its_five_levels(
+    images, vgg_layers, offline_vgg
+):
+    backbone = Backbone(VGG, 3)
+    maps = backbone(images)
+    weights = iter([layer for layer in vgg_layers if isinstance(layer, torch.nn.Conv2d)])
+    scale = backbone._scale
+    x = (images - scale[0]) / scale[1]
+    for found, convolutions in zip(maps, (2, 2, 4, 4, 1), strict=True):
+        for number in range(convolutions):
+            layer = next(weights)
+            x = F.relu(F.conv2d(x, layer.weight, layer.bias, padding=1))
+            if not number:
+                torch.testing.assert_close(found, x, atol=1e-5, rtol=1e-4)
+        x = F.max_pool2d(x, 2)
+
+
+@pytest.mark.parametrize("bands", [1, 3, 6])
+def test_every_map_has_a_root_mean_square_near_one(bands):
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.randn(4, bands, 16, 16, generator=generator) / 2
+    images = F.interpolate(coarse, scale_factor=8, mode="bicubic")
+    for found in Backbone(PACKAGED, bands)(images):
+        assert 0.5 < found.square().mean().sqrt() < 2
+
+
+@pytest.mark.parametrize("bands", [1, 6])
+def test_the_packaged_network_takes_any_number_of_bands(bands, images):
+    grey = images[:, :1]
+    maps, expected = (Backbone(PACKAGED, k)(grey.expand(-1, k, -1, -1)) for k in (bands, 3))
+    for found, other in zip(maps, expected, strict=True):  # but for a factor a map
+        assert F.cosine_similarity(found.flatten(), other.flatten(), 0) > 0.999
+
+
+def test_a_network_of_timm_takes_other_bands_with_the_mean_of_its_scales(images, offline_timm):
+    backbone = Backbone("resnet18", 1)
+    assert backbone(images[:, :1])[0].shape[1] == 64
+    shift, scale = (value.item() for value in backbone._scale)
+    assert (shift, scale) == pytest.approx((2 * 0.449 - 1, 2 * 0.226))
+
+
+def test_loading_it_moves_no_random_state_and_gives_the_same_every_time(images, offline_vgg):
+    for name in (PACKAGED, VGG):
+        before = torch.get_rng_state()
+        first, second = Backbone(name, 3)(images), Backbone(name, 3)(images)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "bands", "message"),
+    [
+        ("resnet81", 3, r"^resnet81 is not lite2, vgg19 or .* Did you mean 'resnet\d+'"),
+        ("resnet18.none", 3, r"^resnet18.none is not lite2"),
+        (VGG, 4, r"^vgg19 takes RGB images, not 4 bands. Use lite2"),
+    ],
+)
+def test_names_and_bands_that_do_not_fit_are_refused_in_one_line(name, bands, message):
+    with pytest.raises(UserError, match=message) as caught:
+        Backbone(name, bands)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_without_feature_maps_is_refused_in_one_line(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("features_only\nnot implemented")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(UserError, match=r"^resnet18 gives no feature maps .*Use lite2") as caught:
+        Backbone("resnet18", 3).channels()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "function"),
+    [(VGG, torchvision.models, "vgg19"), ("resnet18", timm, "create_model")],
+)
+def test_weights_that_cannot_be_downloaded_are_told_in_one_line(
+    name, module, function, images, monkeypatch
+):
+    def refuse(*args, **kwargs):
+        raise urllib.error.URLError("no route\nto host")
+
+    backbone = Backbone(name, 3)
+    monkeypatch.setattr(module, function, refuse)
+    with pytest.raises(
+        UserError, match=rf"^the weights of {name} cannot be downloaded .*no route to host.*lite2"
+    ) as caught:
+        backbone(images)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,87 @@
+import pytest
+import torch
+
+from geoseg_gan.data.batch import one_hot_of
+from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.models.layers import (
+    PixelNorm,
+    condition_channels,
+    condition_of,
+    convolution,
+    edge_map,
+)
+from geoseg_gan.models.modulated import Clade, Spade
+
+
+def one_hot(*rows, classes=2):
+    return one_hot_of(torch.tensor(rows, dtype=torch.uint8).unsqueeze(0), classes)
+
+
+def test_outlines_lie_on_both_sides_of_a_border():
+    mask = one_hot([0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0])
+    expected = [[0, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 0], [0, 0, 0, 0]]
+    assert edge_map(mask)[0, 0].tolist() == expected
+
+
+def test_ignored_ground_has_an_outline_and_the_picture_s_border_none():
+    mask = one_hot([0, 0, 0, IGNORE, IGNORE], [0, 0, 0, IGNORE, IGNORE])
+    assert edge_map(mask)[0, 0].tolist() == [[0, 0, 1, 1, 0]] * 2
+    assert not edge_map(one_hot([1, 1], [1, 1])).any()
+
+
+def test_outlines_of_one_image_do_not_reach_another():
+    masks = torch.cat([one_hot([0, 1], [0, 0]), one_hot([1, 1], [1, 1])])
+    assert edge_map(masks).flatten(1).tolist() == [[1, 1, 0, 1], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1)])
+def test_outlines_keep_size_and_dtype(size):
+    mask = torch.ones(2, 3, *size, dtype=torch.bfloat16)
+    outlines = edge_map(mask)
+    assert outlines.shape == (2, 1, *size) and outlines.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("edges", [False, True])
+def test_a_condition_holds_the_classes_the_unknown_and_outlines(edges):
+    mask = one_hot([0, 1, IGNORE, IGNORE])
+    condition = condition_of(mask, edges)
+    assert condition.shape[1] == condition_channels(2, edges)
+    expected = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 0]]
+    assert condition[0, :, 0].tolist() == expected[: 3 + edges]
+
+
+def test_pixel_norm_gives_each_pixel_a_root_mean_square_of_one():
+    x = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
+    expected = torch.tensor([3.0, 4.0]) / 12.5**0.5
+    torch.testing.assert_close(PixelNorm()(x).flatten(), expected)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "side"), [(1, 1, 9), (3, 1, 9), (3, 2, 5), (4, 2, 4)])
+def test_a_convolution_keeps_the_size_or_divides_it_by_its_stride(kernel, stride, side):
+    layer = convolution(2, 3, kernel, stride=stride)
+    assert layer(torch.zeros(1, 2, 9, 9)).shape == (1, 3, side, side)
+
+
+def test_spectral_norm_divides_weights_by_their_greatest_stretch():
+    layer = convolution(4, 8, 3, normed=True)
+    for _ in range(30):  # power iterations
+        layer(torch.zeros(1, 4, 8, 8))
+    stretch = torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item()
+    assert stretch == pytest.approx(1, abs=0.02)
+
+
+def test_clade_looks_up_scale_and_shift_by_class():
+    layer = Clade(1, condition_channels(2, edges=False), "instance")
+    layer.table.weight.data = torch.tensor([[0.0, 1, 4], [10, 20, 30]]).view(2, 3, 1, 1)
+    x = torch.tensor([-1.0, 1, -1, 1]).view(1, 1, 1, 4)
+    condition = condition_of(one_hot([0, 0, 1, IGNORE]), edges=False)
+    expected = torch.tensor([-1.0 + 10, 1 + 10, -2 + 20, 5 + 30])
+    torch.testing.assert_close(layer(x, condition).flatten(), expected, atol=1e-3, rtol=0)
+
+
+def test_spade_without_weights_only_normalises():
+    layer = Spade(2, 3, 4, "pixel")
+    torch.nn.init.zeros_(layer.maps.weight)
+    torch.nn.init.zeros_(layer.maps.bias)
+    x, condition = torch.rand(1, 2, 5, 5), torch.rand(1, 3, 5, 5)
+    torch.testing.assert_close(layer(x, condition), PixelNorm()(x))

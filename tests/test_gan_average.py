@@ -1,0 +1,89 @@
+import lightning as L
+import pytest
+import torch
+from small_gan import MODULATED, build, fit
+
+
+def copied(network):
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+class History(L.Callback):
+    """Keeps generator and average as they were at the start and after each batch."""
+
+    def on_train_start(self, trainer, module):
+        self.generators, self.averages = [copied(module.generator)], [copied(module.average)]
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.generators.append(copied(module.generator))
+        self.averages.append(copied(module.average))
+
+
+@pytest.mark.parametrize(("ema", "kept"), [(0.999, (2 / 11, 3 / 12)), (0.2, (2 / 11, 0.2))])
+def test_the_average_by_hand_after_one_and_two_batches(ema, kept):
+    history, module = History(), build(batch=4, ema=ema)
+    fit(module, callbacks=[history])
+    assert len(history.averages) == 3
+    first, _, _ = history.generators
+    for name, _ in module.generator.named_parameters():
+        expected = first[name]
+        for keep, learnt, average in zip(
+            kept, history.generators[1:], history.averages[1:], strict=True
+        ):
+            expected = keep * expected + (1 - keep) * learnt[name]
+            torch.testing.assert_close(average[name], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_buffers_are_copied():
+    history, module = History(), build(generator=MODULATED)
+    fit(module, callbacks=[history])
+    buffers = [name for name, _ in module.generator.named_buffers()]
+    for kind in ("running_mean", "running_var", "num_batches_tracked", "_u", "_v"):
+        assert any(name.endswith(kind) for name in buffers), kind
+    for generator, average in zip(history.generators, history.averages, strict=True):
+        assert all(torch.equal(average[name], generator[name]) for name in buffers)
+    mean = next(name for name in buffers if name.endswith("running_mean"))
+    assert not torch.equal(history.averages[0][mean], history.averages[1][mean])
+
+
+def test_zero_switches_it_off():
+    module = build(ema=0.0)
+    fit(module)
+    assert module.average is None and module.painter is module.generator
+    assert not any(name.startswith("average.") for name in module.state_dict())
+
+
+def test_the_average_changes_nothing_in_the_training():
+    with_it, without = build(), build(ema=0.0)
+    fit(with_it)
+    fit(without)
+    first, second = copied(with_it.generator), copied(without.generator)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_average_is_in_no_optimiser_and_takes_no_gradients():
+    module = build()
+    runner = fit(module)
+    mine = {id(p) for p in module.average.parameters()}
+    learnt = [p for o in runner.optimizers for group in o.param_groups for p in group["params"]]
+    assert not mine & {id(p) for p in learnt}
+    assert not any(p.requires_grad or p.grad is not None for p in module.average.parameters())
+
+
+def test_the_average_is_what_paints_in_evaluation_mode():
+    module = build(generator=MODULATED)
+    with module.painting() as painter:
+        assert painter is module.average and not painter.training
+        assert module.generator.training
+    assert module.painter.training
+
+
+def test_a_resumed_average_is_that_of_the_whole_run(tmp_path):
+    whole, part, rest = (build(generator=MODULATED, schedule="constant") for _ in range(3))
+    fit(whole, epochs=2)
+    fit(part, epochs=1).save_checkpoint(tmp_path / "last.ckpt")
+    fit(rest, epochs=2, resume=tmp_path / "last.ckpt")
+    for name in ("generator", "average", "discriminator"):
+        first, second = (copied(getattr(module, name)) for module in (whole, rest))
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    assert rest.objective.state_dict() == whole.objective.state_dict()
