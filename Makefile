@@ -19,8 +19,9 @@ lint: setup type
 type: setup
 	$(BIN)/mypy
 
+# A worker on each core; each computes on one.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 # A world to train on, a generator, 64 pairs: about five minutes on two cores.
 demo: setup

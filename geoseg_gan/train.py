@@ -91,8 +91,8 @@ def train(config: TrainConfig) -> dict[str, float]:
     evaluator = _evaluator(config, datamodule, facts) if config.evaluate_every else None
     if evaluator is not None:
         callbacks.append(evaluator)
-    if datamodule.inner_dataset is not None:
-        callbacks.append(Overfitting(datamodule.inner_dataset))
+    if (held_out := datamodule.inner_crops()) is not None:
+        callbacks.append(Overfitting(held_out))
     elif config.loss.augment.adaptive:
         raise UserError(
             "loss.augment.adaptive=true follows how the discriminator judges training tiles that "

@@ -109,9 +109,9 @@ def test_the_command_line_wins_over_what_a_model_brings(composed):
 
 def test_the_command_line_wins_over_an_experiment_s_model(composed):
     assert plain(composed("train", "experiment=demo"))["model"]["generator"]["name"] == "unet"
-    config = composed("train", "experiment=demo", "model=spade_light")
+    config = composed("train", "experiment=demo", "model=oasis_light")
     assert config.model.generator.modulation == "spade"
-    assert (config.image_size, config.loss.perceptual.weight) == (128, 10.0)
+    assert (config.image_size, config.loss.adversarial) == (128, "classes")
 
 
 @pytest.mark.parametrize("model", ["unet", "spade"])

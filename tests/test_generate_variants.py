@@ -1,6 +1,5 @@
 """Several images of each mask."""
 
-import json
 from itertools import groupby
 
 import numpy as np
@@ -129,17 +128,6 @@ def test_another_number_of_variants_is_not_mixed_in(run):
     with pytest.raises(UserError, match=r"config\.variants was 4, now 2"):
         run("out", num_samples=8, variants=2)
     assert files(folder) == before
-
-
-def test_a_folder_of_before_there_were_variants_goes_on_with_one(run):
-    folder = run("out", num_samples=2, variants=1)
-    facts = json.loads((folder / "generation.json").read_text())
-    del facts["config"]["variants"]
-    (folder / "generation.json").write_text(json.dumps(facts))
-    run("out", num_samples=4, variants=1)
-    assert files(folder, "pair_*") == files(run("whole", num_samples=4, variants=1), "pair_*")
-    with pytest.raises(UserError, match=r"config\.variants was 1, now 4"):
-        run("out", num_samples=8)
 
 
 def test_a_generator_without_noise_paints_one_image_of_a_mask(

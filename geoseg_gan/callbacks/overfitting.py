@@ -1,6 +1,5 @@
 """How far the discriminator overfits, measured while it trains."""
 
-import copy
 from typing import Any, cast
 
 import lightning as L
@@ -11,13 +10,13 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from geoseg_gan.data.batch import Batch, Sample, make_batch
-from geoseg_gan.data.dataset import WindowDataset
-from geoseg_gan.evaluation.images import spread
+from geoseg_gan.data.dataset import PairDataset
+from geoseg_gan.data.sampler import Draw
 from geoseg_gan.gan import GAN
 from geoseg_gan.models.discriminator import Discriminator
 
 _KEPT = 64
-"""Held-out windows that are kept in memory to draw from."""
+"""Held-out crops that are kept in memory to draw from."""
 
 
 class Overfitting(Callback):
@@ -31,17 +30,16 @@ class Overfitting(Callback):
     training images by heart.
 
     Args:
-        held_out: Windows of tiles that are not trained on.
+        held_out: Tiles that are not trained on, under the same jitter as those that are, lest what
+            jitter does to an image tell both apart.
         every: Batches from one measurement to the next.
     """
 
-    def __init__(self, held_out: WindowDataset, every: int = 16) -> None:
-        """Reads the windows."""
+    def __init__(self, held_out: PairDataset, every: int = 16) -> None:
+        """Reads the crops, of as many tiles as there are."""
         self.every = every
-        # What an earlier window showed is to be judged like the rest of it, and not blanked.
-        whole = copy.copy(held_out)
-        whole.once = False
-        self.kept = [whole[row] for row in spread(len(held_out), _KEPT)]
+        draws = [Draw(number % len(held_out), number) for number in range(_KEPT)]
+        self.kept = [held_out[draw] for draw in draws]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, sample: Any, index: int

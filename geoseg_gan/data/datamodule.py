@@ -279,6 +279,13 @@ class SegmentationDataModule(PairDataModule):
         """Full training pictures in windows, as they are without jitter; after `setup`."""
         return self._windows(self.train_index, self.train_dataset.source)
 
+    def inner_crops(self) -> PairDataset | None:
+        """Held-out tiles under the jitter of training; None where none are held out."""
+        if self.inner_dataset is None:
+            return None
+        source = self.inner_dataset.source
+        return PairDataset(source, self.image_size, self.fit, self.jitter, self.seed)
+
     @property
     def train_dataset(self) -> PairDataset:
         """Training pairs; available after `setup`."""

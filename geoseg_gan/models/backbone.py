@@ -69,6 +69,14 @@ class Backbone:
         found: list[int] = network.feature_info.channels()
         return found
 
+    def strides(self) -> list[int]:
+        """Pixels of the image between neighbours in each feature map, in the same order."""
+        if self.name == VGG:
+            return [1, 2, 4, 8, 16]
+        network: Any = self.skeleton()
+        found: list[int] = network.feature_info.reduction()
+        return found
+
     def skeleton(self) -> torch.nn.Module:
         """Builds the network on the meta device: shapes alone, no weights and no memory for them.
 
@@ -177,7 +185,7 @@ def _natural(bands: int) -> Tensor:
     distance = (frequency[:, None].square() + frequency.square()).sqrt().clamp(min=1 / side)
     rng = torch.Generator().manual_seed(0)
     white = torch.fft.fft2(torch.randn(8, bands, side, side, generator=rng))
-    images = torch.fft.ifft2(white / distance).real
+    images: Tensor = torch.fft.ifft2(white / distance).real
     return images / images.std() / 2
 
 
@@ -186,7 +194,4 @@ def _vgg(weights: str | None) -> Any:
     from torchvision.models import vgg19
 
     layers = vgg19(weights=weights).features
-    for layer in layers:
-        if isinstance(layer, torch.nn.ReLU):
-            layer.inplace = False  # would change the maps that are handed out
     return layers[: _VGG_LAYERS[-1] + 1]

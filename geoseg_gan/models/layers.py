@@ -16,7 +16,9 @@ class PixelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, C, H, W) to the same shape."""
-        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6)
+        # In float32: squares above 255 overflow half precision.
+        scale = torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-6)
+        return x * scale.to(x.dtype)
 
 
 def condition_channels(num_classes: int, edges: bool) -> int:
@@ -79,4 +81,5 @@ def convolution(
         normed: Divides the weights by their spectral norm (Miyato et al. 2018).
     """
     layer = nn.Conv2d(channels, out_channels, kernel, stride, padding=(kernel - 1) // 2, bias=bias)
-    return spectral_norm(layer) if normed else layer
+    # Where only shapes are worked out, there is no norm, and looking for it takes seconds.
+    return spectral_norm(layer) if normed and not layer.weight.is_meta else layer

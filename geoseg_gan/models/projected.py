@@ -11,8 +11,8 @@ from geoseg_gan.models.discriminator import DiscriminatorOutput, Judges
 from geoseg_gan.models.layers import condition_channels, condition_of, convolution
 from geoseg_gan.models.patch import PatchDis
 
-_FIRST = 1
-"""The finest feature map that is judged: at a quarter of the resolution, as in the paper."""
+_FINEST = 4
+"""Stride of the finest feature map that is judged, in pixels; the paper's."""
 
 
 class ProjectedDis(nn.Module):
@@ -24,7 +24,9 @@ class ProjectedDis(nn.Module):
     judges each mixed map.
 
     Different from the paper, each is shown the share of every class in the ground that a feature
-    sees, and gives a map of logits: what is judged is whether an image shows its mask.
+    sees, and gives a map of logits: what is judged is whether an image shows its mask. And images
+    are smoothed before the backbone, whose strided first layer would take a pattern of two pixels
+    for something else, and leave it in what is painted (Zhang 2019, "Shift-Invariant Again").
 
     Args:
         num_classes: C, channels of the one-hot label map.
@@ -56,7 +58,8 @@ class ProjectedDis(nn.Module):
 
         Raises:
             UserError: If there is no such backbone, or it has no feature maps.
-            ValueError: If mixed or width are below 1, or patch is negative.
+            ValueError: If mixed or width are below 1, patch is negative, or all feature maps are
+                finer than a quarter of the resolution.
         """
         super().__init__()
         if min(mixed, width) < 1 or patch < 0:
@@ -66,7 +69,11 @@ class ProjectedDis(nn.Module):
         self.backbone = Backbone(backbone, image_channels)
         self.minimum_size = 32
         self.edges = edges
-        channels = self.backbone.channels()[_FIRST:]
+        strides = self.backbone.strides()
+        self.first = next((i for i, s in enumerate(strides) if s >= _FINEST), len(strides))
+        channels = self.backbone.channels()[self.first :]
+        if not channels:
+            raise ValueError(f"backbone={backbone} has no feature map of stride {_FINEST} or more")
         mixes = [mixed * 2**level for level in range(len(channels))]
         # Buffers, since they are saved with the discriminator but never learnt.
         for level, (found, mix) in enumerate(zip(channels, mixes, strict=True)):
@@ -95,7 +102,8 @@ class ProjectedDis(nn.Module):
         """
         condition = condition_of(one_hot, self.edges)
         mixed: list[Tensor] = []
-        for level, found in reversed(list(enumerate(self.backbone(image)[_FIRST:]))):
+        maps = self.backbone(_smooth(image))[self.first :]
+        for level, found in reversed(list(enumerate(maps))):
             x = F.conv2d(found, self.get_buffer(f"across_channels_{level}").to(found.dtype))
             if mixed:
                 weight = self.get_buffer(f"across_scales_{level}").to(found.dtype)
@@ -133,6 +141,14 @@ class _Judge(nn.Module):
             x = F.leaky_relu(block(x), 0.2)
             features.append(x)
         return self.head(x), features
+
+
+def _smooth(image: Tensor) -> Tensor:
+    """Weights 1/4, 1/2, 1/4 along rows and columns, which let no pattern of two pixels pass."""
+    kernel = torch.tensor([0.25, 0.5, 0.25], dtype=image.dtype, device=image.device)
+    bands = image.shape[1]
+    weight = torch.outer(kernel, kernel).expand(bands, 1, 3, 3)
+    return F.conv2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), weight, groups=bands)
 
 
 def _random(channels: int, of: int, kernel: int) -> Tensor:

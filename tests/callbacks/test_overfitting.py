@@ -11,10 +11,11 @@ from small_gan import MODULATED, PROJECTED, build, fit, samples, settings
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from geoseg_gan.callbacks.overfitting import Overfitting
-from geoseg_gan.data.dataset import PairSource, WindowDataset
+from geoseg_gan.data.dataset import PairDataset, PairSource
 from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.data.pairs import find_pairs
-from geoseg_gan.data.scan import scan
+from geoseg_gan.data.sampler import Draw
 from geoseg_gan.errors import UserError
 from geoseg_gan.losses.augment import DiffAugmentSettings
 from geoseg_gan.losses.objective import Objective
@@ -25,12 +26,11 @@ FIGURES = ("train", "held_out", "fake", "gap", "augment_p")
 
 
 @pytest.fixture
-def windows(tmp_path, make_folder, palette):
-    """Held-out windows of 32 px, which overlap in pictures of 48."""
+def crops(tmp_path, make_folder, palette):
+    """Held-out crops of 32 px of three pictures of 48."""
     pairs = find_pairs(make_folder(tmp_path / "held_out", train=3, val=0, size=48), "train")
     reader = MaskReader(palette)
-    sizes = scan(pairs, reader).sizes
-    return WindowDataset(PairSource(pairs, reader), sizes, 32, "crop", once=True)
+    return PairDataset(PairSource(pairs, reader), 32, "crop", JitterSettings(), 0)
 
 
 class Recorder(Logger):
@@ -56,9 +56,9 @@ def adaptive(**changes):
     return Objective(settings(augment=augment), bands=3, seed=0)
 
 
-def test_it_measures_every_so_many_batches(windows):
+def test_it_measures_every_so_many_batches(crops):
     recorder, module = Recorder(), build(batch=2, objective=adaptive(p=0.5))
-    fit(module, callbacks=[Overfitting(windows, every=2)], logger=recorder)
+    fit(module, callbacks=[Overfitting(crops, every=2)], logger=recorder)
     assert list(recorder.figures) == [2, 4]
     for figures in recorder.figures.values():
         assert tuple(figures) == FIGURES
@@ -68,36 +68,36 @@ def test_it_measures_every_so_many_batches(windows):
     assert recorder.figures[4]["augment_p"] == strength.p != 0.5
 
 
-def test_realness_is_that_of_training_held_out_and_painted_images(windows, monkeypatch):
+def test_realness_is_that_of_training_held_out_and_painted_images(crops, monkeypatch):
     monkeypatch.setattr(
         Objective, "realness", lambda self, judge, image, batch: image.mean().detach()
     )
     recorder, module = Recorder(), build(batch=8)
-    fit(module, callbacks=[Overfitting(windows, every=1)], logger=recorder)
+    fit(module, callbacks=[Overfitting(crops, every=1)], logger=recorder)
     figures = recorder.figures[1]
     real = torch.stack([sample["image"] for sample in samples()])
     assert figures["train"] == pytest.approx(module.scaling.to_network(real).mean().item())
     means = [
-        module.scaling.to_network(windows[i]["image"][None]).mean().item()
-        for i in range(len(windows))
+        module.scaling.to_network(crops[Draw(n % 3, n)]["image"][None]).mean().item()
+        for n in range(64)
     ]
     assert min(means) <= figures["held_out"] <= max(means)
     assert figures["fake"] not in (figures["train"], figures["held_out"])
 
 
-def test_the_probability_grows_by_images_over_the_pace(windows, monkeypatch):
+def test_the_probability_grows_by_images_over_the_pace(crops, monkeypatch):
     monkeypatch.setattr(Overfitting, "_judge", lambda *_: torch.tensor([1.0, -1.0, -1.0]))
     recorder, module = Recorder(), build(batch=2, objective=adaptive())
-    fit(module, callbacks=[Overfitting(windows, every=2)], logger=recorder)
+    fit(module, callbacks=[Overfitting(crops, every=2)], logger=recorder)
     # Two batches of two images, over 40.
     assert [f["augment_p"] for f in recorder.figures.values()] == pytest.approx([0.1, 0.2])
     assert recorder.figures[4]["gap"] == 1
 
 
 @pytest.mark.parametrize("generator_and_discriminator", [{}, {"discriminator": PROJECTED}])
-def test_the_measurement_leaves_the_networks_as_they_were(windows, generator_and_discriminator):
+def test_the_measurement_leaves_the_networks_as_they_were(crops, generator_and_discriminator):
     runs = []
-    for callbacks in ([], [Overfitting(windows, every=1)]):
+    for callbacks in ([], [Overfitting(crops, every=1)]):
         module = build(generator=MODULATED, **generator_and_discriminator)
         fit(module, callbacks=callbacks)
         assert module.discriminator.training and module.average.training
@@ -108,12 +108,11 @@ def test_the_measurement_leaves_the_networks_as_they_were(windows, generator_and
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_whole_windows_are_judged_where_they_overlap(windows):
-    kept = Overfitting(windows).kept
-    assert len(kept) == 3 * 4
-    ignored = [(sample["label"] == 255).float().mean().item() for sample in kept]
-    assert max(ignored) < 0.1
-    assert windows.once
+def test_crops_of_all_tiles_are_drawn_from(crops):
+    kept = Overfitting(crops).kept
+    assert len(kept) == 64
+    assert len({sample["stem"] for sample in kept}) == 3
+    assert not torch.equal(kept[0]["label"], kept[3]["label"])
 
 
 @pytest.fixture
@@ -161,6 +160,7 @@ def test_without_held_out_tiles_adaptive_strength_is_refused(run, tmp_path, comp
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_one_strength(tmp_path, make_folder, tiny):
     root, out_dir = make_folder(tmp_path / "data"), tmp_path / "run"
     knobs = [o for o in tiny if not o.startswith("trainer=")]

@@ -170,7 +170,7 @@ class TestPatch(DiscriminatorTester):
 
 class TestProjected(DiscriminatorTester):
     files = ("projected", "projected_light")
-    tiny: ClassVar[dict] = {"mixed": 4, "width": 4}
+    tiny: ClassVar[dict] = {"mixed": 4, "width": 4, "patch": 4}
 
 
 class TestOasis(DiscriminatorTester):
@@ -183,6 +183,12 @@ class TestOasis(DiscriminatorTester):
         network = self.build()
         with pytest.raises(RuntimeError):
             network(*self.inputs(network.minimum_size // 2, network.minimum_size // 2))
+
+    def test_every_skip_is_used(self):
+        network = self.build(spectral_norm=False)
+        network(*self.inputs()).logits[0].square().sum().backward()
+        for block in network.up:
+            assert block.one.weight.grad.abs().sum((0, 2, 3)).all()
 
     def test_the_default_has_the_paper_s_widths(self):
         with torch.device("meta"):

@@ -88,6 +88,14 @@ class GeneratorTester:
         first, second = (network(*self.inputs(network, seed=seed)) for seed in (0, 1))
         assert (first - second).abs().mean() > 1e-3
 
+    def test_noise_of_single_pixels_is_not_averaged_away(self):
+        network = self.build(**NO_NOISE | {"texture_octaves": 1}).eval()
+        one_hot, noise = self.inputs(network)
+        rows, columns = (torch.arange(side) for side in noise.shape[2:])
+        pattern = (-1.0) ** (rows.view(-1, 1) + columns).expand_as(noise)
+        difference = network(one_hot, pattern) - network(one_hot, -pattern)
+        assert difference.abs().mean() > 1e-3
+
     def test_without_noise_it_is_deterministic(self):
         network = self.build(**NO_NOISE).eval()
         one_hot, noise = self.inputs(network)
@@ -184,6 +192,12 @@ class TestUNet(GeneratorTester):
         assert inside.std() < 1e-6
         assert inside.abs().min() > 0
 
+    def test_every_skip_is_used(self):
+        network = self.build()
+        network(*self.inputs(network)).square().sum().backward()
+        for block in network.up:
+            assert block[0].weight.grad.abs().sum((0, 2, 3)).all()
+
     def test_the_default_has_the_paper_s_width_at_half_resolution(self):
         with torch.device("meta"):
             assert UNetGen(3, 3).down[0][0].out_channels == 64
@@ -210,8 +224,9 @@ class TestSpade(GeneratorTester):
         for _ in range(30):  # power iterations
             network(*self.inputs(network))
         for block in (block for blocks in network.stages for block in blocks):
-            weight = block.second_conv.weight.flatten(1)
-            assert torch.linalg.matrix_norm(weight, 2).item() == pytest.approx(1, abs=0.05)
+            for layer in (block.first_conv, block.second_conv):
+                norm = torch.linalg.matrix_norm(layer.weight.flatten(1), 2)
+                assert norm.item() == pytest.approx(1, abs=0.05)
 
     @pytest.mark.parametrize("norm", ["batch", "instance", "pixel"])
     def test_every_normalisation_trains(self, norm):

@@ -72,16 +72,19 @@ def test_spectral_norm_divides_weights_by_their_greatest_stretch():
 
 def test_clade_looks_up_scale_and_shift_by_class():
     layer = Clade(1, condition_channels(2, edges=False), "instance")
-    layer.table.weight.data = torch.tensor([[0.0, 1, 4], [10, 20, 30]]).view(2, 3, 1, 1)
+    layer.gamma.weight.data = torch.tensor([0.0, 1, 4]).view(1, 3, 1, 1)
+    layer.beta.weight.data = torch.tensor([10.0, 20, 30]).view(1, 3, 1, 1)
     x = torch.tensor([-1.0, 1, -1, 1]).view(1, 1, 1, 4)
     condition = condition_of(one_hot([0, 0, 1, IGNORE]), edges=False)
     expected = torch.tensor([-1.0 + 10, 1 + 10, -2 + 20, 5 + 30])
     torch.testing.assert_close(layer(x, condition).flatten(), expected, atol=1e-3, rtol=0)
 
 
-def test_spade_without_weights_only_normalises():
-    layer = Spade(2, 3, 4, "pixel")
-    torch.nn.init.zeros_(layer.maps.weight)
-    torch.nn.init.zeros_(layer.maps.bias)
-    x, condition = torch.rand(1, 2, 5, 5), torch.rand(1, 3, 5, 5)
-    torch.testing.assert_close(layer(x, condition), PixelNorm()(x))
+def test_spade_scales_and_shifts_what_it_normalised():
+    layer = Spade(1, 3, 4, "pixel")
+    for convolved, constant in ((layer.gamma, 2.0), (layer.beta, 5.0)):
+        torch.nn.init.zeros_(convolved.weight)
+        torch.nn.init.constant_(convolved.bias, constant)
+    x = torch.tensor([7.0, -7.0]).view(1, 1, 1, 2)  # normalised to 1 and -1
+    painted = layer(x, torch.rand(1, 3, 1, 2)).flatten()
+    torch.testing.assert_close(painted, torch.tensor([3.0 + 5, -3.0 + 5]))

@@ -6,6 +6,8 @@ from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.errors import UserError
 from geoseg_gan.models.registry import build_discriminator
 
+PATCH = {"name": "patch", "width": 4, "scales": 1}
+
 
 def build(bands=3, seed=0, **settings):
     torch.manual_seed(seed)
@@ -24,6 +26,19 @@ def test_four_levels_are_judged_and_no_backbone_is_saved_or_learnt(inputs):
     names = {*network.state_dict(), *(name for name, _ in network.named_parameters())}
     assert all(name.startswith(("scales.", "across_")) for name in names)
     assert sum(value.numel() for value in network.state_dict().values()) < 50_000
+
+
+def test_a_patchgan_beside_them_is_a_scale_more(inputs):
+    output = build(patch=4)(*inputs)
+    assert len(output.logits) == len(output.features) == 5
+    assert output.logits[4].shape == build_discriminator(PATCH, 2, 3)(*inputs).logits[0].shape
+
+
+@pytest.mark.parametrize("setting", ["mixed=0", "width=0", "patch=-1"])
+def test_malformed_settings_are_refused(setting):
+    name, value = setting.split("=")
+    with pytest.raises(UserError, match=rf"^model.discriminator: .*{setting}"):
+        build(**{name: int(value)})
 
 
 def test_random_mixes_are_saved_but_not_learnt():
@@ -85,6 +100,17 @@ def test_it_is_told_the_share_of_each_class_in_what_a_feature_sees(inputs):
     network(inputs[0], one_hot_of(label, 2))
     assert [tuple(shares.shape[2:]) for shares in told] == [(16, 16), (8, 8), (4, 4), (2, 2)]
     assert told[3][0, :, 0].T.tolist() == [[0.5, 0.5, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("bands", [1, 3, 6])
+def test_the_backbone_sees_no_pattern_of_two_pixels(bands):
+    network, seen = build(bands), []
+    backbone = network.backbone
+    network.backbone = lambda images: seen.append(images) or backbone(images)
+    stripes = (-1.0) ** torch.arange(32)
+    for pattern in (stripes.expand(32, 32), stripes.outer(stripes)):
+        network(0.25 + pattern.expand(1, bands, 32, 32) / 2, torch.ones(1, 2, 32, 32) / 2)
+        assert torch.equal(seen.pop()[..., 1:-1, 1:-1], torch.full((1, bands, 30, 30), 0.25))
 
 
 def test_an_unknown_backbone_is_refused_in_one_line():
