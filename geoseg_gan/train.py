@@ -85,6 +85,9 @@ def train(config: TrainConfig) -> dict[str, float]:
         seed=config.seed,
         global_batch=config.bs,
     )
+    for backbone in (getattr(module.discriminator, "backbone", None), module.objective.backbone):
+        if backbone is not None:
+            backbone.load()  # before anything is written: weights may have to be downloaded
     keep = _kept(config)
     exporter = RunExporter(out_dir, facts, datamodule.val_dataset, config.samples, keep)
     callbacks: list[L.Callback] = [Throughput(), Estimate(keep, config.max_minutes), exporter]

@@ -27,7 +27,7 @@ class Backbone:
     for. VGG's stay as they are, as its published weights expect them.
 
     It is no `torch.nn.Module`, so that its weights stay out of checkpoints and optimisers. It is
-    built on its first call, on the device of what it is given.
+    built when it is first needed, and follows what it is given to its device.
 
     Args:
         name: PACKAGED, VGG, or a convolutional network of timm, whose weights are downloaded.
@@ -100,28 +100,39 @@ class Backbone:
         """
         if images.is_meta:
             return self._maps(self.skeleton(), images)
-        if self._network is None:
-            # Other networks' first weights do not depend on whether this one is built.
-            with torch.random.fork_rng(devices=[]):
-                self._network, mean, deviation = self._load()
-            self._network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-            self._network.to(images.device)
-            shift, scale = torch.tensor(mean) * 2 - 1, torch.tensor(deviation) * 2
-            shape = (1, -1, 1, 1)
-            self._scale = shift.view(shape).to(images.device), scale.view(shape).to(images.device)
-            self._units = self._measured(images.device)
+        self.load()
         assert self._scale is not None
         shift, scale = self._scale
+        if shift.device != images.device:
+            self._network.to(images.device)
+            shift, scale = self._scale = shift.to(images.device), scale.to(images.device)
         maps = self._maps(self._network, (images - shift) / scale)
         return [found / unit for found, unit in zip(maps, self._units, strict=True)]
 
+    def load(self) -> None:
+        """Builds the network on the CPU, unless it is there; the first call does, too.
+
+        Raises:
+            UserError: If the weights cannot be had.
+        """
+        if self._network is not None:
+            return
+        # Other networks' first weights do not depend on whether this one is built.
+        with torch.random.fork_rng(devices=[]):
+            network, mean, deviation = self._load()
+        network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self._units = self._measured(network)
+        shift, scale = torch.tensor(mean) * 2 - 1, torch.tensor(deviation) * 2
+        self._scale = shift.view(1, -1, 1, 1), scale.view(1, -1, 1, 1)
+        self._network = network
+
     @torch.no_grad()
-    def _measured(self, device: torch.device) -> list[float]:
+    def _measured(self, network: Any) -> list[float]:
         """What each map is divided by."""
         if self.name == VGG:
             return [1.0] * len(_VGG_LAYERS)
-        with torch.autocast(device.type, enabled=False):
-            maps = self._maps(self._network, _natural(self.bands).to(device))
+        with torch.autocast("cpu", enabled=False):
+            maps = self._maps(network, _natural(self.bands))
         return [float(found.square().mean().sqrt()) for found in maps]
 
     def _maps(self, network: Any, inputs: Tensor) -> list[Tensor]:
