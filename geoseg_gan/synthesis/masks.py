@@ -226,6 +226,6 @@ def check_variants(variants: int, generator: Generator) -> None:
     if variants > 1 and generator.noise.channels == 0:
         raise UserError(
             f"variants={variants}: the generator takes no noise, so all images of a mask would be "
-            "the same. Use variants=1, or train one with model.generator.style_channels or "
-            "texture_octaves above 0."
+            "the same. Use variants=1, or train one with model.generator.style_channels, "
+            "region_channels or texture_octaves above 0."
         )
