@@ -6,6 +6,7 @@ configuration travel with the weights.
 """
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -144,6 +145,46 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> LoadedGene
     network = build_generator(settings, facts.palette.num_classes, len(facts.scaling.low))
     _fill(network, content, device)
     return LoadedGenerator(cast(Generator, network), facts, content["epoch"], _digest(path))
+
+
+def start_from(path: Path, generator: nn.Module, discriminator: nn.Module, facts: RunFacts) -> None:
+    """Fills the networks of a new run with those of a run that ended, as for larger images.
+
+    Args:
+        path: A `G_e###.pt`. The `D_e###.pt` of the same epoch beside it fills the discriminator;
+            where there is none, as beside `G_best.pt`, that starts anew.
+        generator: Filled in place.
+        discriminator: Filled in place.
+        facts: The new run.
+
+    Raises:
+        UserError: If the file is no generator, or the new run's networks, classes or bands are not
+            those of the run it is from.
+    """
+    beside = path.with_name(f"D{path.name[1:]}")
+    wanted: list[tuple[Kind, Path, nn.Module]] = [("generator", path, generator)]
+    if beside.is_file():
+        wanted.append(("discriminator", beside, discriminator))
+    else:
+        warnings.warn(f"{beside} is not there: the discriminator starts anew.", stacklevel=2)
+    for kind, source, network in wanted:
+        content = _read(source, kind)
+        theirs = _facts(content)
+        if theirs.palette.to_dict()["classes"] != facts.palette.to_dict()["classes"]:
+            raise UserError(f"init_from: {source} was trained on other classes than data= has.")
+        settings, own = theirs.config["model"][kind], facts.config["model"][kind]
+        for key in own:
+            if settings.get(key) != own[key]:
+                raise UserError(
+                    f"init_from: {source} has model.{kind}.{key}={settings.get(key)}, not "
+                    f"{own[key]}. Give its settings, or leave init_from away."
+                )
+        if len(theirs.scaling.low) != len(facts.scaling.low):
+            raise UserError(
+                f"init_from: {source} was trained on images of {len(theirs.scaling.low)} bands, "
+                f"and these have {len(facts.scaling.low)}."
+            )
+        network.load_state_dict(content["weights"])
 
 
 def load_segmenter(path: Path, device: torch.device | str = "cpu") -> LoadedSegmenter:

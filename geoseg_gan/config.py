@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from geoseg_gan.errors import UserError
+from geoseg_gan.errors import ToldElsewhereError, UserError
 from geoseg_gan.models.registry import DISCRIMINATORS, GENERATORS
 from geoseg_gan.schemas import MISSING, SCHEMAS, TrainConfig
 
@@ -69,7 +69,8 @@ def command(schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Calla
                 return figures.get("objective") if isinstance(figures, dict) else figures
             except UserError as error:
                 failures += 1
-                _say_error(str(error))
+                if not isinstance(error, ToldElsewhereError):
+                    _say_error(str(error))
                 return None
 
         @functools.wraps(run)

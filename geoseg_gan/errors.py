@@ -11,6 +11,10 @@ class UserError(Exception):
     """
 
 
+class ToldElsewhereError(UserError):
+    """A mistake that another process of the same command tells the user."""
+
+
 def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
     """Refuses a value that is not one of those allowed.
 

@@ -1,24 +1,28 @@
 """The LightningModule of the GAN: the discriminator step and the generator step."""
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from geoseg_gan.data.batch import Batch, ImageScaling, Sample, make_batch, regions_of
 from geoseg_gan.errors import UserError, check_choice
-from geoseg_gan.losses.objective import Objective, Repaint
+from geoseg_gan.losses.objective import Objective, Repaint, Terms
 from geoseg_gan.models.discriminator import Discriminator
+from geoseg_gan.models.layers import estimate_norms
 from geoseg_gan.models.noise import sample_noise
 from geoseg_gan.models.registry import Generator
+from geoseg_gan.speed import SpeedSettings
 
 SCHEDULES = ("constant", "linear")
 _AGAIN = 1 << 32  # apart from every seed: the noise of images that are painted once more
@@ -66,6 +70,25 @@ class OptimizerSettings:
             )
 
 
+class AnyOptimizer(Protocol):
+    """What a step asks of an optimiser, Lightning's or torch's."""
+
+    def zero_grad(self) -> None:
+        """Forgets gradients."""
+
+    def step(self) -> Any:
+        """Learns from them."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Pairs that are worked on at once, with the noise that they are painted with."""
+
+    sample: Sample
+    batch: Batch
+    noise: Tensor
+
+
 class GAN(L.LightningModule):
     """Trains a generator and a discriminator by turns, once each a batch.
 
@@ -73,6 +96,9 @@ class GAN(L.LightningModule):
     detached, and stands frozen while the generator learns, so that no step touches the other's
     gradients. `global_step` counts batches. What paints samples and is saved as the generator is
     its moving average.
+
+    However many processes and parts a batch is divided into, its gradients are those of the whole;
+    but batch normalisation sees one part at a time, of all processes.
 
     Args:
         generator: Paints images from one-hot label maps and noise.
@@ -84,6 +110,8 @@ class GAN(L.LightningModule):
         optimizer: How both are optimised.
         seed: Fixes the noise of every sample of the run.
         global_batch: Batch size over all processes.
+        accumulate: Parts that each process works on its share of a batch in, one after another.
+        speed: What is done for speed or memory.
     """
 
     def __init__(
@@ -98,6 +126,8 @@ class GAN(L.LightningModule):
         optimizer: OptimizerSettings,
         seed: int,
         global_batch: int,
+        accumulate: int = 1,
+        speed: SpeedSettings | None = None,
     ) -> None:
         """Keeps the parts; optimisers come later, from `configure_optimizers`."""
         super().__init__()
@@ -112,6 +142,9 @@ class GAN(L.LightningModule):
         self.optimizer_settings = optimizer
         self.seed = seed
         self.global_batch = global_batch
+        self.accumulate = accumulate
+        self.speed = speed or SpeedSettings()
+        self.speed.apply(generator, discriminator)
         self.time_used = 0.0
         """Share of the time budget that is used up, in [0, 1]; a callback keeps it."""
 
@@ -124,32 +157,71 @@ class GAN(L.LightningModule):
         # Numbered over the whole run and all processes, so that a sample gets the same noise and
         # augmentation however many processes share the batch, and after a resume.
         first = self.global_step * self.global_batch + self.global_rank * local
-        serials = range(first, first + local)
-        batch = make_batch(sample, self.scaling, self.num_classes, serials)
-        generator = cast(Generator, self.generator)
-        discriminator = cast(Discriminator, self.discriminator)
-        noise = self.noise_of(sample, serials, self.seed)
-        fake = generator(batch.one_hot, noise)
-
-        d_terms = self.objective.d_terms(discriminator, batch, fake.detach())
-        self._update(d_optimizer, d_terms.total())
-
-        self.discriminator.requires_grad_(False)
-        g_terms = self.objective.g_terms(
-            discriminator, batch, fake, self.repainting(sample, batch, noise)
+        d_terms, g_terms = self.step(
+            sample, range(first, first + local), (d_optimizer, g_optimizer), self.manual_backward
         )
-        self._update(g_optimizer, g_terms.total())
-        self.discriminator.requires_grad_(True)
-        self.follow()
-
         for schedule in cast(list[LambdaLR], self.lr_schedulers()):
             schedule.step()
-        scalars = {f"d/{k}": v.detach() for k, v in {**d_terms, **d_terms.monitors}.items()}
-        scalars |= {f"g/{k}": v.detach() for k, v in {**g_terms, **g_terms.monitors}.items()}
-        self.log_dict(scalars)
-        self.log_dict({"lr/d": _rate(d_optimizer), "lr/g": _rate(g_optimizer)})
-        bar = {"d": d_terms.total().detach(), "g": g_terms.total().detach()}
-        self.log_dict(bar, prog_bar=True, logger=False)
+        every = cast(Any, self.trainer).log_every_n_steps
+        if self.global_step == 1 or self.global_step % every == 0:
+            rates = {"lr/d": _rate(d_optimizer), "lr/g": _rate(g_optimizer)}
+            self._log(d_terms, g_terms, rates)
+
+    def step(
+        self,
+        sample: Sample,
+        serials: Sequence[int],
+        optimizers: tuple[AnyOptimizer, AnyOptimizer],
+        backward: Callable[[Tensor], Any],
+    ) -> tuple[Terms, Terms]:
+        """The discriminator's step and the generator's, in plain torch.
+
+        Args:
+            sample: This process's share of the batch, on the device.
+            serials: The numbers of its pairs.
+            optimizers: Of the discriminator and the generator.
+            backward: Adds a loss's gradients up.
+
+        Returns:
+            What both minimised, on average over the parts of the share.
+        """
+        d_optimizer, g_optimizer = optimizers
+        generator = cast(Generator, self.generator)
+        discriminator = cast(Discriminator, self.discriminator)
+        parts = self._parts(sample, serials)
+        alone = len(parts) == 1
+        views = self.objective.views([part.batch for part in parts])
+        estimate_norms(self.discriminator)
+        estimate_norms(self.generator)
+
+        d_optimizer.zero_grad()
+        d_terms = []
+        for part, view in zip(parts, views, strict=True):
+            # One image serves both steps, unless that means to hold the activations of all parts.
+            with torch.set_grad_enabled(alone):
+                fake = generator(part.batch.one_hot, part.noise)
+            with self._gathering(part is parts[-1]), self._same_weights():
+                d_terms.append(self.objective.d_terms(discriminator, view, fake.detach()))
+                backward(d_terms[-1].total() / len(parts))
+        d_optimizer.step()
+        # Half-precision copies of weights that were made without gradients would have none.
+        torch.clear_autocast_cache()
+
+        self.discriminator.requires_grad_(False)
+        g_optimizer.zero_grad()
+        g_terms = []
+        for part, view in zip(parts, views, strict=True):
+            if not alone:
+                fake = generator(part.batch.one_hot, part.noise)
+            repaint = self._repainting(part)
+            with self._gathering(part is parts[-1]), self._same_weights():
+                g_terms.append(self.objective.g_terms(discriminator, view, fake, repaint))
+                backward(g_terms[-1].total() / len(parts))
+        g_optimizer.step()
+        self.discriminator.requires_grad_(True)
+        self.objective.stepped()
+        self._follow()
+        return Terms.mean(d_terms), Terms.mean(g_terms)
 
     @property
     def painter(self) -> nn.Module:
@@ -173,19 +245,16 @@ class GAN(L.LightningModule):
         """Adam for the discriminator and the generator, in this order, with their schedules."""
         settings = self.optimizer_settings
         first, second = settings.betas
+        # A fused step would clip gradients that a gradient scaler has not yet unscaled.
+        fused = self.speed.fused and not settings.clip
         optimizers = [
-            Adam(network.parameters(), rate, (first, second))
+            Adam(network.parameters(), rate, (first, second), fused=fused)
             for network, rate in (
                 (self.discriminator, self.lr * settings.d_lr_ratio),
                 (self.generator, self.lr),
             )
         ]
         return optimizers, [LambdaLR(optimizer, self._factor) for optimizer in optimizers]
-
-    def _update(self, optimizer: LightningOptimizer, loss: Tensor) -> None:
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
 
     def noise_of(self, sample: Sample, serials: Sequence[int], seed: int) -> Tensor:
         """The generator's noise for a sample, on its device.
@@ -204,18 +273,55 @@ class GAN(L.LightningModule):
             regions = sample["regions"] if "regions" in sample else regions_of(label)
         return sample_noise(spec, seed, serials, regions, label.device)
 
-    def repainting(self, sample: Sample, batch: Batch, noise: Tensor) -> Repaint:
-        """What paints a batch once more, with other noise than it was painted with."""
+    def _parts(self, sample: Sample, serials: Sequence[int]) -> list[_Part]:
+        """A sample in as many parts as gradients are accumulated over."""
+        size = len(serials) // self.accumulate
+        parts = []
+        for start in range(0, len(serials), size):
+            rows = slice(start, start + size)
+            own = {key: value[rows] for key, value in sample.items()}  # type: ignore[index]
+            numbers = serials[rows]
+            batch = make_batch(cast(Sample, own), self.scaling, self.num_classes, numbers)
+            noise = self.noise_of(cast(Sample, own), numbers, self.seed)
+            parts.append(_Part(cast(Sample, own), batch, noise))
+        return parts
+
+    def _repainting(self, part: _Part) -> Repaint:
+        """What paints a part once more, with other noise than it was painted with."""
 
         def repaint() -> tuple[Tensor, Tensor]:
-            other = self.noise_of(sample, batch.serials, self.seed + _AGAIN)
-            image = cast(Generator, self.generator)(batch.one_hot, other)
-            return image, (noise - other).abs().mean((1, 2, 3))
+            other = self.noise_of(part.sample, part.batch.serials, self.seed + _AGAIN)
+            image = cast(Generator, self.generator)(part.batch.one_hot, other)
+            return image, (part.noise - other).abs().mean((1, 2, 3))
 
         return repaint
 
+    def _gathering(self, last: bool) -> AbstractContextManager[Any]:
+        """Lets processes add up gradients after the last part only."""
+        strategy = self._trainer.strategy if self._trainer is not None else None
+        if last or not isinstance(strategy, ParallelStrategy):
+            return nullcontext()
+        return cast(AbstractContextManager[Any], strategy.block_backward_sync())
+
+    def _same_weights(self) -> AbstractContextManager[Any]:
+        """Lets passes of one step share the weights that spectral norms give."""
+        # Compiled code works them out itself, and what is recomputed has to.
+        return nullcontext() if self.speed.compile or self.speed.recompute else parametrize.cached()
+
+    def _log(self, d_terms: Terms, g_terms: Terms, rates: dict[str, float]) -> None:
+        """Logs means over all processes, gathered at once."""
+        named = {f"d/{k}": v for k, v in {**d_terms, **d_terms.monitors}.items()}
+        named |= {f"g/{k}": v for k, v in {**g_terms, **g_terms.monitors}.items()}
+        named |= {"d": d_terms.total(), "g": g_terms.total()}
+        values = torch.stack([value.detach().float() for value in named.values()])
+        means = cast(Tensor, self.trainer.strategy.reduce(values, reduce_op="mean")).unbind()
+        scalars = dict(zip(named, means, strict=True))
+        bar = {name: scalars.pop(name) for name in ("d", "g")}
+        self.log_dict({**scalars, **rates})
+        self.log_dict(bar, prog_bar=True, logger=False)
+
     @torch.no_grad()
-    def follow(self) -> None:
+    def _follow(self) -> None:
         """Moves the average towards the generator: parameters by a step, buffers altogether."""
         if self.average is None:
             return

@@ -13,6 +13,7 @@ from geoseg_gan.losses.objective import ObjectiveSettings
 from geoseg_gan.losses.segmentation import SegmentationLossSettings
 from geoseg_gan.models.segmenters import SegmenterSettings
 from geoseg_gan.segmenter import SegmenterOptimizerSettings
+from geoseg_gan.speed import SpeedSettings
 from geoseg_gan.synthesis.recognizer import OnnxSettings
 from geoseg_gan.trainer import TrainerSettings
 
@@ -48,6 +49,10 @@ class TrainConfig:
     epoch_steps: int | None = knob(None, "steps an epoch; null to go through the pairs once")
     bs: int = knob(8, "batch size over all devices")
     lr: float = knob(2e-4, "learning rate at this batch size")
+    scale_lr: str = knob("none", "linear: lr is of batches of base_bs and grows with bs; or none")
+    base_bs: int = knob(8, "the batch size that lr belongs to, with scale_lr=linear")
+    accumulate: int = knob(1, "parts that every device works on its share of a batch in")
+    init_from: str | None = knob(None, "start from this G_e###.pt and the D_e###.pt beside it")
     image_size: int = knob(256, "side of the training images in pixels")
     crops: str = knob(
         "uniform", "crops: uniform, balanced (all classes alike), rare (half on rare classes)"
@@ -62,14 +67,17 @@ class TrainConfig:
     evaluate_samples: int = knob(128, "held-out windows painted for an evaluation, at most")
     monitor: str = knob("kid", "G_best.pt is best by kid, fid, precision, recall or agreement")
     segmenter_ckpt: str | None = knob(None, "the segmenter by which agreement is measured")
-    devices: int = knob(1, "how many GPUs or processes share a batch")
-    precision: str = knob("32-true", "32-true, bf16-mixed or 16-mixed")
+    devices: int = knob(1, "how many GPUs or processes of a machine share a batch")
+    precision: str = knob(
+        "auto", "32-true, bf16-mixed, 16-mixed, or auto: the faster of the first two, measured"
+    )
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     loss: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     jitter: JitterSettings = field(default_factory=JitterSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    speed: SpeedSettings = field(default_factory=SpeedSettings)
 
 
 @dataclass
@@ -96,7 +104,8 @@ class GenerateConfig:
     layout: str = knob("pairs", "pairs: pair_00000_img.jpg; folders: images/ and masks/")
     bs: int = knob(8, "images painted at once on a GPU")
     seed: int = knob(0, "fixes masks, jitter and noise of every pair")
-    num_workers: int = knob(1, "processes that read and jitter masks")
+    num_workers: int | None = knob(None, "processes that read and jitter masks; null by the cores")
+    devices: int = knob(1, "how many GPUs or processes share the work")
     jitter: JitterSettings = field(default_factory=JitterSettings)
     onnx: OnnxSettings = field(default_factory=OnnxSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
@@ -152,6 +161,7 @@ class EvaluateConfig:
     variants: int = knob(4, "images painted from one mask, for diversity")
     bs: int = knob(16, "images at once through the feature network")
     seed: int = knob(0, "fixes noise, halves and controls")
+    devices: int = knob(1, "how many GPUs or processes share the work")
     onnx: OnnxSettings = field(default_factory=OnnxSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
 

@@ -12,8 +12,9 @@ from rich.table import Table
 from geoseg_gan.callbacks.evaluation import MONITORS, Evaluator
 from geoseg_gan.callbacks.export import RunExporter
 from geoseg_gan.callbacks.overfitting import Overfitting
+from geoseg_gan.callbacks.precision import PrecisionChoice
 from geoseg_gan.callbacks.timing import Estimate, Throughput, TimeBudget
-from geoseg_gan.checkpoints import RunFacts
+from geoseg_gan.checkpoints import RunFacts, start_from
 from geoseg_gan.config import command, plain, write_yaml
 from geoseg_gan.data.crops import CROPS
 from geoseg_gan.data.datamodule import SegmentationDataModule
@@ -28,11 +29,12 @@ from geoseg_gan.models.registry import Generator, build_discriminator, build_gen
 from geoseg_gan.resume import FREE, check_out_dir, flat, point_to_resume
 from geoseg_gan.schemas import ModelSettings, TrainConfig
 from geoseg_gan.synthesis.recognizer import OnnxSettings, load_recognizer
-from geoseg_gan.trainer import build_trainer
+from geoseg_gan.trainer import AUTO, build_trainer
 
 RESULT = "G_e*.pt"
 FREE_ON_RESUME = (*FREE, "keep_checkpoints", "max_minutes")
 """Settings that may differ between a run and its continuation."""
+SCALES = ("none", "linear")
 
 
 def train(config: TrainConfig) -> dict[str, float]:
@@ -74,23 +76,30 @@ def train(config: TrainConfig) -> dict[str, float]:
     datamodule.setup()
     facts = RunFacts(settings, datamodule.palette, datamodule.scaling())
     classes, bands = datamodule.palette.num_classes, datamodule.train_index.bands
+    generator = build_generator(settings["model"]["generator"], classes, bands)
+    discriminator = build_discriminator(settings["model"]["discriminator"], classes, bands)
+    if config.init_from is not None and last is None:
+        start_from(Path(config.init_from), generator, discriminator, facts)
     module = GAN(
-        build_generator(settings["model"]["generator"], classes, bands),
-        build_discriminator(settings["model"]["discriminator"], classes, bands),
+        generator,
+        discriminator,
         Objective(config.loss, bands, config.seed),
         num_classes=classes,
         scaling=facts.scaling,
-        lr=config.lr,
+        lr=config.lr * (config.bs / config.base_bs if config.scale_lr == "linear" else 1),
         optimizer=config.optimizer,
         seed=config.seed,
         global_batch=config.bs,
+        accumulate=config.accumulate,
+        speed=config.speed,
     )
     for backbone in (getattr(module.discriminator, "backbone", None), module.objective.backbone):
         if backbone is not None:
             backbone.load()  # before anything is written: weights may have to be downloaded
     keep = _kept(config)
     exporter = RunExporter(out_dir, facts, datamodule.val_dataset, config.samples, keep)
-    callbacks: list[L.Callback] = [Throughput(), Estimate(keep, config.max_minutes), exporter]
+    callbacks: list[L.Callback] = [PrecisionChoice()] if config.precision == AUTO else []
+    callbacks += [Throughput(), Estimate(keep, config.max_minutes), exporter]
     evaluator = _evaluator(config, datamodule, facts) if config.evaluate_every else None
     if evaluator is not None:
         callbacks.append(evaluator)
@@ -133,7 +142,7 @@ def check(config: TrainConfig) -> None:
     Raises:
         UserError: Naming the key, its value and what to do.
     """
-    for key in ("epochs", "bs", "lr", "image_size"):
+    for key in ("epochs", "bs", "lr", "base_bs", "accumulate", "image_size"):
         if getattr(config, key) <= 0:
             raise UserError(f"{key}={getattr(config, key)} must be positive.")
     if config.samples < 0 or config.seed < 0:
@@ -152,12 +161,20 @@ def check(config: TrainConfig) -> None:
             "are held out: set inner_share=0.15 or so."
         )
     _kept(config)
-    config.trainer.check(config.devices, config.precision)
-    if config.bs % config.devices:
+    check_choice("scale_lr", config.scale_lr, SCALES)
+    if config.precision == AUTO:
+        config.trainer.check(config.devices)
+    else:
+        config.trainer.check(config.devices, config.precision)
+    nodes = config.trainer.num_nodes
+    if config.bs % (config.devices * nodes * config.accumulate):
+        machines = f", times trainer.num_nodes={nodes}" if nodes > 1 else ""
+        parts = f", times accumulate={config.accumulate}" if config.accumulate > 1 else ""
         raise UserError(
             f"bs={config.bs} is the batch over all devices and must be a multiple of "
-            f"devices={config.devices}."
+            f"devices={config.devices}{machines}{parts}."
         )
+    config.speed.check()
     config.data.check()
     config.jitter.check()
     config.optimizer.check()

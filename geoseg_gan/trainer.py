@@ -9,11 +9,16 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import LayerSync, MixedPrecision
+from torch import nn
 
 from geoseg_gan.errors import UserError, check_choice
+from geoseg_gan.models.layers import share_batch_norms
 
 ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+AUTO = "auto"
+"""The precision that is measured: see `MeasuredPrecision`."""
 _SHORT_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -24,13 +29,19 @@ class TrainerSettings:
     Attributes:
         accelerator: "auto", "cpu" or "gpu".
         strategy: Lightning's name of a strategy; "auto" fits it to the number of devices.
+        num_nodes: How many machines, each with `devices` devices, share a batch.
     """
 
     accelerator: str = "auto"
     strategy: str = "auto"
+    num_nodes: int = 1
 
     def check(self, devices: int = 1, precision: str = "32-true") -> None:
         """Refuses devices and precisions that are not there.
+
+        Args:
+            devices: How many devices a machine is to use.
+            precision: Lightning's name for it, or its short form.
 
         Raises:
             UserError: Naming the key, its value and what is there.
@@ -42,6 +53,8 @@ class TrainerSettings:
             raise UserError("trainer=gpu: no GPU is visible. Use trainer=auto or trainer=cpu.")
         if devices < 1 or (self.on_gpu() and devices > gpus):
             raise UserError(f"devices={devices}: use 1 to {gpus or 'the number of processes'}.")
+        if self.num_nodes < 1:
+            raise UserError(f"trainer.num_nodes={self.num_nodes}: use 1 or more.")
         if full_precision(precision) == "16-mixed" and not self.on_gpu():
             raise UserError("precision=16-mixed needs a GPU. Use bf16-mixed or 32-true.")
 
@@ -52,6 +65,54 @@ class TrainerSettings:
     def device(self) -> torch.device:
         """The device of a command that needs no Trainer."""
         return torch.device("cuda" if self.on_gpu() else "cpu")
+
+
+class MeasuredPrecision(MixedPrecision):
+    """Autocast to bfloat16 where that has been measured to be faster, else float32.
+
+    Until it is measured, and where nothing measures it, it is float32.
+
+    Args:
+        device: "cuda" or "cpu".
+
+    Attributes:
+        chosen: Lightning's name of the precision that is used; None before it is measured.
+    """
+
+    def __init__(self, device: str) -> None:
+        """Starts undecided."""
+        super().__init__("bf16-mixed", device)
+        self.chosen: str | None = None
+
+    def autocast_context_manager(self) -> torch.autocast:
+        """Autocast, switched off where float32 is used."""
+        return torch.autocast(
+            self.device,
+            dtype=torch.bfloat16,
+            enabled=self.chosen == "bf16-mixed",
+            cache_enabled=False,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was chosen, so that a run that is resumed goes on with it."""
+        return {"chosen": self.chosen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up what was chosen."""
+        self.chosen = state_dict["chosen"]
+
+
+class _SharedBatchNorms(LayerSync):
+    """Batch normalisation over the images of all processes, on GPUs and CPUs."""
+
+    def __init__(self, on_gpu: bool) -> None:
+        self.on_gpu = on_gpu
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        return share_batch_norms(model, self.on_gpu)
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        return model  # nothing is trained after fit
 
 
 class _Bar(RichProgressBar):
@@ -85,25 +146,32 @@ def build_trainer(
         settings: Where it runs.
         out_dir: Where TensorBoard's events go.
         epochs: How many epochs it trains.
-        devices: How many devices or processes share a batch.
-        precision: Lightning's name for it, or its short form.
+        devices: How many devices or processes of each machine share a batch.
+        precision: Lightning's name for it, its short form, or AUTO.
         steps: Batches an epoch, which bound how seldom scalars are logged.
         callbacks: What acts beside the progress bar.
     """
+    processes = devices * settings.num_nodes
     strategy = settings.strategy
-    if strategy == "auto" and devices > 1:
+    if strategy == "auto" and processes > 1:
         # Plain ddp fails where one step leaves the other network's parameters unused.
         strategy = "ddp_find_unused_parameters_true"
+    plugins: list[Any] = []
+    if precision == AUTO:
+        plugins.append(MeasuredPrecision("cuda" if settings.on_gpu() else "cpu"))
+    if processes > 1:
+        plugins.append(_SharedBatchNorms(settings.on_gpu()))
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return L.Trainer(
         accelerator=settings.accelerator,
         strategy=strategy,
         devices=devices,
-        precision=full_precision(precision),  # type: ignore[arg-type]
+        num_nodes=settings.num_nodes,
+        precision=None if precision == AUTO else full_precision(precision),  # type: ignore[arg-type]
         max_epochs=epochs,
-        # Statistics of a few images a device are none; PyTorch shares them between GPUs only.
-        sync_batchnorm=devices > 1 and settings.on_gpu(),
+        benchmark=True,  # of cuDNN's algorithms: all batches have one size
+        plugins=plugins,
         callbacks=[_Bar(), *callbacks],
         logger=TensorBoardLogger(out_dir, name=None, version="", default_hp_metric=False),
         log_every_n_steps=min(10, steps),

@@ -127,6 +127,7 @@ TINY = (
     "model.discriminator.scales=1",
     "image_size=32",
     "bs=2",
+    "precision=32-true",
     "data.num_workers=0",
     "trainer=cpu",
 )

@@ -32,7 +32,16 @@ def settings(**changes):
     return ObjectiveSettings(**{"feature_matching": Weight(10.0)} | changes)
 
 
-def build(batch=4, objective=None, generator=UNET, discriminator=PATCH, **optimizer):
+def build(
+    batch=4,
+    objective=None,
+    generator=UNET,
+    discriminator=PATCH,
+    *,
+    accumulate=1,
+    speed=None,
+    **optimizer,
+):
     torch.manual_seed(0)
     return GAN(
         build_generator(generator, 3, 3),
@@ -44,6 +53,8 @@ def build(batch=4, objective=None, generator=UNET, discriminator=PATCH, **optimi
         optimizer=OptimizerSettings(**optimizer),
         seed=0,
         global_batch=batch,
+        accumulate=accumulate,
+        speed=speed,
     )
 
 

@@ -19,16 +19,16 @@ class Spy(Objective):
         super().__init__(settings(), bands=3, seed=0)
         self.seen = []
 
-    def d_terms(self, discriminator, batch, fake):
+    def d_terms(self, discriminator, view, fake):
         assert not fake.requires_grad
         assert all(p.requires_grad for p in discriminator.parameters())
-        return super().d_terms(discriminator, batch, fake)
+        return super().d_terms(discriminator, view, fake)
 
-    def g_terms(self, discriminator, batch, fake, repaint):
+    def g_terms(self, discriminator, view, fake, repaint):
         self.seen.append([p.grad.clone() for p in discriminator.parameters()])
         assert fake.requires_grad
         assert not any(p.requires_grad for p in discriminator.parameters())
-        return super().g_terms(discriminator, batch, fake, repaint)
+        return super().g_terms(discriminator, view, fake, repaint)
 
 
 def test_the_generator_s_step_leaves_the_discriminator_s_gradients_alone():
@@ -45,12 +45,12 @@ def test_the_generator_s_step_leaves_the_discriminator_s_gradients_alone():
 
 def test_the_discriminator_s_step_leaves_the_generator_alone():
     class Stop(Spy):
-        def g_terms(self, discriminator, batch, fake, repaint):
+        def g_terms(self, discriminator, view, fake, repaint):
             # Reached after the discriminator's backward and step, before the generator's.
             assert all(p.grad is None for p in module.generator.parameters())
             for name, parameter in module.generator.named_parameters():
                 assert torch.equal(parameter, start[name])
-            return super().g_terms(discriminator, batch, fake, repaint)
+            return super().g_terms(discriminator, view, fake, repaint)
 
     module = build(batch=8, objective=Stop())
     start = {name: p.detach().clone() for name, p in module.generator.named_parameters()}
@@ -150,9 +150,9 @@ def test_bfloat16_autocast_trains_with_float32_weights():
 
 def test_the_numbers_of_samples_do_not_depend_on_how_a_batch_is_split(monkeypatch):
     class Numbers(Spy):
-        def d_terms(self, discriminator, batch, fake):
-            numbers.append(list(batch.serials))
-            return super().d_terms(discriminator, batch, fake)
+        def d_terms(self, discriminator, view, fake):
+            numbers.append(list(view.batch.serials))
+            return super().d_terms(discriminator, view, fake)
 
     numbers: list = []
     module = build(batch=4, objective=Numbers())
@@ -162,9 +162,11 @@ def test_the_numbers_of_samples_do_not_depend_on_how_a_batch_is_split(monkeypatc
     monkeypatch.setattr(GAN, "global_rank", 1)
     monkeypatch.setattr(GAN, "global_step", 5)
     # The second half of the sixth batch of eight.
-    monkeypatch.setattr(module, "optimizers", lambda: 1 / 0)
+    monkeypatch.setattr(module, "step", lambda sample, serials, *_: asked.append(serials) or 1 / 0)
+    asked: list = []
     with pytest.raises(ZeroDivisionError):
         module.training_step(sample, 0)
+    assert asked == [range(44, 48)]
 
 
 def test_noise_depends_on_seed_number_and_regions_alone():
@@ -198,10 +200,11 @@ def test_repainting_paints_the_same_masks_with_other_noise():
     sample = default_collate(samples(4))
     batch = make_batch(sample, module.scaling, 3, range(4))
     noise = module.noise_of(sample, batch.serials, module.seed)
-    image, distance = module.repainting(sample, batch, noise)()
+    (part,) = module._parts(sample, batch.serials)
+    image, distance = module._repainting(part)()
     assert image.shape == batch.image.shape and image.requires_grad
     assert not torch.allclose(image, module.generator(batch.one_hot, noise), atol=1e-3)
-    again, same = module.repainting(sample, batch, noise)()
+    again, same = module._repainting(part)()
     assert torch.equal(image, again) and torch.equal(distance, same)
     # Standard normal draws differ by 2 / sqrt(pi) on average.
     assert distance.shape == (4,) and (distance - 1.128).abs().max() < 0.6

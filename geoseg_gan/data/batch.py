@@ -45,6 +45,9 @@ class Batch:
         valid: Shape (B, 1, H, W), float; 0 where ignored, else 1.
         serials: Number of each sample, counted over the whole run and all processes, which with the
             run's seed fixes what is random about it.
+        pixels: Labelled pixels of each class, shape (C,), float: by these sums over classes are
+            divided. The mean over all the parts that the global batch is worked on in, so that
+            means of the parts are those of the whole. None to count those of this part.
     """
 
     image: Tensor
@@ -52,6 +55,11 @@ class Batch:
     one_hot: Tensor
     valid: Tensor
     serials: Sequence[int]
+    pixels: Tensor | None = None
+
+    def class_pixels(self) -> Tensor:
+        """What `pixels` says, or what it stands for where it is None."""
+        return self.one_hot.sum((0, 2, 3)) if self.pixels is None else self.pixels
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,12 @@ def _bounds(
     """The bounds as (1, K, 1, 1) tensors, kept per device: making them anew would stall a GPU."""
     lower, upper = (torch.tensor(v, dtype=torch.float32, device=device) for v in (low, high))
     return lower.view(1, -1, 1, 1), upper.view(1, -1, 1, 1)
+
+
+def to_device(values: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """An array as a tensor on a device, without making the host wait for the device's work."""
+    held = torch.from_numpy(values)
+    return held.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else held
 
 
 def one_hot_of(label: Tensor, num_classes: int) -> Tensor:

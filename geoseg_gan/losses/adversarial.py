@@ -124,21 +124,23 @@ class PixelClasses:
     ) -> dict[str, Tensor]:
         """Cross-entropy with the true class on real pixels, with class 0 on painted ones."""
         on_fake = -F.log_softmax(fake.logits[0].float(), 1)[:, :1]
-        seen = batch.valid.sum().clamp(min=1)
+        pixels = batch.class_pixels()
+        on_real = balanced_cross_entropy(real.logits[0], batch.one_hot, pixels, self.balance)
         return {
-            "classes_real": balanced_cross_entropy(real.logits[0], batch.one_hot, self.balance),
-            "classes_fake": (on_fake * batch.valid).sum() / seen,
+            "classes_real": on_real,
+            "classes_fake": (on_fake * batch.valid).sum() / _total(pixels),
         }
 
     def g_term(self, fake: DiscriminatorOutput, batch: Batch) -> Tensor:
         """Cross-entropy with the class that was to be painted."""
-        return balanced_cross_entropy(fake.logits[0], batch.one_hot, self.balance)
+        pixels = batch.class_pixels()
+        return balanced_cross_entropy(fake.logits[0], batch.one_hot, pixels, self.balance)
 
     def realness(self, output: DiscriminatorOutput, batch: Batch) -> Tensor:
         """The mean over pixels of log(P(some class) / P(fake))."""
         logits = output.logits[0].float()
         odds = logits[:, 1:].logsumexp(1, keepdim=True) - logits[:, :1]
-        return (odds * batch.valid).sum() / batch.valid.sum().clamp(min=1)
+        return (odds * batch.valid).sum() / _total(batch.class_pixels())
 
     def accuracy(self, output: DiscriminatorOutput, batch: Batch, real: bool) -> Tensor:
         """Share of the real pixels whose class is told, or of the painted ones found out."""
@@ -146,6 +148,11 @@ class PixelClasses:
         right = batch.one_hot.gather(1, (guess - 1).clamp(min=0)) * (guess > 0)
         right = right if real else (guess == 0) * batch.valid
         return right.sum() / batch.valid.sum().clamp(min=1)
+
+
+def _total(pixels: Tensor) -> Tensor:
+    total = pixels.sum()
+    return torch.where(total > 0, total, 1)
 
 
 ADVERSARIAL = ("hinge", "lsgan", "nonsaturating", "classes")

@@ -1,6 +1,6 @@
 """Differentiable augmentation of what the discriminator sees, fixed or adaptive in strength."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from geoseg_gan.data.batch import Batch
+from geoseg_gan.data.batch import Batch, to_device
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.errors import UserError
+
+Change = Callable[[Tensor], Tensor]
+"""Changes images (B, K, H, W) of a batch as the batch was changed."""
 
 _BRIGHTNESS = 0.5  # largest shift either way, of values in [-1, 1]
 _SATURATION = 1.0  # largest change either way of the factor 1
@@ -79,100 +82,111 @@ class DiffAugment:
         self.settings = settings
         self.seed = seed
 
-    def __call__(self, batch: Batch, fake: Tensor, p: float) -> tuple[Batch, Tensor]:
-        """Changes a batch and what was painted of it.
+    def __call__(self, batch: Batch, p: float) -> tuple[Batch, Change]:
+        """Changes a batch, and says how what is painted of it is to change.
 
         Args:
             batch: Real images and masks.
-            fake: Painted images, shape (B, K, H, W).
             p: Probability of every change.
 
         Returns:
-            Both changed; they themselves stay as they are.
+            The batch changed, itself staying as it is; and what changes painted images of its
+            masks, shape (B, K, H, W), in the same way.
         """
         if p == 0:
-            return batch, fake
+            return batch, _unchanged
         draws = [np.random.default_rng((_STREAM, self.seed, n)).random(10) for n in batch.serials]
-        image = batch.image
-        if self.settings.color:
-            factors = _factors(draws, p, image.device)
-            image, fake = _recolor(image, *factors), _recolor(fake, *factors)
-        batch = replace(batch, image=image)
+        height, width = batch.image.shape[-2:]
+        device = batch.image.device
+        color = _Color.of(draws, p, device) if self.settings.color else _unchanged
         if not self.settings.geometry:
-            return batch, fake
-        height, width = fake.shape[-2:]
-        moves = [_Move.of(draw, p, height, width) for draw in draws]
+            return replace(batch, image=color(batch.image)), color
+        move = _Moves.of(draws, p, height, width, device)
         return replace(
             batch,
-            image=_move(batch.image, moves),
-            label=_move(batch.label, moves, IGNORE),
-            one_hot=_move(batch.one_hot, moves),
-            valid=_move(batch.valid, moves),
-        ), _move(fake, moves)
+            image=move(color(batch.image)),
+            label=move(batch.label.unsqueeze(1), IGNORE).squeeze(1),
+            one_hot=move(batch.one_hot),
+            valid=move(batch.valid),
+        ), lambda image: move(color(image))
+
+
+def _unchanged(image: Tensor) -> Tensor:
+    return image
 
 
 @dataclass(frozen=True)
-class _Move:
-    """Shift down and right in pixels, and top, left, height and width of what is cut out."""
+class _Color:
+    """Brightness, saturation and contrast of each pair, each of shape (B, 1, 1, 1)."""
 
-    down: int
-    right: int
-    hole: tuple[int, int, int, int]
+    brightness: Tensor
+    saturation: Tensor
+    contrast: Tensor
 
     @classmethod
-    def of(cls, draw: np.ndarray, p: float, height: int, width: int) -> "_Move":
-        shift = draw[3] < p
-        down, right = (
-            round((2 * d - 1) * _TRANSLATION * side) if shift else 0
-            for d, side in zip(draw[5:7], (height, width), strict=True)
+    def of(cls, draws: Sequence[np.ndarray], p: float, device: torch.device) -> "_Color":
+        drawn = np.stack(draws)
+        on = drawn[:, :3] < p
+        # What lies below p is, over p, again a draw from 0 to 1.
+        amounts = np.where(on, 2 * drawn[:, :3] / p - 1, 0) * (_BRIGHTNESS, _SATURATION, _CONTRAST)
+        table = to_device(amounts + np.array([0, 1, 1]), device).float()
+        return cls(*table.view(-1, 3, 1, 1, 1).unbind(1))
+
+    def __call__(self, image: Tensor) -> Tensor:
+        image = image + self.brightness
+        grey = image.mean(1, keepdim=True)
+        image = grey + (image - grey) * self.saturation
+        mean = image.mean((1, 2, 3), keepdim=True)
+        return mean + (image - mean) * self.contrast
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """Shifts and holes of the pairs of a batch.
+
+    Attributes:
+        shifts: Down and right in pixels, one a pair.
+        margin: The largest of them, in either direction.
+        keep: Shape (B, 1, H, W), false in holes.
+    """
+
+    shifts: list[tuple[int, int]]
+    margin: tuple[int, int]
+    keep: Tensor
+
+    @classmethod
+    def of(
+        cls, draws: Sequence[np.ndarray], p: float, height: int, width: int, device: torch.device
+    ) -> "_Moves":
+        keep = np.ones((len(draws), 1, height, width), np.bool_)
+        shifts = []
+        for own, draw in zip(keep, draws, strict=True):
+            down, right = (
+                round((2 * d - 1) * _TRANSLATION * side) if draw[3] < p else 0
+                for d, side in zip(draw[5:7], (height, width), strict=True)
+            )
+            shifts.append((down, right))
+            if draw[4] < p:
+                tall, wide = int(height * _CUTOUT), int(width * _CUTOUT)
+                # Its centre is anywhere, so that a part of it may lie outside.
+                top = int(draw[8] * height) - tall // 2
+                left = int(draw[9] * width) - wide // 2
+                own[:, max(top, 0) : top + tall, max(left, 0) : left + wide] = False
+        margin = (round(_TRANSLATION * height), round(_TRANSLATION * width))
+        return cls(shifts, margin, to_device(keep, device))
+
+    def __call__(self, maps: Tensor, fill: int = 0) -> Tensor:
+        """Shifts each map of (B, C, H, W) and cuts a hole into it."""
+        height, width = maps.shape[-2:]
+        tall, wide = self.margin
+        padded = F.pad(maps, (wide, wide, tall, tall), value=fill)
+        moved = torch.stack(
+            [
+                own[:, tall - down : tall - down + height, wide - right : wide - right + width]
+                for own, (down, right) in zip(padded, self.shifts, strict=True)
+            ]
         )
-        if draw[4] >= p:
-            return cls(down, right, (0, 0, 0, 0))
-        tall, wide = int(height * _CUTOUT), int(width * _CUTOUT)
-        # Its centre is anywhere, so that a part of it may lie outside.
-        top = int(draw[8] * height) - tall // 2
-        left = int(draw[9] * width) - wide // 2
-        top, bottom = max(top, 0), min(top + tall, height)
-        left, end = max(left, 0), min(left + wide, width)
-        return cls(down, right, (top, left, bottom - top, end - left))
-
-
-def _factors(draws: Sequence[np.ndarray], p: float, device: torch.device) -> list[Tensor]:
-    """Brightness, saturation and contrast of each pair, three tensors of shape (B, 1, 1, 1)."""
-    drawn = np.stack(draws)
-    on = drawn[:, :3] < p
-    # What lies below p is, over p, again a draw from 0 to 1.
-    amounts = np.where(on, 2 * drawn[:, :3] / p - 1, 0) * (_BRIGHTNESS, _SATURATION, _CONTRAST)
-    table = torch.from_numpy(amounts + np.array([0, 1, 1])).float().to(device)
-    return list(table.view(-1, 3, 1, 1, 1).unbind(1))
-
-
-def _recolor(image: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
-    image = image + brightness
-    grey = image.mean(1, keepdim=True)
-    image = grey + (image - grey) * saturation
-    mean = image.mean((1, 2, 3), keepdim=True)
-    return mean + (image - mean) * contrast
-
-
-def _move(maps: Tensor, moves: Sequence[_Move], fill: int = 0) -> Tensor:
-    """Shifts each map of (B, ..., H, W) and cuts a hole into it."""
-    height, width = maps.shape[-2:]
-    moved = []
-    for own, move in zip(maps, moves, strict=True):
-        down, right = move.down, move.right
-        inside = own[
-            ..., max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)
-        ]
-        sides = max(right, 0), max(-right, 0), max(down, 0), max(-down, 0)
-        own = F.pad(inside, sides, value=fill)
-        top, left, tall, wide = move.hole
-        if tall and wide:
-            keep = torch.ones(height, width, dtype=torch.bool, device=maps.device)
-            keep[top : top + tall, left : left + wide] = False
-            own = own.where(keep, fill)
-        moved.append(own)
-    return torch.stack(moved)
+        return moved.where(self.keep, fill)
 
 
 class AdaptiveStrength:

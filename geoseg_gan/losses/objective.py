@@ -1,17 +1,23 @@
 """Objectives: what the discriminator step and the generator step minimise."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from geoseg_gan.data.batch import Batch
+from geoseg_gan.data.batch import Batch, to_device
 from geoseg_gan.errors import UserError, check_choice
 from geoseg_gan.losses.adversarial import ADVERSARIAL, build_adversarial
-from geoseg_gan.losses.augment import AdaptiveStrength, DiffAugment, DiffAugmentSettings
+from geoseg_gan.losses.augment import (
+    AdaptiveStrength,
+    Change,
+    DiffAugment,
+    DiffAugmentSettings,
+)
 from geoseg_gan.losses.terms import (
     diversity,
     feature_matching,
@@ -46,6 +52,31 @@ class Terms(dict[str, Tensor]):
     def total(self) -> Tensor:
         """The loss: the sum of the terms."""
         return torch.stack(list(self.values())).sum()
+
+    @classmethod
+    def mean(cls, parts: "Sequence[Terms]") -> "Terms":
+        """Terms and monitors on average over the parts of a batch, without gradient."""
+
+        def over(dicts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+            names = dicts[0]
+            return {n: torch.stack([own[n].detach() for own in dicts]).mean() for n in names}
+
+        return cls(over(parts), over([part.monitors for part in parts]))
+
+
+@dataclass(frozen=True)
+class View:
+    """A batch as both steps on it see it.
+
+    Attributes:
+        batch: As it is.
+        seen: Augmented, as it is shown to the discriminator.
+        change: Augments painted images of its masks in the same way.
+    """
+
+    batch: Batch
+    seen: Batch
+    change: Change
 
 
 @dataclass
@@ -202,20 +233,37 @@ class Objective(nn.Module):
         )
         self._batches = 0
 
-    def d_terms(self, discriminator: Discriminator, batch: Batch, fake: Tensor) -> Terms:
+    def views(self, batches: Sequence[Batch]) -> list[View]:
+        """What both steps see of a process's share of a global batch.
+
+        Args:
+            batches: The parts that it is worked on in, of one size.
+        """
+        augmented = [self.augment(batch, self.strength.p) for batch in batches]
+        pixels = None
+        if self.adversarial.judges == "classes":
+            pixels = torch.stack([seen.class_pixels() for seen, _ in augmented]).mean(0)
+            if dist.is_initialized():
+                dist.all_reduce(pixels)
+                pixels /= dist.get_world_size()
+        return [
+            View(batch, replace(seen, pixels=pixels), change)
+            for batch, (seen, change) in zip(batches, augmented, strict=True)
+        ]
+
+    def d_terms(self, discriminator: Discriminator, view: View, fake: Tensor) -> Terms:
         """What the discriminator minimises.
 
         Args:
             discriminator: Which.
-            batch: Real images and masks.
+            view: Real images and masks.
             fake: Painted images of the same masks, shape (B, K, H, W), without gradient.
 
         Returns:
             The weighted terms; its accuracy on real and on painted images as monitors.
         """
-        batch, fake = self.augment(batch, fake, self.strength.p)
-        real, fake = batch.image * batch.valid, fake * batch.valid
-        # One pass over both halves is one round of spectral normalisation instead of two.
+        batch = view.seen
+        real, fake = batch.image * batch.valid, view.change(fake) * batch.valid
         output = discriminator(torch.cat([real, fake]), batch.one_hot.repeat(2, 1, 1, 1))
         real_out, fake_out = output.halves()
         terms = self.adversarial.d_terms(real_out, fake_out, batch)
@@ -230,7 +278,6 @@ class Objective(nn.Module):
         r1 = self.settings.r1
         if r1.weight and self._batches % r1.every == 0:
             terms["r1"] = r1.weight / 2 * r1.every * self._penalty(discriminator, batch, real)
-        self._batches += 1
         with torch.no_grad():
             monitors = {
                 "accuracy_real": self.adversarial.accuracy(real_out, batch, real=True),
@@ -239,19 +286,18 @@ class Objective(nn.Module):
         return Terms(terms, monitors)
 
     def g_terms(
-        self, discriminator: Discriminator, batch: Batch, fake: Tensor, repaint: Repaint
+        self, discriminator: Discriminator, view: View, fake: Tensor, repaint: Repaint
     ) -> Terms:
         """What the generator minimises.
 
         Args:
             discriminator: Which judges; its parameters stand frozen.
-            batch: Real images and masks.
+            view: Real images and masks.
             fake: Painted images of the same masks, shape (B, K, H, W).
             repaint: Paints them once more; only called where the recipe has a diversity term.
         """
-        settings = self.settings
-        seen, shown = self.augment(batch, fake, self.strength.p)
-        fake_out = discriminator(shown * seen.valid, seen.one_hot)
+        settings, batch, seen = self.settings, view.batch, view.seen
+        fake_out = discriminator(view.change(fake) * seen.valid, seen.one_hot)
         terms = {"adversarial": self.adversarial.g_term(fake_out, seen)}
         if settings.feature_matching.weight:
             with torch.no_grad():
@@ -283,6 +329,10 @@ class Objective(nn.Module):
         output = discriminator(image * batch.valid, batch.one_hot)
         return self.adversarial.realness(output, batch)
 
+    def stepped(self) -> None:
+        """Counts a batch, once both networks have learnt from it."""
+        self._batches += 1
+
     def get_extra_state(self) -> dict[str, Any]:
         """What is remembered from batch to batch, for `state_dict`."""
         return {"batches": self._batches, "strength": self.strength.state()}
@@ -299,7 +349,7 @@ class Objective(nn.Module):
             np.random.default_rng((_STREAM, self.seed, number)).random(classes) < 0.5
             for number in batch.serials
         ]
-        chosen = torch.from_numpy(np.stack(draws)).to(batch.one_hot)
+        chosen = to_device(np.stack(draws), batch.one_hot.device).to(batch.one_hot.dtype)
         return (batch.one_hot * chosen[:, :, None, None]).sum(1, keepdim=True)
 
     def _penalty(self, discriminator: Discriminator, batch: Batch, real: Tensor) -> Tensor:

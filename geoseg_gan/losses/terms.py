@@ -80,7 +80,9 @@ def gradient_penalty(score: Tensor, images: Tensor) -> Tensor:
     return gradient.square().sum((1, 2, 3)).mean()
 
 
-def balanced_cross_entropy(logits: Tensor, one_hot: Tensor, balance: bool = True) -> Tensor:
+def balanced_cross_entropy(
+    logits: Tensor, one_hot: Tensor, pixels: Tensor, balance: bool = True
+) -> Tensor:
     """Cross-entropy with the true class of labelled pixels, each class weighing alike.
 
     Schönfeld et al. 2021, eq. 2: a pixel of class c weighs in proportion to 1 / (pixels of c in the
@@ -90,17 +92,23 @@ def balanced_cross_entropy(logits: Tensor, one_hot: Tensor, balance: bool = True
     Args:
         logits: Shape (B, C + 1, H, W), channel 0 for fake and c + 1 for class c.
         one_hot: Shape (B, C, H, W), all zero where ignored.
+        pixels: How many labelled pixels each class has, shape (C,); on average over the parts of a
+            batch of which this is one.
         balance: False for the plain mean over pixels.
 
     Returns:
         A scalar, 0 where no pixel is labelled.
     """
     losses = -(F.log_softmax(logits.float(), 1)[:, 1:] * one_hot)
-    pixels = one_hot.sum((0, 2, 3))
     if not balance:
-        return losses.sum() / pixels.sum().clamp(min=1)
-    means = losses.sum((0, 2, 3)) / pixels.clamp(min=1)
+        return losses.sum() / _at_least_some(pixels.sum())
+    means = losses.sum((0, 2, 3)) / _at_least_some(pixels)
     return means.sum() / (pixels > 0).sum().clamp(min=1)
+
+
+def _at_least_some(pixels: Tensor) -> Tensor:
+    """Counts to divide by, 1 where there is nothing; a part's share of a count may be below 1."""
+    return torch.where(pixels > 0, pixels, 1)
 
 
 def label_mix(mixed: Tensor, real: Tensor, fake: Tensor, from_real: Tensor) -> Tensor:

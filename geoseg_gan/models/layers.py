@@ -1,9 +1,13 @@
 """Layers that several networks share."""
 
+from collections.abc import Callable
+
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils import parametrize
 
 
 class PixelNorm(nn.Module):
@@ -82,4 +86,106 @@ def convolution(
     """
     layer = nn.Conv2d(channels, out_channels, kernel, stride, padding=(kernel - 1) // 2, bias=bias)
     # Where only shapes are worked out, there is no norm, and looking for it takes seconds.
-    return spectral_norm(layer) if normed and not layer.weight.is_meta else layer
+    if normed and not layer.weight.is_meta:
+        parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight))
+    return layer
+
+
+class SpectralNorm(nn.Module):
+    """Divides a weight by an estimate of its largest singular value (Miyato et al. 2018, eq. 7).
+
+    The estimate's two vectors move when `estimate_norms` is called, once a training step, and not
+    in forward passes. So all passes of a step see one weight: those over parts of a batch add up to
+    that over the whole batch, and what is computed anew for want of memory comes out the same.
+
+    Args:
+        weight: The weight to be divided, shape (out, ...).
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        """Starts from random vectors and fifteen steps, near the singular vectors."""
+        super().__init__()
+        matrix = weight.detach().flatten(1)
+        # The names under which PyTorch's own keeps them in state dicts.
+        self.register_buffer("_u", F.normalize(torch.randn(len(matrix)), dim=0))
+        self.register_buffer("_v", F.normalize(torch.randn(matrix.shape[1]), dim=0))
+        for _ in range(15):
+            self.estimate(weight)
+
+    @torch.no_grad()
+    def estimate(self, weight: Tensor) -> None:
+        """Takes one step of the power method, for a weight as it is now."""
+        matrix, u, v = weight.flatten(1), self.get_buffer("_u"), self.get_buffer("_v")
+        v.copy_(F.normalize(matrix.mT @ u, dim=0))
+        u.copy_(F.normalize(matrix @ v, dim=0))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Maps a weight to one of the same shape and a norm near 1."""
+        sigma = self.get_buffer("_u") @ (weight.flatten(1) @ self.get_buffer("_v"))
+        return weight / sigma
+
+
+def estimate_norms(network: nn.Module) -> None:
+    """Takes one step of every spectral norm's estimate; training calls it once a step."""
+    for module in network.modules():
+        if isinstance(module, parametrize.ParametrizationList):
+            for entry in module:
+                if isinstance(entry, SpectralNorm):
+                    entry.estimate(module.original)
+
+
+def memory_format_of(layer: nn.Conv2d) -> torch.memory_format:
+    """How a convolution's weights lie in memory, which what it reads had better do too."""
+    kind = torch.channels_last
+    return kind if layer.weight.is_contiguous(memory_format=kind) else torch.contiguous_format
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation over the batches of all processes, on CPUs too.
+
+    `torch.nn.SyncBatchNorm`, which is faster, needs GPUs.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps (B, C, H, W) to the same shape; all processes must call it with the same B."""
+        if not (self.training and dist.is_initialized()):
+            return super().forward(input)
+        processes = dist.get_world_size()
+        x = input.float()
+        mean = _summed(x.mean((0, 2, 3))) / processes
+        centred = x - mean.view(1, -1, 1, 1)
+        variance = _summed(centred.square().mean((0, 2, 3))) / processes
+        if self.track_running_stats:
+            assert self.running_mean is not None and self.running_var is not None
+            assert self.momentum is not None and self.num_batches_tracked is not None
+            count = processes * input.numel() / input.shape[1]
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        y: Tensor = centred * torch.rsqrt(variance + self.eps).view(1, -1, 1, 1)
+        if self.affine:
+            y = y * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return y.to(input.dtype)
+
+
+def _summed(values: Tensor) -> Tensor:
+    """The sum over processes, gradients passing through."""
+    total: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]
+    return total
+
+
+def share_batch_norms(network: nn.Module, on_gpu: bool) -> nn.Module:
+    """Lets all batch normalisation of a network act over all processes; returns the network.
+
+    Args:
+        network: Changed in place; names and values of its state stay.
+        on_gpu: Whether it trains on GPUs.
+    """
+    if on_gpu:
+        convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
+        return convert(network)
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SharedBatchNorm
+    return network

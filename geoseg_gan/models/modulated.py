@@ -11,6 +11,7 @@ from geoseg_gan.models.layers import (
     condition_channels,
     condition_of,
     convolution,
+    memory_format_of,
 )
 from geoseg_gan.models.noise import NoiseSpec
 
@@ -217,6 +218,10 @@ class ModulatedGen(nn.Module):
             self.finish = nn.Conv2d(widths[-1] + told, head_width, 3, padding=1)
         self.head = nn.Conv2d(head_width or widths[-1], image_channels, 3, padding=1)
 
+    def blocks(self) -> list[nn.Module]:
+        """The parts that activation checkpointing computes anew."""
+        return [block for stage in self.stages.children() for block in stage.children()]
+
     def forward(self, one_hot: Tensor, noise: Tensor) -> Tensor:
         """Paints an image.
 
@@ -228,7 +233,8 @@ class ModulatedGen(nn.Module):
             Shape (B, K, H, W), in [-1, 1].
         """
         full = torch.cat([condition_of(one_hot, self.edges), noise], 1)
-        full = full.contiguous(memory_format=torch.channels_last)
+        memory_format = memory_format_of(self.stem)
+        full = full.contiguous(memory_format=memory_format)
         pyramid = [full]
         while 2 ** (len(pyramid) - 1) < self.stride:
             pyramid.append(F.avg_pool2d(pyramid[-1], 2))
@@ -239,10 +245,10 @@ class ModulatedGen(nn.Module):
                 x = F.interpolate(x, scale_factor=2.0, mode="bilinear")
             told = pyramid[-1 - stage]
             # Slices of what lies channel by channel are copied here, once for all layers.
-            own = told[:, shown:].contiguous(memory_format=torch.channels_last)
+            own = told[:, shown:].contiguous(memory_format=memory_format)
             condition = told
             if not self.condition_noise:
-                condition = told[:, :shown].contiguous(memory_format=torch.channels_last)
+                condition = told[:, :shown].contiguous(memory_format=memory_format)
             for block in blocks.children():
                 x = block(x, condition, own)
         if self.finish is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -48,37 +49,6 @@ class NoiseSpec:
         """Z; 0 makes the generator deterministic."""
         return self.style + self.region + self.texture
 
-    def sample(self, regions: Tensor, rng: torch.Generator) -> Tensor:
-        """Draws the noise of one image on the device of `rng`.
-
-        Args:
-            regions: Number of the region of every pixel, shape (H, W), an integer dtype, on the
-                same device.
-            rng: The source of chance.
-
-        Returns:
-            Shape (1, Z, H, W), float32, every channel of unit variance; the same state of `rng` and
-            the same regions give the same map.
-        """
-        height, width = regions.shape
-        device = rng.device
-        style = torch.randn(1, self.style, 1, 1, generator=rng, device=device)
-        parts = [style.expand(-1, -1, height, width)]
-        for octave in range(self.texture):
-            side = 2**octave
-            shape = (1, 1, -(-height // side), -(-width // side))
-            coarse = torch.randn(shape, generator=rng, device=device)
-            if octave:
-                coarse = F.interpolate(coarse, scale_factor=side, mode="bilinear")
-                # Bilinear interpolation averages: the mean of its squared weights is near 4/9.
-                coarse = coarse[..., :height, :width] * 1.5
-            parts.append(coarse)
-        if self.region:
-            # A table of fixed size: to count the regions would make a GPU wait.
-            vectors = torch.randn(self.region, REGIONS, generator=rng, device=device)
-            parts.append(vectors[:, regions.long() % REGIONS].unsqueeze(0))
-        return torch.cat(parts, 1)
-
 
 def sample_noise(
     spec: NoiseSpec,
@@ -98,15 +68,50 @@ def sample_noise(
         device: Where it is drawn; draws differ between kinds of devices.
 
     Returns:
-        Shape (len(indices), Z, H, W), float32.
+        Shape (len(indices), Z, H, W), float32, every channel of unit variance at every pixel.
+
+    Raises:
+        ValueError: If there are more or fewer region maps than indices.
     """
+    if len(regions) != len(indices):
+        raise ValueError(f"{len(indices)} indices need as many region maps, not {len(regions)}")
+    height, width = regions.shape[-2:]
+    shapes = [(-(-height // 2**k), -(-width // 2**k)) for k in range(spec.texture)]
+    # A table of fixed size for regions: to count them would make a GPU wait.
+    sizes = [spec.style, *(rows * columns for rows, columns in shapes), spec.region * REGIONS]
     rng = torch.Generator(device)
-    regions = regions.to(device)
-    maps = []
-    for index, own in zip(indices, regions, strict=True):
+    drawn = torch.empty(len(indices), sum(sizes), device=device)
+    for row, index in zip(drawn, indices, strict=True):
         rng.manual_seed(_mix(seed, index))
-        maps.append(spec.sample(own, rng))
-    return torch.cat(maps)
+        row.normal_(generator=rng)
+    style, *octaves, table = torch.split(drawn, sizes, 1)
+    parts = [style.view(*style.shape, 1, 1).expand(-1, -1, height, width)]
+    for octave, ((rows, columns), draw) in enumerate(zip(shapes, octaves, strict=True)):
+        coarse = draw.view(-1, 1, rows, columns)
+        if octave:
+            fine = F.interpolate(coarse, scale_factor=2**octave, mode="bilinear")
+            spread = _spread(rows, octave, device)[:, None] * _spread(columns, octave, device)
+            coarse = (fine / spread)[..., :height, :width]
+        parts.append(coarse)
+    if spec.region:
+        vectors = table.view(-1, spec.region, REGIONS)
+        rows_of = (regions.to(device).long() % REGIONS).flatten(1).unsqueeze(1)
+        found = vectors.gather(2, rows_of.expand(-1, spec.region, -1))
+        parts.append(found.view(-1, spec.region, height, width))
+    return torch.cat(parts, 1)
+
+
+@lru_cache(maxsize=64)
+def _spread(length: int, octave: int, device: torch.device | str) -> Tensor:
+    """Standard deviation of white noise of some length after linear enlargement by 2^octave.
+
+    Between two draws their mean varies less than either; divided by this, every pixel has unit
+    variance, and no grid of the draws' places shows in what is painted.
+    """
+    weights = F.interpolate(
+        torch.eye(length, device=device).unsqueeze(0), scale_factor=2**octave, mode="linear"
+    )
+    return weights[0].square().sum(0).sqrt()
 
 
 def _mix(seed: int, index: int) -> int:

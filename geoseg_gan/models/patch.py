@@ -1,5 +1,7 @@
 """The PatchGAN discriminator."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,6 +57,10 @@ class PatchDis(nn.Module):
         self.scales = nn.ModuleList(
             _Patch(channels, width, layers, spectral_norm, instance_norm) for _ in range(scales)
         )
+
+    def blocks(self) -> list[nn.Module]:
+        """The parts that activation checkpointing computes anew."""
+        return [block for scale in self.scales for block in cast(_Patch, scale).blocks]
 
     def forward(self, image: Tensor, one_hot: Tensor) -> DiscriminatorOutput:
         """Judges images.

@@ -68,6 +68,10 @@ class PixelDis(nn.Module):
         )
         self.head = nn.Conv2d(outs[0], num_classes + 1, 1)
 
+    def blocks(self) -> list[nn.Module]:
+        """The parts that activation checkpointing computes anew."""
+        return [*self.down, *self.up]
+
     def forward(self, image: Tensor, one_hot: Tensor) -> DiscriminatorOutput:
         """Judges images.
 

@@ -93,6 +93,10 @@ class ProjectedDis(nn.Module):
                 edges=edges,
             )
 
+    def blocks(self) -> list[nn.Module]:
+        """The parts that activation checkpointing computes anew: those of its PatchGAN."""
+        return [] if self.patch is None else self.patch.blocks()
+
     def forward(self, image: Tensor, one_hot: Tensor) -> DiscriminatorOutput:
         """Judges images.
 

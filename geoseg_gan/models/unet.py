@@ -76,6 +76,10 @@ class UNetGen(nn.Module):
         )
         self.head = nn.Conv2d(width, image_channels, 3, padding=1)
 
+    def blocks(self) -> list[nn.Module]:
+        """The parts that activation checkpointing computes anew."""
+        return [*self.down, *self.up]
+
     def forward(self, one_hot: Tensor, noise: Tensor) -> Tensor:
         """Paints an image.
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from geoseg_gan.data.batch import Batch, one_hot_of
-from geoseg_gan.losses.augment import DiffAugment, DiffAugmentSettings, _recolor
+from geoseg_gan.losses.augment import DiffAugment, DiffAugmentSettings, _Color
 
 SIDE = 40
 
@@ -24,7 +24,14 @@ def changed(p=1.0, serials=range(4), bands=3, **settings):
     """A batch, what was painted of it, and both after augmentation."""
     batch = batch_of(serials, bands)
     fake = -batch.image
-    return batch, fake, *DiffAugment(DiffAugmentSettings(**settings), seed=0)(batch, fake, p)
+    augment = DiffAugment(DiffAugmentSettings(**settings), seed=0)
+    return batch, fake, *both(augment, batch, fake, p)
+
+
+def both(augment, batch, fake=None, p=1.0):
+    """A batch, and what was painted of it, after augmentation."""
+    after, change = augment(batch, p)
+    return after, change(batch.image if fake is None else fake)
 
 
 def test_a_probability_of_zero_returns_the_inputs():
@@ -51,19 +58,19 @@ def test_a_probability_between_changes_some_pairs():
 
 def test_the_draw_belongs_to_the_pair_and_the_seed():
     augment = DiffAugment(DiffAugmentSettings(), seed=0)
-    together, _ = augment(batch_of(range(4)), batch_of(range(4)).image, 1.0)
+    together, _ = both(augment, batch_of(range(4)))
     whole = batch_of(range(4))
     alone = replace(
         whole,
         **{key: getattr(whole, key)[2:3] for key in ("image", "label", "one_hot", "valid")},
         serials=[2],
     )
-    again, _ = augment(alone, alone.image, 1.0)
+    again, _ = both(augment, alone)
     assert torch.equal(again.image, together.image[2:3])
     assert torch.equal(again.label, together.label[2:3])
-    other, _ = DiffAugment(DiffAugmentSettings(), seed=1)(alone, alone.image, 1.0)
+    other, _ = both(DiffAugment(DiffAugmentSettings(), seed=1), alone)
     assert not torch.equal(other.image, again.image)
-    numbered, _ = augment(replace(alone, serials=[3]), alone.image, 1.0)
+    numbered, _ = both(augment, replace(alone, serials=[3]))
     assert not torch.equal(numbered.image, again.image)
 
 
@@ -120,7 +127,7 @@ def test_colours_by_hand():
     # Brighter: 0.3, 0.5 and -0.1, 0.1. Twice as far from their means 0.4 and 0: 0.2, 0.6 and
     # -0.2, 0.2. Half as far from the image's mean 0.2: 0.2, 0.4 and 0.0, 0.2.
     by_hand = torch.tensor([[0.2, 0.0], [0.4, 0.2]]).view(1, 2, 1, 2)
-    torch.testing.assert_close(_recolor(image, brightness, saturation, contrast), by_hand)
+    torch.testing.assert_close(_Color(brightness, saturation, contrast)(image), by_hand)
 
 
 def test_colours_are_drawn_once_a_pair_over_the_paper_s_ranges():
@@ -162,11 +169,11 @@ def test_images_of_one_band_change_in_brightness_and_contrast():
 def test_gradients_pass_to_what_stays_in_sight():
     batch = batch_of(range(4))
     fake = (-batch.image).requires_grad_()
-    after, painted = DiffAugment(DiffAugmentSettings(color=False), 0)(batch, fake, 1.0)
+    after, painted = both(DiffAugment(DiffAugmentSettings(color=False), 0), batch, fake)
     painted.sum().backward()
     assert fake.grad.sum() == 3 * after.valid.sum()
     assert set(fake.grad.unique().tolist()) == {0, 1}
     fake = (-batch.image).requires_grad_()
-    _, painted = DiffAugment(DiffAugmentSettings(geometry=False), 0)(batch, fake, 1.0)
+    _, painted = both(DiffAugment(DiffAugmentSettings(geometry=False), 0), batch, fake)
     painted.square().sum().backward()
     assert (fake.grad != 0).all()

@@ -59,12 +59,26 @@ def build(**settings):
     return Objective(ObjectiveSettings(**settings), bands=3, seed=0)
 
 
+def d_terms(objective, discriminator, batch, fake):
+    """The discriminator's terms of a whole batch, which is then over."""
+    (view,) = objective.views([batch])
+    terms = objective.d_terms(discriminator, view, fake)
+    objective.stepped()
+    return terms
+
+
+def g_terms(objective, discriminator, batch, fake, repaint):
+    """The generator's terms of a whole batch."""
+    (view,) = objective.views([batch])
+    return objective.g_terms(discriminator, view, fake, repaint)
+
+
 def unused():
     raise AssertionError("painted once more though nothing asks for it")
 
 
 def test_discriminator_terms_by_hand():
-    terms = build().d_terms(Mean(), batch_of(0.5), FAKE)
+    terms = d_terms(build(), Mean(), batch_of(0.5), FAKE)
     assert terms["hinge_real"].item() == pytest.approx(0.5)
     assert terms["hinge_fake"].item() == pytest.approx(0.75)
     assert terms.total().item() == pytest.approx(1.25)
@@ -76,7 +90,7 @@ def test_discriminator_terms_by_hand():
 
 def test_generator_terms_by_hand():
     objective = build(feature_matching=Weight(10.0))
-    terms = objective.g_terms(Mean(), batch_of(0.5), FAKE, unused)
+    terms = g_terms(objective, Mean(), batch_of(0.5), FAKE, unused)
     assert terms["adversarial"].item() == pytest.approx(0.25)
     assert terms["feature_matching"].item() == pytest.approx(10 * 0.75)
     assert terms.total().item() == pytest.approx(7.75)
@@ -93,14 +107,14 @@ def test_generator_terms_by_hand():
 )
 def test_weights_of_zero_leave_terms_out(adversarial, network, names):
     objective = build(adversarial=adversarial)
-    assert list(objective.d_terms(network(), batch_of(), FAKE)) == names
-    assert list(objective.g_terms(network(), batch_of(), FAKE, unused)) == ["adversarial"]
+    assert list(d_terms(objective, network(), batch_of(), FAKE)) == names
+    assert list(g_terms(objective, network(), batch_of(), FAKE, unused)) == ["adversarial"]
 
 
 def test_the_diversity_term_paints_once_more_with_other_noise():
     objective = build(diversity=DiversitySettings(weight=2.0, limit=1.0))
     batch = batch_of(ignored=2)
-    terms = objective.g_terms(Mean(), batch, FAKE, lambda: (FAKE + 0.4, torch.tensor([1.0, 2.0])))
+    terms = g_terms(objective, Mean(), batch, FAKE, lambda: (FAKE + 0.4, torch.tensor([1.0, 2.0])))
     # Half of the ground is ignored: mean differences of 0.2 over noise distances of 1 and 2.
     assert terms["diversity"].item() == pytest.approx(-2 * (0.2 + 0.1) / 2)
 
@@ -114,8 +128,8 @@ def test_ignored_ground_reaches_neither_network(adversarial, network):
     )
     discriminator, batch = network(), batch_of(0.5, ignored=2)
     fake = FAKE.clone().requires_grad_()
-    objective.d_terms(discriminator, batch, fake.detach())
-    terms = objective.g_terms(discriminator, batch, fake, lambda: (-fake, torch.ones(2)))
+    d_terms(objective, discriminator, batch, fake.detach())
+    terms = g_terms(objective, discriminator, batch, fake, lambda: (-fake, torch.ones(2)))
     terms.total().backward()
     for image in discriminator.seen:
         assert (image[..., :2] == 0).all() and (image[..., 2:] != 0).all()
@@ -127,8 +141,11 @@ def mixed_images(serials, classes=3):
     """What the discriminator is shown of real images of 1 and painted ones of -1, mixed."""
     batch = replace(batch_of(1.0, ignored=1, count=len(serials)), serials=serials)
     discriminator = Bands()
-    terms = build(adversarial="classes", labelmix=Weight(10.0)).d_terms(
-        discriminator, batch, -torch.ones(len(serials), 3, 4, 4)
+    terms = d_terms(
+        build(adversarial="classes", labelmix=Weight(10.0)),
+        discriminator,
+        batch,
+        -torch.ones(len(serials), 3, 4, 4),
     )
     _, mixed = discriminator.seen
     return batch, mixed, terms
@@ -164,7 +181,7 @@ def test_labelmix_by_hand():
             return DiscriminatorOutput([whole], [])
 
     objective, discriminator = build(adversarial="classes", labelmix=Weight(10.0)), Brightness()
-    terms = objective.d_terms(discriminator, batch_of(1.0, count=1), -torch.ones(1, 3, 4, 4))
+    terms = d_terms(objective, discriminator, batch_of(1.0, count=1), -torch.ones(1, 3, 4, 4))
     # With a share s of real pixels 2s - 1 is said of all, and should be 1 there and -1 elsewhere.
     share = (discriminator.seen[1] > 0).float().mean().item()
     assert 0 < share < 1
@@ -189,7 +206,7 @@ class Linear(torch.nn.Module):
 def test_r1_of_a_known_gradient_by_hand():
     discriminator = Linear()
     objective = build(r1=PenaltySettings(weight=10.0, every=1))
-    terms = objective.d_terms(discriminator, batch_of(), FAKE)
+    terms = d_terms(objective, discriminator, batch_of(), FAKE)
     # The gradient is 0.5 at each of 48 values: 48 / 4, times half of the weight.
     assert terms["r1"].item() == pytest.approx(5 * 12)
     terms["r1"].backward()
@@ -198,7 +215,7 @@ def test_r1_of_a_known_gradient_by_hand():
 
 def test_a_lazy_r1_counts_as_many_times_as_batches_pass():
     objective = build(r1=PenaltySettings(weight=10.0, every=3))
-    found = [objective.d_terms(Linear(), batch_of(), FAKE).get("r1") for _ in range(5)]
+    found = [d_terms(objective, Linear(), batch_of(), FAKE).get("r1") for _ in range(5)]
     assert [value is not None for value in found] == [True, False, False, True, False]
     assert found[0].item() == found[3].item() == pytest.approx(3 * 5 * 12)
 
@@ -222,9 +239,9 @@ class Convolved(torch.nn.Module):
 
 def test_r1_is_unaffected_by_autocast():
     objective, discriminator = build(r1=PenaltySettings(10.0, every=1)), Convolved()
-    plain = objective.d_terms(discriminator, batch_of(), FAKE)
+    plain = d_terms(objective, discriminator, batch_of(), FAKE)
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = objective.d_terms(discriminator, batch_of(), FAKE)
+        mixed = d_terms(objective, discriminator, batch_of(), FAKE)
     assert mixed["hinge_real"].item() != plain["hinge_real"].item()
     assert mixed["r1"].dtype == torch.float32
     assert torch.equal(mixed["r1"], plain["r1"])
@@ -236,7 +253,7 @@ def test_feature_matching_compares_the_same_ground_under_augmentation(color):
     rng = torch.Generator().manual_seed(0)
     batch = replace(batch_of(side=32), image=torch.rand(2, 3, 32, 32, generator=rng))
     discriminator = Mean()
-    terms = objective.g_terms(discriminator, batch, batch.image.clone(), unused)
+    terms = g_terms(objective, discriminator, batch, batch.image.clone(), unused)
     assert terms["feature_matching"].item() == 0
     shown, real = discriminator.seen
     assert torch.equal(shown, real) and not torch.equal(real, batch.image)
@@ -246,8 +263,8 @@ def test_both_steps_of_a_batch_see_the_same_augmentation():
     objective = build(feature_matching=Weight(1.0), augment=DiffAugmentSettings(p=1.0))
     discriminator, batch = Mean(), batch_of(side=32)
     fake = torch.full((2, 3, 32, 32), -0.25)
-    objective.d_terms(discriminator, batch, fake)
-    objective.g_terms(discriminator, batch, fake, unused)
+    d_terms(objective, discriminator, batch, fake)
+    g_terms(objective, discriminator, batch, fake, unused)
     both, shown, real = discriminator.seen
     assert torch.equal(both, torch.cat([real, shown]))
 
@@ -258,11 +275,35 @@ def test_monitored_realness_is_without_augmentation():
     assert objective.realness(Mean(), batch.image, batch).item() == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize("balance", [False, True])
+def test_means_over_classes_are_those_of_all_parts_of_a_batch(balance):
+    objective = build(adversarial="classes", class_balance=balance)
+    rng = torch.Generator().manual_seed(0)
+    image = torch.rand(4, 3, 4, 4, generator=rng)
+    whole = replace(batch_of(count=4), image=image)
+    label = whole.label.clone()
+    label[1] = 0  # classes and ignored ground differ between the parts
+    label[2, :3] = 255
+    valid = (label != 255).unsqueeze(1).float()
+    whole = replace(whole, label=label, one_hot=one_hot_of(label, 3), valid=valid)
+    keys = ("image", "label", "one_hot", "valid", "serials")
+    parts = [
+        replace(whole, **{key: getattr(whole, key)[start : start + 2] for key in keys})
+        for start in (0, 2)
+    ]
+    (view,) = objective.views([whole])
+    once = objective.d_terms(Bands(), view, -image)
+    split = [objective.d_terms(Bands(), own, -own.batch.image) for own in objective.views(parts)]
+    for name, value in once.items():
+        torch.testing.assert_close(torch.stack([own[name] for own in split]).mean(), value)
+        assert not torch.isclose(split[0][name], value)
+
+
 @pytest.fixture(scope="module")
 def perceiving():
     """An objective with a perceptual term, whose network is loaded."""
     objective = build(perceptual=PerceptualSettings(weight=10.0))
-    objective.g_terms(Mean(), batch_of(side=32), torch.zeros(2, 3, 32, 32), unused)
+    g_terms(objective, Mean(), batch_of(side=32), torch.zeros(2, 3, 32, 32), unused)
     return objective
 
 
@@ -270,10 +311,10 @@ def test_the_perceptual_term_is_zero_for_the_real_image_and_else_pulls_the_fake(
     batch = batch_of(0.5, ignored=8, side=32)
     same = batch.image.clone()
     same[..., :8] = -1  # ignored
-    term = perceiving.g_terms(Mean(), batch, same, unused)["perceptual"]
+    term = g_terms(perceiving, Mean(), batch, same, unused)["perceptual"]
     assert term.item() == 0
     fake = torch.zeros(2, 3, 32, 32, requires_grad=True)
-    term = perceiving.g_terms(Mean(), batch, fake, unused)["perceptual"]
+    term = g_terms(perceiving, Mean(), batch, fake, unused)["perceptual"]
     term.backward()
     assert term.item() > 0
     assert (fake.grad[..., :8] == 0).all() and fake.grad[..., 8:].abs().sum() > 0
@@ -293,7 +334,7 @@ def test_what_it_remembers_survives_a_file_that_can_run_nothing():
     )
     first, second = (Objective(settings, bands=3, seed=0) for _ in range(2))
     for _ in range(2):
-        first.d_terms(Linear(), batch_of(), FAKE)
+        d_terms(first, Linear(), batch_of(), FAKE)
     first.strength.measured(1.0, 0.0, 0.0, images=100)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
@@ -301,5 +342,5 @@ def test_what_it_remembers_survives_a_file_that_can_run_nothing():
     second.load_state_dict(torch.load(file, weights_only=True))
     assert (second.strength.p, second.strength.gap) == (0.1, 1.0)
     # Two batches have passed, so that the next penalty is in the second one from now.
-    terms = [second.d_terms(Linear(), batch_of(), FAKE) for _ in range(2)]
+    terms = [d_terms(second, Linear(), batch_of(), FAKE) for _ in range(2)]
     assert ["r1" in each for each in terms] == [False, True]

@@ -94,14 +94,19 @@ LOGITS = of_probabilities((0.5, 0.25, 0.25), (0.25, 0.5, 0.25), (0.75, 0.125, 0.
 """Of three pixels: of being fake, of class 0, of class 1."""
 
 
+def balanced(logits, shown, balance=True):
+    """The cross-entropy of a whole batch."""
+    return balanced_cross_entropy(logits, shown, shown.sum((0, 2, 3)), balance)
+
+
 def test_cross_entropy_over_pixels_by_hand():
     # Class 0, class 0, class 1: probabilities 1/4, 1/2 and 1/8.
-    loss = balanced_cross_entropy(LOGITS, one_hot(0, 0, 1), balance=False)
+    loss = balanced(LOGITS, one_hot(0, 0, 1), balance=False)
     assert loss.item() == pytest.approx((2 + 1 + 3) / 3 * 0.693147, rel=1e-5)
 
 
 def test_cross_entropy_with_classes_that_weigh_alike_by_hand():
-    loss = balanced_cross_entropy(LOGITS, one_hot(0, 0, 1))
+    loss = balanced(LOGITS, one_hot(0, 0, 1))
     assert loss.item() == pytest.approx(((2 + 1) / 2 + 3) / 2 * 0.693147, rel=1e-5)
 
 
@@ -114,14 +119,14 @@ def test_balance_is_the_paper_s_weighting_over_the_batch():
     # w_c = pixels of all classes / (pixels of c * classes present), per pixel and averaged.
     weight = 29 / (pixels * 2)
     each = -(logits.log_softmax(1)[:, 1:] * shown) * weight.view(1, 3, 1, 1).nan_to_num(0, 0, 0)
-    assert balanced_cross_entropy(logits, shown).item() == pytest.approx(each.sum().item() / 29)
+    assert balanced(logits, shown).item() == pytest.approx(each.sum().item() / 29)
 
 
 @pytest.mark.parametrize("balance", [False, True])
 def test_ignored_pixels_have_no_cross_entropy(balance):
-    some = balanced_cross_entropy(LOGITS, one_hot(0, None, 1), balance)
+    some = balanced(LOGITS, one_hot(0, None, 1), balance)
     assert some.item() == pytest.approx((2 + 3) / 2 * 0.693147, rel=1e-5)
-    assert balanced_cross_entropy(LOGITS, one_hot(None, None, None), balance).item() == 0
+    assert balanced(LOGITS, one_hot(None, None, None), balance).item() == 0
 
 
 def test_label_mix_by_hand():

@@ -37,6 +37,12 @@ def test_every_channel_has_unit_variance():
     torch.testing.assert_close(noise.mean((0, 2, 3)), torch.zeros(12), atol=0.12, rtol=0)
 
 
+def test_no_pixel_varies_more_than_another():
+    """Enlarged noise would, at the places of its draws, and show a grid in what is painted."""
+    noise = sample_noise(NoiseSpec(0, 0, 4), 0, range(4000), one_region(4000, 8, 12))
+    torch.testing.assert_close(noise.std(0), torch.ones(4, 8, 12), atol=0.06, rtol=0)
+
+
 def test_style_is_the_same_all_over_an_image():
     noise = sample_noise(SPEC, 0, range(4), one_region(4, 20, 24))
     style = noise[:, :2]
@@ -85,5 +91,5 @@ def test_negative_numbers_are_refused_under_the_settings_names(setting):
 
 
 def test_as_many_region_maps_as_indices_are_needed():
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="as many region maps"):
         sample_noise(SPEC, 0, [0, 1], one_region(1, 8, 8))

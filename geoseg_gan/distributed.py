@@ -1,0 +1,380 @@
+"""Shares a command's work out over processes, for commands that need no Trainer.
+
+Processes are started here where there are none (`devices` above 1), or are those that torchrun or
+SLURM's srun have started. All of them run the same function, each on a share of the work; they tell
+each other what they found through `Team`. The first one, rank 0, alone speaks to the user.
+
+On the CPU the bytes of what networks give depend on how many threads add up. Processes that are
+started here use as many threads as the one that starts them, so that their results are those of one
+process with that number; torchrun and SLURM are to be given it as OMP_NUM_THREADS. With
+OMP_NUM_THREADS=1 everywhere the bytes are the same however many processes there are.
+"""
+
+import functools
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from datetime import timedelta
+from multiprocessing import connection, get_context
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from torch import distributed
+
+from geoseg_gan.errors import ToldElsewhereError, UserError
+from geoseg_gan.trainer import TrainerSettings
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(days=1)  # others may wait long for one, as while it reads new data
+_GRACE = 30.0  # seconds in which processes that are done, or are told to, must end
+
+
+class Shareable(Protocol):
+    """A command's configuration, as far as sharing its work is concerned."""
+
+    devices: int
+    trainer: TrainerSettings
+
+
+class _Told(NamedTuple):
+    """What went wrong in a process: a user's mistake in one line, or a traceback."""
+
+    text: str
+    mistake: bool
+
+
+class _LostError(UserError):
+    """Another process ended without a word."""
+
+
+class Team:
+    """The processes that share a command's work, as one of them sees them.
+
+    All processes must call the same methods in the same order. Where one fails, the next call of
+    every other one raises what went wrong there.
+
+    Args:
+        rank: Number of this process, from 0 on.
+        size: How many there are.
+        local_rank: Number of this process on its machine.
+        meet: Gives the store through which they find each other, on first use.
+    """
+
+    def __init__(
+        self,
+        rank: int = 0,
+        size: int = 1,
+        local_rank: int = 0,
+        meet: Callable[[], distributed.Store] | None = None,
+    ) -> None:
+        """Keeps the numbers; nothing is connected before something is shared."""
+        self.rank = rank
+        self.size = size
+        self.local_rank = local_rank
+        self._meet = meet
+        self._failure: Exception | None = None
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0, which speaks to the user and writes what there is one of."""
+        return self.rank == 0
+
+    def device(self, settings: TrainerSettings) -> torch.device:
+        """The device of this process."""
+        if self.size == 1 or not settings.on_gpu():
+            return settings.device()
+        # SLURM may show each process no other GPU than its own.
+        device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
+
+    def part(self, count: int, step: int) -> range:
+        """This process's part of `count` things in order, in whole batches of `step`."""
+        batches = -(-count // step)
+        first, last = (
+            batches * number // self.size * step for number in (self.rank, self.rank + 1)
+        )
+        return range(min(first, count), min(last, count))
+
+    def share(self, value: T) -> list[T]:
+        """The values of all processes, in order of rank.
+
+        Raises:
+            UserError: If a user's mistake was found in another process, or one was lost.
+            RuntimeError: If another process failed, with its traceback.
+        """
+        return self.start_sharing(value).result()
+
+    def start_sharing(self, value: T) -> "Future[list[T]]":
+        """Like `share`, in a thread, so that no process waits for a slower one."""
+        return self._start(lambda: self._exchange(value), [value])
+
+    def gather(self, values: list[T]) -> list[T]:
+        """The values of all processes' lists, in order of rank: in rank 0, elsewhere nothing."""
+        return self._start(lambda: self._gather(values), values).result()
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """Lets rank 0 go through a block alone, then all others: what it caches, they find."""
+        if not self.leads:
+            self.share(None)
+        yield
+        if self.leads:
+            self.share(None)
+
+    def fail(self, text: str, mistake: bool) -> None:
+        """Tells all others what went wrong here, once they share something."""
+        if self.size > 1 and self._failure is None:
+            told = _Told(text, mistake)
+            self._start(lambda: self._exchange(None, told), []).exception()
+
+    def leave(self) -> None:
+        """Ends the connection."""
+        if self._calls is not None:
+            self._calls.put(None)
+            self._calls = None
+            if self._failure is None:
+                distributed.destroy_process_group()
+
+    def _start(self, call: Callable[[], T], alone: T) -> "Future[T]":
+        future: Future[T] = Future()
+        if self.size == 1:
+            future.set_result(alone)
+            return future
+        if self._calls is None:
+            self._connect()
+        assert self._calls is not None
+        self._calls.put((call, future))
+        return future
+
+    def _connect(self) -> None:
+        assert self._meet is not None, "processes of a team are told how they meet"
+        distributed.init_process_group(
+            "gloo",
+            store=self._meet(),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=_PATIENCE,
+        )
+        self._calls = queue.SimpleQueue()
+        # One thread keeps the order of calls; a daemon does not hold up the end of a process.
+        threading.Thread(target=_work_off, args=(self._calls,), daemon=True).start()
+
+    def _gather(self, values: list[T]) -> list[T]:
+        self._exchange(None)  # a failure must be told before anyone sends or waits
+        parts: list[Any] | None = [None] * self.size if self.leads else None
+        distributed.gather_object(values, parts)
+        return [value for part in parts or [] for value in part]
+
+    def _exchange(self, value: T, told: _Told | None = None) -> list[T]:
+        if self._failure is not None:
+            raise self._failure
+        answers: list[Any] = [None] * self.size
+        try:
+            distributed.all_gather_object(answers, (told, value))
+        except RuntimeError as error:
+            self._failure = _LostError(
+                "a process that shared the work has ended unexpectedly; what was finished is "
+                "saved. Call again to go on, with fewer processes or a smaller bs if memory is "
+                "short."
+            )
+            raise self._failure from error
+        for rank, (problem, _) in enumerate(answers):
+            if problem is not None:
+                self._failure = (
+                    UserError(problem.text)
+                    if problem.mistake
+                    else RuntimeError(f"process {rank} of {self.size} failed:\n{problem.text}")
+                )
+                raise self._failure
+        return [answer for _, answer in answers]
+
+
+def _work_off(calls: "queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]") -> None:
+    while (entry := calls.get()) is not None:
+        call, future = entry
+        try:
+            future.set_result(call())
+        except Exception as error:
+            future.set_exception(error)
+
+
+ConfigT = TypeVar("ConfigT", bound=Shareable)
+
+
+def run_together(work: Callable[[ConfigT, Team], T], config: ConfigT) -> T:
+    """Runs a function in all processes that are to share its work.
+
+    Under torchrun or srun these are the ones that they have started, whatever `config.devices`
+    says; else as many as that, of which this one is rank 0 and the others are started when it first
+    shares something. Functions that share nothing until they have checked their configuration thus
+    tell mistakes at once.
+
+    Args:
+        work: A function of a module, which is given the configuration and the team.
+        config: The configuration; it must pickle where processes are started.
+
+    Returns:
+        What `work` returned in rank 0.
+
+    Raises:
+        UserError: If a user's mistake was found in any process; in others than rank 0 of torchrun
+            and SLURM it is one that the commands do not print once more.
+    """
+    place = _place()
+    if place is not None:
+        return _take_part(work, config, Team(*place, _meet_elsewhere))
+    if config.devices == 1:
+        return work(config, Team())
+    followers = _Followers(work, config)
+    try:
+        result = _take_part(work, config, Team(0, config.devices, 0, followers.start))
+    except BaseException as error:
+        followers.end(at_once=True)
+        if isinstance(error, _LostError) and (codes := followers.exit_codes()):
+            raise UserError(
+                f"{error} (Exit codes: {codes}; -9 is often a lack of memory.)"
+            ) from None
+        raise
+    followers.end()
+    return result
+
+
+def _take_part(work: Callable[[ConfigT, Team], T], config: ConfigT, team: Team) -> T:
+    try:
+        # Shared at the end too, so that nobody leaves before the last one could fail.
+        return team.share(work(config, team))[0]
+    except UserError as error:
+        team.fail(str(error), mistake=True)
+        if team.leads:
+            raise
+        raise ToldElsewhereError(str(error)) from None
+    except Exception:
+        team.fail(traceback.format_exc(), mistake=False)
+        raise
+    finally:
+        team.leave()
+
+
+class _Followers:
+    """The processes that rank 0 starts on its own machine."""
+
+    def __init__(self, work: Callable[[ConfigT, Team], Any], config: ConfigT) -> None:
+        self._work = work
+        self._config = config
+        self._processes: list[Any] = []
+
+    def start(self) -> distributed.Store:
+        """Starts them, and waits until all are there."""
+        size = self._config.devices
+        store = distributed.TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)
+        # Threads of GPU processes only feed them; on the CPU their number is part of the result.
+        threads = torch.get_num_threads()
+        if self._config.trainer.on_gpu():
+            threads = max(1, threads // size)
+        # A fork would inherit CUDA's state and the locks of other threads.
+        context = get_context("spawn")
+        doors = []
+        for rank in range(1, size):
+            door, their_door = context.Pipe(duplex=False)
+            task = (self._work, self._config, rank, size, store.port, threads, their_door)
+            process = context.Process(target=_follow, args=task)
+            process.start()
+            their_door.close()
+            self._processes.append(process)
+            doors.append(door)
+        for door, process in zip(doors, self._processes, strict=True):
+            connection.wait([door, process.sentinel])
+            if not door.poll():
+                raise UserError(
+                    f"devices={size}: a process could not be started. Scripts that call this must "
+                    'do so under `if __name__ == "__main__":`, since each process reads them.'
+                )
+        return store
+
+    def end(self, at_once: bool = False) -> None:
+        """Waits for them to end, or makes them."""
+        for process in self._processes:
+            if at_once and process.exitcode is None:
+                process.terminate()
+        for process in self._processes:
+            process.join(_GRACE)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+
+    def exit_codes(self) -> str:
+        """The exit codes of those that did not end by themselves."""
+        codes = (process.exitcode for process in self._processes)
+        return ", ".join(str(code) for code in codes if code not in (0, 1))
+
+
+def _follow(
+    work: Callable[[ConfigT, Team], Any],
+    config: ConfigT,
+    rank: int,
+    size: int,
+    port: int,
+    threads: int,
+    door: connection.Connection,
+) -> None:
+    """What a started process does; rank 0 tells the user of all that goes wrong."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that scratch files are removed
+    torch.set_num_threads(threads)
+    warnings.simplefilter("ignore")
+    door.send(None)
+
+    def meet() -> distributed.Store:
+        return distributed.TCPStore("127.0.0.1", port, size, is_master=False)
+
+    try:
+        _take_part(work, config, Team(rank, size, rank, meet))
+    except (Exception, KeyboardInterrupt):
+        sys.exit(1)
+
+
+def _place() -> tuple[int, int, int] | None:
+    """Rank, size and local rank that torchrun or srun has given; None where this one is alone."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    if not all(name in os.environ for name in names):
+        # Only srun sets these: in a batch script without it there is but one process.
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+    try:
+        rank, size, local_rank = (int(os.environ[name]) for name in names)
+    except KeyError:
+        return None
+    return (rank, size, local_rank) if size > 1 else None
+
+
+@functools.cache
+def _elsewhere() -> distributed.Store:
+    """The store of the processes that torchrun or srun has started."""
+    address = "env://"
+    if "RANK" not in os.environ:
+        host = SLURMEnvironment.resolve_root_node_address(os.environ["SLURM_STEP_NODELIST"])
+        # A port that all processes know, and steps at the same time do not share.
+        number = int(os.environ["SLURM_JOB_ID"]) + 997 * int(os.environ["SLURM_STEP_ID"])
+        rank, size, _ = _place() or (0, 1, 0)
+        address = f"tcp://{host}:{10_000 + number % 20_000}?rank={rank}&world_size={size}"
+    store, _, _ = next(distributed.rendezvous(address, timeout=_PATIENCE))
+    return store
+
+
+_meetings = 0
+
+
+def _meet_elsewhere() -> distributed.Store:
+    """A store of its own for every call, as the jobs of a sweep follow each other."""
+    global _meetings
+    _meetings += 1
+    return distributed.PrefixStore(f"geoseg_gan/{_meetings}", _elsewhere())

@@ -1,0 +1,51 @@
+"""What is done for speed and memory, none of which changes what is optimised."""
+
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import nn
+
+from geoseg_gan.errors import check_choice
+from geoseg_gan.models.recompute import Blocks, recompute_blocks
+
+NETWORKS = ("generator", "discriminator")
+
+
+@dataclass
+class SpeedSettings:
+    """Switches for speed and memory.
+
+    Attributes:
+        channels_last: Keeps the channels of a pixel together, as tensor cores and CPUs read them.
+        fused: One kernel for all of an Adam step.
+        compile: Networks that torch.compile makes faster code of: minutes at the start, and again
+            for every image size.
+        recompute: Networks whose activations are computed again in the backward pass, for a batch
+            or an image that does not fit otherwise.
+    """
+
+    channels_last: bool = True
+    fused: bool = True
+    compile: list[str] = field(default_factory=list)
+    recompute: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Refuses networks that are none.
+
+        Raises:
+            UserError: Naming the key, its value and the choices.
+        """
+        for key in ("compile", "recompute"):
+            for name in getattr(self, key):
+                check_choice(f"speed.{key}", name, NETWORKS)
+
+    def apply(self, generator: nn.Module, discriminator: nn.Module) -> None:
+        """Sets two networks up; the keys of their state stay."""
+        kind = torch.channels_last if self.channels_last else torch.contiguous_format
+        for name, network in zip(NETWORKS, (generator, discriminator), strict=True):
+            network.to(memory_format=kind)
+            if name in self.recompute:
+                recompute_blocks(cast(Blocks, network).blocks())
+            if name in self.compile:
+                network.compile()

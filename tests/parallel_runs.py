@@ -1,0 +1,110 @@
+"""Short trainings of small GANs, in one process or as one of several, for what compares them."""
+
+import os
+import socket
+from pathlib import Path
+
+import lightning as L
+import torch
+from small_gan import MODULATED, PATCH, UNET, build, samples, settings
+from torch.utils.data import DataLoader
+
+from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.losses.augment import DiffAugmentSettings
+from geoseg_gan.losses.objective import DiversitySettings, Objective, PenaltySettings, Weight
+from geoseg_gan.trainer import TrainerSettings, build_trainer
+
+BATCH, STEPS = 4, 3
+PIXEL = {"name": "pixel", "width": 4, "depth": 2}
+OASIS = {"adversarial": "classes", "feature_matching": Weight(0.0), "labelmix": Weight(10.0)}
+VARIED = {
+    "diversity": DiversitySettings(2.0, limit=9.0),
+    "r1": PenaltySettings(10.0, every=2),
+    "augment": DiffAugmentSettings(p=0.7),
+}
+SPADE = MODULATED | {"spectral_norm": True, "norm": "pixel"}
+RECIPES = {
+    "hinge": (UNET, PATCH, {}),
+    "varied": (UNET, PATCH, VARIED),
+    "oasis": (SPADE, PIXEL, OASIS),
+    "batch_norm": (MODULATED, PATCH, {}),
+}
+"""Generator, discriminator and recipe by name."""
+
+
+class Spy(L.Callback):
+    """Records both networks' gradients as the first step uses them."""
+
+    def __init__(self):
+        self.gradients = {}
+
+    def on_train_start(self, trainer, module):
+        for name, optimizer in zip("dg", trainer.optimizers, strict=True):
+            optimizer.register_step_pre_hook(self.record(name))
+
+    def record(self, name):
+        def hook(optimizer, *_):
+            if name not in self.gradients:
+                params = [p for group in optimizer.param_groups for p in group["params"]]
+                self.gradients[name] = [p.grad.clone() for p in params]
+
+        return hook
+
+
+def data():
+    """Pairs of which each has other classes and other ignored ground."""
+    pairs = samples(BATCH * STEPS)
+    for number, pair in enumerate(pairs):
+        pair["label"][: 4 * (number % 4)] = IGNORE
+        if number % 3 == 0:
+            pair["label"][pair["label"] == 2] = 1
+    return pairs
+
+
+def train(recipe, folder, accumulate=1, rank=0, world=1):
+    """Trains on `STEPS` global batches and returns first gradients, last state and last figures."""
+    generator, discriminator, changes = RECIPES[recipe]
+    module = build(
+        BATCH,
+        Objective(settings(**changes), bands=3, seed=0),
+        generator,
+        discriminator,
+        accumulate=accumulate,
+        ema=0.9,
+    )
+    spy = Spy()
+    trainer = build_trainer(
+        TrainerSettings("cpu"),
+        out_dir=Path(folder) / f"{recipe}_{accumulate}",
+        epochs=1,
+        devices=world,
+        precision="32-true",
+        steps=1,
+        callbacks=[spy],
+    )
+    local = BATCH // world
+    mine = [n * BATCH + rank * local + i for n in range(STEPS) for i in range(local)]
+    trainer.fit(module, DataLoader(data(), batch_size=local, sampler=mine, num_workers=0))
+    figures = {name: float(value) for name, value in trainer.logged_metrics.items()}
+    state = {n: v for n, v in module.state_dict().items() if isinstance(v, torch.Tensor)}
+    return {"gradients": spy.gradients, "state": state, "figures": figures}
+
+
+def train_as_rank(rank, world, port, folder):
+    """Trains all recipes as one of several processes, as torchrun would start it."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0"}
+    os.environ |= {"LOCAL_WORLD_SIZE": str(world), "TORCHELASTIC_RUN_ID": "test"}
+    torch.set_num_threads(1)
+    for recipe in RECIPES:
+        found = train(recipe, folder, rank=rank, world=world)
+        torch.save(found, Path(folder) / f"{recipe}_{rank}.pt")
+    found = train("oasis", folder, accumulate=2, rank=rank, world=world)
+    torch.save(found, Path(folder) / f"oasis_accumulated_{rank}.pt")
+
+
+def free_port():
+    """A port on which nothing listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]
