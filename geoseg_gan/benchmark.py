@@ -39,7 +39,7 @@ from geoseg_gan.schemas import BenchmarkConfig
 from geoseg_gan.synthesis.judge import Verdict
 from geoseg_gan.synthesis.masks import CandidateMasks
 from geoseg_gan.synthesis.paint import paint_candidates
-from geoseg_gan.synthesis.writer import PairWriter
+from geoseg_gan.synthesis.writer import Manifest, PairWriter
 from geoseg_gan.trainer import build_trainer, full_precision
 
 _WARM_UP = 3
@@ -276,7 +276,8 @@ def _generation(config: BenchmarkConfig, data: SegmentationDataModule) -> dict[s
         )
         with tempfile.TemporaryDirectory() as folder:
             started = _now()
-            with PairWriter(Path(folder), "pairs", data.reader, facts.scaling) as writer:
+            place = (Path(folder), "pairs", data.reader, facts.scaling)
+            with Manifest(Path(folder)) as manifest, PairWriter(*place, manifest.add) as writer:
                 for candidate, image in painted:
                     if save:
                         writer.add(candidate, image, Verdict(candidate.label))

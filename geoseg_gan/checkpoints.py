@@ -165,8 +165,6 @@ def start_from(path: Path, generator: nn.Module, discriminator: nn.Module, facts
     wanted: list[tuple[Kind, Path, nn.Module]] = [("generator", path, generator)]
     if beside.is_file():
         wanted.append(("discriminator", beside, discriminator))
-    else:
-        warnings.warn(f"{beside} is not there: the discriminator starts anew.", stacklevel=2)
     for kind, source, network in wanted:
         content = _read(source, kind)
         theirs = _facts(content)
@@ -185,6 +183,8 @@ def start_from(path: Path, generator: nn.Module, discriminator: nn.Module, facts
                 f"and these have {len(facts.scaling.low)}."
             )
         network.load_state_dict(content["weights"])
+    if not beside.is_file():
+        warnings.warn(f"{beside} is not there: the discriminator starts anew.", stacklevel=2)
 
 
 def load_segmenter(path: Path, device: torch.device | str = "cpu") -> LoadedSegmenter:

@@ -26,8 +26,10 @@ from multiprocessing import connection, get_context
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import distributed
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from geoseg_gan.errors import ToldElsewhereError, UserError
 from geoseg_gan.trainer import TrainerSettings
@@ -56,6 +58,9 @@ class _LostError(UserError):
     """Another process ended without a word."""
 
 
+_Calls = queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
+
+
 class Team:
     """The processes that share a command's work, as one of them sees them.
 
@@ -67,6 +72,7 @@ class Team:
         size: How many there are.
         local_rank: Number of this process on its machine.
         meet: Gives the store through which they find each other, on first use.
+        founds: Whether the others are not there before that.
     """
 
     def __init__(
@@ -74,15 +80,18 @@ class Team:
         rank: int = 0,
         size: int = 1,
         local_rank: int = 0,
-        meet: Callable[[], distributed.Store] | None = None,
+        meet: Callable[[], Store] | None = None,
+        founds: bool = False,
     ) -> None:
         """Keeps the numbers; nothing is connected before something is shared."""
         self.rank = rank
         self.size = size
         self.local_rank = local_rank
         self._meet = meet
+        self._founds = founds
         self._failure: Exception | None = None
-        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] | None = None
+        self._calls: _Calls = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
 
     @property
     def leads(self) -> bool:
@@ -97,6 +106,18 @@ class Team:
         device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
         return device
+
+    @property
+    def neighbours(self) -> int:
+        """How many processes share this one's machine, itself included, where each has a GPU."""
+        return max(1, min(self.size, torch.cuda.device_count()))
+
+    def where(self, settings: TrainerSettings) -> str:
+        """Where the work is done, in words."""
+        kind = "GPU" if settings.on_gpu() else "CPU"
+        if self.size == 1:
+            return f"the {kind}"
+        return f"{self.size} GPUs" if kind == "GPU" else f"the CPU in {self.size} processes"
 
     def part(self, count: int, step: int) -> range:
         """This process's part of `count` things in order, in whole batches of `step`."""
@@ -134,44 +155,45 @@ class Team:
 
     def fail(self, text: str, mistake: bool) -> None:
         """Tells all others what went wrong here, once they share something."""
-        if self.size > 1 and self._failure is None:
+        unheard = self._founds and self._thread is None
+        if self.size > 1 and self._failure is None and not unheard:
             told = _Told(text, mistake)
-            self._start(lambda: self._exchange(None, told), []).exception()
+            self._start(lambda: self._exchange([], told), [[]]).exception()
 
     def leave(self) -> None:
-        """Ends the connection."""
-        if self._calls is not None:
+        """Ends the connection, which nothing may be under way in."""
+        if self._thread is not None:
             self._calls.put(None)
-            self._calls = None
-            if self._failure is None:
-                distributed.destroy_process_group()
+            self._thread.join(_GRACE)
+            self._thread = None
+            distributed.destroy_process_group()
 
     def _start(self, call: Callable[[], T], alone: T) -> "Future[T]":
         future: Future[T] = Future()
         if self.size == 1:
             future.set_result(alone)
             return future
-        if self._calls is None:
+        if self._thread is None and self._failure is None:
             self._connect()
-        assert self._calls is not None
         self._calls.put((call, future))
         return future
 
     def _connect(self) -> None:
         assert self._meet is not None, "processes of a team are told how they meet"
-        distributed.init_process_group(
-            "gloo",
-            store=self._meet(),
-            rank=self.rank,
-            world_size=self.size,
-            timeout=_PATIENCE,
-        )
-        self._calls = queue.SimpleQueue()
+        try:
+            store = self._meet()
+            distributed.init_process_group(
+                "gloo", store=store, rank=self.rank, world_size=self.size, timeout=_PATIENCE
+            )
+        except Exception as error:
+            self._failure = error
+            raise
         # One thread keeps the order of calls; a daemon does not hold up the end of a process.
-        threading.Thread(target=_work_off, args=(self._calls,), daemon=True).start()
+        self._thread = threading.Thread(target=_work_off, args=(self._calls,), daemon=True)
+        self._thread.start()
 
     def _gather(self, values: list[T]) -> list[T]:
-        self._exchange(None)  # a failure must be told before anyone sends or waits
+        self._exchange(values[:0])  # a failure must be told before anyone sends or waits
         parts: list[Any] | None = [None] * self.size if self.leads else None
         distributed.gather_object(values, parts)
         return [value for part in parts or [] for value in part]
@@ -200,7 +222,7 @@ class Team:
         return [answer for _, answer in answers]
 
 
-def _work_off(calls: "queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]") -> None:
+def _work_off(calls: _Calls) -> None:
     while (entry := calls.get()) is not None:
         call, future = entry
         try:
@@ -237,14 +259,15 @@ def run_together(work: Callable[[ConfigT, Team], T], config: ConfigT) -> T:
     if config.devices == 1:
         return work(config, Team())
     followers = _Followers(work, config)
+    team = Team(0, config.devices, 0, followers.start, founds=True)
     try:
-        result = _take_part(work, config, Team(0, config.devices, 0, followers.start))
+        result = _take_part(work, config, team)
     except BaseException as error:
-        followers.end(at_once=True)
+        # After a mistake they have been told and end by themselves; of Ctrl-C only this one knows.
+        followers.end(at_once=not isinstance(error, Exception))
+        team.leave()
         if isinstance(error, _LostError) and (codes := followers.exit_codes()):
-            raise UserError(
-                f"{error} (Exit codes: {codes}; -9 is often a lack of memory.)"
-            ) from None
+            raise UserError(f"{error} (Exit codes: {codes}; -9 can be a lack of memory.)") from None
         raise
     followers.end()
     return result
@@ -253,17 +276,19 @@ def run_together(work: Callable[[ConfigT, Team], T], config: ConfigT) -> T:
 def _take_part(work: Callable[[ConfigT, Team], T], config: ConfigT, team: Team) -> T:
     try:
         # Shared at the end too, so that nobody leaves before the last one could fail.
-        return team.share(work(config, team))[0]
+        result = team.share(work(config, team))[0]
     except UserError as error:
         team.fail(str(error), mistake=True)
+        team.leave()
         if team.leads:
             raise
         raise ToldElsewhereError(str(error)) from None
     except Exception:
         team.fail(traceback.format_exc(), mistake=False)
-        raise
-    finally:
         team.leave()
+        raise
+    team.leave()
+    return result
 
 
 class _Followers:
@@ -274,10 +299,10 @@ class _Followers:
         self._config = config
         self._processes: list[Any] = []
 
-    def start(self) -> distributed.Store:
+    def start(self) -> Store:
         """Starts them, and waits until all are there."""
         size = self._config.devices
-        store = distributed.TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)
+        store = TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)
         # Threads of GPU processes only feed them; on the CPU their number is part of the result.
         threads = torch.get_num_threads()
         if self._config.trainer.on_gpu():
@@ -285,17 +310,19 @@ class _Followers:
         # A fork would inherit CUDA's state and the locks of other threads.
         context = get_context("spawn")
         doors = []
-        for rank in range(1, size):
-            door, their_door = context.Pipe(duplex=False)
-            task = (self._work, self._config, rank, size, store.port, threads, their_door)
-            process = context.Process(target=_follow, args=task)
-            process.start()
-            their_door.close()
-            self._processes.append(process)
-            doors.append(door)
+        with _ignoring_interrupts():
+            for rank in range(1, size):
+                door, their_door = context.Pipe(duplex=False)
+                task = (self._work, self._config, rank, size, store.port, threads, their_door)
+                process = context.Process(target=_follow, args=task)
+                process.start()
+                their_door.close()
+                self._processes.append(process)
+                doors.append(door)
         for door, process in zip(doors, self._processes, strict=True):
             connection.wait([door, process.sentinel])
             if not door.poll():
+                self.end(at_once=True)
                 raise UserError(
                     f"devices={size}: a process could not be started. Scripts that call this must "
                     'do so under `if __name__ == "__main__":`, since each process reads them.'
@@ -305,13 +332,13 @@ class _Followers:
     def end(self, at_once: bool = False) -> None:
         """Waits for them to end, or makes them."""
         for process in self._processes:
-            if at_once and process.exitcode is None:
-                process.terminate()
+            if not at_once:
+                process.join(_GRACE)
+            process.terminate()
         for process in self._processes:
             process.join(_GRACE)
-            if process.exitcode is None:
-                process.kill()
-                process.join()
+            process.kill()
+            process.join()
 
     def exit_codes(self) -> str:
         """The exit codes of those that did not end by themselves."""
@@ -329,18 +356,33 @@ def _follow(
     door: connection.Connection,
 ) -> None:
     """What a started process does; rank 0 tells the user of all that goes wrong."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that scratch files are removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what it has begun is ended
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore")
     door.send(None)
 
-    def meet() -> distributed.Store:
-        return distributed.TCPStore("127.0.0.1", port, size, is_master=False)
+    def meet() -> Store:
+        return TCPStore("127.0.0.1", port, size, is_master=False)
 
     try:
         _take_part(work, config, Team(rank, size, rank, meet))
-    except (Exception, KeyboardInterrupt):
+    except Exception:
         sys.exit(1)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """Has processes that are started here ignore Ctrl-C, which reaches all, for rank 0 to act."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _place() -> tuple[int, int, int] | None:
@@ -357,7 +399,7 @@ def _place() -> tuple[int, int, int] | None:
 
 
 @functools.cache
-def _elsewhere() -> distributed.Store:
+def _elsewhere() -> Store:
     """The store of the processes that torchrun or srun has started."""
     address = "env://"
     if "RANK" not in os.environ:
@@ -366,15 +408,15 @@ def _elsewhere() -> distributed.Store:
         number = int(os.environ["SLURM_JOB_ID"]) + 997 * int(os.environ["SLURM_STEP_ID"])
         rank, size, _ = _place() or (0, 1, 0)
         address = f"tcp://{host}:{10_000 + number % 20_000}?rank={rank}&world_size={size}"
-    store, _, _ = next(distributed.rendezvous(address, timeout=_PATIENCE))
+    store: Store = next(rendezvous(address, timeout=_PATIENCE))[0]
     return store
 
 
 _meetings = 0
 
 
-def _meet_elsewhere() -> distributed.Store:
+def _meet_elsewhere() -> Store:
     """A store of its own for every call, as the jobs of a sweep follow each other."""
     global _meetings
     _meetings += 1
-    return distributed.PrefixStore(f"geoseg_gan/{_meetings}", _elsewhere())
+    return PrefixStore(f"geoseg_gan/{_meetings}", _elsewhere())

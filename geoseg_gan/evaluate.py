@@ -1,54 +1,23 @@
 """The evaluate command: how good are generated pairs, beside what real images reach?"""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
 
-from geoseg_gan.checkpoints import LoadedGenerator, load_generator
 from geoseg_gan.config import command, plain
-from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.data.datamodule import check_same_type
-from geoseg_gan.data.dataset import Fit, PairSource, WindowDataset
-from geoseg_gan.data.images import MaskReader
-from geoseg_gan.data.leaks import refuse_shared_images, shared_ground
-from geoseg_gan.data.pairs import Pair, find_pairs
-from geoseg_gan.data.scan import check_sizes, scan
-from geoseg_gan.data.split import split_pairs
-from geoseg_gan.data.synthetic import SyntheticFacts, read_synthetic, refuse_synthetic
+from geoseg_gan.data.leaks import shared_ground
+from geoseg_gan.distributed import Team, run_together
 from geoseg_gan.errors import UserError, check_choice, plural
+from geoseg_gan.evaluate_measures import FEWEST, Measured, Subject, measure, open_subject
 from geoseg_gan.evaluation import fidelity
 from geoseg_gan.evaluation.artefacts import spectra, texture
-from geoseg_gan.evaluation.images import ImageSet, collect, painted_like, spread
+from geoseg_gan.evaluation.images import collect
 from geoseg_gan.evaluation.obedience import agreement, diversity, real_diversity
 from geoseg_gan.evaluation.pictures import CLOSEST, write_closest, write_pictures
 from geoseg_gan.evaluation.report import RESULT, print_figures, write_evaluation
-from geoseg_gan.models.features import FEATURES, MINIMUM_SIZE, Lite0Features, build_features
+from geoseg_gan.models.features import FEATURES
 from geoseg_gan.schemas import EvaluateConfig
-from geoseg_gan.synthesis.recognizer import Recognizer, load_recognizer
-
-_FEWEST = 16
-"""Images below which no figure means anything."""
-
-_MOST_TRAINING = 5000
-"""Training windows that are searched for copies, evenly spread where there are more."""
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """What is evaluated, and how the real tiles beside it are read."""
-
-    generator: LoadedGenerator | None
-    synthetic: SyntheticFacts | None
-    scaling: ImageScaling | None
-    root: Path
-    reader: MaskReader
-    image_size: int
-    fit: Fit
-    train: list[Pair]
-    val: list[Pair]
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
@@ -64,42 +33,41 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     Raises:
         UserError: If the configuration, a checkpoint or a folder is not as it must be.
     """
+    return run_together(_evaluate, config)
+
+
+def _evaluate(config: EvaluateConfig, team: Team) -> dict[str, float]:
     check(config)
-    device = config.trainer.device()
-    subject = _open(config, device)
-    if subject.image_size < MINIMUM_SIZE:
-        raise UserError(
-            f"the images are {subject.image_size} px wide: features need {MINIMUM_SIZE} px. Train "
-            "with a larger image_size."
-        )
-    refuse_shared_images(subject.train, subject.val)
-    val, train = (_windows(subject, pairs) for pairs in (subject.val, subject.train))
-    scaling = _scaling(subject)
-    recognizer = _recognizer(config, subject, scaling, device)
-    network = build_features(config.features, len(scaling.low), _path(config.features_weights))
-    perceptual = (
-        network if isinstance(network, Lite0Features) else Lite0Features(len(scaling.low))
-    ).to(device)
-    extract = fidelity.Extractor(network.to(device), scaling, device, config.bs)
-    _say_start(config, subject)
-    real = collect(val, spread(len(val), config.num_samples))
-    fake = _fake(config, subject, real, device)
-    train_rows = spread(len(train), _MOST_TRAINING)
-    counts = {"painted": len(fake), "validation": len(real), "training": len(train_rows)}
-    _check_counts(counts)
-    of_real = extract(real, "Features of validation images")
-    of_fake = extract(fake, "Features of painted images")
-    of_train = extract.of_windows(train, train_rows, "Features of training images")
+    with team.leader_first():
+        subject = open_subject(config, team)
+    if team.leads:
+        _say_start(config, subject, team)
+    measured = measure(config, subject, team)
+    return _report(config, subject, measured) if measured is not None else {}
+
+
+main = command(EvaluateConfig)(evaluate)
+
+
+def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dict[str, float]:
+    """Works out all figures from what was measured, and writes them; the main ones."""
+    generator, recognizer, scaling = subject.generator, subject.recognizer, subject.scaling
+    real, fake = measured.real, measured.fake
+    of_real, of_fake, of_train = measured.of_real, measured.of_fake, measured.of_train
     names = subject.reader.palette.names
     near = fidelity.memorisation(of_train, of_fake, of_real)
+    train_rows = subject.train_rows
     figures: dict[str, Any] = {
-        "images": counts,
-        "warnings": _warnings(subject, recognizer),
+        "images": subject.counts(),
+        "warnings": _warnings(subject),
         "fidelity": {
             "painted": fidelity.compare(of_real, of_fake),
             "real halves": fidelity.halves(of_real, real.groups, config.seed),
             "training ground": fidelity.compare(of_real, of_train),
-            **fidelity.controls(extract, real, of_real, config.seed),
+            **{
+                name: fidelity.compare(of_real, features, paired=True)
+                for name, features in measured.of_controls.items()
+            },
         },
         "coverage": {
             "painted": fidelity.coverage(of_real, of_fake),
@@ -112,33 +80,22 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         "memorisation": near,
     }
     if recognizer is not None:
-        figures["agreement"] = {
-            "painted": agreement(recognizer, fake, names, "Judging painted images"),
-            "real": agreement(recognizer, real, names, "Judging real images"),
-        }
-    if subject.generator is not None:
+        figures["agreement"] = {k: agreement(v, names) for k, v in measured.confusions.items()}
+    if generator is not None:
         figures["diversity"] = {
-            "painted": diversity(
-                perceptual,
-                subject.generator,
-                real,
-                variants=config.variants,
-                seed=config.seed,
-                device=device,
-                title="Painting masks several times",
-            ),
-            "real": real_diversity(perceptual, real, scaling, len(names), device),
+            "painted": diversity(measured.distances, generator),
+            "real": real_diversity(subject.perceptual, real, scaling, len(names), subject.device),
         }
     facts = {
         "settings": plain(config),
         "checkpoint": None
-        if subject.generator is None
-        else {"sha256": subject.generator.digest, "epoch": subject.generator.epoch},
+        if generator is None
+        else {"sha256": generator.digest, "epoch": generator.epoch},
         "segmenter": None if recognizer is None else {"sha256": recognizer.digest},
         "image_size": subject.image_size,
     }
     closest = np.argsort(near["painted"])[:CLOSEST].tolist()
-    originals = collect(train, [train_rows[near["rows"][row]] for row in closest])
+    originals = collect(subject.train, [train_rows[near["rows"][row]] for row in closest])
     near["closest"] = [
         {"painted": fake.names[row], "training": original, "distance": near["painted"][row]}
         for row, original in zip(closest, originals.names, strict=True)
@@ -149,9 +106,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     write_evaluation(folder, figures, facts)
     print_figures(folder, figures)
     return _main_figures(figures)
-
-
-main = command(EvaluateConfig)(evaluate)
 
 
 def check(config: EvaluateConfig) -> None:
@@ -171,116 +125,23 @@ def check(config: EvaluateConfig) -> None:
             f"features_weights={config.features_weights}: features=lite0 brings its own. Leave it "
             "away, or set features=inception."
         )
-    if config.num_samples < _FEWEST or config.variants < 2 or config.bs < 1 or config.seed < 0:
+    if config.num_samples < FEWEST or config.variants < 2 or config.bs < 1 or config.seed < 0:
         raise UserError(
-            f"num_samples={config.num_samples} must be {_FEWEST} or more, variants="
+            f"num_samples={config.num_samples} must be {FEWEST} or more, variants="
             f"{config.variants} 2 or more, bs={config.bs} positive, seed={config.seed} 0 or more."
         )
     config.onnx.check()
-    config.trainer.check()
+    config.trainer.check(config.devices)
     if (Path(config.out_dir) / RESULT).exists():
         raise UserError(
             f"out_dir={config.out_dir} already holds an evaluation. Choose another out_dir."
         )
 
 
-def _open(config: EvaluateConfig, device: torch.device) -> _Subject:
-    if config.gen_ckpt is not None:
-        generator = load_generator(Path(config.gen_ckpt), device)
-        trained = generator.facts.config
-        data = trained["data"]
-        root = Path(config.data_root or trained["data_root"])
-        refuse_synthetic(root)
-        return _Subject(
-            generator,
-            None,
-            generator.facts.scaling,
-            root,
-            MaskReader(generator.facts.palette, data["mask_format"], data["unknown"]),
-            trained["image_size"],
-            cast(Fit, data["fit"]),
-            split_pairs(root, trained)[0],
-            find_pairs(root, "val", data["group_regex"]),
-        )
-    assert config.folder is not None
-    synthetic = read_synthetic(Path(config.folder))
-    root = Path(config.data_root or synthetic.data_root)
-    refuse_synthetic(root)
-    return _Subject(
-        None,
-        synthetic,
-        None,
-        root,
-        synthetic.reader(),
-        synthetic.image_size,
-        "crop",
-        find_pairs(root, "train"),
-        find_pairs(root, "val"),
-    )
-
-
-def _recognizer(
-    config: EvaluateConfig, subject: _Subject, scaling: ImageScaling, device: torch.device
-) -> Recognizer | None:
-    if config.segmenter_ckpt is None:
-        return None
-    return load_recognizer(
-        Path(config.segmenter_ckpt),
-        subject.reader.palette,
-        scaling,
-        subject.image_size,
-        device,
-        config.class_map,
-        config.onnx,
-    )
-
-
-def _scaling(subject: _Subject) -> ImageScaling:
-    index = scan(subject.train, subject.reader)
-    scaling = subject.scaling or ImageScaling.fit(index)
-    if (len(scaling.low), scaling.dtype) != (index.bands, index.dtype.name):
-        raise UserError(
-            f"data_root={subject.root} holds images with {plural(index.bands, 'band')} of "
-            f"{index.dtype}, but the generator paints {plural(len(scaling.low), 'band')} of "
-            f"{scaling.dtype}. Give the data that it was trained on, or data like it."
-        )
-    return scaling
-
-
-def _windows(subject: _Subject, pairs: list[Pair]) -> WindowDataset:
-    """All windows of some pairs, once it is sure that they can be compared."""
-    index = scan(pairs, subject.reader)
-    check_same_type(scan(subject.train, subject.reader), index)
-    if subject.fit == "crop":
-        check_sizes(index, subject.image_size)
-    source = PairSource(pairs, subject.reader)
-    return WindowDataset(source, index.sizes, subject.image_size, subject.fit)
-
-
-def _check_counts(counts: dict[str, int]) -> None:
-    if min(counts.values()) < _FEWEST:
-        shown = ", ".join(f"{count} {name}" for name, count in counts.items())
-        raise UserError(
-            f"figures need {_FEWEST} images of each kind, but there are so many: {shown}. Give "
-            "more tiles, or train with a smaller image_size, which makes more windows of a tile."
-        )
-
-
-def _fake(
-    config: EvaluateConfig, subject: _Subject, real: ImageSet, device: torch.device
-) -> ImageSet:
-    """What is judged: images of the validation masks, or the pairs of a generated folder."""
-    if subject.generator is not None:
-        title = "Painting held-out masks"
-        return painted_like(subject.generator, real, config.seed, device, title)
-    assert subject.synthetic is not None
-    painted = _windows(subject, subject.synthetic.pairs)
-    return collect(painted, spread(len(painted), config.num_samples))
-
-
-def _warnings(subject: _Subject, recognizer: Recognizer | None) -> list[str]:
+def _warnings(subject: Subject) -> list[str]:
     """What is known of data and segmenter that makes figures better than they are."""
-    warnings = [shared_ground(subject.train, subject.val)]
+    warnings = [shared_ground(subject.train_pairs, subject.val_pairs)]
+    recognizer = subject.recognizer
     if (
         recognizer is not None
         and subject.synthetic is not None
@@ -305,17 +166,12 @@ def _main_figures(figures: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def _path(name: str | None) -> Path | None:
-    return None if name is None else Path(name)
-
-
-def _say_start(config: EvaluateConfig, subject: _Subject) -> None:
-    what = config.gen_ckpt or config.folder
-    where = "GPU" if config.trainer.on_gpu() else "CPU"
+def _say_start(config: EvaluateConfig, subject: Subject, team: Team) -> None:
+    what, tiles = config.gen_ckpt or config.folder, len(subject.val_pairs)
     print(
-        f"Evaluating {what} on {plural(len(subject.val), 'validation tile')} of {subject.root}, in "
-        f"windows of {subject.image_size} px, with features of {config.features} on the {where}, "
-        f"into {config.out_dir}."
+        f"Evaluating {what} on {plural(tiles, 'validation tile')} of {subject.root}, in windows of "
+        f"{subject.image_size} px, with features of {config.features} on "
+        f"{team.where(config.trainer)}, into {config.out_dir}."
     )
     if config.segmenter_ckpt is None:
         print("Without segmenter_ckpt there will be no figure for agreement.")

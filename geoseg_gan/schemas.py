@@ -6,6 +6,7 @@ from typing import Any
 from geoseg_gan.data.augment import AugmentSettings
 from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.data.settings import DataSettings
+from geoseg_gan.data.pack_settings import PackSettings
 from geoseg_gan.data.tile_settings import TileSettings
 from geoseg_gan.data.transplant import TransplantStep
 from geoseg_gan.gan import OptimizerSettings
@@ -269,6 +270,7 @@ SCHEMAS: dict[str, type] = {
     "trial": TrialConfig,
     "calibrate": CalibrateConfig,
     "tile": TileSettings,
+    "pack": PackSettings,
     "benchmark": BenchmarkConfig,
     "describe": DescribeConfig,
 }

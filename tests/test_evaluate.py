@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from geoseg_gan import evaluate as command_module
 from geoseg_gan.data.images import read_image, write_image
 from geoseg_gan.data.synthetic import FACTS
 from geoseg_gan.errors import UserError
@@ -73,6 +75,17 @@ def test_the_same_seed_gives_the_same_figures(run, data, generator):
     assert first["figures"] == second["figures"]
     other = stored(run("c", *settings, "seed=1")[0])
     assert other["figures"]["fidelity"] != first["figures"]["fidelity"]
+
+
+def test_two_processes_measure_what_one_does(run, data, generator, segmenter, monkeypatch):
+    monkeypatch.setattr(command_module, "write_pictures", lambda *_, **__: None)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the process that is started: the last digits depend on it
+    settings = (f"gen_ckpt={generator(data)}", f"segmenter_ckpt={segmenter()}", "bs=8")
+    (alone, main), (together, same) = (run(f"of_{n}", *settings, f"devices={n}") for n in (1, 2))
+    torch.set_num_threads(threads)
+    assert same == main
+    assert stored(together)["figures"] == stored(alone)["figures"]
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from geoseg_gan import generate as command_module
+from geoseg_gan import generate_inputs
 from geoseg_gan.data.images import MaskReader, write_image
 from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.data.pairs import find_pairs
@@ -69,7 +70,7 @@ def run(paint, root, generator, recognizer, monkeypatch):
     monkeypatch.setattr(report, "score_histogram", lambda *_: np.zeros((8, 8, 3), np.uint8))
 
     def call(name, recognizer=recognizer, **settings):
-        monkeypatch.setattr(command_module, "load_recognizer", lambda *_: recognizer)
+        monkeypatch.setattr(generate_inputs, "load_recognizer", lambda *_: recognizer)
         return paint(gen_ckpt, name, segmenter_ckpt="hand.pt", **settings)
 
     return call
@@ -209,7 +210,7 @@ def test_pixels_that_are_unlike_their_class_get_the_first_ignore_colour(
     paint, root, generator, palette, recognizer, monkeypatch
 ):
     two = Palette(palette.classes, [[9, 8, 7], [0, 0, 0]])
-    monkeypatch.setattr(command_module, "load_recognizer", lambda *_: recognizer)
+    monkeypatch.setattr(generate_inputs, "load_recognizer", lambda *_: recognizer)
     folder = paint(
         generator(root, palette=two),
         "out",

@@ -109,7 +109,7 @@ def test_segmenters_that_do_not_fit_are_refused_before_anything_is_written(
         (lambda: tmp_path / "model.pth", "can run code"),
     ):
         with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
-            patch.setattr(command_module, "paint_candidates", None)
+            patch.setattr(command_module, "paint_and_judge", None)
             paint(gen_ckpt, "out", segmenter_ckpt=str(make()), num_samples=2)
     assert not (tmp_path / "out").exists()
     mapped = paint(

@@ -9,6 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from geoseg_gan import generate as command_module
+from geoseg_gan import generate_inputs
 from geoseg_gan.errors import UserError
 from geoseg_gan.synthesis import report
 from geoseg_gan.synthesis.recognizer import Recognizer
@@ -37,7 +38,7 @@ def seen(monkeypatch):
         return 5 * F.one_hot(bright, 3).permute(0, 3, 1, 2).float()
 
     recognizer = Recognizer("abc", [1.0] * 3, [0.2], predict, range(3))
-    monkeypatch.setattr(command_module, "load_recognizer", lambda *_: recognizer)
+    monkeypatch.setattr(generate_inputs, "load_recognizer", lambda *_: recognizer)
     # Drawing axes takes longer than all the rest.
     monkeypatch.setattr(report, "score_histogram", lambda *_: np.zeros((8, 8, 3), np.uint8))
     return {"segmenter_ckpt": "hand.pt"}

@@ -1,6 +1,7 @@
 """The LightningDataModules that serve mask-image pairs: what they share, and the generator's."""
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -17,12 +18,13 @@ from geoseg_gan.data.dataset import Fit, PairDataset, PairSource, WindowDataset
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.data.leaks import shared_ground
-from geoseg_gan.data.pairs import DataError, Pair, Split, find_pairs
+from geoseg_gan.data.pairs import DataError, Pair, Split, find_pairs, some_pairs
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.data.sampler import EpochSampler, batches_per_epoch
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
 from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.data.split import split_rows
+from geoseg_gan.data.stream import open_stream, read_facts
 from geoseg_gan.data.world import write_world
 from geoseg_gan.errors import plural
 
@@ -99,43 +101,76 @@ class PairDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Draws the demo world where the settings name one."""
-        if self.settings.demo is not None:
+        if self.settings.demo is not None and self.settings.format == "folder":
             write_world(self.root, self.palette, self.settings.demo)
 
-    def _open_split(self, split: Split) -> tuple[FolderIndex, PairSource]:
-        pairs = find_pairs(self.root, split, self.settings.group_regex)
-        return self._open(pairs, self.reader, self.root / split)
+    def _open_split(
+        self, split: Split, choose: Callable[[Sequence[Pair]], list[int]] | None = None
+    ) -> tuple[FolderIndex, PairSource]:
+        """A split's pairs, or those of them that are chosen, in the order asked for."""
+        where = self.root / split
+        if self.settings.format == "folder":
+            pairs: Sequence[Pair] = find_pairs(self.root, split, self.settings.group_regex)
+            return self._open(
+                pairs if choose is None else some_pairs(pairs, choose(pairs)), self.reader, where
+            )
+        index, source = open_stream(self.root, split, self.reader)
+        if choose is not None:
+            rows = choose(index.pairs)
+            index, source = index.rows(rows), source.rows(rows)
+        self._check(index, where)
+        return index, source
 
     def _open_train(self) -> tuple[FolderIndex, PairSource]:
         """The training pairs that are fitted; windows of the others become `inner_dataset`."""
-        pairs = find_pairs(self.root, "train", self.settings.group_regex)
-        parts = split_rows(pairs, self.settings.split_file, self.inner_share, self.seed)
-        fitted, held_out = ([pairs[row] for row in rows] for rows in parts)
-        index, source = self._open([*fitted, *held_out], self.reader, self.root / "train")
-        ends = range(len(fitted)), range(len(fitted), len(index.pairs))
+        count = 0
+
+        def fitted_first(pairs: Sequence[Pair]) -> list[int]:
+            nonlocal count
+            settings = self.settings
+            parts = split_rows(pairs, settings.split_file, self.inner_share, self.seed)
+            count = len(parts[0])
+            return [*parts[0], *parts[1]]
+
+        index, source = self._open_split("train", fitted_first)
+        fitted, held_out = range(count), range(count, len(index.pairs))
         if held_out:
-            self.inner_dataset = self._windows(index.rows(ends[1]), source.rows(ends[1]))
-        return index.rows(ends[0]), source.rows(ends[0])
+            self.inner_dataset = self._windows(index.rows(held_out), source.rows(held_out))
+        return index.rows(fitted), source.rows(fitted).for_all()
 
     def _windows(self, index: FolderIndex, source: PairSource) -> WindowDataset:
         return WindowDataset(source, index.sizes, self.image_size, self.fit, once=True)
 
     def _open_val(self, train: FolderIndex) -> tuple[FolderIndex, PairSource] | None:
         """The validation split; None where there is none."""
-        if not (self.root / "val").is_dir():
+        if not self._has_val():
             return None
         index, source = self._open_split("val")
         check_same_type(train, index)
         held_out = self.inner_dataset.source.pairs if self.inner_dataset else []
-        if warning := shared_ground([*train.pairs, *held_out], index.pairs):
-            rank_zero_warn(warning)
+        for pairs in (train.pairs, held_out):
+            if warning := shared_ground(pairs, index.pairs):
+                rank_zero_warn(warning)
         return index, source
 
+    def _has_val(self) -> bool:
+        if self.settings.format == "stream":
+            return "val" in read_facts(self.root).splits
+        return (self.root / "val").is_dir()
+
     def _open(
-        self, pairs: list[Pair], reader: MaskReader, where: Path
+        self, pairs: Sequence[Pair], reader: MaskReader, where: Path
     ) -> tuple[FolderIndex, PairSource]:
         """Scans and checks pairs, and decodes them where the settings keep them in memory."""
         index = scan(pairs, reader)
+        self._check(index, where)
+        source = PairSource(pairs, reader)
+        if self.settings.cache == "ram":
+            source = source.in_memory(index)
+        return index, source
+
+    def _check(self, index: FolderIndex, where: Path) -> None:
+        """Refuses what is too small, and warns of pixels outside the palette."""
         if self.fit == "crop":
             check_sizes(index, self.image_size)
         if strays := int(index.unknown.sum()):
@@ -144,10 +179,6 @@ class PairDataModule(L.LightningDataModule):
                 f"{where}: {plural(strays, 'pixel')} in {plural(files, 'mask')} are outside the "
                 f"palette; read as {self.settings.unknown} by data.unknown."
             )
-        source = PairSource(pairs, reader)
-        if self.settings.cache == "ram":
-            source = source.in_memory(index)
-        return index, source
 
     def _warn_of_classes(self, index: FolderIndex, loss: str) -> None:
         """Warns of classes without a pixel, and of what is lost by it."""
@@ -303,6 +334,7 @@ class SegmentationDataModule(PairDataModule):
             rank,
             world,
             batches=self.steps_per_epoch,
+            parts=self.train_dataset.source.parts(),
             focus=self.focus,
         )
         return self._load(self.train_dataset, sampler)

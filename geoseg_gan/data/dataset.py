@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,8 @@ from geoseg_gan.data.jitter import (
     sample_image,
     sample_label,
 )
-from geoseg_gan.data.pairs import Pair
+from geoseg_gan.data.memory import free_memory
+from geoseg_gan.data.pairs import Pair, some_pairs
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.regions import region_map
 from geoseg_gan.data.sampler import Draw
@@ -59,10 +59,18 @@ class PairSource:
         """A source of some of the pairs, in the order asked for; pixels in memory are shared."""
         decoded = self.decoded
         return PairSource(
-            [self.pairs[row] for row in rows],
+            some_pairs(self.pairs, rows),
             self.reader,
             None if decoded is None else [decoded[row] for row in rows],
         )
+
+    def parts(self) -> npt.NDArray[np.int64] | None:
+        """Which part of the storage each pair lies in, where it pays to read part after part."""
+        return None
+
+    def for_all(self) -> "PairSource":
+        """The same source, to read all of it again and again."""
+        return self
 
     def in_memory(self, index: FolderIndex) -> "PairSource":
         """The same source with every pair decoded in memory.
@@ -72,7 +80,7 @@ class PairSource:
         """
         pixels = int(index.sizes.prod(1).sum())
         needed = pixels * (index.bands * index.dtype.itemsize + 1)
-        free = _free_memory()
+        free = free_memory()
         if free is not None and needed > 0.8 * free:
             raise UserError(
                 f"data.cache=ram needs {needed / 2**30:.1f} GiB for {len(self.pairs)} pairs, but "
@@ -186,12 +194,9 @@ class WindowDataset(Dataset[Sample]):
         self.fit = fit
         self.once = once
         self._last: tuple[int, Decoded] | None = None
-        self.windows: list[tuple[int, Window]] = [
-            (row, (top, left, image_size))
-            for row, (height, width) in enumerate(sizes.tolist())
-            for top in ([0] if fit == "resize" else window_starts(height, image_size))
-            for left in ([0] if fit == "resize" else window_starts(width, image_size))
-        ]
+        self.windows: Sequence[tuple[int, Window]] = WindowGrid(
+            np.full_like(sizes, image_size) if fit == "resize" else sizes, image_size
+        )
 
     def __len__(self) -> int:
         """How many windows there are."""
@@ -218,6 +223,42 @@ class WindowDataset(Dataset[Sample]):
         return last[1]
 
 
+class WindowGrid(Sequence[tuple[int, Window]]):
+    """The windows that cover pictures in full, picture after picture, each row by row.
+
+    Args:
+        sizes: Height and width of every picture, at least `side`: shape (N, 2).
+        side: Side of the windows in pixels.
+    """
+
+    def __init__(self, sizes: npt.NDArray[np.int64], side: int) -> None:
+        """Counts the windows of every picture; none is made yet."""
+        self.sizes = sizes
+        self.side = side
+        self.columns = -(-sizes[:, 1] // side)
+        self.ends = (-(-sizes[:, 0] // side) * self.columns).cumsum()
+
+    def __len__(self) -> int:
+        """How many windows there are."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    @overload
+    def __getitem__(self, position: int) -> tuple[int, Window]: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[tuple[int, Window]]: ...
+    def __getitem__(self, position: int | slice) -> tuple[int, Window] | list[tuple[int, Window]]:
+        """The number of a picture, and top, left and side of a window of it; or several."""
+        if isinstance(position, slice):
+            return [self[number] for number in range(len(self))[position]]
+        number = range(len(self))[position]
+        row = int(self.ends.searchsorted(number, side="right"))
+        nth = number - (int(self.ends[row - 1]) if row else 0)
+        down, right = divmod(nth, int(self.columns[row]))
+        height, width = self.sizes[row].tolist()
+        side = self.side
+        return row, (min(down * side, height - side), min(right * side, width - side), side)
+
+
 def window_starts(length: int, side: int, overlap: int = 0) -> list[int]:
     """Starts of the windows that cover a length in full, the last one ending at its end.
 
@@ -229,12 +270,3 @@ def window_starts(length: int, side: int, overlap: int = 0) -> list[int]:
     step = side - overlap
     count = math.ceil((length - side) / step) + 1
     return [min(i * step, length - side) for i in range(count)]
-
-
-def _free_memory() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None  # not Linux: nothing to compare with
-    values = {line.split(":")[0]: line.split()[1] for line in lines}
-    return int(values["MemAvailable"]) * 1024

@@ -1,5 +1,6 @@
 """Reading and writing of images and masks."""
 
+import io
 import threading
 import warnings
 from dataclasses import dataclass
@@ -30,11 +31,12 @@ class UnreadableError(UserError):
     """A file that is not the picture its name promises."""
 
 
-def read_image(path: Path) -> npt.NDArray[Any]:
+def read_image(path: Path, stored: bytes | None = None) -> npt.NDArray[Any]:
     """Reads an image with all its bands in its stored dtype.
 
     Args:
         path: A picture (8-bit, shown as RGB) or a GeoTIFF of any number of bands.
+        stored: What the file holds, where it is known; then no file is read.
 
     Returns:
         Array of shape (H, W, K) in uint8, uint16, int16 or float32 (what other types become).
@@ -43,9 +45,9 @@ def read_image(path: Path) -> npt.NDArray[Any]:
         UnreadableError: If the file does not decode.
     """
     pixels = (
-        _read_tiff(path)
+        _read_tiff(path, stored)
         if path.suffix.lower() in _TIFF
-        else _read_picture(path, keep=("L", "I;16", "RGB"))
+        else _read_picture(path, stored, keep=("L", "I;16", "RGB"))
     )
     return pixels if pixels.dtype in _KEPT_DTYPES else pixels.astype(np.float32)
 
@@ -98,8 +100,12 @@ class MaskReader:
                 "Use data.unknown=ignore or data.unknown=error."
             )
 
-    def read(self, path: Path) -> tuple[npt.NDArray[np.uint8], int]:
+    def read(self, path: Path, stored: bytes | None = None) -> tuple[npt.NDArray[np.uint8], int]:
         """Reads a mask as a label map.
+
+        Args:
+            path: The file.
+            stored: What it holds, where that is known; then no file is read.
 
         Returns:
             Label map of shape (H, W), uint8, and how many pixels were of unknown colour.
@@ -110,8 +116,8 @@ class MaskReader:
         """
         try:
             if self.mask_format == "index":
-                return self._check_ids(self._read_index(path))
-            if path.suffix.lower() in _TIFF and (pixels := _read_tiff(path)).shape[-1] >= 3:
+                return self._check_ids(self._read_index(path, stored))
+            if path.suffix.lower() in _TIFF and (pixels := _read_tiff(path, stored)).shape[-1] >= 3:
                 if pixels.dtype != np.uint8:
                     raise UnreadableError(
                         f"{path}: holds {pixels.dtype} values, but coloured masks are 8-bit. "
@@ -120,7 +126,7 @@ class MaskReader:
                 # Copied because the colour look-up needs three contiguous bands.
                 rgb = np.ascontiguousarray(pixels[..., :3])
             else:
-                rgb = _read_picture(path, keep=("RGB",))
+                rgb = _read_picture(path, stored, keep=("RGB",))
             return self.palette.encode(rgb, self.unknown)
         except UnknownColorError as error:
             raise UnknownColorError(f"{path}: {error}") from None
@@ -138,11 +144,11 @@ class MaskReader:
         with atomic_path(path) as scratch:
             picture.save(scratch)
 
-    def _read_index(self, path: Path) -> npt.NDArray[Any]:
+    def _read_index(self, path: Path, stored: bytes | None) -> npt.NDArray[Any]:
         if path.suffix.lower() in _TIFF:
-            pixels = _read_tiff(path)
+            pixels = _read_tiff(path, stored)
         else:
-            pixels = _read_picture(path, keep=("1", "L", "P", "I", "I;16"))
+            pixels = _read_picture(path, stored, keep=("1", "L", "P", "I", "I;16"))
         if pixels.ndim == 3 and pixels.shape[-1] > 1:
             raise UnreadableError(
                 f"{path}: has {pixels.shape[-1]} channels, but data.mask_format=index expects one "
@@ -167,10 +173,10 @@ class MaskReader:
         return label, count
 
 
-def _read_picture(path: Path, keep: tuple[str, ...]) -> npt.NDArray[Any]:
+def _read_picture(path: Path, stored: bytes | None, keep: tuple[str, ...]) -> npt.NDArray[Any]:
     """Decodes with Pillow; modes not named in `keep` become RGB."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path if stored is None else io.BytesIO(stored)) as picture:
             pixels = np.asarray(picture if picture.mode in keep else picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnreadableError(
@@ -179,9 +185,9 @@ def _read_picture(path: Path, keep: tuple[str, ...]) -> npt.NDArray[Any]:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _read_tiff(path: Path) -> npt.NDArray[Any]:
+def _read_tiff(path: Path, stored: bytes | None) -> npt.NDArray[Any]:
     try:
-        with _open_tiff(path) as source:
+        with _open_tiff(path if stored is None else io.BytesIO(stored)) as source:
             bands = source.read()
     except RasterioError as error:
         raise UnreadableError(
@@ -206,7 +212,7 @@ def _write_tiff(path: Path, pixels: npt.NDArray[Any]) -> None:
         target.write(np.moveaxis(pixels, -1, 0))
 
 
-def _open_tiff(path: Path, mode: str = "r", **profile: Any) -> Any:
+def _open_tiff(path: Path | io.BytesIO, mode: str = "r", **profile: Any) -> Any:
     """Opens with rasterio, which warns right then of pictures that lie nowhere on Earth."""
     # Warning filters belong to the whole process: without the lock, threads restore each other's.
     with _FILTERS, warnings.catch_warnings():

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from rich.progress import track
 
 from geoseg_gan.data.images import read_image
-from geoseg_gan.data.pairs import DataError, Pair
+from geoseg_gan.data.pairs import DataError, Pair, groups_of
 from geoseg_gan.errors import plural
 
 _BAR_FROM = 200  # fewer images take a moment, which needs no bar
@@ -32,9 +32,9 @@ def refuse_shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> None:
         )
 
 
-def shared_ground(train: Iterable[Pair], val: Iterable[Pair]) -> str | None:
+def shared_ground(train: Sequence[Pair], val: Sequence[Pair]) -> str | None:
     """What to say of ground that stands in training and in validation; None where none does."""
-    shared = {pair.group for pair in train} & {pair.group for pair in val}
+    shared = set(groups_of(train)) & set(groups_of(val))
     if not shared:
         return None
     return (

@@ -17,7 +17,7 @@ from geoseg_gan.data.batch import Sample
 from geoseg_gan.data.datamodule import PairDataModule, check_same_type
 from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset
 from geoseg_gan.data.jitter import JitterSettings
-from geoseg_gan.data.pairs import Pair
+from geoseg_gan.data.pairs import Pair, groups_of, stems_of
 from geoseg_gan.data.palette import IGNORE, class_ids
 from geoseg_gan.data.sampler import Draw, EpochSampler
 from geoseg_gan.data.scan import FolderIndex
@@ -159,6 +159,7 @@ class SegmenterDataModule(PairDataModule):
             synthetic=len(dataset) - real,
             ratio=self.synthetic_ratio,
             repeats=self._repeats,
+            parts=dataset.parts[0].source.parts(),
         )
         return self._load(dataset, sampler)
 
@@ -182,7 +183,7 @@ class SegmenterDataModule(PairDataModule):
         step = self.jitter.transplant
         if not step.p:
             return None
-        stems = [pair.stem for pair in index.pairs]
+        stems = stems_of(index.pairs)
         key = "augment.copy_paste"
         return Transplanter(step, index.pixels, self.palette, source.read, stems, key)
 
@@ -256,5 +257,5 @@ class RankWindows(Dataset[Sample]):
 
 
 def _counted(pairs: Sequence[Pair]) -> str:
-    groups = len({pair.group for pair in pairs})
+    groups = len(set(groups_of(pairs)))
     return f"{plural(len(pairs), 'pair')} of {plural(groups, 'group')}"

@@ -1,16 +1,24 @@
 """Finding the image-mask pairs of a folder."""
 
 import csv
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
+
+import numpy as np
+import numpy.typing as npt
 
 from geoseg_gan.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
+from geoseg_gan.data.names import Names
 from geoseg_gan.errors import UserError, plural
 
 Split = Literal["train", "val"]
+
+STREAM = "stream.json"
+"""The file by which a stream is known."""
 
 
 class DataError(UserError):
@@ -34,7 +42,79 @@ class Pair:
     group: str
 
 
-def find_pairs(root: Path, split: Split, group_regex: str | None = None) -> list[Pair]:
+@dataclass(frozen=True, eq=False)
+class PairList(Sequence[Pair]):
+    """The pairs of one folder, of which each is made when it is asked for.
+
+    Attributes:
+        images: The folder of the images.
+        masks: The folder of the masks.
+        stems: Every pair's stem.
+        image_names: File names of the images.
+        mask_names: File names of the masks.
+        groups: What ground every pair shows.
+    """
+
+    images: Path
+    masks: Path
+    stems: Names
+    image_names: Names
+    mask_names: Names
+    groups: Names
+
+    def __len__(self) -> int:
+        """How many pairs there are."""
+        return len(self.stems)
+
+    @overload
+    def __getitem__(self, position: int) -> Pair: ...
+    @overload
+    def __getitem__(self, position: slice) -> "PairList": ...
+    def __getitem__(self, position: int | slice) -> "Pair | PairList":
+        """One pair, or some of them."""
+        if isinstance(position, slice):
+            return self.rows(range(len(self))[position])
+        return Pair(
+            self.stems[position],
+            self.images / self.image_names[position],
+            self.masks / self.mask_names[position],
+            self.groups[position],
+        )
+
+    def __iter__(self) -> Iterator[Pair]:
+        """The pairs in order."""
+        names = zip(self.stems, self.image_names, self.mask_names, self.groups, strict=True)
+        for stem, image, mask, group in names:
+            yield Pair(stem, self.images / image, self.masks / mask, group)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether a sequence holds the same pairs."""
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def rows(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> "PairList":
+        """Some of the pairs, in the order asked for."""
+        names = (self.stems, self.image_names, self.mask_names, self.groups)
+        return PairList(self.images, self.masks, *(part.rows(rows) for part in names))
+
+
+def some_pairs(pairs: Sequence[Pair], rows: Sequence[int]) -> Sequence[Pair]:
+    """Some of the pairs, in the order asked for."""
+    return pairs.rows(rows) if isinstance(pairs, PairList) else [pairs[row] for row in rows]
+
+
+def stems_of(pairs: Sequence[Pair]) -> Sequence[str]:
+    """Every pair's stem."""
+    return pairs.stems if isinstance(pairs, PairList) else [pair.stem for pair in pairs]
+
+
+def groups_of(pairs: Sequence[Pair]) -> Sequence[str]:
+    """What ground every pair shows."""
+    return pairs.groups if isinstance(pairs, PairList) else [pair.group for pair in pairs]
+
+
+def find_pairs(root: Path, split: Split, group_regex: str | None = None) -> PairList:
     """Lists the pairs of `root/split/{images,masks}`, sorted by stem.
 
     Groups come from `root/tiles.csv` where it names the stem, else from the first group (or the
@@ -43,6 +123,11 @@ def find_pairs(root: Path, split: Split, group_regex: str | None = None) -> list
     Raises:
         DataError: If a folder is missing or empty, a file has no partner, or a stem stands twice.
     """
+    if (root / STREAM).is_file():
+        raise DataError(
+            f"data_root={root} is a stream that scripts/pack.py wrote. Training reads it with "
+            "data.format=stream; to all else give the folder that it was packed from."
+        )
     known = _known_groups(root)
     return find_folder_pairs(
         root / split,
@@ -52,7 +137,7 @@ def find_pairs(root: Path, split: Split, group_regex: str | None = None) -> list
     )
 
 
-def find_folder_pairs(folder: Path, group: Callable[[str], str], advice: str) -> list[Pair]:
+def find_folder_pairs(folder: Path, group: Callable[[str], str], advice: str) -> PairList:
     """Lists the pairs of `folder/{images,masks}`, sorted by stem.
 
     Args:
@@ -75,26 +160,36 @@ def find_folder_pairs(folder: Path, group: Callable[[str], str], advice: str) ->
         )
     _check_partners(images, masks, folder, "image", "mask", MASK_SUFFIXES)
     _check_partners(masks, images, folder, "mask", "image", IMAGE_SUFFIXES)
-    return [Pair(stem, images[stem], masks[stem], group(stem)) for stem in sorted(images)]
+    stems = sorted(images)
+    return PairList(
+        folder / "images",
+        folder / "masks",
+        Names(stems),
+        Names(images[stem] for stem in stems),
+        Names(masks[stem] for stem in stems),
+        Names(group(stem) for stem in stems),
+    )
 
 
-def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
+    # File names rather than paths, of which 100,000 take seconds and much memory.
+    found: dict[str, str] = {}
+    for name in sorted(os.listdir(folder)):  # noqa: PTH208
+        stem, suffix = os.path.splitext(name)  # noqa: PTH122
+        if suffix.lower() not in suffixes or name.startswith("."):
             continue
-        if path.stem in found:
+        if stem in found:
             raise DataError(
-                f"{path} and {found[path.stem].name} share the stem '{path.stem}', by which images "
+                f"{folder / name} and {found[stem]} share the stem '{stem}', by which images "
                 "and masks are paired. Rename or remove one."
             )
-        found[path.stem] = path
+        found[stem] = name
     return found
 
 
 def _check_partners(
-    here: dict[str, Path],
-    there: dict[str, Path],
+    here: dict[str, str],
+    there: dict[str, str],
     folder: Path,
     what: str,
     partner: str,
@@ -104,7 +199,7 @@ def _check_partners(
     if lonely:
         more = f" (and {plural(len(lonely) - 1, f'more {what}')} without one)" * (len(lonely) > 1)
         raise DataError(
-            f"{here[lonely[0]]} has no {partner}: expected "
+            f"{folder / f'{what}s' / here[lonely[0]]} has no {partner}: expected "
             f"{folder / f'{partner}s' / lonely[0]} with one of {', '.join(suffixes)}{more}. "
             f"Add the {partner} or remove the {what}."
         )

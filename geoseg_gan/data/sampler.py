@@ -62,6 +62,8 @@ class EpochSampler(Sampler[Draw]):
         repeats: How often each real pair stands in the pool that is shuffled, shape (length,), each
             at least 1; a fraction is rounded up as often as it says, anew for every pool. None for
             once each.
+        parts: In which part of the storage each real pair lies, shape (length,). The order then
+            goes through one part after the other, both in random order; None for any order.
         focus: Which of the real draws are of crops on a class: exactly `round(share * draws)`, as
             evenly spread as synthetic ones. They take the place of as many pairs of the order.
             None for none.
@@ -79,6 +81,7 @@ class EpochSampler(Sampler[Draw]):
         synthetic: int = 0,
         ratio: float = 0.0,
         repeats: npt.NDArray[np.float64] | None = None,
+        parts: npt.NDArray[np.int64] | None = None,
         focus: Focus | None = None,
     ) -> None:
         """Starts at epoch 0."""
@@ -91,6 +94,7 @@ class EpochSampler(Sampler[Draw]):
         self.synthetic = synthetic
         self.synthetic_draws = round(ratio * self.batches * global_batch) if synthetic else 0
         self.repeats = repeats
+        self.parts = parts
         self.focus = focus
         self.epoch = 0
 
@@ -124,7 +128,15 @@ class EpochSampler(Sampler[Draw]):
 
     def _real(self, rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
         rounds = math.ceil(count / self.length)
-        return np.concatenate([rng.permutation(self._pool(rng)) for _ in range(rounds)])[:count]
+        return np.concatenate([self._round(rng) for _ in range(rounds)])[:count]
+
+    def _round(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        rows = rng.permutation(self._pool(rng))
+        if self.parts is None:
+            return rows
+        turns = rng.permutation(self.parts.max() + 1)
+        ordered: npt.NDArray[np.int64] = rows[turns[self.parts[rows]].argsort(kind="stable")]
+        return ordered
 
     def _pool(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         rows = np.arange(self.length)

@@ -6,8 +6,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,14 @@ import numpy.typing as npt
 from rich.progress import track
 
 from geoseg_gan.data.images import MaskReader, UnreadableError, read_image
-from geoseg_gan.data.pairs import DataError, Pair
+from geoseg_gan.data.names import Names
+from geoseg_gan.data.pairs import DataError, Pair, PairList, some_pairs
 from geoseg_gan.data.palette import IGNORE, UnknownColorError
 from geoseg_gan.errors import plural
 from geoseg_gan.files import atomic_path
 
-_FORMAT = 1
+_FORMAT = 2
+_BLOCK = 512  # pairs whose figures are objects at a time
 _BAR_FROM = 200  # fewer pairs take a moment, which needs no bar
 
 
@@ -39,7 +40,7 @@ class FolderIndex:
         dtype: The dtype that all images share.
     """
 
-    pairs: list[Pair]
+    pairs: Sequence[Pair]
     sizes: npt.NDArray[np.int64]
     pixels: npt.NDArray[np.int64]
     unknown: npt.NDArray[np.int64]
@@ -56,7 +57,7 @@ class FolderIndex:
         """What is known of some of the pairs, in the order asked for."""
         some = np.asarray(rows, np.int64)
         return FolderIndex(
-            pairs=[self.pairs[row] for row in some],
+            pairs=some_pairs(self.pairs, rows),
             sizes=self.sizes[some],
             pixels=self.pixels[some],
             unknown=self.unknown[some],
@@ -72,7 +73,9 @@ class FolderIndex:
         return shares
 
 
-def scan(pairs: list[Pair], reader: MaskReader, cache_folder: Path | None = None) -> FolderIndex:
+def scan(
+    pairs: Sequence[Pair], reader: MaskReader, cache_folder: Path | None = None
+) -> FolderIndex:
     """Reads every pair once, in parallel, with a progress bar for long lists.
 
     What was seen is kept by file name, size and time stamp, so that a later call reads only new or
@@ -91,22 +94,31 @@ def scan(pairs: list[Pair], reader: MaskReader, cache_folder: Path | None = None
     store = _cache_path(pairs, reader, cache_folder or default_cache_folder())
     stamps = _stamps(pairs)
     known = _load(store)
-    rows: list[_Row | None] = [known.get(stamp) for stamp in stamps]
-    missing = [i for i, row in enumerate(rows) if row is None]
-    problems: list[str] = []
-    results = _read_all([pairs[i] for i in missing], reader)
-    for position, result in zip(missing, results, strict=True):
-        if isinstance(result, str):
-            problems.append(result)
-        else:
-            rows[position] = result
-    good = [(stamp, row) for stamp, row in zip(stamps, rows, strict=True) if row is not None]
-    if missing and good:
-        _save(store, good)
+    if known is not None and known[0] == stamps:  # as it mostly is: nothing need be looked up
+        return _index(pairs, known[1])
+    places = {stamp: row for row, stamp in enumerate(known[0])} if known else {}
+    found = np.array([places.get(stamp, -1) for stamp in stamps], np.int64)
+    hits, missing = np.flatnonzero(found >= 0), np.flatnonzero(found < 0)
+    parts, positions, problems = [], [hits], []
+    if known is not None and len(hits):
+        parts.append(known[1].rows(found[hits]))
+    done = 0
+    for results in _read_all(some_pairs(pairs, missing.tolist()), reader):
+        good = [n for n, result in enumerate(results, done) if not isinstance(result, str)]
+        problems += [result for result in results if isinstance(result, str)]
+        if good:
+            parts.append(_Figures.of([row for row in results if not isinstance(row, str)]))
+            positions.append(missing[good])
+        done += len(results)
+    seen = np.concatenate(positions)
+    if parts:
+        figures = _Figures.joined(parts).rows(seen.argsort())
+        if len(missing):
+            _save(store, stamps.rows(np.sort(seen)), figures)
     if problems:
         more = f" ({plural(len(problems) - 1, 'more pair')} with problems)"
         raise DataError(problems[0] + more * (len(problems) > 1))
-    return _index(pairs, [row for _, row in good])
+    return _index(pairs, figures)
 
 
 def default_cache_folder() -> Path:
@@ -116,6 +128,8 @@ def default_cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class _Row:
+    """What is seen of one pair."""
+
     size: tuple[int, int]
     pixels: list[int]
     unknown: int
@@ -124,16 +138,58 @@ class _Row:
     dtype: str
 
 
-def _read_all(pairs: list[Pair], reader: MaskReader) -> Iterator[_Row | str]:
+@dataclass(frozen=True)
+class _Figures:
+    """What is seen of N pairs; `low` and `high` are as wide as the most bands."""
+
+    sizes: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.int64]
+    unknown: npt.NDArray[np.int64]
+    bands: npt.NDArray[np.int64]
+    low: npt.NDArray[np.float64]
+    high: npt.NDArray[np.float64]
+    dtype: npt.NDArray[np.str_]
+
+    @classmethod
+    def of(cls, rows: Sequence[_Row]) -> "_Figures":
+        bands = np.array([len(row.low) for row in rows], np.int64)
+        width = int(bands.max())
+        return cls(
+            sizes=np.array([row.size for row in rows], np.int64),
+            pixels=np.array([row.pixels for row in rows], np.int64),
+            unknown=np.array([row.unknown for row in rows], np.int64),
+            bands=bands,
+            low=np.array([row.low + [0.0] * (width - len(row.low)) for row in rows]),
+            high=np.array([row.high + [0.0] * (width - len(row.high)) for row in rows]),
+            dtype=np.array([row.dtype for row in rows]),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["_Figures"]) -> "_Figures":
+        width = max(part.low.shape[1] for part in parts)
+
+        def column(name: str) -> npt.NDArray[Any]:
+            arrays = [getattr(part, name) for part in parts]
+            if name in ("low", "high"):
+                arrays = [np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a in arrays]
+            return np.concatenate(arrays)
+
+        return cls(**{entry.name: column(entry.name) for entry in fields(cls)})
+
+    def rows(self, rows: npt.NDArray[np.int64]) -> "_Figures":
+        return _Figures(**{entry.name: getattr(self, entry.name)[rows] for entry in fields(self)})
+
+
+def _read_all(pairs: Sequence[Pair], reader: MaskReader) -> Iterator[list[_Row | str]]:
+    """Figures or problems of all pairs in order, some pairs at a time."""
+    starts: Any = range(0, len(pairs), _BLOCK)
+    if len(pairs) >= _BAR_FROM:
+        starts = track(starts, f"Reading {plural(len(pairs), 'pair')} once")
     # Threads rather than processes: decoding releases the interpreter lock, and nothing is pickled.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        if len(pairs) < _BAR_FROM:
-            yield from pool.map(lambda pair: _read(pair, reader), pairs)
-            return
-        waiting = iter(pairs)
-        with_bar = track(range(0, len(pairs), 512), f"Reading {plural(len(pairs), 'pair')} once")
-        for _ in with_bar:
-            yield from pool.map(lambda pair: _read(pair, reader), list(islice(waiting, 512)))
+        for start in starts:
+            some = pairs[start : start + _BLOCK]
+            yield list(pool.map(lambda pair: _read(pair, reader), some))
 
 
 def _read(pair: Pair, reader: MaskReader) -> _Row | str:
@@ -171,40 +227,45 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[1]}x{shape[0]}"
 
 
-def _index(pairs: list[Pair], rows: list[_Row]) -> FolderIndex:
-    first = rows[0]
-    for pair, row in zip(pairs, rows, strict=True):
-        if (len(row.low), row.dtype) != (len(first.low), first.dtype):
-            raise DataError(
-                f"{pair.image} has {plural(len(row.low), 'band')} of {row.dtype}, but "
-                f"{pairs[0].image.name} has {plural(len(first.low), 'band')} of {first.dtype}. "
-                "Convert all images to the same bands and type."
-            )
+def _index(pairs: Sequence[Pair], seen: _Figures) -> FolderIndex:
+    others = np.flatnonzero((seen.bands != seen.bands[0]) | (seen.dtype != seen.dtype[0]))
+    if len(others):
+        row = int(others[0])
+        raise DataError(
+            f"{pairs[row].image} has {plural(int(seen.bands[row]), 'band')} of {seen.dtype[row]}, "
+            f"but {pairs[0].image.name} has {plural(int(seen.bands[0]), 'band')} of "
+            f"{seen.dtype[0]}. Convert all images to the same bands and type."
+        )
     return FolderIndex(
         pairs=pairs,
-        sizes=np.array([row.size for row in rows], np.int64),
-        pixels=np.array([row.pixels for row in rows], np.int64),
-        unknown=np.array([row.unknown for row in rows], np.int64),
-        low=np.array([row.low for row in rows], np.float64),
-        high=np.array([row.high for row in rows], np.float64),
-        dtype=np.dtype(first.dtype),
+        sizes=seen.sizes,
+        pixels=seen.pixels,
+        unknown=seen.unknown,
+        low=seen.low[:, : seen.bands[0]],
+        high=seen.high[:, : seen.bands[0]],
+        dtype=np.dtype(str(seen.dtype[0])),
     )
 
 
-def _stamps(pairs: list[Pair]) -> list[str]:
+def _stamps(pairs: Sequence[Pair]) -> Names:
     """A name, size and time stamp for both files of every pair."""
-    return [f"{_stamp(pair.image)}|{_stamp(pair.mask)}" for pair in pairs]
+    if not isinstance(pairs, PairList):
+        return Names(f"{_stamp(str(p.image))}|{_stamp(str(p.mask))}" for p in pairs)
+    # Of 100,000 files, making paths would take longer than asking for their stamps.
+    images, masks = f"{pairs.images}{os.sep}", f"{pairs.masks}{os.sep}"
+    names = zip(pairs.image_names, pairs.mask_names, strict=True)
+    return Names(f"{_stamp(images + image)}|{_stamp(masks + mask)}" for image, mask in names)
 
 
-def _stamp(path: Path) -> str:
+def _stamp(path: str) -> str:
     try:
-        seen = path.stat()
+        seen = os.stat(path)  # noqa: PTH116
     except OSError:
         return ""  # a link to nothing: no stamp is known, and reading will say what is wrong
-    return f"{path.name}:{seen.st_size}:{seen.st_mtime_ns}"
+    return f"{path[path.rindex(os.sep) + 1 :]}:{seen.st_size}:{seen.st_mtime_ns}"
 
 
-def _cache_path(pairs: list[Pair], reader: MaskReader, folder: Path) -> Path:
+def _cache_path(pairs: Sequence[Pair], reader: MaskReader, folder: Path) -> Path:
     meaning = {
         "format": _FORMAT,
         "folder": str(pairs[0].image.parent.absolute()),
@@ -216,48 +277,26 @@ def _cache_path(pairs: list[Pair], reader: MaskReader, folder: Path) -> Path:
     return folder / f"scan-{digest[:20]}.npz"
 
 
-def _save(path: Path, rows: list[tuple[str, _Row]]) -> None:
-    columns = {
-        "stamp": "\n".join(stamp for stamp, _ in rows),
-        "dtype": "\n".join(row.dtype for _, row in rows),
-        "bands": [len(row.low) for _, row in rows],
-        "size": [row.size for _, row in rows],
-        "pixels": [row.pixels for _, row in rows],
-        "unknown": [row.unknown for _, row in rows],
-        "low": np.concatenate([row.low for _, row in rows]),
-        "high": np.concatenate([row.high for _, row in rows]),
-    }
+def _save(path: Path, stamps: Names, figures: _Figures) -> None:
+    text, ends = stamps.arrays()
+    columns = {entry.name: getattr(figures, entry.name) for entry in fields(figures)}
     try:
         with atomic_path(path) as scratch, scratch.open("wb") as target:
-            np.savez(target, allow_pickle=False, **{k: np.asarray(v) for k, v in columns.items()})
+            np.savez(target, allow_pickle=False, stamps=text, stamp_ends=ends, **columns)
     except OSError:
         return  # a home without room costs the next start its speed, and nothing else
 
 
-def _load(path: Path) -> dict[str, _Row]:
+def _load(path: Path) -> tuple[Names, _Figures] | None:
+    """Stamps and figures that were kept; None where there are none, or they are not whole."""
     try:
         with path.open("rb") as source, np.load(source, allow_pickle=False) as stored:
-            return _rows({name: stored[name] for name in stored.files})
+            columns = {entry.name: stored[entry.name] for entry in fields(_Figures)}
+            stamps = Names.of_arrays(stored["stamps"], stored["stamp_ends"])
+            whole = all(len(column) == len(stamps) for column in columns.values())
+            return (stamps, _Figures(**columns)) if whole else None
     except (OSError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return {}  # none yet, or not whole: everything is read again
-
-
-def _rows(columns: dict[str, npt.NDArray[Any]]) -> dict[str, _Row]:
-    ends = np.cumsum(columns["bands"])
-    rows = zip(
-        str(columns["stamp"]).split("\n"),
-        columns["size"].tolist(),
-        columns["pixels"].tolist(),
-        columns["unknown"].tolist(),
-        np.split(columns["low"], ends[:-1]),
-        np.split(columns["high"], ends[:-1]),
-        str(columns["dtype"]).split("\n"),
-        strict=True,
-    )
-    return {
-        stamp: _Row(tuple(size), pixels, unknown, low.tolist(), high.tolist(), dtype)
-        for stamp, size, pixels, unknown, low, high, dtype in rows
-    }
+        return None
 
 
 def check_sizes(index: FolderIndex, image_size: int) -> None:

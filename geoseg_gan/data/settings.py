@@ -7,8 +7,11 @@ from typing import cast, get_args
 from geoseg_gan.data.dataset import Fit
 from geoseg_gan.data.images import MaskFormat, MaskReader
 from geoseg_gan.data.palette import Palette, PaletteClass, UnknownPolicy
+from geoseg_gan.data.stream import check_stream
 from geoseg_gan.data.world import DemoSettings, is_drawn
 from geoseg_gan.errors import UserError, check_choice
+
+FORMATS = ("folder", "stream")
 
 
 @dataclass
@@ -26,6 +29,7 @@ class DataSettings:
             choose.
         gsd: Ground sampling distance in metres a pixel, recorded in checkpoints; None if unknown.
         fit: "crop" or "resize" to image_size.
+        format: "folder" for files in train/ and val/, "stream" for what scripts/pack.py wrote.
         cache: "ram" keeps decoded pairs in memory, "none" reads files each time.
         num_workers: Loader processes; None chooses by the machine's cores.
         demo: The world to draw into data_root, if it is not there yet.
@@ -39,6 +43,7 @@ class DataSettings:
     split_file: str | None = None
     gsd: float | None = None
     fit: str = "crop"
+    format: str = "folder"
     cache: str = "none"
     num_workers: int | None = None
     demo: DemoSettings | None = None
@@ -52,7 +57,13 @@ class DataSettings:
         check_choice("data.mask_format", self.mask_format, get_args(MaskFormat))
         check_choice("data.unknown", self.unknown, get_args(UnknownPolicy))
         check_choice("data.fit", self.fit, get_args(Fit))
+        check_choice("data.format", self.format, FORMATS)
         check_choice("data.cache", self.cache, ("ram", "none"))
+        if self.format == "stream" and self.cache == "ram":
+            raise UserError(
+                "data.cache=ram keeps all pairs in memory, which data.format=stream is not made "
+                "for. Set data.cache=none."
+            )
         if self.num_workers is not None and self.num_workers < 0:
             raise UserError(f"data.num_workers={self.num_workers}: use 0 or more, or null.")
         if self.gsd is not None and self.gsd <= 0:
@@ -60,12 +71,16 @@ class DataSettings:
         self.reader()
 
     def check_root(self, root: Path) -> None:
-        """Refuses a data folder that is not there, unless a demo world is to be drawn there.
+        """Refuses a data folder or a stream that is not there, or not as these settings say.
+
+        A demo world need not be there yet.
 
         Raises:
             UserError: Naming the folder and what to do.
         """
-        if self.demo is not None:
+        if self.format == "stream":
+            check_stream(root, self.reader(), self.group_regex)
+        elif self.demo is not None:
             is_drawn(root, self.demo)
         elif not root.is_dir():
             raise UserError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from geoseg_gan.data.pairs import DataError, Pair, find_pairs
+from geoseg_gan.data.pairs import DataError, Pair, find_pairs, groups_of, stems_of
 from geoseg_gan.errors import UserError
 from geoseg_gan.files import atomic_path
 
@@ -33,7 +33,7 @@ def split_rows(
     """
     if split_file is not None:
         return _read_split(Path(split_file), pairs)
-    held_out = hold_out([pair.group for pair in pairs], share, seed)
+    held_out = hold_out(list(groups_of(pairs)), share, seed)
     return sorted(set(range(len(pairs))) - set(held_out)), held_out
 
 
@@ -90,16 +90,16 @@ def _read_split(path: Path, pairs: Sequence[Pair]) -> tuple[list[int], list[int]
         raise DataError(
             f"{path}: '{wrong[0]}' has the part '{parts[wrong[0]]}'; use {FIT} or {INNER}."
         )
-    missing = sorted(parts.keys() - {pair.stem for pair in pairs})
+    missing = sorted(parts.keys() - set(stems_of(pairs)))
     if missing:
         raise DataError(
             f"{path} names '{missing[0]}', which is not among the training pairs. Correct "
             "data_root or data.split_file."
         )
     rows: dict[str, list[int]] = {FIT: [], INNER: []}
-    for row, pair in enumerate(pairs):
-        if pair.stem in parts:
-            rows[parts[pair.stem]].append(row)
+    for row, stem in enumerate(stems_of(pairs)):
+        if stem in parts:
+            rows[parts[stem]].append(row)
     if not rows[FIT]:
         raise DataError(f"{path} names no pair to fit. Give some the part {FIT}.")
     return rows[FIT], rows[INNER]

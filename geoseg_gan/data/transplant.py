@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.pairs import stems_of
 from geoseg_gan.data.palette import IGNORE, Palette, class_ids
 from geoseg_gan.data.regions import MARGIN, Box, Label, cut, draw_place, draw_region, slices, turned
 from geoseg_gan.data.scan import FolderIndex
@@ -184,7 +185,7 @@ class Transplanter:
         key: str = "jitter.transplant",
     ) -> "Transplanter":
         """One that reads masks alone: its grafts apply to label maps, not to images."""
-        stems = [pair.stem for pair in index.pairs]
+        stems = stems_of(index.pairs)
         read = partial(_read_mask, index, reader)
         return cls(step, index.pixels, reader.palette, read, stems, key)
 

@@ -16,7 +16,8 @@ from geoseg_gan.metrics.fidelity import fid, kid, kid_error, nearest, precision_
 from geoseg_gan.models.features import InceptionFeatures, Lite0Features
 
 Floats = npt.NDArray[np.float64]
-Change = Callable[[Floats], Floats]
+Change = Callable[[Floats, int], Floats]
+"""Damages an image (S, S, K) in [-1, 1] that has a position among all."""
 
 BLURS = (0.5, 1.0, 2.0, 4.0)
 """Standard deviations of the blur of control images, in pixels."""
@@ -24,7 +25,6 @@ NOISES = (4.0, 8.0, 16.0, 32.0)
 """Standard deviations of the noise of control images, in 255ths of the range of values."""
 
 _SPLITS = 5
-_WINDOWS = 64  # that are held at once, of as many as there are
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,22 @@ class Extractor:
 
     def __call__(self, images: ImageSet, title: str | None = None) -> Floats:
         """Pooled features, shape (N, D); with a title, under a progress bar."""
-        rows = [
-            self.network.pooled(batch.to(self.device)).cpu()
-            for part in tracked(list(images.parts()), title)
-            for batch in part.batches(self.scaling, self.batch_size)
-        ]
-        features: Floats = torch.cat(rows).double().numpy()
+        if not len(images):
+            return np.empty((0, 0))
+        count = -(-len(images) // self.batch_size)
+        batches = images.batches(self.scaling, self.batch_size, self.device)
+        rows = [self.network.pooled(next(batches)) for _ in tracked(range(count), title)]
+        features: Floats = torch.cat(rows).cpu().double().numpy()
         return features
 
-    def of_windows(self, dataset: WindowDataset, rows: Sequence[int], title: str) -> Floats:
+    def of_windows(
+        self, dataset: WindowDataset, rows: Sequence[int], title: str | None = None
+    ) -> Floats:
         """Pooled features of more windows than memory may hold, shape (N, D)."""
-        parts = [rows[first : first + _WINDOWS] for first in range(0, len(rows), _WINDOWS)]
-        return np.concatenate([self(collect(dataset, part)) for part in tracked(parts, title)])
+        firsts = range(0, len(rows), self.batch_size)
+        parts = [rows[first : first + self.batch_size] for first in firsts]
+        found = [self(collect(dataset, part)) for part in tracked(parts, title)]
+        return np.concatenate(found) if found else np.empty((0, 0))
 
 
 def compare(real: Floats, fake: Floats, *, paired: bool = False) -> dict[str, float]:
@@ -103,31 +107,37 @@ def halves(real: Floats, groups: list[str], seed: int) -> dict[str, float]:
 
 
 def controls(
-    extract: Extractor, real: ImageSet, features: Floats, seed: int
-) -> dict[str, dict[str, float]]:
-    """What known damage costs: real images against the same, blurred and noised.
+    extract: Extractor, real: ImageSet, seed: int, *, first: int = 0, quiet: bool = False
+) -> dict[str, Floats]:
+    """Features of real images with known damage: blurred and noised.
 
     Args:
         extract: Gives features.
         real: Real images.
-        features: Theirs.
-        seed: Fixes the noise.
+        seed: With an image's position it fixes its noise.
+        first: Position of the first image, where the set is part of a larger one.
+        quiet: Whether there is no progress bar.
+
+    Returns:
+        Features of all the images, shape (N, D), by the damage.
     """
-    rng = np.random.default_rng(seed)
 
     def blur(sigma: float) -> Change:
-        return lambda image: np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float64)
+        return lambda image, _: np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float64)
 
     def noise(sigma: float) -> Change:
-        return lambda image: image + rng.normal(0, 2 * sigma / 255, image.shape)
+        def change(image: Floats, position: int) -> Floats:
+            rng = np.random.default_rng((seed, position, NOISES.index(sigma)))
+            return image + rng.normal(0, 2 * sigma / 255, image.shape)
+
+        return change
 
     changes = {f"blurred by {s:g} px": blur(s) for s in BLURS}
     changes |= {f"noise of {s:g}/255": noise(s) for s in NOISES}
     return {
-        name: compare(
-            features,
-            extract(_changed(real, extract.scaling, change), f"Features of images, {name}"),
-            paired=True,
+        name: extract(
+            _changed(real, extract.scaling, change, first),
+            None if quiet else f"Features of images, {name}",
         )
         for name, change in changes.items()
     }
@@ -160,13 +170,11 @@ def _as_many(real: Floats, fake: Floats) -> tuple[Floats, Floats]:
     return real[spread(len(real), fewest)], fake[spread(len(fake), fewest)]
 
 
-def _changed(images: ImageSet, scaling: ImageScaling, change: Change) -> ImageSet:
-    changed = [
-        scaling.to_stored(torch.from_numpy(_channels_first(change(_channels_last(image)))))
-        for part in images.parts()
-        for image in part.scaled(scaling)
-    ]
-    return replace(images, pixels=np.stack(changed))
+def _changed(images: ImageSet, scaling: ImageScaling, change: Change, first: int) -> ImageSet:
+    scaled = (image for part in images.parts() for image in part.scaled(scaling))
+    values = (change(_channels_last(image), number) for number, image in enumerate(scaled, first))
+    changed = [scaling.to_stored(torch.from_numpy(_channels_first(value))) for value in values]
+    return replace(images, pixels=np.stack(changed)) if changed else images
 
 
 def _channels_last(image: Floats) -> Floats:

@@ -60,6 +60,17 @@ class ImageSet:
             [self.groups[row] for row in rows],
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence["ImageSet"]) -> "ImageSet":
+        """All images of some sets, in order."""
+        return cls(
+            np.concatenate([part.pixels for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.counted for part in parts]),
+            [name for part in parts for name in part.names],
+            [group for part in parts for group in part.groups],
+        )
+
     def shares(self, classes: int) -> npt.NDArray[np.float64]:
         """Share of every class in each label map, shape (N, C)."""
         counts = np.stack([np.bincount(m.ravel(), minlength=IGNORE + 1) for m in self.labels])
@@ -67,11 +78,13 @@ class ImageSet:
         shares: npt.NDArray[np.float64] = counts[:, :classes] / np.maximum(totals, 1)
         return shares
 
-    def batches(self, scaling: ImageScaling, size: int) -> Iterator[Tensor]:
+    def batches(
+        self, scaling: ImageScaling, size: int, device: torch.device | str = "cpu"
+    ) -> Iterator[Tensor]:
         """The images as networks take them, (B, K, S, S) in [-1, 1], at most `size` at once."""
         for first in range(0, len(self), size):
             part = np.moveaxis(self.pixels[first : first + size], -1, 1)
-            yield scaling.to_network(torch.from_numpy(np.ascontiguousarray(part)))
+            yield scaling.to_network(torch.from_numpy(np.ascontiguousarray(part)).to(device))
 
     def scaled(self, scaling: ImageScaling) -> npt.NDArray[np.float64]:
         """All images in [-1, 1], shape (N, K, S, S), float64."""
@@ -85,8 +98,10 @@ def collect(dataset: WindowDataset, rows: Sequence[int]) -> ImageSet:
 
     Args:
         dataset: The windows.
-        rows: Which of them.
+        rows: Which of them; none make a set without images.
     """
+    if not rows:
+        return collect(dataset, [0]).part([])
     # Networks are to see whole label maps; only counting leaves out what was counted before.
     whole, once = copy.copy(dataset), copy.copy(dataset)
     whole.once, once.once = False, True
@@ -122,6 +137,9 @@ def painted_like(
     seed: int,
     device: torch.device,
     title: str | None = None,
+    *,
+    first: int = 0,
+    batch_size: int = 16,
 ) -> ImageSet:
     """Paints one image for each label map of a set, without any jitter.
 
@@ -131,9 +149,12 @@ def painted_like(
         seed: With an image's position it fixes its noise.
         device: Where the generator is.
         title: Of the progress bar; None for none.
+        first: Position of the first image, where the set is part of a larger one.
+        batch_size: Images painted at once on a GPU.
     """
-    images = [
-        paint(generator, [real.labels[row]], seed=seed, indices=[row], device=device)[0]
-        for row in tracked(range(len(real)), title)
-    ]
-    return replace(real, pixels=np.stack(images))
+    images: list[npt.NDArray[Any]] = []
+    for row in tracked(range(0, len(real), batch_size), title):
+        labels = list(real.labels[row : row + batch_size])
+        numbers = range(first + row, first + row + len(labels))
+        images += paint(generator, labels, seed=seed, indices=numbers, device=device)
+    return replace(real, pixels=np.stack(images) if images else real.pixels)

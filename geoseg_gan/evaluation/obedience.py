@@ -1,11 +1,14 @@
 """Agreement and diversity: whether images obey their masks, and how much they vary."""
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from geoseg_gan.checkpoints import LoadedGenerator
 from geoseg_gan.data.batch import ImageScaling
@@ -20,24 +23,44 @@ _MASKS = 64
 """Masks that are painted several times, and pairs of real tiles beside them, at most."""
 
 
-def agreement(
-    recognizer: Recognizer, images: ImageSet, names: list[str], title: str | None = None
-) -> dict[str, Any]:
-    """How well a segmenter finds the masks in the images.
+def confusion(
+    recognizer: Recognizer,
+    images: ImageSet,
+    num_classes: int,
+    title: str | None = None,
+    *,
+    batch_size: int = 16,
+) -> Tensor:
+    """What a segmenter finds in images where their masks show a class.
 
     Args:
         recognizer: The segmenter.
         images: The images with their masks.
-        names: The C classes.
+        num_classes: C.
         title: Of the progress bar; None for none.
+        batch_size: Images judged at once on a GPU.
+
+    Returns:
+        Counts of pixels, shape (C, C), int64: rows are classes of masks, columns are found ones.
+    """
+    total = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    for first in tracked(range(0, len(images), batch_size), title):
+        rows = slice(first, first + batch_size)
+        seen = recognizer.batch_logits(torch.from_numpy(images.pixels[rows])).argmax(1).cpu()
+        total += confusion_matrix(torch.from_numpy(images.counted[rows]), seen, num_classes)
+    return total
+
+
+def agreement(total: Tensor, names: list[str]) -> dict[str, Any]:
+    """How well a segmenter finds the masks in the images.
+
+    Args:
+        total: What `confusion` found.
+        names: The C classes.
 
     Returns:
         "miou", "pixel_accuracy", and "classes": IoU by name, NaN where a class does not occur.
     """
-    total = torch.zeros(len(names), len(names), dtype=torch.int64)
-    for row in tracked(range(len(images)), title):
-        guess = recognizer.logits(images.pixels[row]).argmax(0)
-        total += confusion_matrix(torch.from_numpy(images.counted[row]), guess, len(names))
     return {
         "miou": mean_iou(total),
         "pixel_accuracy": float(total.diagonal().sum() / max(1, int(total.sum()))),
@@ -45,48 +68,71 @@ def agreement(
     }
 
 
-def diversity(
+Distances = tuple[float, float]
+"""Between features, and between layers (see metrics.diversity)."""
+
+
+def varied(
     network: Lite0Features,
     generator: LoadedGenerator,
-    real: ImageSet,
+    labels: Sequence[npt.NDArray[np.uint8]],
+    numbers: Sequence[int],
     *,
     variants: int,
     seed: int,
     device: torch.device,
     title: str | None = None,
-) -> dict[str, Any]:
+) -> list[Distances]:
     """Distances between images painted from one mask with different noise.
 
     Args:
         network: Gives features, on `device`.
         generator: On `device`.
-        real: Whose label maps are painted.
+        labels: The masks, each of shape (S, S), uint8.
+        numbers: A number for each of them, which with the seed fixes its noise.
         variants: Images for each mask, 2 or more.
         seed: Fixes the noise.
         device: Where both are.
         title: Of the progress bar; None for none.
 
     Returns:
-        "features" and "layers", the mean distances (see metrics.diversity), "masks", how many were
-        painted, and "deterministic", whether the generator takes no noise at all.
+        The mean distances of every mask.
     """
-    rows = spread(len(real), _MASKS)
     scaling = generator.facts.scaling
     found = []
-    for row in tracked(rows, title):
+    for label, number in tracked(list(zip(labels, numbers, strict=True)), title):
         images = paint(
             generator,
-            [real.labels[row]] * variants,
+            [label] * variants,
             seed=seed + 1,  # other noise than what was painted for the other figures
-            indices=[row * variants + number for number in range(variants)],
+            indices=[number * variants + variant for variant in range(variants)],
             device=device,
         )
         found.append(_distances(network, np.stack(images), scaling, device, variants))
+    return found
+
+
+def varied_rows(count: int) -> list[int]:
+    """Which of `count` masks are painted several times: all of few, else evenly spread."""
+    return spread(count, _MASKS)
+
+
+def diversity(found: Sequence[Distances], generator: LoadedGenerator) -> dict[str, Any]:
+    """How much the images of a mask vary.
+
+    Args:
+        found: What `varied` found.
+        generator: The generator.
+
+    Returns:
+        "features" and "layers", the mean distances, "masks", how many were painted, and
+        "deterministic", whether the generator takes no noise at all.
+    """
     means = np.mean(found, 0)
     return {
         "features": float(means[0]),
         "layers": float(means[1]),
-        "masks": len(rows),
+        "masks": len(found),
         "deterministic": generator.network.noise.channels == 0,
     }
 
@@ -124,7 +170,7 @@ def _distances(
     scaling: ImageScaling,
     device: torch.device,
     count: int,
-) -> tuple[float, float]:
+) -> Distances:
     """Mean feature and layer distance over all pairs of some images (N, S, S, K)."""
     stacked = np.ascontiguousarray(np.moveaxis(pixels, -1, 1))
     images = scaling.to_network(torch.from_numpy(stacked).to(device))

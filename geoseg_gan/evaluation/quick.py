@@ -13,7 +13,7 @@ from geoseg_gan.data.palette import Palette
 from geoseg_gan.evaluation.artefacts import power, texture
 from geoseg_gan.evaluation.fidelity import Extractor, compare, coverage, memorisation
 from geoseg_gan.evaluation.images import collect, painted_like, spread
-from geoseg_gan.evaluation.obedience import agreement, diversity
+from geoseg_gan.evaluation.obedience import agreement, confusion, diversity, varied, varied_rows
 from geoseg_gan.metrics.spectrum import spectrum_gap
 from geoseg_gan.models.features import Lite0Features
 from geoseg_gan.models.registry import Generator
@@ -76,8 +76,15 @@ class QuickEvaluation:
         gap = spectrum_gap(self.power, power(fake, scaling))
         repeated = texture(self.real, fake, scaling, names)
         near = memorisation(self.fitted, features, self.features)
-        varied = diversity(
-            self.network, generator, self.real, variants=_VARIANTS, seed=0, device=self.device
+        rows = varied_rows(len(self.real))
+        distances = varied(
+            self.network,
+            generator,
+            [self.real.labels[row] for row in rows],
+            rows,
+            variants=_VARIANTS,
+            seed=0,
+            device=self.device,
         )
         figures = {
             "kid": fidelity["kid"],
@@ -86,11 +93,12 @@ class QuickEvaluation:
             "high_frequency": gap.high,
             "checkerboard": gap.checkerboard,
             "repetition": _mean(repeated["painted"]) - _mean(repeated["real"]),
-            "diversity": float(varied["layers"]),
+            "diversity": float(diversity(distances, generator)["layers"]),
             "copying": _mean(near["painted"]) / _mean(near["held_out"]),
         }
         if self.recognizer is not None:
-            figures["agreement"] = agreement(self.recognizer, fake, names)["miou"]
+            total = confusion(self.recognizer, fake, len(names))
+            figures["agreement"] = agreement(total, names)["miou"]
         return figures
 
 

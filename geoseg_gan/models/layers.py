@@ -20,8 +20,10 @@ class PixelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, C, H, W) to the same shape."""
-        # In float32: squares above 255 overflow half precision.
-        scale = torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-6)
+        # In float32, since squares above 255 overflow half precision; but not of a float32 copy,
+        # which would take as long as a convolution.
+        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
+        scale = torch.rsqrt(norm.square() / x.shape[1] + 1e-6)
         return x * scale.to(x.dtype)
 
 

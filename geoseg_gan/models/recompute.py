@@ -46,8 +46,12 @@ def _recomputed(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., 
 def _untracked(block: nn.Module) -> Iterator[None]:
     """Within it, running statistics stay as they are: a batch computed twice counts once."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    held = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
-    yield
-    for norm in norms:
-        norm.track_running_stats = True
+        norm.momentum = 0.0
+        norm.num_batches_tracked = norm.num_batches_tracked.clone()  # type: ignore[union-attr]
+    try:
+        yield
+    finally:  # recomputing ends in an exception as soon as there is enough
+        for norm, (momentum, count) in zip(norms, held, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

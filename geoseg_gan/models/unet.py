@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geoseg_gan.models.layers import PixelNorm, condition_channels, condition_of
+from geoseg_gan.models.layers import PixelNorm, condition_channels, condition_of, memory_format_of
 from geoseg_gan.models.noise import NoiseSpec
 
 
@@ -90,7 +90,8 @@ class UNetGen(nn.Module):
         Returns:
             Shape (B, K, H, W), in [-1, 1].
         """
-        x = F.leaky_relu(self.stem(torch.cat([condition_of(one_hot, self.edges), noise], 1)), 0.2)
+        told = torch.cat([condition_of(one_hot, self.edges), noise], 1)
+        x = F.leaky_relu(self.stem(told.contiguous(memory_format=memory_format_of(self.stem))), 0.2)
         skips = []
         for down in self.down:
             skips.append(x)

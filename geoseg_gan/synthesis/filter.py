@@ -61,8 +61,12 @@ def score(label: npt.NDArray[np.uint8] | Tensor, logits: Tensor) -> float:
     Returns:
         A number in 0..1; NaN where the whole mask is ignore.
     """
-    prediction = logits.argmax(0)
-    return mean_iou(confusion_matrix(_classes(label, logits), prediction, logits.shape[0]))
+    return score_of(label, logits.argmax(0), logits.shape[0])
+
+
+def score_of(label: npt.NDArray[np.uint8] | Tensor, prediction: Tensor, num_classes: int) -> float:
+    """The same where the class of every pixel is known: (H, W), integers."""
+    return mean_iou(confusion_matrix(_classes(label, prediction), prediction, num_classes))
 
 
 class ClassLosses:
@@ -86,7 +90,7 @@ class ClassLosses:
             logits: The segmenter's output, shape (C, H, W) or (B, C, H, W), on any device.
         """
         # Summed on the CPU: a GPU adds in no fixed order, and some have no float64.
-        losses = _pixel_losses(label, logits).cpu().double().flatten()
+        losses = pixel_losses(label, logits).cpu().double().flatten()
         classes = _classes(label, losses).flatten()
         counts = classes != IGNORE
         classes, losses, length = classes[counts], losses[counts], len(self.sums)
@@ -101,7 +105,7 @@ class ClassLosses:
 
 def drop_pixels(
     label: npt.NDArray[np.uint8],
-    logits: Tensor,
+    losses: npt.NDArray[np.float32],
     class_losses: Sequence[float | None],
     alpha: float,
 ) -> npt.NDArray[np.uint8]:
@@ -112,22 +116,19 @@ def drop_pixels(
 
     Args:
         label: The mask, shape (H, W), uint8; 255 is ignore.
-        logits: The segmenter's output on the painted image, shape (C, H, W).
+        losses: The cross-entropy of every pixel of the painted image, as `pixel_losses` gives it,
+            shape (H, W).
         class_losses: The mean loss of every class on real images; the pixels of a class whose mean
             is None stay as they are.
         alpha: How many times the mean is tolerated; 1.25 in the paper.
 
     Returns:
         A new mask of the same shape, uint8.
-
-    Raises:
-        ValueError: If there are more or fewer class losses than logits.
     """
     limits = np.full(IGNORE + 1, np.inf)
-    for kind, mean in zip(range(logits.shape[0]), class_losses, strict=True):
+    for kind, mean in enumerate(class_losses):
         if mean is not None:
             limits[kind] = alpha * mean
-    losses = _pixel_losses(label, logits).cpu().numpy()
     return np.where(losses > limits[label], np.uint8(IGNORE), label)
 
 
@@ -184,8 +185,16 @@ def _classes(label: npt.NDArray[np.uint8] | Tensor, beside: Tensor) -> Tensor:
     return held.to(beside.device, torch.int64)
 
 
-def _pixel_losses(label: npt.NDArray[np.uint8] | Tensor, logits: Tensor) -> Tensor:
-    """Cross-entropy of every pixel in the label's shape, float32; 0 where ignored."""
+def pixel_losses(label: npt.NDArray[np.uint8] | Tensor, logits: Tensor) -> Tensor:
+    """The cross-entropy of every pixel.
+
+    Args:
+        label: The true classes, shape (H, W) or (B, H, W), uint8; 255 is ignore.
+        logits: The segmenter's output, shape (C, H, W) or (B, C, H, W), on any device.
+
+    Returns:
+        The label's shape, float32, on the device of the logits; 0 where ignored.
+    """
     classes = _classes(label, logits)
     rows = logits.float().movedim(-3, -1).flatten(0, -2)
     losses = F.cross_entropy(rows, classes.flatten(), ignore_index=IGNORE, reduction="none")

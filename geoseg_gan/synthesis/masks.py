@@ -94,7 +94,7 @@ class CandidateMasks(Dataset[Candidate]):
 
     def __init__(
         self,
-        pairs: list[Pair],
+        pairs: Sequence[Pair],
         reader: MaskReader,
         *,
         image_size: int,

@@ -1,23 +1,35 @@
 """Painting label maps with a trained generator."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from geoseg_gan.checkpoints import LoadedGenerator
-from geoseg_gan.data.batch import one_hot_of, regions_of
+from geoseg_gan.data.batch import ImageScaling, one_hot_of, regions_of, to_device
+from geoseg_gan.errors import UserError
 from geoseg_gan.models.noise import sample_noise
 from geoseg_gan.synthesis.masks import Candidate, CandidateMasks
 
-Painted = tuple[Candidate, npt.NDArray[Any] | None]
-"""A candidate and its image (H, W, K) in the stored dtype; None where it was not worth painting."""
+Look = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+"""What is seen in label maps (B, H, W) and their painted images (B, H, W, K), row by row."""
+
+Painted = tuple[Candidate, npt.NDArray[Any] | None, tuple[Tensor, ...] | None]
+"""A candidate, its image (H, W, K) in the stored dtype, and what was seen in it, on the CPU; both
+None where it was not worth painting."""
+
+_AHEAD = 2  # batches that are on a GPU before they are needed
+
+Item = TypeVar("Item")
 
 
-@torch.inference_mode()
 def paint(
     generator: LoadedGenerator,
     labels: Sequence[npt.NDArray[np.uint8]],
@@ -41,18 +53,12 @@ def paint(
     Returns:
         Images of shape (H, W, K) in the stored dtype of the training images.
     """
-    palette, scaling = generator.facts.palette, generator.facts.scaling
-    spec = generator.network.noise
     step = 1 if device.type == "cpu" else len(labels)
     painted: list[npt.NDArray[Any]] = []
     for first in range(0, len(labels), step):
-        part = torch.from_numpy(np.stack(labels[first : first + step]))
-        one_hot = one_hot_of(part.to(device), palette.num_classes)
-        # Drawn on the CPU everywhere, so that every device paints from the same noise.
-        regions = regions_of(part) if spec.region else part
-        noise = sample_noise(spec, seed, indices[first : first + step], regions)
-        images = generator.network(one_hot, noise.to(device)).float().cpu()
-        painted += [scaling.to_stored(image) for image in images]
+        rows = slice(first, first + step)
+        inputs = _inputs(generator, labels[rows], seed, indices[rows], device)
+        painted += list(_images(generator, *inputs).cpu().numpy())
     return painted
 
 
@@ -63,33 +69,205 @@ def paint_candidates(
     batch_size: int,
     num_workers: int,
     device: torch.device,
-) -> Iterator[Painted]:
-    """Paints candidates in order while workers draw the next masks.
+) -> Iterator[tuple[Candidate, npt.NDArray[Any] | None]]:
+    """Paints all candidates in order, as `paint_batches` does, and looks at nothing."""
+    numbers = range(candidates.start, candidates.stop)
+    firsts = range(0, len(numbers), batch_size)
+    batches = [list(numbers[first : first + batch_size]) for first in firsts]
+    for painted in paint_batches(
+        generator, candidates, batches, num_workers=num_workers, device=device
+    ):
+        for candidate, image, _ in painted:
+            yield candidate, image
 
-    Those that lack a required class are handed on unpainted.
+
+def paint_batches(
+    generator: LoadedGenerator,
+    candidates: CandidateMasks,
+    batches: Sequence[list[int]],
+    *,
+    num_workers: int,
+    device: torch.device,
+    look: Look = lambda labels, images: (),
+) -> Iterator[list[Painted]]:
+    """Paints candidates while workers draw the next masks.
+
+    On a GPU the next batches are made and sent in a thread, and one is painted while what the
+    previous one gave is handed on, so that the GPU always has work. On a CPU everything follows one
+    by one, and each image makes a batch (see `paint`).
 
     Args:
         generator: A loaded generator, on `device`.
         candidates: The masks; their seed also fixes the noise.
-        batch_size: Images painted at once on a GPU.
+        batches: Numbers of the candidates of every batch. Those that lack a required class are
+            handed on unpainted.
         num_workers: Processes that read and jitter masks.
         device: Where the generator is.
+        look: What is to be seen in the images, on `device`.
+
+    Raises:
+        UserError: If a mask cannot be read.
     """
-    loader: DataLoader[Candidate] = DataLoader(
-        candidates,
-        batch_size=batch_size,
-        num_workers=min(num_workers, len(candidates)),
+    on_gpu = device.type == "cuda"
+    loader: DataLoader[Candidate | str] = DataLoader(
+        _Drawn(candidates),
+        batch_sampler=batches,
+        num_workers=min(num_workers, len(batches)),
         collate_fn=list,
     )
+    prepared = (
+        _prepare(generator, part, candidates.seed, device)
+        for batch in _checked(loader)
+        for part in ([batch] if on_gpu else [[candidate] for candidate in batch])
+    )
+    shots = (_shoot(generator, part, look) for part in (_ahead(prepared) if on_gpu else prepared))
+    for shot in _lagging(shots) if on_gpu else shots:
+        yield shot.settle()
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Candidates of a batch, and what those to be painted are painted from, on the device."""
+
+    candidates: list[Candidate]
+    inputs: tuple[Tensor, Tensor] | None
+
+
+@dataclass(frozen=True)
+class _Shot:
+    """A batch that is painted, or on a GPU will be once `done` has happened."""
+
+    candidates: list[Candidate]
+    values: tuple[Tensor, ...]
+    done: torch.cuda.Event | None
+
+    def settle(self) -> list[Painted]:
+        """Waits for it."""
+        if self.done is not None:
+            self.done.synchronize()
+        rows = zip(*self.values, strict=True)
+        found: list[Painted] = []
+        for candidate in self.candidates:
+            if candidate.lacks:
+                found.append((candidate, None, None))
+            else:
+                image, *seen = next(rows)
+                found.append((candidate, image.numpy(), tuple(seen)))
+        return found
+
+
+class _Drawn(Dataset[Candidate | str]):
+    """Candidates by number; what a user must mend is text, as workers would add a traceback."""
+
+    def __init__(self, candidates: CandidateMasks) -> None:
+        self._candidates = candidates
+
+    def __getitem__(self, index: int) -> Candidate | str:
+        try:
+            return self._candidates.at(index)
+        except UserError as error:
+            return str(error)
+
+
+def _checked(loader: Iterable[Any]) -> Iterator[list[Candidate]]:
     for batch in loader:
-        wanted = [candidate for candidate in batch if not candidate.lacks]
-        images = paint(
-            generator,
-            [candidate.label for candidate in wanted],
-            seed=candidates.seed,
-            indices=[candidate.index for candidate in wanted],
-            device=device,
-        )
-        painted = dict(zip([candidate.index for candidate in wanted], images, strict=True))
         for candidate in batch:
-            yield candidate, painted.get(candidate.index)
+            if isinstance(candidate, str):
+                raise UserError(candidate)
+        yield batch
+
+
+def _prepare(
+    generator: LoadedGenerator, batch: list[Candidate], seed: int, device: torch.device
+) -> _Prepared:
+    wanted = [candidate for candidate in batch if not candidate.lacks]
+    if not wanted:
+        return _Prepared(batch, None)
+    labels, indices = [c.label for c in wanted], [c.index for c in wanted]
+    return _Prepared(batch, _inputs(generator, labels, seed, indices, device))
+
+
+@torch.inference_mode()
+def _inputs(
+    generator: LoadedGenerator,
+    labels: Sequence[npt.NDArray[np.uint8]],
+    seed: int,
+    indices: Sequence[int],
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Label maps (B, H, W), uint8, and their noise, on the device."""
+    spec = generator.network.noise
+    stacked = np.stack(labels)
+    part = torch.from_numpy(stacked)
+    # Drawn on the CPU everywhere, so that every device paints from the same noise.
+    noise = sample_noise(spec, seed, indices, regions_of(part) if spec.region else part)
+    return to_device(stacked, device), to_device(noise.numpy(), device)
+
+
+@torch.inference_mode()
+def _images(generator: LoadedGenerator, labels: Tensor, noise: Tensor) -> Tensor:
+    """Painted images (B, H, W, K) in the stored dtype, on the device of the labels."""
+    one_hot = one_hot_of(labels, generator.facts.palette.num_classes)
+    return stored(generator.network(one_hot, noise), generator.facts.scaling)
+
+
+def stored(images: Tensor, scaling: ImageScaling) -> Tensor:
+    """Does for a batch, where it is, what `ImageScaling.to_stored` does for an image.
+
+    Args:
+        images: Shape (B, K, H, W), in [-1, 1], on any device.
+        scaling: From stored values to [-1, 1].
+
+    Returns:
+        Shape (B, H, W, K), in the stored dtype, on the same device.
+    """
+    low, high = (
+        to_device(np.array(bound, np.float32).reshape(-1, 1, 1), images.device)
+        for bound in (scaling.low, scaling.high)
+    )
+    values = (images.float().clamp(-1, 1) + 1) / 2 * (high - low) + low
+    kind = np.dtype(scaling.dtype)
+    if np.issubdtype(kind, np.integer):
+        info = np.iinfo(kind)
+        values = values.round().clamp(info.min, info.max)
+    return values.permute(0, 2, 3, 1).contiguous().to(getattr(torch, kind.name))
+
+
+@torch.inference_mode()
+def _shoot(generator: LoadedGenerator, part: _Prepared, look: Look) -> _Shot:
+    """Paints and looks; on a GPU all of this only starts."""
+    if part.inputs is None:
+        return _Shot(part.candidates, (), None)
+    labels, noise = part.inputs
+    images = _images(generator, labels, noise)
+    values = (images, *look(labels, images))
+    if labels.device.type == "cpu":
+        return _Shot(part.candidates, values, None)
+    values = tuple(_fetched(value) for value in values)
+    done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    done.record(torch.cuda.current_stream(labels.device))
+    return _Shot(part.candidates, values, done)
+
+
+def _fetched(value: Tensor) -> Tensor:
+    """A copy on the host, there once the device has come to it."""
+    host = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+    return host.copy_(value, non_blocking=True)
+
+
+def _ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items, of which the next ones are made in a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, items, None) for _ in range(_AHEAD))
+        while (item := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, items, None))
+            yield item
+
+
+def _lagging(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, each once the next one is there."""
+    previous: list[Item] = []
+    for item in items:
+        yield from previous
+        previous = [item]
+    yield from previous

@@ -20,7 +20,7 @@ from geoseg_gan.errors import UserError
 from geoseg_gan.models.segmenters import segmenter_stride
 
 Predict = Callable[[Tensor], Tensor]
-"""Logits (1, C', h, w) on the CPU for stored values (1, K, S, S)."""
+"""Logits (B, C', h, w) for stored values (B, K, S, S), both on any device."""
 
 
 @dataclass
@@ -63,6 +63,8 @@ class Recognizer:
         predict: What computes the logits.
         channels: The segmenter's channel of every palette class.
         window: Side of the held-out windows in pixels; None where there are none.
+        singly: Whether `predict` takes one image at a time: on the CPU, where the last bits of
+            logits would depend on what else is in a batch, and for ONNX models.
     """
 
     digest: str
@@ -71,9 +73,10 @@ class Recognizer:
     predict: Predict
     channels: Sequence[int]
     window: int | None = None
+    singly: bool = True
 
     def logits(self, image: npt.NDArray[Any]) -> Tensor:
-        """Logits for one image, which are the same whatever other images are judged.
+        """Logits for one image.
 
         Args:
             image: Shape (S, S, K), in the stored dtype of the training images.
@@ -81,13 +84,30 @@ class Recognizer:
         Returns:
             Shape (C, S, S), float32, on the CPU; channels in the order of the generator's palette.
         """
-        pixels = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, 0)))[None]
-        with torch.inference_mode():
-            logits = self.predict(pixels)[:, list(self.channels)]
-            if logits.shape[-2:] != pixels.shape[-2:]:
-                size = tuple(pixels.shape[-2:])
-                logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-        return logits[0]
+        return self.batch_logits(torch.from_numpy(np.ascontiguousarray(image))[None])[0].cpu()
+
+    @torch.inference_mode()
+    def batch_logits(self, images: Tensor) -> Tensor:
+        """Logits for a batch, on the CPU the same whatever other images are in it.
+
+        Args:
+            images: Shape (B, S, S, K), in the stored dtype of the training images, on any device.
+
+        Returns:
+            Shape (B, C, S, S), float32, where the segmenter works; channels in the order of the
+            generator's palette.
+        """
+        pixels = images.movedim(-1, 1).contiguous()
+        step = 1 if self.singly else len(pixels)
+        parts = [pixels[first : first + step] for first in range(0, len(pixels), step)]
+        logits = torch.cat([self.predict(part) for part in parts])
+        if list(self.channels) != list(range(logits.shape[1])):
+            # Picked one by one, since a list of indices would make a GPU wait for its copy.
+            logits = torch.stack([logits[:, channel] for channel in self.channels], 1)
+        if logits.shape[-2:] != pixels.shape[-2:]:
+            size = tuple(pixels.shape[-2:])
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return logits
 
 
 def load_recognizer(
@@ -152,7 +172,7 @@ def _load_own(
 
     def predict(pixels: Tensor) -> Tensor:
         logits: Tensor = network(own.scaling.to_network(pixels.to(device)))
-        return logits.float().cpu()
+        return logits.float()
 
     if class_map is None:
         channels = _matching(path, own.palette, palette)
@@ -167,6 +187,7 @@ def _load_own(
         predict,
         channels,
         own.config["image_size"],
+        torch.device(device).type == "cpu",
     )
 
 
@@ -188,7 +209,7 @@ def _load_onnx(
     name = _input_name(path, session, bands, size)
 
     def predict(pixels: Tensor) -> Tensor:
-        share = (scaling.to_network(pixels) + 1) / 2
+        share = (scaling.to_network(pixels.cpu()) + 1) / 2
         values = ((share - mean) / std).numpy()
         return torch.from_numpy(session.run(None, {name: values})[0])
 

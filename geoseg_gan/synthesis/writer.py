@@ -2,6 +2,7 @@
 
 import json
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +20,44 @@ MANIFEST = "manifest.jsonl"
 Layout = Literal["pairs", "folders"]
 
 
-class PairWriter:
-    """Saves pairs in threads of its own, and lists each in the manifest once it is on disk.
+class Manifest:
+    """Lists candidates in order of their index: a line that comes early waits for its turn.
 
-    The manifest's lines stand in order of their index, so that the last one tells where to go on.
-    Used as a context manager: leaving it waits for all that was handed in, also after Ctrl-C.
+    Used as a context manager.
+
+    Args:
+        folder: Where pairs go; it exists.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Opens it for appending."""
+        path = folder / MANIFEST
+        self._next = path.read_bytes().count(b"\n") if path.is_file() else 0
+        self._early: dict[int, dict[str, Any]] = {}
+        self._file = path.open("a")
+
+    def __enter__(self) -> Self:
+        """Returns the manifest."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes it; what still waits for its turn is not listed."""
+        self._file.close()
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Lists a candidate whose files are on disk, once all before it are listed."""
+        self._early[line["index"]] = line
+        while self._next in self._early:
+            self._file.write(json.dumps(self._early.pop(self._next)) + "\n")
+            self._next += 1
+        self._file.flush()
+
+
+class PairWriter:
+    """Saves pairs in threads of its own, and has each listed once it is on disk.
+
+    Pairs are listed in order of their index, so that the last one tells where to go on. Used as a
+    context manager: leaving it waits for all that was handed in, also after Ctrl-C.
 
     Args:
         folder: Where to.
@@ -31,6 +65,7 @@ class PairWriter:
             and masks/ with the same stem.
         reader: Writes label maps as masks.
         scaling: Tells how images are stored: 8-bit ones as JPEG, others as GeoTIFF.
+        listing: Takes the manifest's line of each pair that is on disk, or was dropped.
         threads: How many pairs are written at once.
     """
 
@@ -40,19 +75,20 @@ class PairWriter:
         layout: Layout,
         reader: MaskReader,
         scaling: ImageScaling,
-        threads: int = 2,
+        listing: Callable[[dict[str, Any]], None],
+        threads: int = 4,
     ) -> None:
-        """Opens the manifest for appending."""
+        """Starts no thread before there is something to write."""
         self.folder = folder
         self.layout = layout
         self.reader = reader
         self.scaling = scaling
         is_picture = scaling.dtype == "uint8" and len(scaling.low) in (1, 3)
         self.suffix = ".jpg" if is_picture else ".tif"
+        self._list = listing
         self._pool = ThreadPoolExecutor(threads)
         self._waiting: deque[Future[dict[str, Any]]] = deque()
-        self._most_waiting = 16 * threads  # bounds the memory where the disk is slow
-        self._manifest = (folder / MANIFEST).open("a")
+        self._most_waiting = 8 * threads  # bounds the memory where the disk is slow
 
     def __enter__(self) -> Self:
         """Returns the writer."""
@@ -64,12 +100,11 @@ class PairWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Writes what is still waiting, lists it and closes the manifest."""
+        """Writes what is still waiting, and lists it."""
         try:
             self._settle(0)
         finally:
             self._pool.shutdown()
-            self._manifest.close()
 
     def add(self, candidate: Candidate, image: npt.NDArray[Any] | None, verdict: Verdict) -> None:
         """Hands in a candidate to be written if it is kept; waits only where the disk lags behind.
@@ -103,8 +138,7 @@ class PairWriter:
             # One that failed stays first, lest those behind it be listed and leave a hole.
             line = self._waiting[0].result()
             self._waiting.popleft()
-            self._manifest.write(json.dumps(line) + "\n")
-            self._manifest.flush()
+            self._list(line)
 
 
 def pair_paths(folder: Path, layout: Layout, index: int, suffix: str) -> tuple[Path, Path]:

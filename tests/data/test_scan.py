@@ -240,7 +240,7 @@ def test_long_lists_show_a_bar_and_keep_their_order(root, reader, capsys):
     pairs = find_pairs(root, "train")
     short = scan(pairs, reader)
     assert capsys.readouterr().out == ""
-    long = scan(pairs * 110, reader, root / "other")
+    long = scan(list(pairs) * 110, reader, root / "other")
     assert "Reading 550 pairs once" in capsys.readouterr().out
     np.testing.assert_array_equal(long.pixels, np.tile(short.pixels, (110, 1)))
 

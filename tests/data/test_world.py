@@ -39,7 +39,7 @@ def test_the_world_is_a_data_folder_in_the_normal_layout(world):
     train, val = find_pairs(world, "train"), find_pairs(world, "val")
     assert [pair.stem for pair in train] == ["train_00000", "train_00001", "train_00002"]
     assert [pair.stem for pair in val] == ["val_00000"]
-    for pair in train + val:
+    for pair in [*train, *val]:
         image = read_image(pair.image)
         label, unknown = MaskReader(PALETTE).read(pair.mask)
         assert image.shape == (64, 64, 3) and label.shape == (64, 64) and unknown == 0

@@ -60,3 +60,5 @@ def test_each_mask_is_painted_with_noise_of_its_own(windows, generator, tmp_path
     assert (painted.pixels[0] != painted.pixels[1]).any()
     np.testing.assert_array_equal(painted_like(loaded, real, 0, device).pixels, painted.pixels)
     assert (painted_like(loaded, real, 1, device).pixels != painted.pixels).any()
+    last = painted_like(loaded, real.part([2]), 0, device, first=2)
+    np.testing.assert_array_equal(last.pixels[0], painted.pixels[2])

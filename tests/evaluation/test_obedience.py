@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from geoseg_gan.checkpoints import LoadedGenerator, RunFacts
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.evaluation.images import ImageSet
-from geoseg_gan.evaluation.obedience import agreement, diversity, real_diversity
+from geoseg_gan.evaluation.obedience import agreement, confusion, diversity, real_diversity, varied
 from geoseg_gan.models.features import Lite0Features
 from geoseg_gan.models.registry import build_generator
 from geoseg_gan.synthesis.recognizer import Recognizer
@@ -37,7 +37,7 @@ def by_value():
 def test_agreement_counts_over_all_images_by_class():
     images = image_set([[[0, 0], [1, 1]], [[0, 1], [1, 255]]])
     images.pixels[0, 1] = 0  # class 1 painted as class 0
-    found = agreement(by_value(), images, ["a", "b", "c"])
+    found = agreement(confusion(by_value(), images, 3, batch_size=1), ["a", "b", "c"])
     assert found["classes"]["a"] == pytest.approx(3 / 5)
     assert found["classes"]["b"] == pytest.approx(2 / 4)
     assert math.isnan(found["classes"]["c"])
@@ -58,7 +58,10 @@ def painter(tiny_config, palette):
 
 
 def measure(generator, images, variants=2):
-    return diversity(Lite0Features(3), generator, images, variants=variants, seed=0, device=CPU)
+    rows = list(range(len(images)))
+    settings = {"variants": variants, "seed": 0, "device": CPU}
+    found = varied(Lite0Features(3), generator, images.labels, rows, **settings)
+    return diversity(found, generator)
 
 
 def test_a_generator_with_noise_varies(painter):

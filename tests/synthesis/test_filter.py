@@ -6,7 +6,7 @@ import torch
 
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.errors import UserError
-from geoseg_gan.synthesis.filter import ClassLosses, choose_tau, drop_pixels, score
+from geoseg_gan.synthesis.filter import ClassLosses, choose_tau, drop_pixels, pixel_losses, score
 
 
 def label_of(rows):
@@ -90,23 +90,20 @@ def test_pixels_beyond_alpha_times_their_classes_loss_become_ignore():
     # stays and -log 0.6 = 0.511 goes for class 0; -log 0.79 = 0.236 stays, -log 0.77 = 0.261 goes.
     label = label_of([[0, 0, 1, 1]])
     logits = logits_of([[0.62, 0.38], [0.6, 0.4], [0.21, 0.79], [0.23, 0.77]])
-    filtered = drop_pixels(label, logits, [0.4, 0.2], 1.25)
+    losses = pixel_losses(label, logits).numpy()
+    filtered = drop_pixels(label, losses, [0.4, 0.2], 1.25)
     assert filtered.dtype == np.uint8
     assert filtered.tolist() == [[0, 255, 1, 255]]
     assert label.tolist() == [[0, 0, 1, 1]]
-    assert drop_pixels(label, logits, [0.4, 0.2], 1.5).tolist() == [[0, 0, 1, 1]]
+    assert drop_pixels(label, losses, [0.4, 0.2], 1.5).tolist() == [[0, 0, 1, 1]]
 
 
 def test_classes_without_a_loss_and_ignored_pixels_stay():
     label = label_of([[0, 1, 255]])
     logits = logits_of([[0.01, 0.99], [0.99, 0.01], [0.5, 0.5]])
-    assert drop_pixels(label, logits, [None, 0.2], 1.25).tolist() == [[0, 255, 255]]
-    assert drop_pixels(label, logits, [None, None], 1.25).tolist() == [[0, 1, 255]]
-
-
-def test_losses_of_another_number_of_classes_are_refused():
-    with pytest.raises(ValueError, match="shorter"):
-        drop_pixels(label_of([[0]]), logits_of([[0.5, 0.5]]), [0.2], 1.25)
+    losses = pixel_losses(label, logits).numpy()
+    assert drop_pixels(label, losses, [None, 0.2], 1.25).tolist() == [[0, 255, 255]]
+    assert drop_pixels(label, losses, [None, None], 1.25).tolist() == [[0, 1, 255]]
 
 
 # The threshold

@@ -24,21 +24,26 @@ def recognizer(seen=SEEN, class_losses=(0.1, 0.1)):
     return Recognizer("abc", list(class_losses), None, lambda pixels: logits, range(2))
 
 
+def verdict_of(judge, label=LABEL, image=IMAGE):
+    seen = judge.look(torch.from_numpy(label)[None], torch.from_numpy(image)[None])
+    return judge.decide(candidate(label), [value[0] for value in seen])
+
+
 def test_without_a_segmenter_everything_is_kept():
-    verdict = Judge()(candidate(), IMAGE)
+    verdict = verdict_of(Judge())
     assert verdict.kept and verdict.label is LABEL
     assert verdict.to_dict() == {"kept": True}
 
 
 def test_a_candidate_without_its_required_classes_is_dropped_unpainted():
     for judge in (Judge(), Judge(recognizer())):
-        verdict = judge(candidate(lacks=("Settlement", "Water")), None)
+        verdict = judge.decide(candidate(lacks=("Settlement", "Water")), None)
         assert verdict.to_dict() == {"kept": False, "why": "shows no Settlement and no Water"}
 
 
 @pytest.mark.parametrize(("tau", "kept"), [(0.73, True), (0.74, False)])
 def test_a_score_above_tau_keeps_the_pair(tau, kept):
-    verdict = Judge(recognizer(), tau)(candidate(), IMAGE)
+    verdict = verdict_of(Judge(recognizer(), tau))
     assert verdict.score == pytest.approx(11 / 15)
     assert verdict.kept == kept
     assert verdict.to_dict()["score"] == verdict.score
@@ -47,7 +52,7 @@ def test_a_score_above_tau_keeps_the_pair(tau, kept):
 def test_a_score_of_tau_itself_drops_the_pair():
     half = torch.zeros(2, 4, dtype=torch.long)
     label = np.repeat(np.array([[0, 0, 1, 1]], np.uint8), 2, 0)  # IoU 1/2 and 0
-    verdict = Judge(recognizer(half), 0.25)(candidate(label), IMAGE)
+    verdict = verdict_of(Judge(recognizer(half), 0.25), label)
     assert verdict.to_dict() == {
         "kept": False,
         "why": "score is not above tau=0.25",
@@ -61,17 +66,17 @@ def test_what_is_judged_is_the_painted_image():
         Recognizer("abc", None, None, lambda x: shown.append(x) or torch.ones(1, 2, 2, 4), range(2))
     )
     image = np.random.default_rng(0).integers(0, 256, (2, 4, 3), np.uint8)
-    judge(candidate(), image)
+    verdict_of(judge, image=image)
     assert np.array_equal(shown[0][0].permute(1, 2, 0).numpy(), image)
 
 
 def test_a_mask_of_ignore_alone_has_no_score():
-    verdict = Judge(recognizer())(candidate(np.full_like(LABEL, 255)), IMAGE)
+    verdict = verdict_of(Judge(recognizer()), np.full_like(LABEL, 255))
     assert verdict.to_dict() == {"kept": False, "why": "all of it is ignored"}
 
 
 def test_the_pixel_filter_acts_on_what_is_written_not_on_the_score():
-    verdict = Judge(recognizer(), 0.5, alpha=1.25)(candidate(), IMAGE)
+    verdict = verdict_of(Judge(recognizer(), 0.5, alpha=1.25))
     assert verdict.kept and verdict.score == pytest.approx(11 / 15)
     assert verdict.label.tolist() == [[0, 0, 255, 1], [0, 0, 1, 255]]
     assert verdict.to_dict()["ignored_pixels"] == 1
@@ -79,11 +84,11 @@ def test_the_pixel_filter_acts_on_what_is_written_not_on_the_score():
 
 
 def test_dropped_pairs_know_nothing_of_the_pixel_filter():
-    verdict = Judge(recognizer(), 0.9, alpha=1.25)(candidate(), IMAGE)
+    verdict = verdict_of(Judge(recognizer(), 0.9, alpha=1.25))
     assert "ignored_pixels" not in verdict.to_dict()
 
 
 def test_a_mask_that_the_pixel_filter_empties_is_dropped():
-    verdict = Judge(recognizer(class_losses=(1e-4, 1e-4)), 0.5, alpha=1.25)(candidate(), IMAGE)
+    verdict = verdict_of(Judge(recognizer(class_losses=(1e-4, 1e-4)), 0.5, alpha=1.25))
     assert verdict.why == "the pixel filter ignored all of it"
     assert verdict.ignored == 7

@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from geoseg_gan.data.jitter import JitterSettings, draw_warp
 from geoseg_gan.synthesis import writer as module
 from geoseg_gan.synthesis.judge import Verdict
 from geoseg_gan.synthesis.masks import Candidate
-from geoseg_gan.synthesis.writer import PairWriter, read_manifest
+from geoseg_gan.synthesis.writer import Manifest, PairWriter, read_manifest
 
 LABEL = np.zeros((8, 8), np.uint8)
 IMAGE = np.zeros((8, 8, 3), np.uint8)
@@ -15,9 +17,13 @@ IMAGE = np.zeros((8, 8, 3), np.uint8)
 
 @pytest.fixture
 def open_writer(tmp_path, palette):
-    return lambda: PairWriter(
-        tmp_path, "pairs", MaskReader(palette), ImageScaling([0] * 3, [255] * 3)
-    )
+    @contextmanager
+    def writing():
+        place = (tmp_path, "pairs", MaskReader(palette), ImageScaling([0] * 3, [255] * 3))
+        with Manifest(tmp_path) as manifest, PairWriter(*place, manifest.add) as writer:
+            yield writer
+
+    return writing
 
 
 def candidate(index):
@@ -57,3 +63,11 @@ def test_nothing_is_listed_behind_a_pair_that_could_not_be_written(
             for index in range(4):
                 writer.add(candidate(index), IMAGE, Verdict(LABEL))
     assert [line["index"] for line in read_manifest(tmp_path)] == [0]
+
+
+def test_lines_are_listed_in_order_and_not_before_their_turn(tmp_path):
+    (tmp_path / "manifest.jsonl").write_text('{"index": 0}\n')
+    with Manifest(tmp_path) as manifest:
+        for index in (2, 4, 1):
+            manifest.add({"index": index})
+    assert [line["index"] for line in read_manifest(tmp_path)] == [0, 1, 2]

@@ -1,0 +1,251 @@
+"""Reading pairs that scripts/pack.py packed: a few big files in place of millions of small ones.
+
+LitData keeps the files and fetches them. The order in which they are read is the project's own (see
+`EpochSampler`), since it must be the same for every number of processes and workers.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg_gan.data.dataset import Decoded, PairSource
+from geoseg_gan.data.images import MaskReader, read_image
+from geoseg_gan.data.names import Names
+from geoseg_gan.data.pairs import STREAM, DataError, PairList, Split
+from geoseg_gan.data.scan import FolderIndex, default_cache_folder
+from geoseg_gan.errors import UserError
+
+FORMAT = 1
+INDEX, CHUNKS = "pairs.npz", "index.json"
+"""Files beside the chunks: what is known of the pairs, and LitData's list of chunks."""
+
+NAMES = ("stems", "image_names", "mask_names", "groups")
+FIGURES = ("sizes", "pixels", "unknown", "low", "high")
+
+_REMOTE = re.compile(r"(s3|gs|r2|azure):/+")
+
+
+@dataclass(frozen=True)
+class StreamFacts:
+    """What a stream says of itself.
+
+    Attributes:
+        splits: Pairs of each split.
+        reading: The settings by which its masks were read, as `reading_of` gives them.
+        group_regex: What named the ground of its pairs.
+        dtype: NumPy name of the images' dtype.
+    """
+
+    splits: dict[str, int]
+    reading: dict[str, Any]
+    group_regex: str | None
+    dtype: str
+
+
+def reading_of(reader: MaskReader) -> dict[str, Any]:
+    """What decides how masks become label maps, as plain types."""
+    return {
+        "palette": reader.palette.to_dict(),
+        "mask_format": reader.mask_format,
+        "unknown": reader.unknown,
+    }
+
+
+def require_litdata() -> None:
+    """Refuses to go on without LitData.
+
+    Raises:
+        UserError: Saying how to install it.
+    """
+    try:
+        import litdata  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "streams need LitData, which is not installed: pip install 'geoseg-gan[stream]'."
+        ) from None
+
+
+def address(root: Path) -> str:
+    """Where a stream is, as LitData writes it: a path, or an URL that `Path` took a slash from."""
+    return _REMOTE.sub(r"\1://", str(root), count=1)
+
+
+def is_remote(root: Path) -> bool:
+    """Whether a stream must be fetched before it can be read."""
+    return bool(_REMOTE.match(str(root))) or str(root).startswith("local:")
+
+
+def read_facts(root: Path) -> StreamFacts:
+    """Reads what a stream says of itself.
+
+    Raises:
+        UserError: If it is none, or LitData is not there to read it.
+    """
+    require_litdata()
+    try:
+        with _local(root, STREAM) as path:
+            facts = json.loads(path.read_text())
+        if facts.pop("format") != FORMAT:
+            raise ValueError(facts)
+        return StreamFacts(**facts)
+    except (OSError, KeyError, TypeError, ValueError):
+        raise DataError(
+            f"data.format=stream, but data_root={address(root)} holds no {STREAM} of this version. "
+            "Pack a folder with scripts/pack.py, or set data.format=folder."
+        ) from None
+
+
+def check_stream(root: Path, reader: MaskReader, group_regex: str | None) -> None:
+    """Refuses a stream that was packed by other settings than it is to be read by.
+
+    Raises:
+        UserError: Naming the first setting that differs.
+    """
+    facts = read_facts(root)
+    asked = reading_of(reader) | {"group_regex": group_regex or facts.group_regex}
+    packed = facts.reading | {"group_regex": facts.group_regex}
+    for key, value in asked.items():
+        if value != packed[key]:
+            raise DataError(
+                f"data_root={address(root)} was packed with another data.{key}. Set it as "
+                f"{STREAM} there says, or pack the folder again."
+            )
+
+
+def open_stream(root: Path, split: Split, reader: MaskReader) -> tuple[FolderIndex, "StreamSource"]:
+    """Reads the index of a split; no pair is read.
+
+    Raises:
+        DataError: If the split is not as scripts/pack.py writes it.
+    """
+    facts = read_facts(root)
+    try:
+        with _local(root, f"{split}/{INDEX}") as path, np.load(path, allow_pickle=False) as stored:
+            columns = {name: stored[name] for name in stored.files}
+        with _local(root, f"{split}/{CHUNKS}") as path:
+            config = json.loads(path.read_text())["config"]
+        # Other formats can hold what runs code when it is read.
+        if config["data_format"] != ["bytes", "bytes"]:
+            raise ValueError(config)
+        names = {n: Names.of_arrays(columns[n], columns[f"{n}_ends"]) for n in NAMES}
+        pairs = PairList(root / split / "images", root / split / "masks", **names)
+        figures = {name: columns[name] for name in FIGURES}
+        source = StreamSource(
+            pairs,
+            reader,
+            chunks=Chunks(f"{address(root)}/{split}", columns["chunk_ends"]),
+            places=columns["places"],
+        )
+    except (OSError, KeyError, TypeError, ValueError):
+        raise DataError(
+            f"{address(root)}/{split} is not whole: {INDEX} or {CHUNKS} is missing or not as "
+            "scripts/pack.py writes it. Copy the stream again, or pack the folder again."
+        ) from None
+    return FolderIndex(pairs, **figures, dtype=np.dtype(facts.dtype)), source
+
+
+class Chunks:
+    """Reads the pairs of one split from LitData's files.
+
+    Args:
+        url: Where they are.
+        ends: Place behind the last pair of each chunk.
+        whole: Whether remote chunks are fetched whole and kept, as suits reading all that is in
+            them, or only the pairs that are asked for.
+    """
+
+    def __init__(self, url: str, ends: npt.NDArray[np.int64], whole: bool = False) -> None:
+        """Keeps the settings; nothing is opened yet."""
+        self.url = url
+        self.ends = ends
+        self.whole = whole
+        self._opened: tuple[int, Any] | None = None
+
+    def of(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The chunk in which each place lies."""
+        return self.ends.searchsorted(places, side="right")
+
+    def read(self, place: int) -> tuple[bytes, bytes]:
+        """The bytes of an image file and of its mask file."""
+        from litdata import StreamingDataset
+        from litdata.streaming.sampler import ChunkedIndex
+
+        # Processes that were forked share no files and no fetching threads.
+        if self._opened is None or self._opened[0] != os.getpid():
+            kept = str(default_cache_folder() / "chunks")  # of what comes from elsewhere
+            dataset = StreamingDataset(self.url, cache_dir=kept, batch_decode=0)
+            self._opened = (os.getpid(), dataset)
+        dataset = self._opened[1]
+        chunk = int(self.ends.searchsorted(place, side="right"))
+        image, mask = dataset[ChunkedIndex(index=place, chunk_index=chunk)]
+        dataset.on_demand_bytes = not self.whole
+        return bytes(image), bytes(mask)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is open, which other processes open for themselves."""
+        return self.__dict__ | {"_opened": None}
+
+
+@dataclass(frozen=True)
+class StreamSource(PairSource):
+    """Reads pairs from a stream.
+
+    Attributes:
+        chunks: What reads them.
+        places: Where each pair lies in the stream, shape (N,), int64.
+    """
+
+    chunks: Chunks = field(kw_only=True)
+    places: npt.NDArray[np.int64] = field(kw_only=True)
+
+    def read(self, row: int) -> Decoded:
+        """Image (H, W, K) in its stored dtype and label map (H, W) uint8 of one pair."""
+        image, mask = self.chunks.read(int(self.places[row]))
+        pair = self.pairs[row]
+        return read_image(pair.image, image), self.reader.read(pair.mask, mask)[0]
+
+    def rows(self, rows: Sequence[int]) -> "StreamSource":
+        """A source of some of the pairs, in the order asked for."""
+        some = super().rows(rows)
+        places = self.places[np.asarray(rows, np.int64)]
+        return StreamSource(some.pairs, self.reader, chunks=self.chunks, places=places)
+
+    def parts(self) -> npt.NDArray[np.int64]:
+        """The chunk in which each pair lies, shape (N,), int64."""
+        return self.chunks.of(self.places)
+
+    def for_all(self) -> "StreamSource":
+        """The same source, to read all of it again and again: remote chunks are kept on disk."""
+        return replace(self, chunks=Chunks(self.chunks.url, self.chunks.ends, whole=True))
+
+
+@contextmanager
+def _local(root: Path, name: str) -> Iterator[Path]:
+    """A file of a stream, fetched for as long as the block lasts where it is elsewhere.
+
+    Raises:
+        OSError: If it is not there or cannot be fetched.
+    """
+    if not is_remote(root):
+        yield root / name
+        return
+    from litdata.streaming.downloader import get_downloader
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / Path(name).name
+        try:
+            get_downloader(address(root), folder, []).download_file(
+                f"{address(root)}/{name}", str(path)
+            )
+        except Exception as error:  # each service has its own
+            raise OSError(f"{address(root)}/{name}: {error}") from error
+        yield path

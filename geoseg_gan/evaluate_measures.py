@@ -1,0 +1,319 @@
+"""What the evaluate command looks at, and what each process of a team measures on its share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from geoseg_gan.checkpoints import LoadedGenerator, load_generator
+from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.data.datamodule import check_same_type
+from geoseg_gan.data.dataset import Fit, PairSource, WindowDataset
+from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.leaks import refuse_shared_images
+from geoseg_gan.data.pairs import Pair, find_pairs
+from geoseg_gan.data.scan import check_sizes, scan
+from geoseg_gan.data.split import split_pairs
+from geoseg_gan.data.synthetic import SyntheticFacts, read_synthetic, refuse_synthetic
+from geoseg_gan.distributed import Team
+from geoseg_gan.errors import UserError, plural
+from geoseg_gan.evaluation import fidelity
+from geoseg_gan.evaluation.images import ImageSet, collect, painted_like, spread
+from geoseg_gan.evaluation.obedience import Distances, confusion, varied, varied_rows
+from geoseg_gan.models.features import MINIMUM_SIZE, Lite0Features, build_features
+from geoseg_gan.schemas import EvaluateConfig
+from geoseg_gan.synthesis.recognizer import Recognizer, load_recognizer
+
+FEWEST = 16
+"""Images below which no figure means anything."""
+
+_MOST_TRAINING = 5000  # windows that are searched for copies, evenly spread where there are more
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is evaluated, and how the real tiles beside it are read.
+
+    Attributes:
+        generator: The generator; None where a folder is evaluated.
+        synthetic: The folder; None where a generator is evaluated.
+        root: The data folder.
+        reader: Reads masks.
+        image_size: Side of all images in pixels.
+        fit: How tiles become windows.
+        train_pairs: The training tiles.
+        val_pairs: The validation tiles.
+    """
+
+    generator: LoadedGenerator | None
+    synthetic: SyntheticFacts | None
+    root: Path
+    reader: MaskReader
+    image_size: int
+    fit: Fit
+    train_pairs: Sequence[Pair]
+    val_pairs: Sequence[Pair]
+
+    def windows(self, pairs: Sequence[Pair]) -> WindowDataset:
+        """All windows of some pairs, once it is sure that they can be compared.
+
+        Raises:
+            UserError: If their images are of another type, or too small.
+        """
+        index = scan(pairs, self.reader)
+        check_same_type(scan(self.train_pairs, self.reader), index)
+        if self.fit == "crop":
+            check_sizes(index, self.image_size)
+        source = PairSource(pairs, self.reader)
+        return WindowDataset(source, index.sizes, self.image_size, self.fit)
+
+
+@dataclass(frozen=True)
+class Subject(Source):
+    """The same with all that it takes to measure it.
+
+    Attributes:
+        scaling: From stored values to [-1, 1].
+        device: Where networks are.
+        recognizer: The segmenter that tells agreement; None for none.
+        extract: Gives features.
+        perceptual: The network that tells images apart, for diversity.
+        train: Windows of the training tiles, and `train_rows`, which of them are looked at.
+        val: Windows of the validation tiles, and `val_rows`.
+        painted: Windows of a folder's pairs, and `painted_rows`; None and empty for a generator.
+    """
+
+    scaling: ImageScaling
+    device: torch.device
+    recognizer: Recognizer | None
+    extract: fidelity.Extractor
+    perceptual: Lite0Features
+    train: WindowDataset
+    train_rows: list[int]
+    val: WindowDataset
+    val_rows: list[int]
+    painted: WindowDataset | None
+    painted_rows: list[int]
+
+    def counts(self) -> dict[str, int]:
+        """How many images there are of each kind."""
+        return {
+            "painted": len(self.val_rows if self.painted is None else self.painted_rows),
+            "validation": len(self.val_rows),
+            "training": len(self.train_rows),
+        }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What all processes have measured, in order of the images.
+
+    Attributes:
+        real: The validation images.
+        fake: What is judged: images of the same masks, or the pairs of a generated folder.
+        of_real: Features of the former, shape (N, D).
+        of_fake: Features of the latter.
+        of_train: Features of training images.
+        of_controls: Features of damaged validation images, by the damage.
+        confusions: What the segmenter finds in "painted" and "real" images; empty without one.
+        distances: Between images of one mask, by mask; empty for a folder.
+    """
+
+    real: ImageSet
+    fake: ImageSet
+    of_real: Floats
+    of_fake: Floats
+    of_train: Floats
+    of_controls: dict[str, Floats]
+    confusions: dict[str, Tensor]
+    distances: list[Distances]
+
+
+def measure(config: EvaluateConfig, subject: Subject, team: Team) -> Measured | None:
+    """Measures this process's share of the images, in the batches of one process alone.
+
+    Returns:
+        What all have measured, in rank 0; None in the others.
+
+    Raises:
+        UserError: If a user's mistake was found in any process.
+    """
+
+    def title(text: str) -> str | None:
+        return text if team.leads else None
+
+    def joined(features: Floats) -> Floats:
+        parts = [part for part in team.gather([features]) if len(part)]
+        return np.concatenate(parts) if parts else features
+
+    extract, seed, device = subject.extract, config.seed, subject.device
+    mine = team.part(len(subject.val_rows), config.bs)
+    real = collect(subject.val, [subject.val_rows[row] for row in mine])
+    if subject.painted is not None:
+        others = team.part(len(subject.painted_rows), config.bs)
+        fake = collect(subject.painted, [subject.painted_rows[row] for row in others])
+    else:
+        assert subject.generator is not None, "either a generator or a folder is evaluated"
+        text = title("Painting held-out masks")
+        place = {"first": mine.start, "batch_size": config.bs}
+        fake = painted_like(subject.generator, real, seed, device, text, **place)
+    of_real = extract(real, title("Features of validation images"))
+    of_fake = extract(fake, title("Features of painted images"))
+    rows = [subject.train_rows[n] for n in team.part(len(subject.train_rows), config.bs)]
+    of_train = extract.of_windows(subject.train, rows, title("Features of training images"))
+    damaged = fidelity.controls(extract, real, seed, first=mine.start, quiet=not team.leads)
+    confusions = {}
+    if subject.recognizer is not None:
+        for kind, images in (("painted", fake), ("real", real)):
+            found = confusion(
+                subject.recognizer,
+                images,
+                subject.reader.palette.num_classes,
+                title(f"Judging {kind} images"),
+                batch_size=config.bs,
+            )
+            confusions[kind] = sum(team.share(found), torch.zeros_like(found))
+    distances: list[Distances] = []
+    if subject.generator is not None:
+        shown = [row for row in varied_rows(len(subject.val_rows)) if row in mine]
+        distances = varied(
+            subject.perceptual,
+            subject.generator,
+            [real.labels[row - mine.start] for row in shown],
+            shown,
+            variants=config.variants,
+            seed=seed,
+            device=device,
+            title=title("Painting masks several times"),
+        )
+    reals, fakes = team.gather([real]), team.gather([fake])
+    whole_real, whole_fake, whole_train = (joined(part) for part in (of_real, of_fake, of_train))
+    controls = {name: joined(part) for name, part in damaged.items()}
+    distances = team.gather(distances)
+    if not team.leads:
+        return None
+    return Measured(
+        ImageSet.joined(reals),
+        ImageSet.joined(fakes),
+        whole_real,
+        whole_fake,
+        whole_train,
+        controls,
+        confusions,
+        distances,
+    )
+
+
+def open_subject(config: EvaluateConfig, team: Team) -> Subject:
+    """Loads networks and lists the images, of which there must be enough.
+
+    Raises:
+        UserError: If a checkpoint or a folder is not as it must be.
+    """
+    device = team.device(config.trainer)
+    source = _open(config, device)
+    if source.image_size < MINIMUM_SIZE:
+        raise UserError(
+            f"the images are {source.image_size} px wide: features need {MINIMUM_SIZE} px. Train "
+            "with a larger image_size."
+        )
+    if team.leads:
+        refuse_shared_images(source.train_pairs, source.val_pairs)
+    val, train = (source.windows(pairs) for pairs in (source.val_pairs, source.train_pairs))
+    painted = None if source.synthetic is None else source.windows(source.synthetic.pairs)
+    scaling = _scaling(source)
+    bands = len(scaling.low)
+    weights = config.features_weights
+    network = build_features(config.features, bands, None if weights is None else Path(weights))
+    perceptual = network if isinstance(network, Lite0Features) else Lite0Features(bands)
+    subject = Subject(
+        **vars(source),
+        scaling=scaling,
+        device=device,
+        recognizer=_recognizer(config, source, scaling, device),
+        extract=fidelity.Extractor(network.to(device), scaling, device, config.bs),
+        perceptual=perceptual.to(device),
+        train=train,
+        train_rows=spread(len(train), _MOST_TRAINING),
+        val=val,
+        val_rows=spread(len(val), config.num_samples),
+        painted=painted,
+        painted_rows=[] if painted is None else spread(len(painted), config.num_samples),
+    )
+    counts = subject.counts()
+    if min(counts.values()) < FEWEST:
+        shown = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise UserError(
+            f"figures need {FEWEST} images of each kind, but there are so many: {shown}. Give "
+            "more tiles, or train with a smaller image_size, which makes more windows of a tile."
+        )
+    return subject
+
+
+def _open(config: EvaluateConfig, device: torch.device) -> Source:
+    if config.gen_ckpt is not None:
+        generator = load_generator(Path(config.gen_ckpt), device)
+        trained = generator.facts.config
+        data = trained["data"]
+        root = Path(config.data_root or trained["data_root"])
+        refuse_synthetic(root)
+        return Source(
+            generator,
+            None,
+            root,
+            MaskReader(generator.facts.palette, data["mask_format"], data["unknown"]),
+            trained["image_size"],
+            cast(Fit, data["fit"]),
+            split_pairs(root, trained)[0],
+            find_pairs(root, "val", data["group_regex"]),
+        )
+    assert config.folder is not None, "check() has made sure"
+    synthetic = read_synthetic(Path(config.folder))
+    root = Path(config.data_root or synthetic.data_root)
+    refuse_synthetic(root)
+    return Source(
+        None,
+        synthetic,
+        root,
+        synthetic.reader(),
+        synthetic.image_size,
+        "crop",
+        find_pairs(root, "train"),
+        find_pairs(root, "val"),
+    )
+
+
+def _recognizer(
+    config: EvaluateConfig, source: Source, scaling: ImageScaling, device: torch.device
+) -> Recognizer | None:
+    if config.segmenter_ckpt is None:
+        return None
+    return load_recognizer(
+        Path(config.segmenter_ckpt),
+        source.reader.palette,
+        scaling,
+        source.image_size,
+        device,
+        config.class_map,
+        config.onnx,
+    )
+
+
+def _scaling(source: Source) -> ImageScaling:
+    index = scan(source.train_pairs, source.reader)
+    known = None if source.generator is None else source.generator.facts.scaling
+    scaling = known or ImageScaling.fit(index)
+    if (len(scaling.low), scaling.dtype) != (index.bands, index.dtype.name):
+        raise UserError(
+            f"data_root={source.root} holds images with {plural(index.bands, 'band')} of "
+            f"{index.dtype}, but the generator paints {plural(len(scaling.low), 'band')} of "
+            f"{scaling.dtype}. Give the data that it was trained on, or data like it."
+        )
+    return scaling

@@ -1,0 +1,181 @@
+"""What the generate command paints from and judges by, opened and checked."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geoseg_gan.checkpoints import LoadedGenerator, load_generator
+from geoseg_gan.config import plain
+from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.palette import class_ids
+from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
+from geoseg_gan.data.split import split_pairs
+from geoseg_gan.data.transplant import Transplanter
+from geoseg_gan.distributed import Team
+from geoseg_gan.errors import UserError
+from geoseg_gan.schemas import GenerateConfig
+from geoseg_gan.synthesis.class_losses import with_class_losses
+from geoseg_gan.synthesis.filter import AUTO, check_can_ignore
+from geoseg_gan.synthesis.masks import CandidateMasks, check_variants
+from geoseg_gan.synthesis.recognizer import Recognizer, load_recognizer
+from geoseg_gan.synthesis.sampling import mask_weights
+
+_TRIES = 10  # candidates for each pair that keep asks for
+_FREE_TO_CHANGE = (
+    "save_dir",
+    "gen_ckpt",
+    "segmenter_ckpt",
+    "num_samples",
+    "keep",
+    "max_tries",
+    "bs",
+    "num_workers",
+    "devices",
+    "trainer",
+)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What pairs are painted from, and judged by.
+
+    Attributes:
+        generator: Paints them.
+        recognizer: Judges them; None where nothing is judged.
+        candidates: The masks.
+        index: What is known of the training pairs.
+        reader: Reads and writes masks.
+        root: The data folder.
+        device: Where networks are.
+        workers: Processes that read and jitter masks.
+    """
+
+    generator: LoadedGenerator
+    recognizer: Recognizer | None
+    candidates: CandidateMasks
+    index: FolderIndex
+    reader: MaskReader
+    root: Path
+    device: torch.device
+    workers: int
+
+
+def open_inputs(config: GenerateConfig, team: Team) -> Opened:
+    """Loads networks and lists the masks; nothing is written but what other calls may use too.
+
+    Raises:
+        UserError: If a checkpoint or the data are not as they must be.
+    """
+    device = team.device(config.trainer)
+    generator = load_generator(Path(config.gen_ckpt), device)
+    check_variants(config.variants, generator.network)
+    trained = generator.facts.config
+    root = Path(config.data_root or trained["data_root"])
+    palette = generator.facts.palette
+    reader = MaskReader(palette, trained["data"]["mask_format"], trained["data"]["unknown"])
+    pairs, _ = split_pairs(root, trained)
+    index = scan(pairs, reader)
+    if trained["data"]["fit"] == "crop":
+        check_sizes(index, trained["image_size"])
+    recognizer = _open_recognizer(config, generator, index, reader, device)
+    candidates = _open_candidates(config, generator, index, reader, recognizer)
+    workers = config.num_workers
+    if workers is None:
+        # One keeps a CPU busy; a GPU takes as many as its share of the cores.
+        workers = max(1, min(8, (os.cpu_count() or 1) // team.neighbours - 1))
+        workers = workers if device.type == "cuda" else 1
+    return Opened(generator, recognizer, candidates, index, reader, root, device, workers)
+
+
+def _open_recognizer(
+    config: GenerateConfig,
+    generator: LoadedGenerator,
+    index: FolderIndex,
+    reader: MaskReader,
+    device: torch.device,
+) -> Recognizer | None:
+    if config.segmenter_ckpt is None:
+        return None
+    facts = generator.facts
+    check_can_ignore(config.alpha, reader)
+    recognizer = load_recognizer(
+        Path(config.segmenter_ckpt),
+        facts.palette,
+        facts.scaling,
+        facts.config["image_size"],
+        device,
+        config.class_map,
+        config.onnx,
+    )
+    if config.tau == AUTO and not recognizer.held_out:
+        raise UserError(
+            f"tau=auto compares with real pairs held out of the segmenter's training, of which "
+            f"{config.segmenter_ckpt} knows none. Train it with inner_share above 0, or give tau a "
+            "number."
+        )
+    if recognizer.class_losses is None and (config.alpha or config.sampling == "hard"):
+        return with_class_losses(
+            recognizer,
+            Path(config.segmenter_ckpt),
+            config.onnx,
+            index,
+            reader,
+            facts.scaling,
+            facts.config["data"]["fit"],
+            facts.config["image_size"],
+        )
+    return recognizer
+
+
+def _open_candidates(
+    config: GenerateConfig,
+    generator: LoadedGenerator,
+    index: FolderIndex,
+    reader: MaskReader,
+    recognizer: Recognizer | None,
+) -> CandidateMasks:
+    trained = generator.facts.config
+    losses = None if recognizer is None else recognizer.class_losses
+    uniform = config.sampling == "uniform"
+    stop = config.num_samples
+    if config.keep is not None:
+        stop = config.max_tries or _TRIES * config.keep
+    grafts = config.jitter.transplant.p > 0
+    return CandidateMasks(
+        index.pairs,
+        reader,
+        image_size=trained["image_size"],
+        fit=trained["data"]["fit"],
+        jitter=config.jitter,
+        seed=config.seed,
+        start=0,
+        stop=stop,
+        weights=None if uniform else mask_weights(config.sampling, index.pixels, losses),
+        required=class_ids(config.require_classes, reader.palette, "require_classes"),
+        pixels=index.pixels,
+        transplanter=(
+            Transplanter.of_masks(config.jitter.transplant, index, reader) if grafts else None
+        ),
+        variants=config.variants,
+    )
+
+
+def facts_of(config: GenerateConfig, opened: Opened) -> dict[str, Any]:
+    """What `generation.json` says, and a call that goes on must repeat."""
+    settings = {k: v for k, v in plain(config).items() if k not in _FREE_TO_CHANGE}
+    generator, recognizer = opened.generator, opened.recognizer
+    trained = generator.facts.config
+    return {
+        "format": 1,
+        "checkpoint": {"sha256": generator.digest, "epoch": generator.epoch},
+        "segmenter": None if recognizer is None else {"sha256": recognizer.digest},
+        "masks": len(opened.index.pairs),
+        "palette": generator.facts.palette.to_dict(),
+        "mask_format": trained["data"]["mask_format"],
+        "gsd": trained["data"]["gsd"],
+        "image_size": trained["image_size"],
+        "config": {**settings, "data_root": str(opened.root)},
+    }

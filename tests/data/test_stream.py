@@ -1,0 +1,302 @@
+"""Streams: packing folders into few big files, and training's order through them."""
+
+import dataclasses
+import json
+import pickle
+import re
+import sys
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from geoseg_gan.data import packing as module
+from geoseg_gan.data.datamodule import SegmentationDataModule
+from geoseg_gan.data.dataset import PairSource
+from geoseg_gan.data.jitter import FlipStep, JitterSettings
+from geoseg_gan.data.mixing import SegmenterDataModule
+from geoseg_gan.data.pack_settings import PackSettings
+from geoseg_gan.data.packing import pack_folder
+from geoseg_gan.data.pairs import DataError, PairList, find_pairs
+from geoseg_gan.data.scan import default_cache_folder, scan
+from geoseg_gan.data.stream import address, open_stream
+from geoseg_gan.errors import UserError
+from geoseg_gan.train import train
+
+pytest.importorskip("litdata", reason="streams are an extra")
+
+BATCH = 4
+
+
+@pytest.fixture
+def root(make_folder, tmp_path):
+    return make_folder(tmp_path / "data", train=18, val=3, size=(48, 40))
+
+
+@pytest.fixture
+def pack(settings, tmp_path):
+    def call(root, name="stream", **changed):
+        out = tmp_path / name
+        pack_folder(
+            PackSettings(str(root), str(out), 0.02, dataclasses.replace(settings, **changed))
+        )
+        return out
+
+    return call
+
+
+@pytest.fixture
+def stream(pack, root):
+    return pack(root)
+
+
+@pytest.fixture
+def module_of(settings):
+    def make(root, kind="stream", rank=0, world=1, cls=SegmentationDataModule, **changed):
+        shares = {k: changed.pop(k) for k in ("inner_share",) if k in changed}
+        data = cls(
+            root,
+            dataclasses.replace(settings, format=kind, **changed),
+            image_size=32,
+            batch_size=BATCH,
+            jitter=JitterSettings(flip=FlipStep(p=0.5)),
+            seed=3,
+            **shares,
+        )
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world)
+        data.setup()
+        return data
+
+    return make
+
+
+def chunks_kept():
+    return {path.name for path in default_cache_folder().rglob("chunk-*.bin")}
+
+
+def batches(data, epoch):
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+# What is stored
+
+
+@pytest.mark.parametrize(("bands", "dtype"), [(3, "uint8"), (5, "uint16")])
+def test_what_was_packed_is_read_back_bit_by_bit_without_a_scan(
+    make_folder, tmp_path, pack, settings, bands, dtype
+):
+    root = make_folder(tmp_path / "any", train=7, val=2, size=32, bands=bands, dtype=dtype)
+    (root / "tiles.csv").write_text("stem,group\ntrain_003,north\n")
+    out = pack(root)
+    assert {path.name for path in out.iterdir()} == {"stream.json", "train", "val"}
+    for split in ("train", "val"):
+        reader = settings.reader()
+        pairs = find_pairs(root, split)
+        seen, (index, source) = scan(pairs, reader), open_stream(out, split, reader)
+        for name in ("sizes", "pixels", "unknown", "low", "high"):
+            np.testing.assert_array_equal(getattr(index, name), getattr(seen, name))
+        assert index.dtype == seen.dtype and index.bands == bands
+        assert [(p.stem, p.group) for p in index.pairs] == [(p.stem, p.group) for p in pairs]
+        files = PairSource(pairs, reader)
+        for row in range(len(pairs)):
+            for mine, theirs in zip(source.read(row), files.read(row), strict=True):
+                np.testing.assert_array_equal(mine, theirs, strict=True)
+
+
+def test_a_stream_is_about_as_big_as_its_files_and_lies_in_several(stream, root):
+    ours, theirs = (
+        sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) for folder in (stream, root)
+    )
+    assert ours < theirs + 40_000 and len(list((stream / "train").glob("chunk-*.bin"))) > 3
+
+
+def test_a_packing_that_fails_leaves_nothing(pack, root, tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(module, "write_json", fail)
+    with pytest.raises(OSError, match="No space"):
+        pack(root, "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+# The order
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("count", [16, 18])
+def test_two_ranks_of_two_workers_show_each_pair_once_an_epoch_in_new_orders(
+    make_folder, tmp_path, pack, module_of, count
+):
+    out = pack(make_folder(tmp_path / "some", train=count, val=1, size=(48, 40)))
+    ranks = [module_of(out, rank=rank, world=2, num_workers=2) for rank in range(2)]
+    alone = module_of(out)
+    shown = []
+    for epoch in range(2):
+        parts = [batches(data, epoch) for data in ranks]
+        assert [len(part) for part in parts] == [4, 4]
+        stems = [stem for part in parts for batch in part for stem in batch["stem"]]
+        assert len(stems) == 16 and max(Counter(stems).values()) == 1
+        shown.append(stems)
+        # Together they are what one process without workers trains on, augmentation included.
+        for mine, *theirs in zip(batches(alone, epoch), *parts, strict=True):
+            assert mine["stem"] == [stem for half in theirs for stem in half["stem"]]
+            assert torch.equal(mine["image"], torch.cat([half["image"] for half in theirs]))
+            assert torch.equal(mine["label"], torch.cat([half["label"] for half in theirs]))
+    assert shown[0] != shown[1]
+
+
+def test_an_epoch_goes_through_one_file_after_the_other(stream, module_of):
+    data = module_of(stream)
+    rows = [draw.row for draw in data.train_dataloader().sampler]
+    parts = data.train_dataset.source.parts()[rows]
+    assert len(set(parts)) > 3
+    assert np.count_nonzero(np.diff(parts)) == len(set(parts)) - 1
+    # Each file holds pairs from everywhere: neighbours by name are not neighbours on disk.
+    assert np.any(np.diff(data.train_dataset.source.places) != 1)
+
+
+def test_items_held_out_tiles_and_validation_are_the_folders(stream, root, module_of):
+    mine, theirs = module_of(stream, inner_share=0.3), module_of(root, "folder", inner_share=0.3)
+    assert isinstance(mine.train_index.pairs, PairList) and len(mine.inner_dataset) > 0
+    assert list(mine.train_index.pairs.stems) == list(theirs.train_index.pairs.stems)
+    for name in ("inner_dataset", "val_dataset", "train_dataset"):
+        for n in (2, 0):
+            one, other = getattr(mine, name)[n], getattr(theirs, name)[n]
+            assert one["stem"] == other["stem"] and torch.equal(one["image"], other["image"])
+
+
+def test_a_segmenter_trains_on_a_stream_too(stream, root, module_of):
+    mine = module_of(stream, cls=SegmenterDataModule, inner_share=0.3)
+    assert Counter(s for b in batches(mine, 0) for s in b["stem"]).most_common(1)[0][1] == 1
+    theirs = module_of(root, "folder", cls=SegmenterDataModule, inner_share=0.3)
+    assert mine.split_summary() == theirs.split_summary()
+
+
+# Elsewhere
+
+
+def test_what_is_elsewhere_is_fetched_as_whole_files_or_pair_by_pair(stream, settings, tmp_path):
+    reader = settings.reader()
+    _, near = open_stream(stream, "train", reader)
+    index, far = open_stream(type(stream)(f"local:{stream}"), "train", reader)
+    assert len(index.pairs) == 18
+    for source, kept in ((far, 0), (far.for_all(), 3)):
+        for row in range(6):
+            for mine, theirs in zip(source.read(row), near.read(row), strict=True):
+                np.testing.assert_array_equal(mine, theirs)
+        assert len(chunks_kept()) >= kept and bool(chunks_kept()) == bool(kept)
+    again = pickle.loads(pickle.dumps(far))  # as spawned workers get it
+    np.testing.assert_array_equal(again.read(1)[1], near.read(1)[1])
+
+
+def test_an_address_keeps_the_slash_that_paths_take_away(tmp_path):
+    assert address(type(tmp_path)("s3://bucket/stream")) == "s3://bucket/stream"
+    assert address(tmp_path) == str(tmp_path)
+
+
+# Training
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_training_on_a_stream_resumes_as_if_it_had_not_stopped(
+    stream, make_folder, tmp_path, composed, tiny
+):
+    def run(name, epochs, *more):
+        settings = (*tiny, f"data_root={stream}", "data.format=stream", "data.ignore=[[0,0,0]]")
+        out = tmp_path / name
+        train(composed("train", *settings, f"out_dir={out}", f"epochs={epochs}", *more))
+        return (
+            torch.load(out / "G_e002.pt")
+            if epochs == 2
+            else sorted(p.name for p in out.glob("*_e*"))
+        )
+
+    whole = run("whole", 2)
+    names = run("parts", 1)
+    assert "G_e001.pt" in names and "D_e001.pt" in names
+    parts = run("parts", 2, "resume=true")
+    for key in ("state_dict", "weights"):
+        for name, value in whole.get(key, {}).items():
+            torch.testing.assert_close(value, parts[key][name], rtol=0, atol=0)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"cache": "ram"}, "data.cache=ram keeps all pairs in memory"),
+        ({"format": "tar"}, "data.format=tar is not one of folder, stream"),
+    ],
+)
+def test_settings_that_do_not_go_with_streams_are_refused(settings, changed, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        dataclasses.replace(settings, **{"format": "stream", **changed}).check()
+
+
+def test_a_stream_and_a_folder_are_not_taken_for_each_other(stream, root, settings):
+    with pytest.raises(DataError, match=r"stream that scripts/pack\.py wrote.*data\.format=stream"):
+        find_pairs(stream, "train")
+    settings.format = "stream"
+    with pytest.raises(DataError, match=r"holds no stream\.json.*set data\.format=folder"):
+        settings.check_root(root)
+    settings.check_root(stream)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("ignore", [[1, 2, 3]]), ("mask_format", "index"), ("group_regex", "train_.")],
+)
+def test_a_stream_that_was_packed_by_other_settings_is_refused(stream, settings, key, value):
+    changed = dataclasses.replace(settings, format="stream", **{key: value})
+    with pytest.raises(DataError, match="was packed with another data"):
+        changed.check_root(stream)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: (folder / "pairs.npz").unlink(),
+        lambda folder: (folder / "pairs.npz").write_bytes(b"PK"),
+        lambda folder: (folder / "index.json").write_text(
+            json.dumps({"config": {"data_format": ["bytes", "pickle"]}, "chunks": []})
+        ),
+    ],
+)
+def test_a_stream_that_is_not_whole_or_could_run_code_is_refused(stream, settings, spoil):
+    spoil(stream / "train")
+    with pytest.raises(DataError, match=r"train is not whole: pairs\.npz or index\.json"):
+        open_stream(stream, "train", settings.reader())
+
+
+def test_without_litdata_the_extra_is_named(stream, settings, monkeypatch):
+    monkeypatch.setitem(sys.modules, "litdata", None)
+    settings.format = "stream"
+    with pytest.raises(UserError, match=r"pip install 'geoseg-gan\[stream\]'"):
+        settings.check_root(stream)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("data", {}, "exists already. Choose a new folder"),
+        ("new", {"format": "stream"}, "packs folders. Set data.format=folder"),
+    ],
+)
+def test_packing_refuses_what_it_would_overwrite_or_cannot_read(pack, root, name, changed, message):
+    before = sorted(root.rglob("*"))
+    with pytest.raises(UserError, match=re.escape(message)):
+        pack(root, name, **changed)
+    assert sorted(root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("size", [0, 2048])
+def test_files_of_an_impossible_size_are_refused(settings, root, size):
+    with pytest.raises(UserError, match=rf"chunk_mb={size}: use more than 0, up to 2047"):
+        PackSettings(str(root), "new", size, settings).check()
