@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from geoseg_gan.errors import ToldElsewhereError, UserError
+from geoseg_gan.errors import ToldElsewhereError, UserError, check_choice
 from geoseg_gan.models.registry import DISCRIMINATORS, GENERATORS
 from geoseg_gan.schemas import MISSING, SCHEMAS, TrainConfig
 
@@ -168,6 +168,19 @@ def read_group(group: str) -> dict[str, dict[str, Any]]:
             settings: Any = OmegaConf.to_container(content, resolve=True)
             found[choice] = settings
     return found
+
+
+def compose_model(name: str) -> TrainConfig:
+    """The training configuration with a choice of `model`, and the loss that it brings.
+
+    Raises:
+        UserError: If there is no such choice.
+    """
+    check_choice("model", name, _choice_names("model"))
+    register()
+    running = GlobalHydra.instance().is_initialized()
+    with nullcontext() if running else initialize_config_module(_CONFIGS, version_base="1.3"):
+        return typed(compose("train", overrides=[f"model={name}"]), TrainConfig)
 
 
 def constructor_schema(network: type, name: str) -> type:

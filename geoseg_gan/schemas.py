@@ -237,17 +237,24 @@ class BenchmarkConfig:
     """Configuration of scripts/benchmark.py."""
 
     data_root: str = knob("data", "folder with train/images and train/masks")
-    out_dir: str = knob("runs/benchmark", "where benchmark.json and benchmark.md go")
+    out_dir: str = knob("runs/benchmark", "where benchmark.json, benchmark.md and traces go")
     image_size: int = knob(128, "side of the images in pixels")
     bs: int = knob(8, "batch size")
-    seconds: float = knob(20.0, "how long each part is measured, in each of its rounds")
-    lr: float = knob(2e-4, "learning rate")
-    precision: str = knob("32-true", "32-true, bf16-mixed or 16-mixed")
+    seconds: float = knob(10.0, "how long each part is measured, in each of its rounds")
+    precision: str = knob("auto", "32-true, bf16-mixed, or auto: the faster one, measured")
     rounds: int = knob(3, "rounds in which the parts take turns; the median counts")
+    parts: list[str] = field(
+        default_factory=lambda: ["data", "training", "generation"],
+        metadata={"help": "what is measured"},
+    )
+    models: list[str] = knob_list("choices of model, each with its loss; [] for the one of model=")
+    tiles: list[int] = knob_list("numbers of tiles to start with, as in [100,100000]; [] for none")
+    compile: bool = knob(False, "measures compiled networks as well: minutes more for each model")
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     loss: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     jitter: JitterSettings = field(default_factory=JitterSettings)
+    segmenter: SegmenterSettings = field(default_factory=SegmenterSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 

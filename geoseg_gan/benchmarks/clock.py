@@ -11,6 +11,8 @@ import torch
 Rates = dict[str, list[float]]
 """What was measured by name, a figure a round."""
 
+CPU = torch.device("cpu")
+
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 

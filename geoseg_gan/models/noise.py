@@ -75,30 +75,81 @@ def sample_noise(
     """
     if len(regions) != len(indices):
         raise ValueError(f"{len(indices)} indices need as many region maps, not {len(regions)}")
-    height, width = regions.shape[-2:]
-    shapes = [(-(-height // 2**k), -(-width // 2**k)) for k in range(spec.texture)]
-    # A table of fixed size for regions: to count them would make a GPU wait.
-    sizes = [spec.style, *(rows * columns for rows, columns in shapes), spec.region * REGIONS]
+    drawn = draw_noise(spec, seed, indices, regions.shape[-2:], device)
+    return noise_maps(spec, drawn, regions.to(device))
+
+
+def draw_noise(
+    spec: NoiseSpec,
+    seed: int,
+    indices: Sequence[int],
+    size: Sequence[int],
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draws the numbers that noise maps are made of, far fewer than their pixels.
+
+    Args:
+        spec: What the maps are made of.
+        seed: The run's seed.
+        indices: Number of each pair.
+        size: Height and width of the maps.
+        device: Where they are drawn.
+
+    Returns:
+        Shape (len(indices), M), float32.
+    """
+    sizes = _draws(spec, size)
     rng = torch.Generator(device)
     drawn = torch.empty(len(indices), sum(sizes), device=device)
     for row, index in zip(drawn, indices, strict=True):
         rng.manual_seed(_mix(seed, index))
         row.normal_(generator=rng)
+    return drawn
+
+
+def noise_maps(spec: NoiseSpec, drawn: Tensor, regions: Tensor) -> Tensor:
+    """Makes noise maps, on whatever device the draws are.
+
+    Args:
+        spec: What they are made of.
+        drawn: What `draw_noise` drew, shape (B, M).
+        regions: Number of the region of every pixel, shape (B, H, W), on the same device.
+
+    Returns:
+        Shape (B, Z, H, W), float32, every channel of unit variance at every pixel.
+    """
+    height, width = regions.shape[-2:]
+    shapes, sizes = _octaves(spec, (height, width)), _draws(spec, (height, width))
     style, *octaves, table = torch.split(drawn, sizes, 1)
     parts = [style.view(*style.shape, 1, 1).expand(-1, -1, height, width)]
     for octave, ((rows, columns), draw) in enumerate(zip(shapes, octaves, strict=True)):
         coarse = draw.view(-1, 1, rows, columns)
         if octave:
             fine = F.interpolate(coarse, scale_factor=2**octave, mode="bilinear")
-            spread = _spread(rows, octave, device)[:, None] * _spread(columns, octave, device)
+            spread = _spread(rows, octave, drawn.device)[:, None] * _spread(
+                columns, octave, drawn.device
+            )
             coarse = (fine / spread)[..., :height, :width]
         parts.append(coarse)
     if spec.region:
         vectors = table.view(-1, spec.region, REGIONS)
-        rows_of = (regions.to(device).long() % REGIONS).flatten(1).unsqueeze(1)
+        rows_of = (regions.long() % REGIONS).flatten(1).unsqueeze(1)
         found = vectors.gather(2, rows_of.expand(-1, spec.region, -1))
         parts.append(found.view(-1, spec.region, height, width))
     return torch.cat(parts, 1)
+
+
+def _octaves(spec: NoiseSpec, size: Sequence[int]) -> list[tuple[int, int]]:
+    """Rows and columns of draws in every octave of texture."""
+    height, width = size
+    return [(-(-height // 2**k), -(-width // 2**k)) for k in range(spec.texture)]
+
+
+def _draws(spec: NoiseSpec, size: Sequence[int]) -> list[int]:
+    """How many numbers style, every octave and regions take."""
+    octaves = [rows * columns for rows, columns in _octaves(spec, size)]
+    # A table of fixed size for regions: to count them would make a GPU wait.
+    return [spec.style, *octaves, spec.region * REGIONS]
 
 
 @lru_cache(maxsize=64)

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg_gan.checkpoints import LoadedGenerator
-from geoseg_gan.data.batch import ImageScaling, one_hot_of, regions_of, to_device
+from geoseg_gan.data.batch import ImageScaling, one_hot_of, to_device
+from geoseg_gan.data.regions import region_map
 from geoseg_gan.errors import UserError
-from geoseg_gan.models.noise import sample_noise
+from geoseg_gan.models.noise import NoiseSpec, draw_noise, noise_maps
 from geoseg_gan.synthesis.masks import Candidate, CandidateMasks
 
 Look = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
@@ -25,7 +26,7 @@ Painted = tuple[Candidate, npt.NDArray[Any] | None, tuple[Tensor, ...] | None]
 """A candidate, its image (H, W, K) in the stored dtype, and what was seen in it, on the CPU; both
 None where it was not worth painting."""
 
-_AHEAD = 2  # batches that are on a GPU before they are needed
+_AHEAD = 2  # batches that a GPU is given before they are needed, and that it may be behind
 
 Item = TypeVar("Item")
 
@@ -57,8 +58,9 @@ def paint(
     painted: list[npt.NDArray[Any]] = []
     for first in range(0, len(labels), step):
         rows = slice(first, first + step)
-        inputs = _inputs(generator, labels[rows], seed, indices[rows], device)
-        painted += list(_images(generator, *inputs).cpu().numpy())
+        part = labels[rows]
+        inputs = _inputs(generator, part, _regions(generator, part), seed, indices[rows], device)
+        painted += list(_images(generator, inputs).cpu().numpy())
     return painted
 
 
@@ -92,9 +94,9 @@ def paint_batches(
 ) -> Iterator[list[Painted]]:
     """Paints candidates while workers draw the next masks.
 
-    On a GPU the next batches are made and sent in a thread, and one is painted while what the
-    previous one gave is handed on, so that the GPU always has work. On a CPU everything follows one
-    by one, and each image makes a batch (see `paint`).
+    On a GPU the next batches are made and sent in a thread, and some are painted while what earlier
+    ones gave is handed on, so that the GPU always has work. On a CPU everything follows one by one,
+    and each image makes a batch (see `paint`).
 
     Args:
         generator: A loaded generator, on `device`.
@@ -109,8 +111,8 @@ def paint_batches(
         UserError: If a mask cannot be read.
     """
     on_gpu = device.type == "cuda"
-    loader: DataLoader[Candidate | str] = DataLoader(
-        _Drawn(candidates),
+    loader: DataLoader[_Item | str] = DataLoader(
+        _Drawn(candidates, generator.network.noise),
         batch_sampler=batches,
         num_workers=min(num_workers, len(batches)),
         collate_fn=list,
@@ -118,19 +120,34 @@ def paint_batches(
     prepared = (
         _prepare(generator, part, candidates.seed, device)
         for batch in _checked(loader)
-        for part in ([batch] if on_gpu else [[candidate] for candidate in batch])
+        for part in ([batch] if on_gpu else [[item] for item in batch])
     )
     shots = (_shoot(generator, part, look) for part in (_ahead(prepared) if on_gpu else prepared))
     for shot in _lagging(shots) if on_gpu else shots:
         yield shot.settle()
 
 
+class _Item(NamedTuple):
+    """A candidate and its regions (H, W), int32; the latter None where there is no need."""
+
+    candidate: Candidate
+    regions: npt.NDArray[np.int32] | None
+
+
+class _Inputs(NamedTuple):
+    """What a batch is painted from, on the device: masks (B, H, W), their regions, and draws."""
+
+    labels: Tensor
+    regions: Tensor
+    drawn: Tensor
+
+
 @dataclass(frozen=True)
 class _Prepared:
-    """Candidates of a batch, and what those to be painted are painted from, on the device."""
+    """Candidates of a batch, and what those to be painted are painted from."""
 
     candidates: list[Candidate]
-    inputs: tuple[Tensor, Tensor] | None
+    inputs: _Inputs | None
 
 
 @dataclass(frozen=True)
@@ -156,58 +173,74 @@ class _Shot:
         return found
 
 
-class _Drawn(Dataset[Candidate | str]):
+class _Drawn(Dataset[_Item | str]):
     """Candidates by number; what a user must mend is text, as workers would add a traceback."""
 
-    def __init__(self, candidates: CandidateMasks) -> None:
+    def __init__(self, candidates: CandidateMasks, noise: NoiseSpec) -> None:
         self._candidates = candidates
+        self._noise = noise
 
-    def __getitem__(self, index: int) -> Candidate | str:
+    def __getitem__(self, index: int) -> _Item | str:
         try:
-            return self._candidates.at(index)
+            candidate = self._candidates.at(index)
         except UserError as error:
             return str(error)
+        wanted = self._noise.region and not candidate.lacks
+        return _Item(candidate, region_map(candidate.label) if wanted else None)
 
 
-def _checked(loader: Iterable[Any]) -> Iterator[list[Candidate]]:
+def _checked(loader: Iterable[Any]) -> Iterator[list[_Item]]:
     for batch in loader:
-        for candidate in batch:
-            if isinstance(candidate, str):
-                raise UserError(candidate)
+        for item in batch:
+            if isinstance(item, str):
+                raise UserError(item)
         yield batch
 
 
 def _prepare(
-    generator: LoadedGenerator, batch: list[Candidate], seed: int, device: torch.device
+    generator: LoadedGenerator, batch: list[_Item], seed: int, device: torch.device
 ) -> _Prepared:
-    wanted = [candidate for candidate in batch if not candidate.lacks]
+    candidates = [item.candidate for item in batch]
+    wanted = [item for item in batch if not item.candidate.lacks]
     if not wanted:
-        return _Prepared(batch, None)
-    labels, indices = [c.label for c in wanted], [c.index for c in wanted]
-    return _Prepared(batch, _inputs(generator, labels, seed, indices, device))
+        return _Prepared(candidates, None)
+    labels, indices = zip(*((c.label, c.index) for c, _ in wanted), strict=True)
+    regions = [item.regions for item in wanted if item.regions is not None]
+    return _Prepared(candidates, _inputs(generator, labels, regions, seed, indices, device))
+
+
+def _regions(
+    generator: LoadedGenerator, labels: Sequence[npt.NDArray[np.uint8]]
+) -> list[npt.NDArray[np.int32]]:
+    """Connected regions of label maps; none where the noise has no need of them."""
+    return [region_map(label) for label in labels] if generator.network.noise.region else []
 
 
 @torch.inference_mode()
 def _inputs(
     generator: LoadedGenerator,
     labels: Sequence[npt.NDArray[np.uint8]],
+    regions: Sequence[npt.NDArray[np.int32]],
     seed: int,
     indices: Sequence[int],
     device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """Label maps (B, H, W), uint8, and their noise, on the device."""
-    spec = generator.network.noise
+) -> _Inputs:
     stacked = np.stack(labels)
-    part = torch.from_numpy(stacked)
-    # Drawn on the CPU everywhere, so that every device paints from the same noise.
-    noise = sample_noise(spec, seed, indices, regions_of(part) if spec.region else part)
-    return to_device(stacked, device), to_device(noise.numpy(), device)
+    # Drawn on the CPU everywhere, so that every device paints from the same noise; its maps, which
+    # are large, are made where they are used.
+    drawn = draw_noise(generator.network.noise, seed, indices, stacked.shape[1:])
+    return _Inputs(
+        to_device(stacked, device),
+        to_device(np.stack(regions) if regions else stacked, device),
+        to_device(drawn.numpy(), device),
+    )
 
 
 @torch.inference_mode()
-def _images(generator: LoadedGenerator, labels: Tensor, noise: Tensor) -> Tensor:
-    """Painted images (B, H, W, K) in the stored dtype, on the device of the labels."""
-    one_hot = one_hot_of(labels, generator.facts.palette.num_classes)
+def _images(generator: LoadedGenerator, inputs: _Inputs) -> Tensor:
+    """Painted images (B, H, W, K) in the stored dtype, on the device of the inputs."""
+    one_hot = one_hot_of(inputs.labels, generator.facts.palette.num_classes)
+    noise = noise_maps(generator.network.noise, inputs.drawn, inputs.regions)
     return stored(generator.network(one_hot, noise), generator.facts.scaling)
 
 
@@ -238,8 +271,8 @@ def _shoot(generator: LoadedGenerator, part: _Prepared, look: Look) -> _Shot:
     """Paints and looks; on a GPU all of this only starts."""
     if part.inputs is None:
         return _Shot(part.candidates, (), None)
-    labels, noise = part.inputs
-    images = _images(generator, labels, noise)
+    labels = part.inputs.labels
+    images = _images(generator, part.inputs)
     values = (images, *look(labels, images))
     if labels.device.type == "cpu":
         return _Shot(part.candidates, values, None)
@@ -265,9 +298,10 @@ def _ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 
 def _lagging(items: Iterable[Item]) -> Iterator[Item]:
-    """The items, each once the next one is there."""
-    previous: list[Item] = []
+    """The items, each once some later ones are there."""
+    waiting: deque[Item] = deque()
     for item in items:
-        yield from previous
-        previous = [item]
-    yield from previous
+        waiting.append(item)
+        if len(waiting) > _AHEAD:
+            yield waiting.popleft()
+    yield from waiting

@@ -2,7 +2,15 @@ import re
 
 import pytest
 
-from geoseg_gan.data.pairs import DataError, Pair, find_pairs, group_of
+from geoseg_gan.data.pairs import (
+    DataError,
+    Pair,
+    find_pairs,
+    group_of,
+    groups_of,
+    some_pairs,
+    stems_of,
+)
 
 
 def touch(root, *names):
@@ -144,3 +152,14 @@ def test_a_regex_that_does_not_fit_is_refused_by_its_knob():
         group_of("s1_t1", "x+", "data.group_regex")
     with pytest.raises(DataError, match=r"knob='\(' is not a regular expression"):
         group_of("s1_t1", "(", "knob")
+
+
+def test_a_list_of_pairs_is_a_sequence_of_them(tmp_path):
+    make_groups(tmp_path)
+    pairs = find_pairs(tmp_path, "train", "^s[0-9]+")
+    plain = list(pairs)
+    assert len(pairs) == 4 and pairs == plain and pairs != plain[:3]
+    assert pairs[-1] == plain[-1] and pairs[1:3] == plain[1:3]
+    for some in (some_pairs(pairs, [3, 0]), some_pairs(plain, [3, 0])):
+        assert some == [plain[3], plain[0]]
+        assert list(stems_of(some)) == ["s2_t2", "s1_t1"] and list(groups_of(some)) == ["s2", "s1"]

@@ -1,11 +1,13 @@
 """Streams: packing folders into few big files, and training's order through them."""
 
 import dataclasses
+import gc
 import json
 import pickle
 import re
 import sys
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -70,10 +72,6 @@ def module_of(settings):
         return data
 
     return make
-
-
-def chunks_kept():
-    return {path.name for path in default_cache_folder().rglob("chunk-*.bin")}
 
 
 def batches(data, epoch):
@@ -180,49 +178,50 @@ def test_a_segmenter_trains_on_a_stream_too(stream, root, module_of):
 # Elsewhere
 
 
-def test_what_is_elsewhere_is_fetched_as_whole_files_or_pair_by_pair(stream, settings, tmp_path):
+@pytest.mark.filterwarnings("ignore:unclosed file.*chunk:ResourceWarning")  # LitData's
+def test_what_is_elsewhere_is_fetched_as_whole_files_or_pair_by_pair(stream, settings, monkeypatch):
+    def ranged(self, remote, offset, length, local):  # as the services do it
+        whole = Path(remote.removeprefix("local:")).read_bytes()
+        return whole[int(offset) : int(offset) + int(length)]
+
+    monkeypatch.setattr("litdata.streaming.downloader.LocalDownloader.download_bytes", ranged)
     reader = settings.reader()
     _, near = open_stream(stream, "train", reader)
-    index, far = open_stream(type(stream)(f"local:{stream}"), "train", reader)
-    assert len(index.pairs) == 18
-    for source, kept in ((far, 0), (far.for_all(), 3)):
+    _, far = open_stream(Path(f"local:{stream}"), "train", reader)
+    spawned = pickle.loads(pickle.dumps(far))
+    for source, is_whole in ((far, False), (spawned, False), (far.for_all(), True)):
         for row in range(6):
             for mine, theirs in zip(source.read(row), near.read(row), strict=True):
                 np.testing.assert_array_equal(mine, theirs)
-        assert len(chunks_kept()) >= kept and bool(chunks_kept()) == bool(kept)
-    again = pickle.loads(pickle.dumps(far))  # as spawned workers get it
-    np.testing.assert_array_equal(again.read(1)[1], near.read(1)[1])
+        assert bool(list(default_cache_folder().rglob("chunk-*.bin"))) == is_whole
+    del source, far, spawned
+    gc.collect()  # while the warning is expected
 
 
 def test_an_address_keeps_the_slash_that_paths_take_away(tmp_path):
-    assert address(type(tmp_path)("s3://bucket/stream")) == "s3://bucket/stream"
+    assert address(Path("s3://bucket/stream")) == "s3://bucket/stream"
     assert address(tmp_path) == str(tmp_path)
 
 
 # Training
 
 
-@pytest.mark.filterwarnings("ignore:The number of training batches")
-def test_training_on_a_stream_resumes_as_if_it_had_not_stopped(
-    stream, make_folder, tmp_path, composed, tiny
-):
-    def run(name, epochs, *more):
-        settings = (*tiny, f"data_root={stream}", "data.format=stream", "data.ignore=[[0,0,0]]")
-        out = tmp_path / name
-        train(composed("train", *settings, f"out_dir={out}", f"epochs={epochs}", *more))
-        return (
-            torch.load(out / "G_e002.pt")
-            if epochs == 2
-            else sorted(p.name for p in out.glob("*_e*"))
-        )
+def test_training_on_a_stream_goes_on_with_the_next_epochs_order(stream, tmp_path, composed, tiny):
+    common = (*tiny, f"data_root={stream}", "data.format=stream", "optimizer.schedule=constant")
 
-    whole = run("whole", 2)
-    names = run("parts", 1)
-    assert "G_e001.pt" in names and "D_e001.pt" in names
-    parts = run("parts", 2, "resume=true")
-    for key in ("state_dict", "weights"):
-        for name, value in whole.get(key, {}).items():
-            torch.testing.assert_close(value, parts[key][name], rtol=0, atol=0)
+    def run(name, *more):
+        train(composed("train", *common, f"out_dir={tmp_path / name}", *more))
+        return {path.name for path in (tmp_path / name).iterdir()}
+
+    assert {"G_e001.pt", "D_e001.pt", "epoch001_0.jpg", "last.ckpt"} <= run("parts", "epochs=1")
+    run("parts", "epochs=2", "resume=true")
+    run("whole", "epochs=2")
+    whole, parts = (
+        torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "parts")
+    )
+    for key, value in whole.items():
+        assert not torch.is_tensor(value) or torch.equal(value, parts[key]), key
 
 
 # Refusals
