@@ -1,6 +1,5 @@
 """What the generate command paints from and judges by, opened and checked."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from geoseg_gan.schemas import GenerateConfig
 from geoseg_gan.synthesis.class_losses import with_class_losses
 from geoseg_gan.synthesis.filter import AUTO, check_can_ignore
 from geoseg_gan.synthesis.masks import CandidateMasks, check_variants
+from geoseg_gan.synthesis.paint import default_workers
 from geoseg_gan.synthesis.recognizer import Recognizer, load_recognizer
 from geoseg_gan.synthesis.sampling import mask_weights
 
@@ -84,9 +84,7 @@ def open_inputs(config: GenerateConfig, team: Team) -> Opened:
     candidates = _open_candidates(config, generator, index, reader, recognizer)
     workers = config.num_workers
     if workers is None:
-        # One keeps a CPU busy; a GPU takes as many as its share of the cores.
-        workers = max(1, min(8, (os.cpu_count() or 1) // team.neighbours - 1))
-        workers = workers if device.type == "cuda" else 1
+        workers = default_workers(device, team.neighbours)
     return Opened(generator, recognizer, candidates, index, reader, root, device, workers)
 
 

@@ -203,6 +203,7 @@ class TrialConfig:
     oversample_classes: list[Any] = knob_list("of the arm oversample; [] for the rare ones")
     oversample_factor: float = knob(3.0, "how much more often it shows their pairs")
     precision: str = knob("32-true", "32-true, bf16-mixed or 16-mixed")
+    devices: int = knob(1, "how many GPUs or processes share the runs")
     merge: list[str] = knob_list("folders of other trials with these settings: take their results")
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)

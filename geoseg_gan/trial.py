@@ -2,6 +2,8 @@
 
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +21,7 @@ from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.synthetic import refuse_synthetic
 from geoseg_gan.data.world import write_world
 from geoseg_gan.errors import UserError, check_choice, plural
-from geoseg_gan.metrics.agreement import mean_iou
+from geoseg_gan.files import atomic_path
 from geoseg_gan.models.registry import Generator, build_generator
 from geoseg_gan.models.segmenters import check_segmenter
 from geoseg_gan.resume import flat
@@ -28,11 +30,18 @@ from geoseg_gan.synthesis.filter import check_can_ignore, check_filter
 from geoseg_gan.synthesis.masks import check_variants
 from geoseg_gan.synthesis.sampling import SAMPLINGS
 from geoseg_gan.train import check_networks
-from geoseg_gan.trial_runs import TrialRuns, all_arms, tile_count
+from geoseg_gan.trial_data import TrialData, all_arms, tile_count
+from geoseg_gan.trial_runs import TrialRuns
+from geoseg_gan.trial_workers import Lines, run_side_by_side
+from geoseg_gan.trials.lock import LOCK, held
 from geoseg_gan.trials.report import REPORT, write_report
 from geoseg_gan.trials.results import REAL, read_results, result_path
+from geoseg_gan.trials.schedule import Kind, Task, plan
 
-_FREE_TO_CHANGE = ("data_root", "out_dir", "seeds", "arms", "ratios", "merge", "trainer")
+_FREE_TO_CHANGE = (
+    *("data_root", "out_dir", "seeds", "arms", "ratios", "merge"),
+    *("devices", "trainer"),
+)
 """Settings that may differ between calls that add to the same results."""
 
 
@@ -57,13 +66,13 @@ def trial(config: TrialConfig) -> dict[str, float]:
     if config.data.demo is not None:
         write_world(root, config.data.reader().palette, config.data.demo)
     warnings = _check_data(config, root)
-    if not (folder / "config.yaml").is_file():
-        write_yaml(folder / "config.yaml", config)
-    _merge(config, folder)
-    seeds = seed_list(config)
-    runs = TrialRuns(config)
-    _compute(config, runs, seeds)
-    return _report(config, runs, warnings)
+    with held(folder):
+        _check_same_trial(config, folder)  # once more: another call may have begun one meanwhile
+        if not (folder / "config.yaml").is_file():
+            write_yaml(folder / "config.yaml", config)
+        _merge(config, folder)
+        _compute(config)
+        return _report(config, warnings)
 
 
 main = command(TrialConfig)(trial)
@@ -109,7 +118,7 @@ def check(config: TrialConfig) -> None:
     check_filter(config.tau, config.alpha)
     check_choice("crops", config.crops, CROPS)
     check_choice("sampling", config.sampling, SAMPLINGS)
-    config.trainer.check(1, config.precision)
+    config.trainer.check(config.devices, config.precision)
     for part in (config.data, config.augment, config.jitter, config.optimizer):
         part.check()
     config.segmenter_optimizer.check()
@@ -146,7 +155,7 @@ def _check_same_trial(config: TrialConfig, folder: Path) -> None:
     """Refuses results in a folder that come from other settings than these."""
     path = folder / "config.yaml"
     if not path.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(entry.name != LOCK for entry in folder.iterdir()):
             raise UserError(f"out_dir={folder} holds other files. Choose a new folder.")
         return
     now = flat(plain(config))
@@ -189,17 +198,17 @@ def _merge(config: TrialConfig, folder: Path) -> None:
             _check_same_trial(config, path.parents[2])
             target = folder / path.relative_to(path.parents[2])
             if not target.is_file():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, target)
+                with atomic_path(target) as scratch:
+                    shutil.copyfile(path, scratch)
 
 
-def _compute(config: TrialConfig, runs: TrialRuns, seeds: list[int]) -> None:
-    """Computes what is missing, all arms of a seed before the next, and says how it goes."""
-    arms = config.arms or all_arms(config)
+def _compute(config: TrialConfig) -> None:
+    """Computes what is missing, and says how it goes."""
+    folder, arms, seeds = Path(config.out_dir), config.arms or all_arms(config), seed_list(config)
     wanted = [(arm, seed) for seed in seeds for arm in arms]
-    missing = [(a, s) for a, s in wanted if not result_path(runs.folder, a, s).is_file()]
+    missing = [(a, s) for a, s in wanted if not result_path(folder, a, s).is_file()]
     print(
-        f"Trial of {plural(len(arms), 'arm')} with {plural(len(seeds), 'seed')} in {runs.folder}: "
+        f"Trial of {plural(len(arms), 'arm')} with {plural(len(seeds), 'seed')} in {folder}: "
         f"{len(wanted) - len(missing)} of {plural(len(wanted), 'result')} are there."
     )
     if not missing:
@@ -207,40 +216,72 @@ def _compute(config: TrialConfig, runs: TrialRuns, seeds: list[int]) -> None:
     # Bound to the terminal now, since runs send what they print elsewhere.
     console = Console(file=sys.stdout)
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as bar:
-        task = bar.add_task("Trial", total=len(missing))
-        for arm, seed in missing:
-            bar.update(task, description=f"{arm}, seed {seed}")
-            if runs.can_compute(arm, seed):
-                result = runs.compute(arm, seed)
-                reached = mean_iou(torch.from_numpy(result.val.counts.sum(0)))
-                seconds = result.facts["seconds"]
-                console.print(f"{arm}, seed {seed}: mIoU {100 * reached:.1f} ({seconds:.0f} s)")
-            else:
-                console.print(f"{arm}, seed {seed}: left out, since the filter kept no pair.")
-            bar.advance(task)
+        row = bar.add_task("Trial")
+
+        def show(text: str) -> None:
+            bar.update(row, description=text)
+
+        needs, lines = _begin(config, missing, show)
+        bar.update(row, total=len(needs))
+        try:
+            with closing(lines):
+                for line in lines:
+                    if line is not None:
+                        console.print(line)
+                    bar.advance(row)
+        except (KeyboardInterrupt, SystemExit):
+            count = sum(result_path(folder, a, s).is_file() for a, s in wanted)
+            console.print(
+                f"Stopped with {count} of {plural(len(wanted), 'result')} in {folder}. The same "
+                "call goes on from there."
+            )
+            raise
 
 
-def _report(config: TrialConfig, runs: TrialRuns, warnings: list[str]) -> dict[str, float]:
+def _begin(
+    config: TrialConfig, missing: list[tuple[str, int]], show: Callable[[str], None]
+) -> tuple[dict[Task, list[Task]], Lines]:
+    """The tasks that missing results take, and what does them while one goes through it."""
+    runs = TrialRuns(config)
+    if config.devices == 1:
+        # Results bring what they need with them, so that all arms of a seed come before the next.
+        alone: dict[Task, list[Task]] = {Task(Kind.RESULT, s, arm): [] for arm, s in missing}
+        return alone, _one_by_one(runs, list(alone), show)
+    gan_seeds = {seed: runs.data.gan_seed(seed) for _, seed in missing}
+    for seed in gan_seeds:
+        runs.data.split(seed)  # written here, since several processes would write it
+    needs = plan(missing, gan_seeds)
+    return needs, run_side_by_side(config, needs, show)
+
+
+def _one_by_one(runs: TrialRuns, tasks: list[Task], show: Callable[[str], None]) -> Lines:
+    for task in tasks:
+        show(str(task))
+        yield runs.run(task)
+
+
+def _report(config: TrialConfig, warnings: list[str]) -> dict[str, float]:
     """Writes the report on all results there are, and prints the verdict."""
+    folder, data = Path(config.out_dir), TrialData(config)
     order = {arm: number for number, arm in enumerate(all_arms(config))}
     results = sorted(
-        (r for r in read_results(runs.folder) if r.arm in order),
+        (r for r in read_results(folder) if r.arm in order),
         key=lambda r: (order[r.arm], r.seed),
     )
-    samples = [runs.examples[i] for i in range(len(runs.examples))]
-    scaling = ImageScaling.fit(runs.train_index)
+    samples = [data.examples[i] for i in range(len(data.examples))]
+    scaling = ImageScaling.fit(data.train_index)
     images = [scaling.shown(np.moveaxis(sample["image"].numpy(), 0, -1)) for sample in samples]
     labels = [sample["label"].numpy() for sample in samples]
     palette = config.data.reader().palette
     verdict, content = write_report(
-        runs.folder, results, palette, plain(config), images, labels, warnings
+        folder, results, palette, plain(config), images, labels, warnings
     )
     for warning in content["warnings"]:
         print(f"Note: {warning}")
     print(verdict.sentence)
     if verdict.rival is not None:
         print(verdict.rival)
-    print(f"Wrote {runs.folder / REPORT}, with pictures and all figures beside it.")
+    print(f"Wrote {folder / REPORT}, with pictures and all figures beside it.")
     arms = content["arms"]
     figures = {"real/miou": arms[REAL]["miou"]["value"]} if REAL in arms else {}
     if verdict.arm is not None and REAL in arms:

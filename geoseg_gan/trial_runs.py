@@ -134,7 +134,7 @@ class TrialRuns:
                         keep_checkpoints="1",
                         precision=config.precision,
                         model=config.model,
-                        data=self._data(seed),
+                        data=self._data_settings(seed),
                         loss=config.loss,
                         jitter=config.jitter,
                         trainer=config.trainer,
@@ -220,7 +220,7 @@ class TrialRuns:
                         oversample_factor=config.oversample_factor,
                         precision=config.precision,
                         segmenter=config.segmenter,
-                        data=self._data(seed),
+                        data=self._data_settings(seed),
                         augment=augment,
                         loss=config.segmenter_loss,
                         trainer=config.trainer,
@@ -230,7 +230,7 @@ class TrialRuns:
         (folder / LAST).unlink(missing_ok=True)
         return folder
 
-    def _data(self, seed: int) -> DataSettings:
+    def _data_settings(self, seed: int) -> DataSettings:
         return replace(self.config.data, split_file=str(self.data.split(seed)[1]))
 
     def _seed_folder(self, seed: int) -> Path:

@@ -15,6 +15,7 @@ from geoseg_gan.config import write_yaml
 from geoseg_gan.data.split import FIT, INNER
 from geoseg_gan.errors import UserError
 from geoseg_gan.trial import check, seed_list, trial
+from geoseg_gan.trials.lock import LOCK, held
 from geoseg_gan.trials.results import read_results
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "trial.py"
@@ -229,6 +230,13 @@ def test_other_settings_do_not_enter_the_same_folder(run):
         run("trial", "seeds=[0]", "arms=[real]", "segmenter_epochs=2")
 
 
+def test_two_calls_do_not_compute_in_one_folder(run, tmp_path):
+    with held(tmp_path / "trial"):
+        with pytest.raises(UserError, match="in use by another call"):
+            run("trial", "seeds=1", "arms=[real]")
+        assert [path.name for path in (tmp_path / "trial").iterdir()] == [LOCK]
+
+
 def test_validation_images_that_stand_in_training_are_refused(run, tmp_path):
     root = tmp_path / "data"
     shutil.copy(root / "train/images/train_000.png", root / "val/images/val_000.png")
@@ -257,6 +265,7 @@ def test_ground_that_stands_in_both_splits_is_warned_of_in_the_report(run):
         ("segmenter_epoch_steps=0", "segmenter_epoch_steps=0: use 1 or more"),
         ("num_samples=0", "num_samples=0 must be positive"),
         ("variants=0", "variants=0 must be positive"),
+        ("devices=0", "devices=0: use 1 to"),
         ("copy_paste.p=2", r"copy_paste\.p=2"),
         ("alpha=0", "alpha=0.0 must be positive"),
         ("crops=rarely", "crops=rarely is not one of uniform"),

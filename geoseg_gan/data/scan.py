@@ -3,10 +3,9 @@
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
+from geoseg_gan.data.figures import Figures, SeenPair, load_figures, save_figures, stamps_of
 from geoseg_gan.data.images import MaskReader, UnreadableError, read_image
-from geoseg_gan.data.names import Names
-from geoseg_gan.data.pairs import DataError, Pair, PairList, some_pairs
+from geoseg_gan.data.pairs import DataError, Pair, some_pairs
 from geoseg_gan.data.palette import IGNORE, UnknownColorError
 from geoseg_gan.errors import plural
-from geoseg_gan.files import atomic_path
 
 _FORMAT = 2
 _BLOCK = 512  # pairs whose figures are objects at a time
@@ -92,8 +90,8 @@ def scan(
             in size, bands or dtype, and how many more there are.
     """
     store = _cache_path(pairs, reader, cache_folder or default_cache_folder())
-    stamps = _stamps(pairs)
-    known = _load(store)
+    stamps = stamps_of(pairs)
+    known = load_figures(store)
     if known is not None and known[0] == stamps:  # as it mostly is: nothing need be looked up
         return _index(pairs, known[1])
     places = {stamp: row for row, stamp in enumerate(known[0])} if known else {}
@@ -107,14 +105,14 @@ def scan(
         good = [n for n, result in enumerate(results, done) if not isinstance(result, str)]
         problems += [result for result in results if isinstance(result, str)]
         if good:
-            parts.append(_Figures.of([row for row in results if not isinstance(row, str)]))
+            parts.append(Figures.of([row for row in results if not isinstance(row, str)]))
             positions.append(missing[good])
         done += len(results)
     seen = np.concatenate(positions)
     if parts:
-        figures = _Figures.joined(parts).rows(seen.argsort())
+        figures = Figures.joined(parts).rows(seen.argsort())
         if len(missing):
-            _save(store, stamps.rows(np.sort(seen)), figures)
+            save_figures(store, stamps.rows(np.sort(seen)), figures)
     if problems:
         more = f" ({plural(len(problems) - 1, 'more pair')} with problems)"
         raise DataError(problems[0] + more * (len(problems) > 1))
@@ -126,61 +124,7 @@ def default_cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "geoseg_gan"
 
 
-@dataclass(frozen=True)
-class _Row:
-    """What is seen of one pair."""
-
-    size: tuple[int, int]
-    pixels: list[int]
-    unknown: int
-    low: list[float]
-    high: list[float]
-    dtype: str
-
-
-@dataclass(frozen=True)
-class _Figures:
-    """What is seen of N pairs; `low` and `high` are as wide as the most bands."""
-
-    sizes: npt.NDArray[np.int64]
-    pixels: npt.NDArray[np.int64]
-    unknown: npt.NDArray[np.int64]
-    bands: npt.NDArray[np.int64]
-    low: npt.NDArray[np.float64]
-    high: npt.NDArray[np.float64]
-    dtype: npt.NDArray[np.str_]
-
-    @classmethod
-    def of(cls, rows: Sequence[_Row]) -> "_Figures":
-        bands = np.array([len(row.low) for row in rows], np.int64)
-        width = int(bands.max())
-        return cls(
-            sizes=np.array([row.size for row in rows], np.int64),
-            pixels=np.array([row.pixels for row in rows], np.int64),
-            unknown=np.array([row.unknown for row in rows], np.int64),
-            bands=bands,
-            low=np.array([row.low + [0.0] * (width - len(row.low)) for row in rows]),
-            high=np.array([row.high + [0.0] * (width - len(row.high)) for row in rows]),
-            dtype=np.array([row.dtype for row in rows]),
-        )
-
-    @classmethod
-    def joined(cls, parts: Sequence["_Figures"]) -> "_Figures":
-        width = max(part.low.shape[1] for part in parts)
-
-        def column(name: str) -> npt.NDArray[Any]:
-            arrays = [getattr(part, name) for part in parts]
-            if name in ("low", "high"):
-                arrays = [np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a in arrays]
-            return np.concatenate(arrays)
-
-        return cls(**{entry.name: column(entry.name) for entry in fields(cls)})
-
-    def rows(self, rows: npt.NDArray[np.int64]) -> "_Figures":
-        return _Figures(**{entry.name: getattr(self, entry.name)[rows] for entry in fields(self)})
-
-
-def _read_all(pairs: Sequence[Pair], reader: MaskReader) -> Iterator[list[_Row | str]]:
+def _read_all(pairs: Sequence[Pair], reader: MaskReader) -> Iterator[list[SeenPair | str]]:
     """Figures or problems of all pairs in order, some pairs at a time."""
     starts: Any = range(0, len(pairs), _BLOCK)
     if len(pairs) >= _BAR_FROM:
@@ -192,7 +136,7 @@ def _read_all(pairs: Sequence[Pair], reader: MaskReader) -> Iterator[list[_Row |
             yield list(pool.map(lambda pair: _read(pair, reader), some))
 
 
-def _read(pair: Pair, reader: MaskReader) -> _Row | str:
+def _read(pair: Pair, reader: MaskReader) -> SeenPair | str:
     try:
         image = read_image(pair.image)
         label, unknown = reader.read(pair.mask)
@@ -213,7 +157,7 @@ def _read(pair: Pair, reader: MaskReader) -> _Row | str:
         low, high = np.zeros(image.shape[2]), np.full(image.shape[2], 255.0)
     else:
         low, high = np.percentile(image.reshape(-1, image.shape[2]), (1, 99), axis=0)
-    return _Row(
+    return SeenPair(
         (image.shape[0], image.shape[1]),
         [*counts[: reader.palette.num_classes].tolist(), int(counts[IGNORE])],
         unknown,
@@ -227,7 +171,7 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[1]}x{shape[0]}"
 
 
-def _index(pairs: Sequence[Pair], seen: _Figures) -> FolderIndex:
+def _index(pairs: Sequence[Pair], seen: Figures) -> FolderIndex:
     others = np.flatnonzero((seen.bands != seen.bands[0]) | (seen.dtype != seen.dtype[0]))
     if len(others):
         row = int(others[0])
@@ -247,24 +191,6 @@ def _index(pairs: Sequence[Pair], seen: _Figures) -> FolderIndex:
     )
 
 
-def _stamps(pairs: Sequence[Pair]) -> Names:
-    """A name, size and time stamp for both files of every pair."""
-    if not isinstance(pairs, PairList):
-        return Names(f"{_stamp(str(p.image))}|{_stamp(str(p.mask))}" for p in pairs)
-    # Of 100,000 files, making paths would take longer than asking for their stamps.
-    images, masks = f"{pairs.images}{os.sep}", f"{pairs.masks}{os.sep}"
-    names = zip(pairs.image_names, pairs.mask_names, strict=True)
-    return Names(f"{_stamp(images + image)}|{_stamp(masks + mask)}" for image, mask in names)
-
-
-def _stamp(path: str) -> str:
-    try:
-        seen = os.stat(path)  # noqa: PTH116
-    except OSError:
-        return ""  # a link to nothing: no stamp is known, and reading will say what is wrong
-    return f"{path[path.rindex(os.sep) + 1 :]}:{seen.st_size}:{seen.st_mtime_ns}"
-
-
 def _cache_path(pairs: Sequence[Pair], reader: MaskReader, folder: Path) -> Path:
     meaning = {
         "format": _FORMAT,
@@ -275,28 +201,6 @@ def _cache_path(pairs: Sequence[Pair], reader: MaskReader, folder: Path) -> Path
     }
     digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
     return folder / f"scan-{digest[:20]}.npz"
-
-
-def _save(path: Path, stamps: Names, figures: _Figures) -> None:
-    text, ends = stamps.arrays()
-    columns = {entry.name: getattr(figures, entry.name) for entry in fields(figures)}
-    try:
-        with atomic_path(path) as scratch, scratch.open("wb") as target:
-            np.savez(target, allow_pickle=False, stamps=text, stamp_ends=ends, **columns)
-    except OSError:
-        return  # a home without room costs the next start its speed, and nothing else
-
-
-def _load(path: Path) -> tuple[Names, _Figures] | None:
-    """Stamps and figures that were kept; None where there are none, or they are not whole."""
-    try:
-        with path.open("rb") as source, np.load(source, allow_pickle=False) as stored:
-            columns = {entry.name: stored[entry.name] for entry in fields(_Figures)}
-            stamps = Names.of_arrays(stored["stamps"], stored["stamp_ends"])
-            whole = all(len(column) == len(stamps) for column in columns.values())
-            return (stamps, _Figures(**columns)) if whole else None
-    except (OSError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return None
 
 
 def check_sizes(index: FolderIndex, image_size: int) -> None:

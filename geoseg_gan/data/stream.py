@@ -5,6 +5,7 @@ LitData keeps the files and fetches them. The order in which they are read is th
 """
 
 import json
+import logging
 import os
 import re
 import tempfile
@@ -61,7 +62,7 @@ def reading_of(reader: MaskReader) -> dict[str, Any]:
 
 
 def require_litdata() -> None:
-    """Refuses to go on without LitData.
+    """Refuses to go on without LitData, and keeps it from telling how it is set.
 
     Raises:
         UserError: Saying how to install it.
@@ -72,6 +73,7 @@ def require_litdata() -> None:
         raise UserError(
             "streams need LitData, which is not installed: pip install 'geoseg-gan[stream]'."
         ) from None
+    logging.getLogger("litdata").setLevel(logging.WARNING)
 
 
 def address(root: Path) -> str:
@@ -97,10 +99,11 @@ def read_facts(root: Path) -> StreamFacts:
         if facts.pop("format") != FORMAT:
             raise ValueError(facts)
         return StreamFacts(**facts)
-    except (OSError, KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        why = f" ({error})" if is_remote(root) else ""
         raise DataError(
-            f"data.format=stream, but data_root={address(root)} holds no {STREAM} of this version. "
-            "Pack a folder with scripts/pack.py, or set data.format=folder."
+            f"data.format=stream, but data_root={address(root)} holds no {STREAM} of this "
+            f"version{why}. Pack a folder with scripts/pack.py, or set data.format=folder."
         ) from None
 
 

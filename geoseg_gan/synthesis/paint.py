@@ -1,5 +1,6 @@
 """Painting label maps with a trained generator."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -64,23 +65,16 @@ def paint(
     return painted
 
 
-def paint_candidates(
-    generator: LoadedGenerator,
-    candidates: CandidateMasks,
-    *,
-    batch_size: int,
-    num_workers: int,
-    device: torch.device,
-) -> Iterator[tuple[Candidate, npt.NDArray[Any] | None]]:
-    """Paints all candidates in order, as `paint_batches` does, and looks at nothing."""
-    numbers = range(candidates.start, candidates.stop)
-    firsts = range(0, len(numbers), batch_size)
-    batches = [list(numbers[first : first + batch_size]) for first in firsts]
-    for painted in paint_batches(
-        generator, candidates, batches, num_workers=num_workers, device=device
-    ):
-        for candidate, image, _ in painted:
-            yield candidate, image
+def default_workers(device: torch.device, processes: int = 1) -> int:
+    """How many processes are to draw masks, so that painting need not wait for them.
+
+    Args:
+        device: Where images are painted: one worker keeps a CPU busy.
+        processes: How many paint on this machine and share its cores.
+    """
+    if device.type == "cpu":
+        return 1
+    return max(1, min(8, (os.cpu_count() or 1) // processes - 1))
 
 
 def paint_batches(

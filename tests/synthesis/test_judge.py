@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -92,3 +94,18 @@ def test_a_mask_that_the_pixel_filter_empties_is_dropped():
     verdict = verdict_of(Judge(recognizer(class_losses=(1e-4, 1e-4)), 0.5, alpha=1.25))
     assert verdict.why == "the pixel filter ignored all of it"
     assert verdict.ignored == 7
+
+
+def test_a_batch_is_judged_as_its_images_are():
+    # Sees class 1 where the first band is bright, and all images of a batch at once.
+    def predict(pixels):
+        return 5 * F.one_hot((pixels[:, 0] > 99).long(), 2).permute(0, 3, 1, 2).float()
+
+    together = Recognizer("abc", [0.1, 0.1], None, predict, (1, 0), singly=False)
+    images = np.random.default_rng(0).integers(0, 200, (3, 2, 4, 3), np.uint8)
+    labels = torch.from_numpy(np.stack([LABEL] * 3))
+    judge, single = (Judge(replace(together, singly=s), 0.2, alpha=2.0) for s in (False, True))
+    seen = judge.look(labels, torch.from_numpy(images))
+    for row, image in enumerate(images):
+        verdict = judge.decide(candidate(), [value[row] for value in seen])
+        assert verdict.to_dict() == verdict_of(single, image=image).to_dict()

@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from geoseg_gan.checkpoints import load_generator
+from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.synthesis import paint as module
 from geoseg_gan.synthesis.masks import CandidateMasks
-from geoseg_gan.synthesis.paint import paint, paint_candidates
+from geoseg_gan.synthesis.paint import paint, paint_batches, stored
 
 CPU = torch.device("cpu")
 
@@ -50,6 +52,32 @@ def test_an_image_depends_on_its_mask_number_and_seed_alone(loaded):
         assert not np.array_equal(other, alone)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_a_batch_is_stored_as_its_images_are(dtype):
+    scaling = ImageScaling([-3.0, 0.0], [65535.8, 255.0], dtype)
+    images = torch.linspace(-1.1, 1.1, 2 * 2 * 500).view(2, 2, 20, 25)
+    values = stored(images, scaling).numpy()
+    assert values.dtype == dtype
+    for image, value in zip(images, values, strict=True):
+        np.testing.assert_array_equal(value, scaling.to_stored(image))
+
+
+def test_what_is_made_ahead_comes_in_order_and_so_does_what_goes_wrong():
+    def items():
+        yield from range(5)
+        raise OSError("gone")
+
+    seen = []
+    with pytest.raises(OSError, match="gone"):
+        for item in module._ahead(items()):
+            seen.append(item)
+    assert seen == list(range(5))
+    assert list(module._lagging(iter(range(5)))) == list(range(5))
+    closed = module._ahead(iter(range(5)))
+    assert next(closed) == 0
+    closed.close()
+
+
 def test_no_masks_make_no_images(loaded):
     assert paint(loaded, [], seed=0, indices=[], device=CPU) == []
 
@@ -58,11 +86,11 @@ def test_no_masks_make_no_images(loaded):
 def test_candidates_come_in_order_and_those_that_lack_a_class_unpainted(
     loaded, candidates, batch_size, num_workers
 ):
-    painted = list(
-        paint_candidates(
-            loaded, candidates, batch_size=batch_size, num_workers=num_workers, device=CPU
-        )
-    )
+    numbers = list(range(2, 12))
+    batches = [numbers[at : at + batch_size] for at in range(0, 10, batch_size)]
+    settings = {"num_workers": num_workers, "device": CPU}
+    shots = paint_batches(loaded, candidates, batches, **settings)
+    painted = [(candidate, image) for shot in shots for candidate, image, _ in shot]
     assert [candidate.index for candidate, _ in painted] == list(range(2, 12))
     for candidate, image in painted:
         if candidate.lacks:
