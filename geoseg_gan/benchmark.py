@@ -34,7 +34,7 @@ from geoseg_gan.config import command, compose_model, plain
 from geoseg_gan.data.datamodule import SegmentationDataModule
 from geoseg_gan.errors import UserError, check_choice
 from geoseg_gan.files import atomic_path, write_json
-from geoseg_gan.losses.objective import ObjectiveSettings
+from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.models.segmenters import build_segmenter
 from geoseg_gan.schemas import BenchmarkConfig
 from geoseg_gan.speed import NETWORKS, SpeedSettings
@@ -220,7 +220,9 @@ def _measure_training(
     out_dir.mkdir(parents=True, exist_ok=True)
     for name, (model, loss) in models.items():
         _say(f"training of {name}")
-        subject = Subject(model, loss, data, config.optimizer, config.trainer, config.bs, 2)
+        subject = Subject(
+            model, loss, data, config.optimizer, config.trainer, config.lr, config.bs, 2
+        )
         precision = full_precision(config.precision)
         if precision == AUTO:
             precision = measured_precision(subject)

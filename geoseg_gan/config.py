@@ -3,12 +3,10 @@
 import dataclasses
 import difflib
 import functools
-import hashlib
 import inspect
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import field
@@ -27,20 +25,33 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from geoseg_gan.errors import ToldElsewhereError, UserError, check_choice
+from geoseg_gan.callbacks.evaluation import MONITORS
+from geoseg_gan.errors import UserError, check_choice
 from geoseg_gan.models.registry import DISCRIMINATORS, GENERATORS
+from geoseg_gan.resume import LAST
 from geoseg_gan.schemas import MISSING, SCHEMAS, TrainConfig
+from geoseg_gan.sweeps import (
+    CONSTANT,
+    JOB,
+    JobFailure,
+    add_overrides,
+    become_job_of_parent,
+    is_same_run,
+    job_folder,
+    job_processes,
+    launcher_errors,
+    read_result,
+    say_error,
+    settle,
+)
 
 ConfigT = TypeVar("ConfigT")
 
 _CONFIGS = "geoseg_gan.configs"
 """The package of all configs."""
 
-_CONSTANT = "GEOSEG_GAN_CONSTANT"
-"""Environment variable that tells a sweep's jobs, wherever they run, which settings all share."""
-
-_JOB = "GEOSEG_GAN_JOB"
-"""Environment variable that tells the processes of a distributed sweep job which job it is."""
+_EXTRAS = r"Could not find '(hydra/launcher|hydra/sweeper)/(joblib|submitit_\w+|optuna)'"
+"""What Hydra says where a plugin of the extra `sweep` is not installed."""
 
 
 def command(schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Callable[[], None]]:
@@ -57,47 +68,37 @@ def command(schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Calla
     output = next((key for key in outputs if key in _settings(schema)), None)
 
     def decorate(run: Callable[[ConfigT], Any]) -> Callable[[], None]:
-        failures = 0
-
-        def task(config: DictConfig) -> Any:
-            nonlocal failures
-            try:
-                if output is not None:
-                    _enter_sweep_folder(config, output)
-                figures = run(typed(config, schema))
-                # What a sweeper that optimises is to be given.
-                return figures.get("objective") if isinstance(figures, dict) else figures
-            except UserError as error:
-                failures += 1
-                if not isinstance(error, ToldElsewhereError):
-                    _say_error(str(error))
-                return None
-
         @functools.wraps(run)
         def main() -> None:
-            nonlocal failures
-            failures = 0
-            _become_job_of_parent()
+            become_job_of_parent()
             register()
+            settle()
             # Exceptions are told apart below: Hydra itself would print every one as its own.
             os.environ["HYDRA_FULL_ERROR"] = "1"
-            # Libraries speak of each other's deprecations, which no user of ours can mend.
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.showwarning = _say_warning  # type: ignore[assignment]
+            script = str(Path(sys.argv[0]).absolute())
+
+            # Launchers pickle it; all that it needs elsewhere are its arguments.
+            def task(config: DictConfig) -> Any:
+                return _run_task(config, run, schema, output, script)
+
+            task.__module__ = run.__module__  # of which Hydra makes the name of jobs
             app = hydra.main(version_base="1.3", config_path=f"pkg://{_CONFIGS}", config_name=name)
             try:
-                os.environ[_CONSTANT] = ",".join(_constant_keys(sys.argv[1:]))
-                app(task)()
+                os.environ[CONSTANT] = ",".join(_constant_keys(sys.argv[1:]))
+                with JobFailure.heard() as failures, launcher_errors():
+                    app(task)()
             except (HydraException, OmegaConfBaseException) as error:
-                _say_error(_explain(error, schema))
+                say_error(_explain(error, schema))
+                sys.exit(1)
+            except UserError as error:
+                say_error(str(error))
                 sys.exit(1)
             except KeyboardInterrupt:
-                _say_error("interrupted; what was finished is saved.")
+                say_error("interrupted; what was finished is saved.")
                 sys.exit(130)
             finally:
                 # Told to this sweep's processes; what the caller starts next is no part of it.
-                os.environ.pop(_JOB, None)
+                os.environ.pop(JOB, None)
             if failures:
                 sys.exit(1)
 
@@ -150,6 +151,7 @@ def register() -> None:
             store.store(f"{name}_schema", constructor_schema(network, name), f"model/{kind}")
     OmegaConf.register_new_resolver("knob_help", _help_of, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+    OmegaConf.register_new_resolver("direction_of", _direction_of, replace=True)
 
 
 def read_group(group: str) -> dict[str, dict[str, Any]]:
@@ -199,24 +201,6 @@ def constructor_schema(network: type, name: str) -> type:
     return dataclasses.make_dataclass(f"{network.__name__}Settings", fields)
 
 
-def job_folder(overrides: Sequence[str]) -> str:
-    """The name of a sweep job's folder: those of its overrides in which the jobs differ.
-
-    Args:
-        overrides: The job's overrides, as in `lr=0.001`.
-
-    Returns:
-        A name without slashes and of at most 120 characters, ending in a digest where cut short.
-    """
-    constant = os.environ.get(_CONSTANT, "").split(",")
-    told = [o for o in overrides if o.split("=")[0] not in constant] or list(overrides)
-    name = re.sub(r"[^\w.,=+-]", "_", ",".join(told)) or "job"
-    if len(name) > 120:
-        digest = hashlib.sha256(",".join(told).encode()).hexdigest()[:8]
-        name = f"{name[:111]}-{digest}"
-    return name
-
-
 def _constant_keys(arguments: Sequence[str]) -> list[str]:
     """The settings that a command line gives one value."""
     overrides = [a for a in arguments if not a.startswith("-") and "=" in a]
@@ -224,23 +208,63 @@ def _constant_keys(arguments: Sequence[str]) -> list[str]:
     return [o.key_or_group for o in parsed if not o.is_sweep_override()]
 
 
-def _enter_sweep_folder(config: DictConfig, output: str) -> None:
-    """Gives a sweep's job its own output folder, and tells its future child processes so."""
+def _run_task(
+    config: DictConfig,
+    run: Callable[[ConfigT], Any],
+    schema: type[ConfigT],
+    output: str | None,
+    script: str,
+) -> Any:
+    """Runs a command's function once, and returns what a sweeper is to be given."""
+    settle()
     state = HydraConfig.get()
-    if state.mode is not RunMode.MULTIRUN:
-        return
-    folder = state.runtime.output_dir
-    config[output] = folder
-    # Quoted, since a folder that is named by overrides holds equals signs and commas.
-    quoted = "'" + folder.replace("'", "\\'") + "'"
-    own = [o for o in state.overrides.task if not o.startswith(f"{output}=")]
-    os.environ[_JOB] = "\n".join([*own, f"{output}={quoted}"])
+    sweep = state.mode is RunMode.MULTIRUN
+    try:
+        if not sweep:
+            return _figure(run(typed(config, schema)))
+        with job_processes(script):
+            return _run_job(config, run, schema, output)
+    except Exception as error:
+        # Whatever is wrong with a sweep's job, the others shall run.
+        if not sweep and not isinstance(error, UserError):
+            raise
+        return JobFailure.of(error, Path(state.runtime.output_dir).name if sweep else None)
 
 
-def _become_job_of_parent() -> None:
-    """In a process that Lightning started for a sweep's job: run that job, not the sweep again."""
-    if os.environ.get("LOCAL_RANK", "0") != "0" and _JOB in os.environ:
-        sys.argv[1:] = os.environ[_JOB].split("\n")
+def _run_job(
+    config: DictConfig, run: Callable[[ConfigT], Any], schema: type[ConfigT], output: str | None
+) -> Any:
+    """Runs a sweep's job in a folder of its own, unless it has ended well there before."""
+    state = HydraConfig.get()
+    folder = Path(state.runtime.output_dir)
+    optimises = not state.sweeper["_target_"].endswith(".BasicSweeper")
+    if optimises and config.get("evaluate_every") == 0:
+        raise UserError(
+            "the sweeper needs a figure to go by: set evaluate_every=1 or more, and inner_share."
+        )
+    going_on = bool(config.get("resume"))
+    if going_on and not (folder / LAST).exists():
+        config["resume"] = False  # a job that the sweep had not come to
+    if output is not None:
+        config[output] = str(folder)
+        # Quoted, since a folder that is named by overrides holds equals signs and commas.
+        quoted = "'" + str(folder).replace("'", "\\'") + "'"
+        own = [o for o in state.overrides.task if o.split("=")[0] not in (output, "resume")]
+        resume = [f"resume={config.resume}"] if "resume" in config else []
+        os.environ[JOB] = "\n".join([*own, *resume, f"{output}={quoted}"])
+    content = typed(config, schema)
+    result = read_result(folder) if going_on else None
+    if result is not None and is_same_run(read_yaml(folder / "config.yaml"), plain(content)):
+        print(f"{folder} has ended well before.")
+        return result["objective"]
+    figure = _figure(run(content))
+    add_overrides(folder, state.overrides.task)
+    return figure
+
+
+def _figure(figures: Any) -> Any:
+    """What a sweeper that optimises goes by."""
+    return figures.get("objective") if isinstance(figures, dict) else figures
 
 
 def _settings(schema: type) -> dict[str, dataclasses.Field[Any]]:
@@ -281,6 +305,12 @@ def _choices(groups: Sequence[str]) -> list[tuple[str, str]]:
     return found
 
 
+def _direction_of(monitor: str) -> str:
+    """Where a sweeper shall go by a figure that training monitors."""
+    check_choice("monitor", monitor, MONITORS)
+    return "maximize" if MONITORS[monitor] > 0 else "minimize"
+
+
 def _choice_names(group: str) -> list[str]:
     folder = Path(str(resources.files(_CONFIGS))) / group
     return sorted(choice.stem for choice in folder.glob("*.yaml"))
@@ -290,6 +320,10 @@ def _explain(error: Exception, schema: type) -> str:
     """One line for what Hydra or OmegaConf say in several."""
     text = " ".join(str(error).split())
     cause = " ".join(str(error.__cause__ or "").split())
+    if isinstance(error.__cause__, UserError):
+        return cause
+    if extra := re.search(_EXTRAS, text):
+        return f"{extra[1]}={extra[2]} is not installed: pip install 'geoseg-gan[sweep]'."
     wrong = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text)
     if wrong and "not in" in cause + text:
         key = wrong.group(1) or wrong.group(2)
@@ -303,11 +337,3 @@ def _explain(error: Exception, schema: type) -> str:
     if isinstance(error, OverrideParseException):
         text += """. Quote values that hold special characters twice, as in "key='a[b]'"."""
     return f"{text} {cause}".strip()
-
-
-def _say_error(text: str) -> None:
-    print(f"error: {text}", file=sys.stderr, flush=True)
-
-
-def _say_warning(message: Warning | str, *_: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)

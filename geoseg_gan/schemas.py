@@ -5,13 +5,13 @@ from typing import Any
 
 from geoseg_gan.data.augment import AugmentSettings
 from geoseg_gan.data.jitter import JitterSettings
-from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.data.pack_settings import PackSettings
+from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.data.tile_settings import TileSettings
 from geoseg_gan.data.transplant import TransplantStep
 from geoseg_gan.gan import OptimizerSettings
-from geoseg_gan.losses.objective import ObjectiveSettings
 from geoseg_gan.losses.segmentation import SegmentationLossSettings
+from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.models.segmenters import SegmenterSettings
 from geoseg_gan.segmenter import SegmenterOptimizerSettings
 from geoseg_gan.speed import SpeedSettings
@@ -241,6 +241,7 @@ class BenchmarkConfig:
     out_dir: str = knob("runs/benchmark", "where benchmark.json, benchmark.md and traces go")
     image_size: int = knob(128, "side of the images in pixels")
     bs: int = knob(8, "batch size")
+    lr: float = knob(2e-4, "learning rate")
     seconds: float = knob(10.0, "how long each part is measured, in each of its rounds")
     precision: str = knob("auto", "32-true, bf16-mixed, or auto: the faster one, measured")
     rounds: int = knob(3, "rounds in which the parts take turns; the median counts")
@@ -270,6 +271,13 @@ class DescribeConfig:
     out: str | None = knob(None, "Markdown file that gets the tables; null to print them only")
 
 
+@dataclass
+class CompareConfig:
+    """Configuration of scripts/compare.py."""
+
+    folder: str = knob(MISSING, "the out_dir of a sweep; table and picture go there")
+
+
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "generate": GenerateConfig,
@@ -281,4 +289,5 @@ SCHEMAS: dict[str, type] = {
     "pack": PackSettings,
     "benchmark": BenchmarkConfig,
     "describe": DescribeConfig,
+    "compare": CompareConfig,
 }

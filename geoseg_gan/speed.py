@@ -1,9 +1,10 @@
 """What is done for speed and memory, none of which changes what is optimised."""
 
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
 from geoseg_gan.errors import check_choice
@@ -49,3 +50,38 @@ class SpeedSettings:
                 recompute_blocks(cast(Blocks, network).blocks())
             if name in self.compile:
                 network.compile()
+
+
+class MeasuredPrecision(MixedPrecision):
+    """Autocast to bfloat16 where that has been measured to be faster, else float32.
+
+    Until it is measured, and where nothing measures it, it is float32.
+
+    Args:
+        device: "cuda" or "cpu".
+
+    Attributes:
+        chosen: Lightning's name of the precision that is used; None before it is measured.
+    """
+
+    def __init__(self, device: str) -> None:
+        """Starts undecided."""
+        super().__init__("bf16-mixed", device)
+        self.chosen: str | None = None
+
+    def autocast_context_manager(self) -> torch.autocast:
+        """Autocast, switched off where float32 is used."""
+        return torch.autocast(
+            self.device,
+            dtype=torch.bfloat16,
+            enabled=self.chosen == "bf16-mixed",
+            cache_enabled=False,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was chosen, so that a run that is resumed goes on with it."""
+        return {"chosen": self.chosen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up what was chosen."""
+        self.chosen = state_dict["chosen"]

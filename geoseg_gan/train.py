@@ -1,7 +1,8 @@
 """The train command: from a data folder to a generator."""
 
+import time
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -22,12 +23,14 @@ from geoseg_gan.data.split import INNER
 from geoseg_gan.errors import UserError, check_choice, plural
 from geoseg_gan.evaluation.quick import QuickEvaluation
 from geoseg_gan.gan import GAN
-from geoseg_gan.losses.objective import Objective, ObjectiveSettings
+from geoseg_gan.losses.objective import Objective
+from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.models.discriminator import Discriminator
 from geoseg_gan.models.features import MINIMUM_SIZE
 from geoseg_gan.models.registry import Generator, build_discriminator, build_generator
 from geoseg_gan.resume import FREE, check_out_dir, flat, point_to_resume
 from geoseg_gan.schemas import ModelSettings, TrainConfig
+from geoseg_gan.sweeps import write_result
 from geoseg_gan.synthesis.recognizer import OnnxSettings, load_recognizer
 from geoseg_gan.trainer import AUTO, build_trainer
 
@@ -126,10 +129,13 @@ def train(config: TrainConfig) -> dict[str, float]:
         write_yaml(out_dir / "config.yaml", config)
         cast(TensorBoardLogger, trainer.logger).log_hyperparams(flat(settings))
         _summarise(config, datamodule, module)
+    started = time.monotonic()
     trainer.fit(module, datamodule=datamodule, ckpt_path=last, weights_only=True)
     figures = {name: float(value) for name, value in trainer.logged_metrics.items()}
     if evaluator is not None and evaluator.best is not None:
         figures["objective"] = evaluator.best
+    if trainer.is_global_zero:
+        _record(trainer, settings, figures, time.monotonic() - started)
     return figures
 
 
@@ -283,6 +289,26 @@ def _kept(config: TrainConfig) -> int | None:
     if not value.isdigit() or int(value) < 1:
         raise UserError(f"keep_checkpoints={value}: use all, or a number from 1.")
     return int(value)
+
+
+def _record(
+    trainer: L.Trainer, settings: dict[str, Any], figures: dict[str, float], seconds: float
+) -> None:
+    """Leaves what the run has come to, for sweeps: in a file, and for TensorBoard's HPARAMS tab."""
+    write_result(
+        Path(settings["out_dir"]),
+        figures,
+        monitor=settings["monitor"],
+        epochs=trainer.current_epoch,
+        steps=trainer.global_step,
+        seconds=round(seconds, 1),
+    )
+    if "objective" in figures:
+        logger = cast(TensorBoardLogger, trainer.logger)
+        logger.log_hyperparams(
+            flat(settings), {"hp/objective": figures["objective"]}, trainer.global_step
+        )
+        logger.finalize("success")
 
 
 def _summarise(config: TrainConfig, data: SegmentationDataModule, module: GAN) -> None:

@@ -9,11 +9,12 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins import LayerSync, MixedPrecision
+from lightning.pytorch.plugins import LayerSync
 from torch import nn
 
 from geoseg_gan.errors import UserError, check_choice
 from geoseg_gan.models.layers import share_batch_norms
+from geoseg_gan.speed import MeasuredPrecision
 
 ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -65,41 +66,6 @@ class TrainerSettings:
     def device(self) -> torch.device:
         """The device of a command that needs no Trainer."""
         return torch.device("cuda" if self.on_gpu() else "cpu")
-
-
-class MeasuredPrecision(MixedPrecision):
-    """Autocast to bfloat16 where that has been measured to be faster, else float32.
-
-    Until it is measured, and where nothing measures it, it is float32.
-
-    Args:
-        device: "cuda" or "cpu".
-
-    Attributes:
-        chosen: Lightning's name of the precision that is used; None before it is measured.
-    """
-
-    def __init__(self, device: str) -> None:
-        """Starts undecided."""
-        super().__init__("bf16-mixed", device)
-        self.chosen: str | None = None
-
-    def autocast_context_manager(self) -> torch.autocast:
-        """Autocast, switched off where float32 is used."""
-        return torch.autocast(
-            self.device,
-            dtype=torch.bfloat16,
-            enabled=self.chosen == "bf16-mixed",
-            cache_enabled=False,
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was chosen, so that a run that is resumed goes on with it."""
-        return {"chosen": self.chosen}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up what was chosen."""
-        self.chosen = state_dict["chosen"]
 
 
 class _SharedBatchNorms(LayerSync):

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, connection, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -81,11 +80,12 @@ def run_side_by_side(
                 raise RuntimeError(f"{task} failed:\n{outcome.problem}")
             yield outcome.line
     except BrokenProcessPool:
-        codes = [f"exit code {w.exit_code}, see {w.log}" for w in workers if w.exit_code]
+        lost = next(worker for worker in workers if worker.lost)
+        lost.end()
         raise UserError(
-            f"a process that shared the runs has ended unexpectedly ({'; '.join(codes)}; -9 can be "
-            "a lack of memory). What was finished is saved. Call again to go on, with fewer "
-            "devices or smaller batches if memory is short."
+            f"a process that shared the runs has ended unexpectedly (exit code {lost.exit_code}; "
+            f"-9 can be a lack of memory): see {lost.log}. What was finished is saved. Call again "
+            "to go on, with fewer devices or smaller batches if memory is short."
         ) from None
     finally:
         for worker in workers:
@@ -134,6 +134,14 @@ class _Worker:
         return self._future is None or self._future.done()
 
     @property
+    def lost(self) -> bool:
+        """Whether its process ended unasked."""
+        future = self._future
+        if future is None or not future.done() or future.cancelled():
+            return False
+        return isinstance(future.exception(), BrokenProcessPool)
+
+    @property
     def exit_code(self) -> int | None:
         """With what its process ended; None where it has not."""
         return None if self._process is None else self._process.exitcode
@@ -141,8 +149,12 @@ class _Worker:
     def start(self, task: Task) -> "Future[_Outcome]":
         """Has a task done."""
         others = active_children()
-        with _setting(self._environment), _without_interrupts():
-            self._future = self._pool.submit(_do, task)
+        try:
+            with _setting(self._environment), _without_interrupts():
+                self._future = self._pool.submit(_do, task)
+        except BrokenProcessPool as error:  # its process ended between two tasks
+            self._future = Future()
+            self._future.set_exception(error)
         if self._process is None:
             self._process = next((p for p in active_children() if p not in others), None)
         return self._future
@@ -158,13 +170,14 @@ class _Worker:
         """Waits until its process has ended, but not for long."""
         if self._process is None:
             return
+        ended: list[object] = []
         try:
-            self._process.join(_GRACE)
+            ended += connection.wait([self._process.sentinel], _GRACE)
         finally:  # impatient users interrupt once more
-            if self._process.exitcode is None:
+            if not ended:
                 self._process.kill()
-                self._process.join()
-        if self.log.is_file() and not self.log.stat().st_size:
+            self._process.join()
+        if self.exit_code == 0 and self.log.is_file() and not self.log.stat().st_size:
             self.log.unlink()
 
 
@@ -204,6 +217,9 @@ def _listed(running: Sequence[Task]) -> str:
 _runs: TrialRuns
 """In a worker: what does its tasks."""
 
+_busy = threading.Lock()
+"""In a worker: held while a task is done."""
+
 
 def _begin(config: TrialConfig, threads: int, log: Path) -> None:
     """What a worker does first."""
@@ -220,7 +236,7 @@ def _begin(config: TrialConfig, threads: int, log: Path) -> None:
 def _do(task: Task) -> _Outcome:
     """Does a task in a worker."""
     line, problem, mistake = None, None, False
-    with warnings.catch_warnings(record=True) as caught:
+    with _busy, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         for kind in (FutureWarning, DeprecationWarning):
             warnings.simplefilter("ignore", kind)
@@ -246,5 +262,5 @@ def _follow_parent() -> None:
     assert parent is not None, "workers are started by a trial"
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_GRACE)
+    _busy.acquire(timeout=_GRACE)  # until the task is torn down, which removes scratch files
     os._exit(1)

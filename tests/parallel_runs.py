@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.losses.augment import DiffAugmentSettings
-from geoseg_gan.losses.objective import DiversitySettings, Objective, PenaltySettings, Weight
+from geoseg_gan.losses.objective import Objective
+from geoseg_gan.losses.settings import DiversitySettings, PenaltySettings, Weight
 from geoseg_gan.trainer import TrainerSettings, build_trainer
 
 BATCH, STEPS = 4, 3

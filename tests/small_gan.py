@@ -6,7 +6,8 @@ from torch.utils.data import DataLoader
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.gan import GAN, OptimizerSettings
-from geoseg_gan.losses.objective import Objective, ObjectiveSettings, Weight
+from geoseg_gan.losses.objective import Objective
+from geoseg_gan.losses.settings import ObjectiveSettings, Weight
 from geoseg_gan.models.registry import build_discriminator, build_generator
 
 UNET = {"name": "unet", "width": 4, "depth": 2, "max_width": 8}

@@ -9,7 +9,8 @@ from geoseg_gan.data.batch import make_batch
 from geoseg_gan.errors import UserError
 from geoseg_gan.gan import GAN, OptimizerSettings
 from geoseg_gan.losses.augment import DiffAugmentSettings
-from geoseg_gan.losses.objective import DiversitySettings, Objective, PenaltySettings
+from geoseg_gan.losses.objective import Objective
+from geoseg_gan.losses.settings import DiversitySettings, PenaltySettings
 
 
 class Spy(Objective):

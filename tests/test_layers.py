@@ -47,7 +47,7 @@ LOWER = {
     | {"plots_evaluation"}
     | PICTURES,
     "callbacks": {"callbacks", "gan", "segmenter", "checkpoints", "resume", "data", "models"}
-    | {"errors", "evaluation"}
+    | {"errors", "evaluation", "speed"}
     | PICTURES,
 }
 

@@ -9,9 +9,9 @@ from geoseg_gan.callbacks.precision import PrecisionChoice, _Idle
 from geoseg_gan.data.regions import region_map
 from geoseg_gan.errors import UserError
 from geoseg_gan.losses.augment import DiffAugmentSettings
-from geoseg_gan.losses.objective import DiversitySettings, Objective, Weight
-from geoseg_gan.speed import NETWORKS, SpeedSettings
-from geoseg_gan.trainer import MeasuredPrecision
+from geoseg_gan.losses.objective import Objective
+from geoseg_gan.losses.settings import DiversitySettings, Weight
+from geoseg_gan.speed import NETWORKS, MeasuredPrecision, SpeedSettings
 
 NORMED = {**MODULATED, "spectral_norm": True}
 

@@ -42,7 +42,7 @@ def test_a_run_leaves_samples_checkpoints_logs_and_says_so(
     names = {path.name for path in out_dir.iterdir() if not path.name.startswith("events")}
     expected = {f"epoch{e:03d}_{i}.jpg" for e in (1, 2) for i in range(3)}
     expected |= {f"{n}_e{e:03d}.pt" for e in (1, 2) for n in "GD"}
-    assert names == expected | {"last.ckpt", "config.yaml", "hparams.yaml"}
+    assert names == expected | {"last.ckpt", "config.yaml", "hparams.yaml", "result.json"}
     assert yaml.safe_load((out_dir / "config.yaml").read_text())["lr"] == 2e-4
     assert metrics["lr/g"] >= 0
     with Image.open(out_dir / "epoch002_0.jpg") as triple:

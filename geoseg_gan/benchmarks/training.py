@@ -19,7 +19,8 @@ from geoseg_gan.callbacks.precision import PrecisionChoice
 from geoseg_gan.data.batch import Sample
 from geoseg_gan.data.datamodule import SegmentationDataModule
 from geoseg_gan.gan import GAN, OptimizerSettings
-from geoseg_gan.losses.objective import Objective, ObjectiveSettings
+from geoseg_gan.losses.objective import Objective
+from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.models.registry import build_discriminator, build_generator
 from geoseg_gan.speed import SpeedSettings
 from geoseg_gan.trainer import AUTO, TrainerSettings, build_trainer
@@ -41,6 +42,7 @@ class Subject:
         data: Set up; its loader gives the batches.
         optimizer: How both networks are optimised.
         trainer: Where.
+        lr: Learning rate.
         bs: Batch size.
         steps: Batches that are timed.
     """
@@ -50,6 +52,7 @@ class Subject:
     data: SegmentationDataModule
     optimizer: OptimizerSettings
     trainer: TrainerSettings
+    lr: float
     bs: int
     steps: int
 
@@ -68,7 +71,7 @@ class Subject:
             Objective(self.loss, bands, 0),
             num_classes=classes,
             scaling=self.data.scaling(),
-            lr=1e-4,
+            lr=self.lr,
             optimizer=replace(self.optimizer, schedule="constant"),
             seed=0,
             global_batch=self.bs,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from geoseg_gan.data.batch import Sample
 from geoseg_gan.gan import GAN
-from geoseg_gan.trainer import MeasuredPrecision
+from geoseg_gan.speed import MeasuredPrecision
 
 _GAIN = 1.1
 """How much faster bfloat16 has to be: below that, float32's digits are the better deal."""

@@ -6,9 +6,9 @@ import torch
 
 from geoseg_gan.data.batch import Batch, one_hot_of
 from geoseg_gan.losses.augment import DiffAugmentSettings
-from geoseg_gan.losses.objective import (
+from geoseg_gan.losses.objective import Objective
+from geoseg_gan.losses.settings import (
     DiversitySettings,
-    Objective,
     ObjectiveSettings,
     PenaltySettings,
     PerceptualSettings,

@@ -2,9 +2,9 @@ import pytest
 
 from geoseg_gan.errors import UserError
 from geoseg_gan.losses.augment import DiffAugmentSettings
-from geoseg_gan.losses.objective import (
+from geoseg_gan.losses.objective import Objective
+from geoseg_gan.losses.settings import (
     DiversitySettings,
-    Objective,
     ObjectiveSettings,
     PenaltySettings,
     PerceptualSettings,

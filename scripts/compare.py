@@ -1,0 +1,6 @@
+"""See `python scripts/compare.py --help`."""
+
+from geoseg_gan.compare import main
+
+if __name__ == "__main__":
+    main()
