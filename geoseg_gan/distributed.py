@@ -12,32 +12,26 @@ OMP_NUM_THREADS=1 everywhere the bytes are the same however many processes there
 
 import functools
 import os
-import queue
 import signal
 import sys
 import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
-from datetime import timedelta
 from multiprocessing import connection, get_context
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from torch import distributed
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from geoseg_gan.errors import ToldElsewhereError, UserError
+from geoseg_gan.team import GRACE, PATIENCE, LostError, Team
 from geoseg_gan.trainer import TrainerSettings
 
 T = TypeVar("T")
-
-_PATIENCE = timedelta(days=1)  # others may wait long for one, as while it reads new data
-_GRACE = 30.0  # seconds in which processes that are done, or are told to, must end
 
 
 class Shareable(Protocol):
@@ -45,190 +39,6 @@ class Shareable(Protocol):
 
     devices: int
     trainer: TrainerSettings
-
-
-class _Told(NamedTuple):
-    """What went wrong in a process: a user's mistake in one line, or a traceback."""
-
-    text: str
-    mistake: bool
-
-
-class _LostError(UserError):
-    """Another process ended without a word."""
-
-
-_Calls = queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
-
-
-class Team:
-    """The processes that share a command's work, as one of them sees them.
-
-    All processes must call the same methods in the same order. Where one fails, the next call of
-    every other one raises what went wrong there.
-
-    Args:
-        rank: Number of this process, from 0 on.
-        size: How many there are.
-        local_rank: Number of this process on its machine.
-        meet: Gives the store through which they find each other, on first use.
-        founds: Whether the others are not there before that.
-    """
-
-    def __init__(
-        self,
-        rank: int = 0,
-        size: int = 1,
-        local_rank: int = 0,
-        meet: Callable[[], Store] | None = None,
-        founds: bool = False,
-    ) -> None:
-        """Keeps the numbers; nothing is connected before something is shared."""
-        self.rank = rank
-        self.size = size
-        self.local_rank = local_rank
-        self._meet = meet
-        self._founds = founds
-        self._failure: Exception | None = None
-        self._calls: _Calls = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    @property
-    def leads(self) -> bool:
-        """Whether this is rank 0, which speaks to the user and writes what there is one of."""
-        return self.rank == 0
-
-    def device(self, settings: TrainerSettings) -> torch.device:
-        """The device of this process."""
-        if self.size == 1 or not settings.on_gpu():
-            return settings.device()
-        # SLURM may show each process no other GPU than its own.
-        device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
-        torch.cuda.set_device(device)
-        return device
-
-    @property
-    def neighbours(self) -> int:
-        """How many processes share this one's machine, itself included, where each has a GPU."""
-        return max(1, min(self.size, torch.cuda.device_count()))
-
-    def where(self, settings: TrainerSettings) -> str:
-        """Where the work is done, in words."""
-        kind = "GPU" if settings.on_gpu() else "CPU"
-        if self.size == 1:
-            return f"the {kind}"
-        return f"{self.size} GPUs" if kind == "GPU" else f"the CPU in {self.size} processes"
-
-    def part(self, count: int, step: int) -> range:
-        """This process's part of `count` things in order, in whole batches of `step`."""
-        batches = -(-count // step)
-        first, last = (
-            batches * number // self.size * step for number in (self.rank, self.rank + 1)
-        )
-        return range(min(first, count), min(last, count))
-
-    def share(self, value: T) -> list[T]:
-        """The values of all processes, in order of rank.
-
-        Raises:
-            UserError: If a user's mistake was found in another process, or one was lost.
-            RuntimeError: If another process failed, with its traceback.
-        """
-        return self.start_sharing(value).result()
-
-    def start_sharing(self, value: T) -> "Future[list[T]]":
-        """Like `share`, in a thread, so that no process waits for a slower one."""
-        return self._start(lambda: self._exchange(value), [value])
-
-    def gather(self, values: list[T]) -> list[T]:
-        """The values of all processes' lists, in order of rank: in rank 0, elsewhere nothing."""
-        return self._start(lambda: self._gather(values), values).result()
-
-    @contextmanager
-    def leader_first(self) -> Iterator[None]:
-        """Lets rank 0 go through a block alone, then all others: what it caches, they find."""
-        if not self.leads:
-            self.share(None)
-        yield
-        if self.leads:
-            self.share(None)
-
-    def fail(self, text: str, mistake: bool) -> None:
-        """Tells all others what went wrong here, once they share something."""
-        unheard = self._founds and self._thread is None
-        if self.size > 1 and self._failure is None and not unheard:
-            told = _Told(text, mistake)
-            self._start(lambda: self._exchange([], told), [[]]).exception()
-
-    def leave(self) -> None:
-        """Ends the connection, which nothing may be under way in."""
-        if self._thread is not None:
-            self._calls.put(None)
-            self._thread.join(_GRACE)
-            self._thread = None
-            distributed.destroy_process_group()
-
-    def _start(self, call: Callable[[], T], alone: T) -> "Future[T]":
-        future: Future[T] = Future()
-        if self.size == 1:
-            future.set_result(alone)
-            return future
-        if self._thread is None and self._failure is None:
-            self._connect()
-        self._calls.put((call, future))
-        return future
-
-    def _connect(self) -> None:
-        assert self._meet is not None, "processes of a team are told how they meet"
-        try:
-            store = self._meet()
-            distributed.init_process_group(
-                "gloo", store=store, rank=self.rank, world_size=self.size, timeout=_PATIENCE
-            )
-        except Exception as error:
-            self._failure = error
-            raise
-        # One thread keeps the order of calls; a daemon does not hold up the end of a process.
-        self._thread = threading.Thread(target=_work_off, args=(self._calls,), daemon=True)
-        self._thread.start()
-
-    def _gather(self, values: list[T]) -> list[T]:
-        self._exchange(values[:0])  # a failure must be told before anyone sends or waits
-        parts: list[Any] | None = [None] * self.size if self.leads else None
-        distributed.gather_object(values, parts)
-        return [value for part in parts or [] for value in part]
-
-    def _exchange(self, value: T, told: _Told | None = None) -> list[T]:
-        if self._failure is not None:
-            raise self._failure
-        answers: list[Any] = [None] * self.size
-        try:
-            distributed.all_gather_object(answers, (told, value))
-        except RuntimeError as error:
-            self._failure = _LostError(
-                "a process that shared the work has ended unexpectedly; what was finished is "
-                "saved. Call again to go on, with fewer processes or a smaller bs if memory is "
-                "short."
-            )
-            raise self._failure from error
-        for rank, (problem, _) in enumerate(answers):
-            if problem is not None:
-                self._failure = (
-                    UserError(problem.text)
-                    if problem.mistake
-                    else RuntimeError(f"process {rank} of {self.size} failed:\n{problem.text}")
-                )
-                raise self._failure
-        return [answer for _, answer in answers]
-
-
-def _work_off(calls: _Calls) -> None:
-    while (entry := calls.get()) is not None:
-        call, future = entry
-        try:
-            future.set_result(call())
-        except Exception as error:
-            future.set_exception(error)
 
 
 ConfigT = TypeVar("ConfigT", bound=Shareable)
@@ -266,7 +76,7 @@ def run_together(work: Callable[[ConfigT, Team], T], config: ConfigT) -> T:
         # After a mistake they have been told and end by themselves; of Ctrl-C only this one knows.
         followers.end(at_once=not isinstance(error, Exception))
         team.leave()
-        if isinstance(error, _LostError) and (codes := followers.exit_codes()):
+        if isinstance(error, LostError) and (codes := followers.exit_codes()):
             raise UserError(f"{error} (Exit codes: {codes}; -9 can be a lack of memory.)") from None
         raise
     followers.end()
@@ -333,10 +143,10 @@ class _Followers:
         """Waits for them to end, or makes them."""
         for process in self._processes:
             if not at_once:
-                process.join(_GRACE)
+                process.join(GRACE)
             process.terminate()
         for process in self._processes:
-            process.join(_GRACE)
+            process.join(GRACE)
             process.kill()
             process.join()
 
@@ -408,7 +218,7 @@ def _elsewhere() -> Store:
         number = int(os.environ["SLURM_JOB_ID"]) + 997 * int(os.environ["SLURM_STEP_ID"])
         rank, size, _ = _place() or (0, 1, 0)
         address = f"tcp://{host}:{10_000 + number % 20_000}?rank={rank}&world_size={size}"
-    store: Store = next(rendezvous(address, timeout=_PATIENCE))[0]
+    store: Store = next(rendezvous(address, timeout=PATIENCE))[0]
     return store
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from geoseg_gan.config import command, plain
 from geoseg_gan.data.leaks import shared_ground
-from geoseg_gan.distributed import Team, run_together
+from geoseg_gan.distributed import run_together
 from geoseg_gan.errors import UserError, check_choice, plural
 from geoseg_gan.evaluate_measures import FEWEST, Measured, Subject, measure, open_subject
 from geoseg_gan.evaluation import fidelity
@@ -18,6 +18,7 @@ from geoseg_gan.evaluation.pictures import CLOSEST, write_closest, write_picture
 from geoseg_gan.evaluation.report import RESULT, print_figures, write_evaluation
 from geoseg_gan.models.features import FEATURES
 from geoseg_gan.schemas import EvaluateConfig
+from geoseg_gan.team import Team
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, float]:

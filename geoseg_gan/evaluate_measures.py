@@ -20,7 +20,6 @@ from geoseg_gan.data.pairs import Pair, find_pairs
 from geoseg_gan.data.scan import check_sizes, scan
 from geoseg_gan.data.split import split_pairs
 from geoseg_gan.data.synthetic import SyntheticFacts, read_synthetic, refuse_synthetic
-from geoseg_gan.distributed import Team
 from geoseg_gan.errors import UserError, plural
 from geoseg_gan.evaluation import fidelity
 from geoseg_gan.evaluation.images import ImageSet, collect, painted_like, spread
@@ -28,6 +27,7 @@ from geoseg_gan.evaluation.obedience import Distances, confusion, varied, varied
 from geoseg_gan.models.features import MINIMUM_SIZE, Lite0Features, build_features
 from geoseg_gan.schemas import EvaluateConfig
 from geoseg_gan.synthesis.recognizer import Recognizer, load_recognizer
+from geoseg_gan.team import Team
 
 FEWEST = 16
 """Images below which no figure means anything."""

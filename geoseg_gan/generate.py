@@ -11,7 +11,7 @@ from rich.progress import Progress, track
 
 from geoseg_gan.config import command
 from geoseg_gan.data.synthetic import FACTS
-from geoseg_gan.distributed import Team, run_together
+from geoseg_gan.distributed import run_together
 from geoseg_gan.errors import UserError, check_choice, plural
 from geoseg_gan.files import write_json
 from geoseg_gan.generate_inputs import Opened, facts_of, open_inputs
@@ -30,6 +30,7 @@ from geoseg_gan.synthesis.report import (
 )
 from geoseg_gan.synthesis.sampling import SAMPLINGS, expected_shares
 from geoseg_gan.synthesis.writer import MANIFEST, Layout, Manifest, PairWriter, read_manifest
+from geoseg_gan.team import Team
 
 _PILOT = 256  # candidates whose scores tau=auto looks at
 

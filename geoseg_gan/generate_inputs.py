@@ -13,7 +13,6 @@ from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
 from geoseg_gan.data.split import split_pairs
 from geoseg_gan.data.transplant import Transplanter
-from geoseg_gan.distributed import Team
 from geoseg_gan.errors import UserError
 from geoseg_gan.schemas import GenerateConfig
 from geoseg_gan.synthesis.class_losses import with_class_losses
@@ -22,6 +21,7 @@ from geoseg_gan.synthesis.masks import CandidateMasks, check_variants
 from geoseg_gan.synthesis.paint import default_workers
 from geoseg_gan.synthesis.recognizer import Recognizer, load_recognizer
 from geoseg_gan.synthesis.sampling import mask_weights
+from geoseg_gan.team import Team
 
 _TRIES = 10  # candidates for each pair that keep asks for
 _FREE_TO_CHANGE = (

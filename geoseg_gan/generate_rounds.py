@@ -12,9 +12,9 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import Any
 
-from geoseg_gan.distributed import Team
 from geoseg_gan.synthesis.judge import Judged
 from geoseg_gan.synthesis.writer import Manifest, PairWriter
+from geoseg_gan.team import Team
 
 Line = dict[str, Any]
 """A line of the manifest."""

@@ -9,10 +9,10 @@ from geoseg_gan.data.pack_settings import PackSettings
 from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.data.tile_settings import TileSettings
 from geoseg_gan.data.transplant import TransplantStep
-from geoseg_gan.gan import OptimizerSettings
 from geoseg_gan.losses.segmentation import SegmentationLossSettings
 from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.models.segmenters import SegmenterSettings
+from geoseg_gan.optimizer import OptimizerSettings
 from geoseg_gan.segmenter import SegmenterOptimizerSettings
 from geoseg_gan.speed import SpeedSettings
 from geoseg_gan.synthesis.recognizer import OnnxSettings

@@ -5,10 +5,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.gan import GAN, OptimizerSettings
+from geoseg_gan.gan import GAN
 from geoseg_gan.losses.objective import Objective
 from geoseg_gan.losses.settings import ObjectiveSettings, Weight
 from geoseg_gan.models.registry import build_discriminator, build_generator
+from geoseg_gan.optimizer import OptimizerSettings
 
 UNET = {"name": "unet", "width": 4, "depth": 2, "max_width": 8}
 UNET |= {"style_channels": 2, "region_channels": 2, "texture_octaves": 2}

@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from geoseg_gan import config as configuration
-from geoseg_gan.config import job_folder, plain
+from geoseg_gan.config import plain
 from geoseg_gan.errors import UserError
 from geoseg_gan.models.registry import DISCRIMINATORS, GENERATORS
 from geoseg_gan.schemas import SCHEMAS, GenerateConfig, TrainConfig
+from geoseg_gan.sweeps import job_folder
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -185,6 +186,7 @@ def test_the_scripts_print_their_help(tmp_path):
         ("crops=balance", "crops=balance is not one of uniform, balanced, rare. Did you mean"),
         ("data.unknown=nearst", "Did you mean 'nearest'?"),
         ("jitter.flip.p=2", "jitter.flip.p=2"),
+        ("hydra/launcher=submitit_moon", "pip install 'geoseg-gan[sweep]'"),
         ("data.group_regex=part_[78]", "Quote values"),
     ],
 )

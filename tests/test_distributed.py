@@ -3,8 +3,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from geoseg_gan import distributed as module
-from geoseg_gan.distributed import Team, run_together
+from geoseg_gan.distributed import run_together
 from geoseg_gan.errors import UserError
+from geoseg_gan.team import Team
 from geoseg_gan.trainer import TrainerSettings
 
 

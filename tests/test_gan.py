@@ -7,10 +7,11 @@ from torch.utils.data import default_collate
 
 from geoseg_gan.data.batch import make_batch
 from geoseg_gan.errors import UserError
-from geoseg_gan.gan import GAN, OptimizerSettings
+from geoseg_gan.gan import GAN
 from geoseg_gan.losses.augment import DiffAugmentSettings
 from geoseg_gan.losses.objective import Objective
 from geoseg_gan.losses.settings import DiversitySettings, PenaltySettings
+from geoseg_gan.optimizer import OptimizerSettings
 
 
 class Spy(Objective):

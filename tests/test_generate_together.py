@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from geoseg_gan.distributed import Team
 from geoseg_gan.errors import UserError
 from geoseg_gan.generate_rounds import enough, plan_rounds
 from geoseg_gan.synthesis import report
 from geoseg_gan.synthesis.writer import read_manifest
+from geoseg_gan.team import Team
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "generate.py"
 

@@ -18,10 +18,11 @@ from geoseg_gan.benchmarks.clock import now, peak_megabytes, start_peak
 from geoseg_gan.callbacks.precision import PrecisionChoice
 from geoseg_gan.data.batch import Sample
 from geoseg_gan.data.datamodule import SegmentationDataModule
-from geoseg_gan.gan import GAN, OptimizerSettings
+from geoseg_gan.gan import GAN
 from geoseg_gan.losses.objective import Objective
 from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.models.registry import build_discriminator, build_generator
+from geoseg_gan.optimizer import OptimizerSettings
 from geoseg_gan.speed import SpeedSettings
 from geoseg_gan.trainer import AUTO, TrainerSettings, build_trainer
 

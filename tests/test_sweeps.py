@@ -1,0 +1,250 @@
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from geoseg_gan.compare import compare
+from geoseg_gan.errors import UserError
+from geoseg_gan.schemas import CompareConfig
+from geoseg_gan.sweeps import (
+    JobFailure,
+    add_overrides,
+    is_same_run,
+    job_folder,
+    job_processes,
+    launcher_errors,
+    read_result,
+    write_result,
+)
+from geoseg_gan.train import main
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
+
+
+def call(*arguments, patch):
+    """Runs the train command here, and returns its exit code."""
+    patch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+    try:
+        main()
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+@pytest.fixture
+def common(tmp_path, make_folder, tiny, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = make_folder(tmp_path / "data", train=8)
+    return [*tiny, f"data_root={root}", "out_dir=sweep", "epochs=1", "samples=0"]
+
+
+def test_optuna_searches_goes_on_and_is_compared(common, tmp_path, monkeypatch, capfd):
+    held = ["experiment=sweep_hinge", "inner_share=0.4", "evaluate_samples=4"]
+    bad = "loss.feature_matching.weight=-1"
+    trials = "hydra.sweeper.n_trials=2"
+    assert call("-m", *common, *held, trials, "out_dir=bad", bad, patch=monkeypatch) == 1
+    shown = capfd.readouterr().err
+    assert "feature_matching.weight=-1" in shown and "no job has given the sweeper a fig" in shown
+
+    assert call("-m", *common, *held, trials, patch=monkeypatch) == 0
+    runs = sorted((tmp_path / "sweep").glob("lr=*"))
+    found = [read_result(run) for run in runs]
+    assert [run["monitor"] for run in found] == ["kid", "kid"] and found[0]["epochs"] == 1
+    best = min(run["objective"] for run in found)
+    summary = (tmp_path / "sweep" / "optimization_results.yaml").read_text()
+    assert f"best_value: {best}" in summary
+    assert hparams_objective(runs[0]) == pytest.approx(found[0]["objective"], rel=1e-6)
+
+    before = [(run / "G_best.pt").stat().st_mtime_ns for run in runs]
+    trials = "hydra.sweeper.n_trials=3"
+    assert call("-m", *common, *held, trials, "resume=true", patch=monkeypatch) == 0
+    assert capfd.readouterr().out.count("has ended well before") == 2
+    assert [(run / "G_best.pt").stat().st_mtime_ns for run in runs] == before
+    assert len(list((tmp_path / "sweep").glob("lr=*/result.json"))) == 3
+
+    figures = compare(CompareConfig("sweep"))
+    assert figures == {"runs": 3, "finished": 3, "best": pytest.approx(figures["best"])}
+    assert figures["best"] <= best
+    table = (tmp_path / "sweep" / "sweep.md").read_text().splitlines()
+    head = next(line for line in table if line.startswith("| objective"))
+    assert "| lr |" in head and "data_root" not in head
+    assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 1000
+
+
+def hparams_objective(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    events = EventAccumulator(str(run)).Reload()
+    content = events.PluginTagToContent("hparams")
+    experiment = HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment
+    assert [metric.name.tag for metric in experiment.metric_infos] == ["hp/objective"]
+    start = HParamsPluginData.FromString(content["_hparams_/session_start_info"])
+    assert "loss.feature_matching.weight" in start.session_start_info.hparams
+    return events.Scalars("hp/objective")[0].value
+
+
+def test_joblib_runs_jobs_side_by_side_and_counts_failures(common, tmp_path, monkeypatch, capfd):
+    from joblib.externals.loky import get_reusable_executor
+
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    try:
+        assert call("-m", *common, *launcher, "lr=-1,1e-3", patch=monkeypatch) == 1
+    finally:
+        get_reusable_executor().shutdown(wait=True)
+    shown = capfd.readouterr().err
+    assert shown.count("error: lr=-1.0 must be positive. (In the job lr=-1.)") == 1
+    assert "Traceback" not in shown and "Warning" not in shown
+    done = [path.parent.name for path in (tmp_path / "sweep").glob("*/result.json")]
+    assert done == ["lr=0.001"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_jobs_of_two_processes_follow_each_other(launcher, common, tmp_path):
+    more = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    arguments = ["-m", f"hydra/launcher={launcher}", *more, *common, "devices=2", "lr=-1,1e-3,2e-3"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("lr=-1.0 must be positive") == 1 and "Traceback" not in done.stderr
+    ended = sorted(path.parent.name for path in (tmp_path / "sweep").glob("*/result.json"))
+    assert ended == ["lr=0.001", "lr=0.002"]
+    inside = {path.name for path in tmp_path.iterdir()}
+    assert inside == {"data", "sweep"}
+
+
+def test_the_slurm_launcher_keeps_its_files_inside_the_sweep(composed):
+    from hydra import compose, initialize_config_module
+
+    with initialize_config_module("geoseg_gan.configs", version_base="1.3"):
+        config = compose("train", ["hydra/launcher=submitit_slurm"], return_hydra_config=True)
+    assert config.hydra.launcher.submitit_folder == "runs/label2img/.submitit/%j"
+
+
+def test_a_failure_is_heard_in_the_command_s_process_only(capsys):
+    packed = pickle.dumps(JobFailure("lr is wrong."))
+    assert capsys.readouterr().err == ""
+    with JobFailure.heard() as failures:
+        assert len(pickle.dumps(pickle.loads(packed))) == len(packed)
+        pickle.loads(packed)
+        JobFailure.of(ValueError("unforeseen"), "a=1")
+    assert list(map(str, failures)) == [
+        "lr is wrong.",
+        "lr is wrong.",
+        "ValueError: unforeseen (In the job a=1.)",
+    ]
+    shown = capsys.readouterr().err
+    assert shown.count("error: lr is wrong.\n") == 1
+    assert "Traceback" not in shown.split("error:")[0]
+    assert not JobFailure.is_heard()
+
+
+def test_what_lightning_leaves_behind_does_not_meet_the_next_job(monkeypatch):
+    monkeypatch.setenv("MASTER_PORT", "1")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with JobFailure.heard(), job_processes("train.py"):
+        os.environ |= {"LOCAL_RANK": "0", "MASTER_PORT": "2"}
+    assert "LOCAL_RANK" not in os.environ and "MASTER_PORT" in os.environ
+
+
+def test_what_plugins_raise_becomes_a_line():
+    with pytest.raises(UserError, match="no job has given"), launcher_errors():
+        raise ValueError("No trials are completed yet.")
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    with (
+        pytest.raises(UserError, match=r"ended from outside.*killed.*resume=true"),
+        launcher_errors(),
+    ):
+        raise TerminatedWorkerError("killed\nby whom")
+    with pytest.raises(ValueError, match="ours"), launcher_errors():
+        raise ValueError("ours")
+
+
+def test_results_are_strict_json_and_say_what_is_wrong_with_them(tmp_path):
+    assert read_result(tmp_path) is None
+    write_result(tmp_path, {"g/loss": math.nan, "objective": 0.5}, epochs=3)
+    add_overrides(tmp_path, ["lr=0.1", "data.palette=[{name:a=b}]"])
+    assert read_result(tmp_path) == {
+        "objective": 0.5,
+        "epochs": 3,
+        "figures": {"g/loss": None},
+        "overrides": {"lr": "0.1", "data.palette": "[{name:a=b}]"},
+    }
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(UserError, match=r"result\.json cannot be read"):
+        read_result(tmp_path)
+
+
+def test_runs_are_the_same_whatever_they_run_on():
+    base = {"lr": 0.1, "epochs": 5, "devices": 1, "out_dir": "a", "data": {"gsd": 1}}
+    assert is_same_run(base, base | {"devices": 2, "out_dir": "b"})
+    for other in ({"lr": 0.2}, {"epochs": 6}, {"data": {"gsd": 2}}):
+        assert not is_same_run(base, base | other)
+
+
+def test_numbers_that_a_sweeper_has_drawn_are_shortened_in_folder_names():
+    names = [job_folder([f"lr=0.00025881702149379{end}", "loss.weight=11.5"]) for end in (1, 2)]
+    assert names[0].startswith("lr=0.0002588,loss.weight=11.5-") and names[0] != names[1]
+
+
+def run_of(folder, objective, monitor="kid", overrides=(), **settings):
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(json.dumps({"out_dir": str(folder), **settings}))
+    if objective is not False:
+        figures = {} if objective is None else {"objective": objective}
+        write_result(folder, figures, monitor=monitor, epochs=2, seconds=90.0)
+        if overrides:
+            add_overrides(folder, overrides)
+
+
+def rows_of(folder):
+    table = (folder / "sweep.md").read_text().splitlines()
+    return [line.split(" | ") for line in table if line.startswith("| ")]
+
+
+def test_compare_ranks_in_the_monitor_s_direction_and_lists_the_rest(tmp_path):
+    for number, objective in enumerate([0.25, 0.75, 0.5, None, False]):
+        seed = {"seed": 1, "model": {"style": [number % 2]}}
+        run_of(tmp_path / f"r{number}", objective, "agreement", **seed)
+    (tmp_path / "r5").mkdir()
+    assert compare(CompareConfig(str(tmp_path))) == {"runs": 5, "finished": 4, "best": 0.75}
+    head, *rows = rows_of(tmp_path)
+    assert head == ["| objective", "model.style", "epochs", "minutes", "folder |"]
+    assert [row[0] for row in rows] == ["| 0.75", "| 0.5", "| 0.25"]
+    assert rows[0][1:] == ["[1]", "2", "1.5", "`r1` |"]
+    text = (tmp_path / "sweep.md").read_text()
+    assert "3 finished runs, of 6" in text and "higher is better" in text
+    rest = text.split("Without an objective")[1]
+    assert rest.index("`r3`") < rest.index("Not finished") < rest.index("`r4`")
+    assert rest.index("Failed, or not begun") < rest.index("`r5`")
+
+
+def test_compare_names_choices_as_they_were_given(tmp_path):
+    for number, jitter in enumerate(("none", "strong")):
+        told = [f"jitter={jitter}", "epochs=2", f"out_dir={number}", f"lr=1e-{number}"]
+        run_of(tmp_path / jitter, number / 10, overrides=told, jitter={"p": number})
+    compare(CompareConfig(str(tmp_path)))
+    assert [row[1:3] for row in rows_of(tmp_path)] == [
+        ["jitter", "lr"],
+        ["none", "1"],
+        ["strong", "0.1"],
+    ]
+
+
+def test_compare_refuses_what_cannot_be_compared(tmp_path):
+    with pytest.raises(UserError, match="is not a folder"):
+        compare(CompareConfig(str(tmp_path / "nowhere")))
+    with pytest.raises(UserError, match="holds no runs"):
+        compare(CompareConfig(str(tmp_path)))
+    run_of(tmp_path / "a", 0.1, "kid")
+    run_of(tmp_path / "b", 0.2, "fid")
+    with pytest.raises(UserError, match="judged by fid and kid"):
+        compare(CompareConfig(str(tmp_path)))
