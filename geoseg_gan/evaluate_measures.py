@@ -12,10 +12,10 @@ from torch import Tensor
 
 from geoseg_gan.checkpoints import LoadedGenerator, load_generator
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.data.datamodule import check_same_type
 from geoseg_gan.data.dataset import Fit, PairSource, WindowDataset
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.leaks import refuse_shared_images
+from geoseg_gan.data.pair_datamodule import check_same_type
 from geoseg_gan.data.pairs import Pair, find_pairs
 from geoseg_gan.data.scan import check_sizes, scan
 from geoseg_gan.data.split import split_pairs

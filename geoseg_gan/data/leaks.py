@@ -32,9 +32,17 @@ def refuse_shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> None:
         )
 
 
-def shared_ground(train: Sequence[Pair], val: Sequence[Pair]) -> str | None:
-    """What to say of ground that stands in training and in validation; None where none does."""
-    shared = set(groups_of(train)) & set(groups_of(val))
+def shared_ground(
+    train: Sequence[Pair], val: Sequence[Pair], held_out: Sequence[Pair] = ()
+) -> str | None:
+    """What to say of ground that stands in training and in validation; None where none does.
+
+    Args:
+        train: Pairs that are trained on.
+        val: Pairs that are validated on.
+        held_out: Training pairs that are not trained on, which count as if they were.
+    """
+    shared = {*groups_of(train), *groups_of(held_out)} & set(groups_of(val))
     if not shared:
         return None
     return (

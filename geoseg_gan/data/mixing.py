@@ -14,9 +14,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg_gan.data.batch import Sample
-from geoseg_gan.data.datamodule import PairDataModule, check_same_type
 from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset
 from geoseg_gan.data.jitter import JitterSettings
+from geoseg_gan.data.pair_datamodule import PairDataModule, check_same_type
 from geoseg_gan.data.pairs import Pair, groups_of, stems_of
 from geoseg_gan.data.palette import IGNORE, class_ids
 from geoseg_gan.data.sampler import Draw, EpochSampler

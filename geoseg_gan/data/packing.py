@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
-from geoseg_gan.data.datamodule import check_same_type
 from geoseg_gan.data.pack_settings import PackSettings
+from geoseg_gan.data.pair_datamodule import check_same_type
 from geoseg_gan.data.pairs import STREAM, Pair, PairList, Split, find_pairs
 from geoseg_gan.data.scan import FolderIndex, scan
 from geoseg_gan.data.stream import (

@@ -1,12 +1,13 @@
 import re
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from geoseg_gan.data import datamodule as module
+from geoseg_gan.data import pair_datamodule as module
 from geoseg_gan.data import scan as scan_module
 from geoseg_gan.data.datamodule import SegmentationDataModule
 from geoseg_gan.data.images import MaskReader, write_image
@@ -197,7 +198,8 @@ def test_workers_persist_keep_to_one_core_and_change_nothing(root, settings):
 def test_workers_follow_the_machine(root, settings, monkeypatch, cores, world, on_gpu, workers):
     monkeypatch.setattr(module.os, "cpu_count", lambda: cores)
     data = make(root, replace(settings, num_workers=None), on_gpu=on_gpu)
-    assert data._workers(world) == workers
+    data.trainer = SimpleNamespace(num_devices=world)
+    assert data._workers() == workers
 
 
 # Warnings

@@ -186,7 +186,7 @@ def test_a_class_that_is_not_fitted_is_a_warning(one_with_settlement, settings):
 def test_the_demo_world_is_drawn_where_the_settings_name_one(tmp_path, settings, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "geoseg_gan.data.datamodule.write_world", lambda *arguments: calls.append(arguments)
+        "geoseg_gan.data.pair_datamodule.write_world", lambda *arguments: calls.append(arguments)
     )
     data = make(tmp_path, replace(settings, demo="a world"))
     data.prepare_data()
