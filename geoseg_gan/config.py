@@ -98,7 +98,8 @@ def command(schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Calla
                 sys.exit(130)
             finally:
                 # Told to this sweep's processes; what the caller starts next is no part of it.
-                os.environ.pop(JOB, None)
+                for variable in (CONSTANT, JOB):
+                    os.environ.pop(variable, None)
             if failures:
                 sys.exit(1)
 
