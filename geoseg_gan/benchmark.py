@@ -21,7 +21,6 @@ from geoseg_gan.benchmarks.clock import in_turns, matrix_rate, middle, ratio
 from geoseg_gan.benchmarks.generation import Painting
 from geoseg_gan.benchmarks.loading import items, opened, remapping, start_with
 from geoseg_gan.benchmarks.training import (
-    OFF,
     Loop,
     Subject,
     measured_precision,
@@ -41,7 +40,7 @@ from geoseg_gan.speed import NETWORKS, SpeedSettings
 from geoseg_gan.synthesis.recognizer import Recognizer
 from geoseg_gan.trainer import AUTO, full_precision
 
-PARTS = ("data", "training", "generation")
+PARTS = ("data", "training", "switches", "generation")
 _OPERATIONS = 12  # kinds of operations that a profile lists
 
 
@@ -108,6 +107,8 @@ def benchmark(config: BenchmarkConfig) -> dict[str, float]:
             _measure_data(config, data, results)
         elif part == "training":
             _measure_training(config, data, models, limit, results)
+        elif part == "switches":
+            _measure_switches(config, data, models, results)
         else:
             _measure_generation(config, data, models, results)
     facts = {
@@ -214,21 +215,13 @@ def _measure_training(
     limit: dict[str, float],
     results: Results,
 ) -> None:
-    rates, switches = {}, {}
+    rates = {}
     profiles: dict[str, dict[str, float]] = {}
     out_dir = Path(config.out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     for name, (model, loss) in models.items():
         _say(f"training of {name}")
-        subject = Subject(
-            model, loss, data, config.optimizer, config.trainer, config.lr, config.bs, 2
-        )
-        precision = full_precision(config.precision)
-        if precision == AUTO:
-            precision = measured_precision(subject)
-        # As many steps as fill the time that is given.
-        probe = Loop(subject, precision)()
-        subject = replace(subject, steps=max(3, round(config.seconds * probe / config.bs)))
+        subject, precision = _subject(config, data, model, loss)
         fixed = subject.fixed_batch()
         found = in_turns(
             {
@@ -247,38 +240,59 @@ def _measure_training(
             "TFLOP/s": reached,
             "of the matrix rate": reached / limit[precision],
         }
-        switches[name] = _switches(config, subject, precision)
         trace = out_dir / f"trace_{name}.json"
         for operation, share in profiled(subject, precision, _OPERATIONS, trace):
             profiles.setdefault(f"`{operation}`", {})[name] = share
     results.add("Training", rates)
-    results.add("Switches: images/s over all of them off; peak memory of two steps in MB", switches)
     results.add("Where a step's time goes (share of the profiled time)", profiles)
 
 
-def _switches(config: BenchmarkConfig, subject: Subject, precision: str) -> dict[str, float]:
+def _subject(
+    config: BenchmarkConfig,
+    data: SegmentationDataModule,
+    model: dict[str, Any],
+    loss: ObjectiveSettings,
+) -> tuple[Subject, str]:
+    """What is trained, in as many steps as fill the time that is given, and in which precision."""
+    subject = Subject(model, loss, data, config.optimizer, config.trainer, config.lr, config.bs, 2)
+    precision = full_precision(config.precision)
+    if precision == AUTO:
+        precision = measured_precision(subject)
+    rate = Loop(subject, precision)()
+    return replace(subject, steps=max(2, round(config.seconds * rate / config.bs))), precision
+
+
+def _measure_switches(
+    config: BenchmarkConfig,
+    data: SegmentationDataModule,
+    models: dict[str, tuple[dict[str, Any], ObjectiveSettings]],
+    results: Results,
+) -> None:
     """What each switch brings by itself, and all of them together."""
-    subject = replace(subject, steps=max(3, subject.steps // 2))
-    fixed = subject.fixed_batch()
     nchw = SpeedSettings(channels_last=False, fused=False)
-    loops = {
-        "off": Loop(subject, "32-true", OFF, fixed),
-        "channels_last": Loop(subject, "32-true", SpeedSettings(fused=False), fixed),
-        "fused": Loop(subject, "32-true", SpeedSettings(channels_last=False), fixed),
-        "bf16": Loop(subject, "bf16-mixed", nchw, fixed),
-        "all": Loop(subject, precision, None, fixed),
-    }
-    if config.compile:
-        loops["all, compiled"] = Loop(
-            subject, precision, SpeedSettings(compile=list(NETWORKS)), fixed
-        )
-    rates = in_turns(loops, config.rounds)
-    found = {name: ratio(rates, name, "off") for name in rates if name != "off"}
-    found["images/s, all"] = middle(rates["all"])
-    found["MB"] = peak_of_training(subject, precision, None)
-    less = SpeedSettings(recompute=list(NETWORKS))
-    found["MB, recompute"] = peak_of_training(subject, precision, less)
-    return found
+    rows = {}
+    for name, (model, loss) in models.items():
+        _say(f"switches of {name}")
+        subject, precision = _subject(config, data, model, loss)
+        fixed = subject.fixed_batch()
+        loops = {
+            "off": Loop(subject, "32-true", nchw, fixed),
+            "channels_last": Loop(subject, "32-true", SpeedSettings(fused=False), fixed),
+            "fused": Loop(subject, "32-true", SpeedSettings(channels_last=False), fixed),
+            "bf16": Loop(subject, "bf16-mixed", nchw, fixed),
+            "all": Loop(subject, precision, None, fixed),
+        }
+        if config.compile:
+            both = SpeedSettings(compile=list(NETWORKS))
+            loops["all, compiled"] = Loop(subject, precision, both, fixed)
+        rates = in_turns(loops, config.rounds)
+        found = {name: ratio(rates, name, "off") for name in rates if name != "off"}
+        found["images/s, all"] = middle(rates["all"])
+        found["MB"] = peak_of_training(subject, precision, None)
+        less = SpeedSettings(recompute=list(NETWORKS))
+        found["MB, recompute"] = peak_of_training(subject, precision, less)
+        rows[name] = found
+    results.add("Switches: images/s over all of them off; peak memory of two steps in MB", rows)
 
 
 def _measure_generation(

@@ -246,7 +246,7 @@ class BenchmarkConfig:
     precision: str = knob("auto", "32-true, bf16-mixed, or auto: the faster one, measured")
     rounds: int = knob(3, "rounds in which the parts take turns; the median counts")
     parts: list[str] = field(
-        default_factory=lambda: ["data", "training", "generation"],
+        default_factory=lambda: ["data", "training", "switches", "generation"],
         metadata={"help": "what is measured"},
     )
     models: list[str] = knob_list("choices of model, each with its loss; [] for the one of model=")

@@ -89,7 +89,7 @@ def test_every_data_choice_trains(choice, smoke, tmp_path):
 @pytest.mark.filterwarnings("ignore:.*never occurs in the masks")
 @pytest.mark.parametrize("choice", choices("experiment"))
 def test_every_experiment_trains(choice, smoke, tmp_path):
-    smoke(f"experiment={choice}", *WORLD, palette=None, root=tmp_path / "demo")
+    smoke(f"experiment={choice}", "data=demo", *WORLD, palette=None, root=tmp_path / "demo")
 
 
 # Two processes are a test of their own; a GPU is not everywhere.

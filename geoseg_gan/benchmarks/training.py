@@ -26,11 +26,8 @@ from geoseg_gan.optimizer import OptimizerSettings
 from geoseg_gan.speed import SpeedSettings
 from geoseg_gan.trainer import AUTO, TrainerSettings, build_trainer
 
-WARM_UP = 3
+WARM_UP = 2
 """Batches before the clock starts."""
-
-OFF = SpeedSettings(channels_last=False, fused=False)
-"""Every switch off; with 32-true the modules as they come from PyTorch."""
 
 
 @dataclass(frozen=True)
