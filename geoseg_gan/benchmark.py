@@ -223,10 +223,11 @@ def _measure_training(
         _say(f"training of {name}")
         subject, precision = _subject(config, data, model, loss)
         fixed = subject.fixed_batch()
+        bare = Loop(subject, precision)
         found = in_turns(
             {
                 "lightning": partial(under_lightning, subject, precision),
-                "bare": Loop(subject, precision),
+                "bare": bare,
                 "fixed": Loop(subject, precision, batches=fixed),
             },
             config.rounds,
@@ -237,6 +238,7 @@ def _measure_training(
             "images/s": middle(found["lightning"]),
             "Lightning / bare loop": ratio(found, "lightning", "bare"),
             "bare loop / fixed batch": ratio(found, "bare", "fixed"),
+            "waits for data": middle(bare.waited),
             "TFLOP/s": reached,
             "of the matrix rate": reached / limit[precision],
         }

@@ -1,5 +1,7 @@
 """Time, memory and the limits of a machine."""
 
+import ctypes
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -63,6 +65,9 @@ def start_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _CLEAR.is_file():
+        # What was freed earlier and is still held would hide what is taken now.
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
         _CLEAR.write_text("5")  # Linux: the peak becomes what is held now
 
 

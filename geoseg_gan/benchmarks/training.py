@@ -1,10 +1,10 @@
 """Training steps: under Lightning, in a bare loop, without loading, and with switches off."""
 
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -93,6 +93,9 @@ class Loop:
         precision: "32-true" or "bf16-mixed".
         speed: Switches.
         batches: Where batches come from: None for the data loader, else one that is repeated.
+
+    Attributes:
+        waited: Share of its time that each call waited for batches.
     """
 
     def __init__(
@@ -106,19 +109,24 @@ class Loop:
         self.subject = subject
         self.half = precision == "bf16-mixed"
         self.fixed = batches
+        self.waited: list[float] = []
         self.module = subject.module(speed).to(subject.device)
         (self.d_optimizer, self.g_optimizer), _ = self.module.configure_optimizers()
 
     def __call__(self) -> float:
         """Images a second over the subject's steps."""
         steps, bs = self.subject.steps, self.subject.bs
-        for number, sample in zip(count(), self._batches(), strict=False):
+        batches, waited = self._batches(), 0.0
+        for number in range(WARM_UP + steps):
             if number == WARM_UP:
-                started = now(self.subject.device)
-            if number == WARM_UP + steps:
-                break
+                started, waited = now(self.subject.device), 0.0
+            asked = time.perf_counter()
+            sample = next(batches)
+            waited += time.perf_counter() - asked
             self.step(sample, number)
-        return steps * bs / (now(self.subject.device) - started)
+        seconds = now(self.subject.device) - started
+        self.waited.append(waited / seconds)
+        return steps * bs / seconds
 
     def step(self, sample: Sample, number: int) -> None:
         """One step on a batch on the device."""
