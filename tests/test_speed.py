@@ -136,8 +136,10 @@ def test_the_faster_precision_is_chosen_and_nothing_else_happens(gain, chosen, m
             assert torch.equal(value, module.state_dict()[name]), name
 
 
-def test_measuring_leaves_no_trace():
-    module, plain = build(), build()
+@pytest.mark.parametrize("recompute", [[], ["generator"]])
+def test_measuring_leaves_no_trace(recompute):
+    speed = SpeedSettings(recompute=recompute)
+    module, plain = (build(generator=NORMED, speed=speed) for _ in range(2))
     fit(module, callbacks=[PrecisionChoice()], plugins=[plugin := MeasuredPrecision("cpu")])
     fit(plain, precision=plugin.chosen)
     for name, value in plain.state_dict().items():

@@ -75,10 +75,12 @@ def _copied(module: GAN) -> Iterator[None]:
         copy.deepcopy(cast(nn.Module, held[name])) for name in names[:2]
     )
     module.average = None
-    yield
-    for name, network in held.items():
-        setattr(module, name, network)
-    module.objective.set_extra_state(memory)
+    try:
+        yield
+    finally:
+        for name, network in held.items():
+            setattr(module, name, network)
+        module.objective.set_extra_state(memory)
 
 
 class _Idle:

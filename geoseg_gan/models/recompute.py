@@ -1,7 +1,9 @@
 """Activation checkpointing: memory for time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
+from types import MethodType
 from typing import Any, Protocol
 
 from torch import nn
@@ -23,23 +25,21 @@ def recompute_blocks(blocks: list[nn.Module]) -> None:
     Cost"): about a third more arithmetic buys memory for what lies between the blocks only.
 
     Args:
-        blocks: Changed in place; copies of them made later must not be trained.
+        blocks: Changed in place.
     """
     for block in blocks:
-        block.forward = _recomputed(block, block.forward)
+        # A bound method, which a copy of the block has bound to itself.
+        block.forward = MethodType(_recomputed, block)
 
 
-def _recomputed(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*inputs: Any) -> Any:
-        return checkpoint(
-            forward,
-            *inputs,
-            use_reentrant=False,
-            preserve_rng_state=False,  # no layer of ours draws
-            context_fn=lambda: (nullcontext(), _untracked(block)),
-        )
-
-    return run
+def _recomputed(block: nn.Module, *inputs: Any) -> Any:
+    return checkpoint(
+        partial(type(block).forward, block),
+        *inputs,
+        use_reentrant=False,
+        preserve_rng_state=False,  # no layer of ours draws
+        context_fn=lambda: (nullcontext(), _untracked(block)),
+    )
 
 
 @contextmanager
