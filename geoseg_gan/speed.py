@@ -1,11 +1,12 @@
 """What is done for speed and memory, none of which changes what is optimised."""
 
+import time
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from lightning.pytorch.plugins import MixedPrecision
-from torch import nn
+from torch import Tensor, nn
 
 from geoseg_gan.errors import check_choice
 from geoseg_gan.models.recompute import Blocks, recompute_blocks
@@ -85,3 +86,15 @@ class MeasuredPrecision(MixedPrecision):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up what was chosen."""
         self.chosen = state_dict["chosen"]
+
+
+def backward(loss: Tensor) -> None:
+    """Adds a loss's gradients up, as `GAN.step` wants it where no Trainer does it."""
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+def now(device: torch.device) -> float:
+    """The time in seconds once a device has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

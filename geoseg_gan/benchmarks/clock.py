@@ -10,19 +10,14 @@ from typing import Any
 
 import torch
 
+from geoseg_gan.speed import now
+
 Rates = dict[str, list[float]]
 """What was measured by name, a figure a round."""
 
 CPU = torch.device("cpu")
 
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-
-
-def now(device: torch.device) -> float:
-    """The time in seconds once a device has done all that was asked of it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def rate(work: Callable[[], Any], seconds: float) -> float:

@@ -8,7 +8,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from geoseg_gan.benchmarks.clock import now
 from geoseg_gan.checkpoints import LoadedGenerator, RunFacts
 from geoseg_gan.data.batch import one_hot_of
 from geoseg_gan.data.datamodule import SegmentationDataModule
@@ -16,6 +15,7 @@ from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.data.regions import region_map
 from geoseg_gan.models.noise import sample_noise
 from geoseg_gan.models.registry import Generator, build_generator
+from geoseg_gan.speed import now
 from geoseg_gan.synthesis.judge import Judge, paint_and_judge
 from geoseg_gan.synthesis.masks import CandidateMasks
 from geoseg_gan.synthesis.recognizer import Recognizer

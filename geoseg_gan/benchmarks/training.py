@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from geoseg_gan.benchmarks.clock import now, peak_megabytes, start_peak
+from geoseg_gan.benchmarks.clock import peak_megabytes, start_peak
 from geoseg_gan.callbacks.precision import PrecisionChoice
 from geoseg_gan.data.batch import Sample
 from geoseg_gan.data.datamodule import SegmentationDataModule
@@ -23,7 +23,7 @@ from geoseg_gan.losses.objective import Objective
 from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.models.registry import build_discriminator, build_generator
 from geoseg_gan.optimizer import OptimizerSettings
-from geoseg_gan.speed import SpeedSettings
+from geoseg_gan.speed import SpeedSettings, backward, now
 from geoseg_gan.trainer import AUTO, TrainerSettings, build_trainer
 
 WARM_UP = 2
@@ -136,7 +136,7 @@ class Loop:
                 sample,
                 range(number * bs, (number + 1) * bs),
                 (self.d_optimizer, self.g_optimizer),
-                _backward,
+                backward,
             )
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -263,7 +263,3 @@ def _moved(sample: Sample, device: torch.device) -> Sample:
         for key, value in sample.items()
     }
     return cast(Sample, moved)
-
-
-def _backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]

@@ -1,7 +1,6 @@
 """The choice of a precision by measuring it, before training starts."""
 
 import copy
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -9,11 +8,11 @@ from typing import Any, cast
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import nn
 
 from geoseg_gan.data.batch import Sample
 from geoseg_gan.gan import GAN
-from geoseg_gan.speed import MeasuredPrecision
+from geoseg_gan.speed import MeasuredPrecision, backward, now
 
 _GAIN = 1.1
 """How much faster bfloat16 has to be: below that, float32's digits are the better deal."""
@@ -56,10 +55,10 @@ def _speed_up(module: GAN, sample: Sample) -> float:
         seconds: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(1 + _ROUNDS):  # the first one warms up
             for half, times in seconds.items():
-                started = _now(module.device)
+                started = now(module.device)
                 with torch.autocast(module.device.type, torch.bfloat16, enabled=half):
-                    module.step(sample, range(len(sample["label"])), (_Idle(), _Idle()), _backward)
-                times.append(_now(module.device) - started)
+                    module.step(sample, range(len(sample["label"])), (_Idle(), _Idle()), backward)
+                times.append(now(module.device) - started)
             if seconds[False][-1] > _LONG:
                 break
     return min(seconds[False][-_ROUNDS:]) / min(seconds[True][-_ROUNDS:])
@@ -91,13 +90,3 @@ class _Idle:
 
     def step(self) -> None:
         pass
-
-
-def _backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
