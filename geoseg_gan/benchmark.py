@@ -6,7 +6,7 @@ median ratio over the rounds counts.
 
 import os
 import platform
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from rich.markdown import Markdown
 from geoseg_gan.benchmarks.clock import in_turns, matrix_rate, middle, ratio
 from geoseg_gan.benchmarks.generation import Painting
 from geoseg_gan.benchmarks.loading import items, opened, remapping, start_with
+from geoseg_gan.benchmarks.results import Results
 from geoseg_gan.benchmarks.training import (
     Loop,
     Subject,
@@ -42,39 +43,6 @@ from geoseg_gan.trainer import AUTO, full_precision
 
 PARTS = ("data", "training", "switches", "generation")
 _OPERATIONS = 12  # kinds of operations that a profile lists
-
-
-@dataclass
-class Results:
-    """What was measured.
-
-    Attributes:
-        figures: By name, such as "unet_light/lightning_over_bare".
-        tables: Markdown, one for each part.
-    """
-
-    figures: dict[str, float] = field(default_factory=dict)
-    tables: list[str] = field(default_factory=list)
-
-    def add(self, title: str, rows: dict[str, dict[str, float]]) -> None:
-        """Takes in a table.
-
-        Args:
-            title: Its heading.
-            rows: By the row's name, figures by the column's.
-        """
-        columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-        lines = [
-            f"### {title}",
-            "",
-            f"| | {' | '.join(columns)} |",
-            "|---" * (len(columns) + 1) + "|",
-        ]
-        for name, row in rows.items():
-            cells = (_shown(row[column]) if column in row else "" for column in columns)
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-            self.figures |= {f"{name}/{column}": value for column, value in row.items()}
-        self.tables.append("\n".join([*lines, ""]))
 
 
 def benchmark(config: BenchmarkConfig) -> dict[str, float]:
@@ -348,7 +316,3 @@ def _untrained(
 
 def _say(what: str) -> None:
     print(f"Measuring {what} ...", flush=True)
-
-
-def _shown(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
