@@ -180,10 +180,25 @@ def compose_model(name: str) -> TrainConfig:
         UserError: If there is no such choice.
     """
     check_choice("model", name, _choice_names("model"))
+    return compose_train([f"model={name}"])
+
+
+def compose_train(overrides: Sequence[str]) -> TrainConfig:
+    """The configuration that the train command would have.
+
+    Args:
+        overrides: What its command line says.
+
+    Raises:
+        UserError: If it would refuse them.
+    """
     register()
     running = GlobalHydra.instance().is_initialized()
-    with nullcontext() if running else initialize_config_module(_CONFIGS, version_base="1.3"):
-        return typed(compose("train", overrides=[f"model={name}"]), TrainConfig)
+    try:
+        with nullcontext() if running else initialize_config_module(_CONFIGS, version_base="1.3"):
+            return typed(compose("train", overrides=list(overrides)), TrainConfig)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{_explain(error, TrainConfig)} (In {' '.join(overrides)}.)") from None
 
 
 def constructor_schema(network: type, name: str) -> type:

@@ -12,7 +12,7 @@ from geoseg_gan.errors import UserError, check_choice, plural
 from geoseg_gan.evaluate_measures import FEWEST, Measured, Subject, measure, open_subject
 from geoseg_gan.evaluation import fidelity
 from geoseg_gan.evaluation.artefacts import spectra, texture
-from geoseg_gan.evaluation.images import collect
+from geoseg_gan.evaluation.images import SPLITS, collect
 from geoseg_gan.evaluation.obedience import agreement, diversity, real_diversity
 from geoseg_gan.evaluation.pictures import CLOSEST, write_closest, write_pictures
 from geoseg_gan.evaluation.report import RESULT, print_figures, write_evaluation
@@ -102,7 +102,8 @@ def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dic
         for row, original in zip(closest, originals.names, strict=True)
     ]
     folder = Path(config.out_dir)
-    write_pictures(folder, figures, subject.reader.palette, scaling, real=real, fake=fake)
+    palette, kind = subject.reader.palette, subject.kind
+    write_pictures(folder, figures, palette, scaling, real=real, fake=fake, kind=kind)
     write_closest(folder, near["closest"], fake.part(closest), originals, scaling)
     write_evaluation(folder, figures, facts)
     print_figures(folder, figures)
@@ -121,6 +122,12 @@ def check(config: EvaluateConfig) -> None:
             "generate; one of the two."
         )
     check_choice("features", config.features, FEATURES)
+    check_choice("split", config.split, SPLITS)
+    if config.split == "held_out" and config.gen_ckpt is None:
+        raise UserError(
+            f"split=held_out: of folder={config.folder} it is not known which tiles its generator "
+            "held out. Give gen_ckpt instead, or use split=val."
+        )
     if config.features_weights is not None and config.features == "lite0":
         raise UserError(
             f"features_weights={config.features_weights}: features=lite0 brings its own. Leave it "
@@ -141,7 +148,7 @@ def check(config: EvaluateConfig) -> None:
 
 def _warnings(subject: Subject) -> list[str]:
     """What is known of data and segmenter that makes figures better than they are."""
-    warnings = [shared_ground(subject.train_pairs, subject.val_pairs)]
+    warnings = [shared_ground(subject.train_pairs, subject.val_pairs, kind=subject.kind)]
     recognizer = subject.recognizer
     if (
         recognizer is not None
@@ -170,8 +177,8 @@ def _main_figures(figures: dict[str, Any]) -> dict[str, float]:
 def _say_start(config: EvaluateConfig, subject: Subject, team: Team) -> None:
     what, tiles = config.gen_ckpt or config.folder, len(subject.val_pairs)
     print(
-        f"Evaluating {what} on {plural(tiles, 'validation tile')} of {subject.root}, in windows of "
-        f"{subject.image_size} px, with features of {config.features} on "
+        f"Evaluating {what} on {plural(tiles, f'{subject.kind} tile')} of {subject.root}, in "
+        f"windows of {subject.image_size} px, with features of {config.features} on "
         f"{team.where(config.trainer)}, into {config.out_dir}."
     )
     if config.segmenter_ckpt is None:

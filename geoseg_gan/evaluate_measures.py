@@ -22,7 +22,7 @@ from geoseg_gan.data.split import split_pairs
 from geoseg_gan.data.synthetic import SyntheticFacts, read_synthetic, refuse_synthetic
 from geoseg_gan.errors import UserError, plural
 from geoseg_gan.evaluation import fidelity
-from geoseg_gan.evaluation.images import ImageSet, collect, painted_like, spread
+from geoseg_gan.evaluation.images import SPLITS, ImageSet, collect, painted_like, spread
 from geoseg_gan.evaluation.obedience import Distances, confusion, varied, varied_rows
 from geoseg_gan.models.features import MINIMUM_SIZE, Lite0Features, build_features
 from geoseg_gan.schemas import EvaluateConfig
@@ -48,8 +48,9 @@ class Source:
         reader: Reads masks.
         image_size: Side of all images in pixels.
         fit: How tiles become windows.
-        train_pairs: The training tiles.
-        val_pairs: The validation tiles.
+        train_pairs: The tiles that were trained on.
+        val_pairs: The tiles that painted images are judged by.
+        kind: What these are called: "validation", or "held-out" where they are training tiles.
     """
 
     generator: LoadedGenerator | None
@@ -60,6 +61,7 @@ class Source:
     fit: Fit
     train_pairs: Sequence[Pair]
     val_pairs: Sequence[Pair]
+    kind: str
 
     def windows(self, pairs: Sequence[Pair]) -> WindowDataset:
         """All windows of some pairs, once it is sure that they can be compared.
@@ -86,7 +88,7 @@ class Subject(Source):
         extract: Gives features.
         perceptual: The network that tells images apart, for diversity.
         train: Windows of the training tiles, and `train_rows`, which of them are looked at.
-        val: Windows of the validation tiles, and `val_rows`.
+        val: Windows of the tiles to judge by, and `val_rows`.
         painted: Windows of a folder's pairs, and `painted_rows`; None and empty for a generator.
     """
 
@@ -106,7 +108,7 @@ class Subject(Source):
         """How many images there are of each kind."""
         return {
             "painted": len(self.val_rows if self.painted is None else self.painted_rows),
-            "validation": len(self.val_rows),
+            self.kind: len(self.val_rows),
             "training": len(self.train_rows),
         }
 
@@ -116,12 +118,12 @@ class Measured:
     """What all processes have measured, in order of the images.
 
     Attributes:
-        real: The validation images.
+        real: The real images to judge by.
         fake: What is judged: images of the same masks, or the pairs of a generated folder.
         of_real: Features of the former, shape (N, D).
         of_fake: Features of the latter.
         of_train: Features of training images.
-        of_controls: Features of damaged validation images, by the damage.
+        of_controls: Features of the former once damaged, by the damage.
         confusions: What the segmenter finds in "painted" and "real" images; empty without one.
         distances: Between images of one mask, by mask; empty for a folder.
     """
@@ -164,7 +166,7 @@ def measure(config: EvaluateConfig, subject: Subject, team: Team) -> Measured | 
         text = title("Painting held-out masks")
         place = {"first": mine.start, "batch_size": config.bs}
         fake = painted_like(subject.generator, real, seed, device, text, **place)
-    of_real = extract(real, title("Features of validation images"))
+    of_real = extract(real, title(f"Features of {subject.kind} images"))
     of_fake = extract(fake, title("Features of painted images"))
     rows = [subject.train_rows[n] for n in team.part(len(subject.train_rows), config.bs)]
     of_train = extract.of_windows(subject.train, rows, title("Features of training images"))
@@ -264,6 +266,12 @@ def _open(config: EvaluateConfig, device: torch.device) -> Source:
         data = trained["data"]
         root = Path(config.data_root or trained["data_root"])
         refuse_synthetic(root)
+        fitted, held_out = split_pairs(root, trained)
+        if config.split == "held_out" and not held_out:
+            raise UserError(
+                f"split=held_out: the training of {config.gen_ckpt} held no tiles out "
+                "(inner_share=0). Use split=val, or train with inner_share=0.15 or so."
+            )
         return Source(
             generator,
             None,
@@ -271,8 +279,11 @@ def _open(config: EvaluateConfig, device: torch.device) -> Source:
             MaskReader(generator.facts.palette, data["mask_format"], data["unknown"]),
             trained["image_size"],
             cast(Fit, data["fit"]),
-            split_pairs(root, trained)[0],
-            find_pairs(root, "val", data["group_regex"]),
+            fitted,
+            held_out
+            if config.split == "held_out"
+            else find_pairs(root, "val", data["group_regex"]),
+            SPLITS[config.split],
         )
     assert config.folder is not None, "check() has made sure"
     synthetic = read_synthetic(Path(config.folder))
@@ -287,6 +298,7 @@ def _open(config: EvaluateConfig, device: torch.device) -> Source:
         "crop",
         find_pairs(root, "train"),
         find_pairs(root, "val"),
+        SPLITS["val"],
     )
 
 

@@ -172,6 +172,7 @@ def check(config: GenerateConfig) -> None:
     config.onnx.check()
     config.trainer.check(config.devices)
     config.jitter.check()
+    config.compose.check(config.jitter.transplant.p)
 
 
 def _choose_tau(config: GenerateConfig, opened: Opened) -> float:

@@ -21,6 +21,7 @@ from geoseg_gan.synthesis.masks import CandidateMasks, check_variants
 from geoseg_gan.synthesis.paint import default_workers
 from geoseg_gan.synthesis.recognizer import Recognizer, load_recognizer
 from geoseg_gan.synthesis.sampling import mask_weights
+from geoseg_gan.synthesis.styles import Styles
 from geoseg_gan.team import Team
 
 _TRIES = 10  # candidates for each pair that keep asks for
@@ -158,6 +159,12 @@ def _open_candidates(
             Transplanter.of_masks(config.jitter.transplant, index, reader) if grafts else None
         ),
         variants=config.variants,
+        compose=config.compose,
+        styles=(
+            Styles.of_tiles(index.pairs, reader, generator.facts.scaling)
+            if config.compose.match
+            else None
+        ),
     )
 
 

@@ -45,7 +45,7 @@ def values_picture(values: Mapping[str, tuple[float, float]], name: str) -> RGB:
     axes.set_yticks(rows, [f"{label}: {value:.4f}" for label, (value, _) in values.items()])
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_xlabel(f"{name} against real validation images (bars: two standard errors)")
+    axes.set_xlabel(f"{name} (bars: two standard errors)")
     return drawn(sheet)
 
 

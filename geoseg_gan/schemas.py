@@ -5,6 +5,7 @@ from typing import Any
 
 from geoseg_gan.data.augment import AugmentSettings
 from geoseg_gan.data.jitter import JitterSettings
+from geoseg_gan.data.mixing_settings import MixingSettings
 from geoseg_gan.data.pack_settings import PackSettings
 from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.data.tile_settings import TileSettings
@@ -13,8 +14,10 @@ from geoseg_gan.losses.segmentation import SegmentationLossSettings
 from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.models.segmenters import SegmenterSettings
 from geoseg_gan.optimizer import OptimizerSettings
+from geoseg_gan.recipes import RecipeSettings
 from geoseg_gan.segmenter import SegmenterOptimizerSettings
 from geoseg_gan.speed import SpeedSettings
+from geoseg_gan.synthesis.compose import ComposeSettings
 from geoseg_gan.synthesis.recognizer import OnnxSettings
 from geoseg_gan.trainer import TrainerSettings
 
@@ -108,6 +111,7 @@ class GenerateConfig:
     num_workers: int | None = knob(None, "processes that read and jitter masks; null by the cores")
     devices: int = knob(1, "how many GPUs or processes share the work")
     jitter: JitterSettings = field(default_factory=JitterSettings)
+    compose: ComposeSettings = field(default_factory=ComposeSettings)
     onnx: OnnxSettings = field(default_factory=OnnxSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
 
@@ -128,7 +132,7 @@ class TrainSegmenterConfig:
     select: str = knob("best", "weights of the epoch best on held-out tiles, or the last")
     inner_share: float = knob(0.15, "share of the training tiles held out, by ground; 0 for none")
     synthetic: Any = knob(None, "folder(s) that generate wrote, mixed into training")
-    synthetic_ratio: float = knob(0.25, "share of synthetic pairs in every epoch")
+    synthetic_ratio: float = knob(0.25, "share of synthetic pairs in training")
     oversample_classes: list[Any] = knob_list("names or IDs whose pairs are shown more often")
     oversample_factor: float = knob(3.0, "how much more often")
     samples: int = knob(6, "predictions shown")
@@ -137,6 +141,7 @@ class TrainSegmenterConfig:
     segmenter: SegmenterSettings = field(default_factory=SegmenterSettings)
     data: DataSettings = field(default_factory=DataSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+    mixing: MixingSettings = field(default_factory=MixingSettings)
     loss: SegmentationLossSettings = field(default_factory=SegmentationLossSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     optimizer: SegmenterOptimizerSettings = field(default_factory=SegmenterOptimizerSettings)
@@ -158,7 +163,8 @@ class EvaluateConfig:
     )
     features: str = knob("lite0", "lite0 (needs no download) or inception (compares with papers)")
     features_weights: str | None = knob(None, "file of inception's weights; null to download them")
-    num_samples: int = knob(1000, "validation windows painted, at most")
+    split: str = knob("val", "real tiles: val, or held_out, of train but held out of training")
+    num_samples: int = knob(1000, "windows of these tiles painted, at most")
     variants: int = knob(4, "images painted from one mask, for diversity")
     bs: int = knob(16, "images at once through the feature network")
     seed: int = knob(0, "fixes noise, halves and controls")
@@ -179,6 +185,10 @@ class TrialConfig:
     ratios: list[float] = field(
         default_factory=lambda: [0.1, 0.25, 0.5],
         metadata={"help": "shares of synthetic pairs, an arm each"},
+    )
+    recipes: dict[str, RecipeSettings] = field(
+        default_factory=dict,
+        metadata={"help": "how pairs are painted and mixed, an arm each: recipe=[...]"},
     )
     train_tiles: int | None = knob(None, "train everything on so few tiles, drawn by each seed")
     train_fraction: float | None = knob(None, "the same as a share of the training tiles")
@@ -202,7 +212,8 @@ class TrialConfig:
     segmenter_lr: float = knob(1e-3, "their highest learning rate")
     oversample_classes: list[Any] = knob_list("of the arm oversample; [] for the rare ones")
     oversample_factor: float = knob(3.0, "how much more often it shows their pairs")
-    precision: str = knob("32-true", "32-true, bf16-mixed or 16-mixed")
+    precision: str = knob("32-true", "of segmenters: 32-true, bf16-mixed or 16-mixed")
+    gan_precision: str = knob("32-true", "of generators, likewise")
     devices: int = knob(1, "how many GPUs or processes share the runs")
     merge: list[str] = knob_list("folders of other trials with these settings: take their results")
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -272,6 +283,24 @@ class DescribeConfig:
 
 
 @dataclass
+class LadderConfig:
+    """Configuration of scripts/ladder.py."""
+
+    out_dir: str = knob("runs/ladder", "where runs, results and report go; calling again goes on")
+    segmenter_ckpt: str | None = knob(None, "judges agreement: a segmenter.pt of real pairs")
+    seeds: Any = knob(1, "how many seeds, from 0 on; or a list of them, as in seeds=[3,4]")
+    rows: list[str] = knob_list("only these rows are computed by this call; [] for all")
+    jobs: int = knob(1, "runs side by side, which share the cores")
+    num_samples: int = knob(400, "windows painted for each evaluation, at most")
+    report_only: bool = knob(False, "compute nothing: the table of the results that are there")
+    common: list[str] = knob_list("settings of train that all rows have; see configs/ladder.yaml")
+    ladder: dict[str, list[str]] = field(
+        default_factory=dict,
+        metadata={"help": "rows: the settings of train that each changes; the first is the base"},
+    )
+
+
+@dataclass
 class CompareConfig:
     """Configuration of scripts/compare.py."""
 
@@ -290,4 +319,5 @@ SCHEMAS: dict[str, type] = {
     "benchmark": BenchmarkConfig,
     "describe": DescribeConfig,
     "compare": CompareConfig,
+    "ladder": LadderConfig,
 }

@@ -17,6 +17,7 @@ from geoseg_gan.data.batch import ImageScaling, Sample
 from geoseg_gan.errors import UserError
 from geoseg_gan.losses.segmentation import SegmentationLoss
 from geoseg_gan.metrics.agreement import class_iou, confusion_matrix, mean_iou
+from geoseg_gan.models.apart import norms_apart
 
 
 @dataclass
@@ -96,12 +97,23 @@ class Segmenter(L.LightningModule):
         local = image.shape[0]
         first = self.global_step * self.global_batch + self.global_rank * local
         image = jitter_color(image, self.color, self.seed, range(first, first + local))
-        terms = self.loss(self.network(image), sample["label"])
+        terms = self.loss(self._logits(image, sample), sample["label"])
         total = terms.total()
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         self.log("lr", _rate(cast(LightningOptimizer, self.optimizers())))
         self.log("loss", total.detach(), prog_bar=True, logger=False)
         return total
+
+    def _logits(self, image: Tensor, sample: Sample) -> Tensor:
+        """Logits of a training batch; synthetic images that are marked are normalised apart."""
+        if "synthetic" not in sample:
+            return cast(Tensor, self.network(image))
+        synthetic = sample["synthetic"].int()
+        order = synthetic.argsort(stable=True)  # real ones first
+        batch = len(image)
+        with norms_apart(self.network, batch - int(synthetic.sum()), batch):
+            logits: Tensor = self.network(image[order])
+        return logits[order.argsort()]
 
     def on_validation_epoch_start(self) -> None:
         """Starts counting."""

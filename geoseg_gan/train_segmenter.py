@@ -136,11 +136,18 @@ def check(config: TrainSegmenterConfig) -> None:
         )
     if not 0 <= config.synthetic_ratio <= 1:
         raise UserError(f"synthetic_ratio={config.synthetic_ratio}: use a share from 0 to 1.")
+    if config.synthetic and config.synthetic_ratio == 1 and config.mixing.batch_norm == "apart":
+        raise UserError(
+            "mixing.batch_norm=apart keeps the statistics of real images, and synthetic_ratio=1 "
+            "shows none. Use a lower ratio, or mixing.batch_norm=shared."
+        )
     if config.oversample_factor < 1:
         raise UserError(f"oversample_factor={config.oversample_factor} must be 1 or more.")
-    for check_part in (config.data.check, config.augment.check, config.optimizer.check):
-        check_part()
-    config.loss.check(config.data.reader().palette.num_classes)
+    for part in (config.data, config.augment, config.mixing, config.optimizer):
+        part.check()
+    palette = config.data.reader().palette
+    config.mixing.gate(palette)
+    config.loss.check(palette.num_classes)
     check_segmenter(config.segmenter, config.image_size)
     config.data.check_root(Path(config.data_root))
     check_out_dir(Path(config.out_dir), config.resume, RESULT)
@@ -161,6 +168,8 @@ def _open_data(config: TrainSegmenterConfig) -> SegmenterDataModule:
         epoch_steps=config.epoch_steps,
         synthetic=[Path(folder) for folder in folders],
         synthetic_ratio=config.synthetic_ratio,
+        mixing=config.mixing,
+        epochs=config.epochs,
         oversample=config.oversample_classes,
         oversample_factor=config.oversample_factor,
     )
@@ -275,7 +284,8 @@ def _summarise(config: TrainSegmenterConfig, data: SegmenterDataModule, module: 
     if data.synthetic_facts:
         folders = ", ".join(str(f.folder) for f in data.synthetic_facts)
         pairs = plural(sum(len(f.pairs) for f in data.synthetic_facts), "pair")
-        share = f"{config.synthetic_ratio:.0%} of every epoch"
+        when = "every epoch" if config.mixing.schedule == "constant" else "all epochs"
+        share = f"{config.synthetic_ratio:.0%} of {when}"
         table.add_row("synthetic", f"{share} from {pairs} in {folders}")
     size = sum(p.numel() for p in module.network.parameters()) / 1e6
     name = f"{config.segmenter.arch} on {config.segmenter.encoder}"

@@ -4,6 +4,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -25,12 +26,12 @@ from geoseg_gan.files import atomic_path
 from geoseg_gan.models.registry import Generator, build_generator
 from geoseg_gan.models.segmenters import check_segmenter
 from geoseg_gan.resume import flat
-from geoseg_gan.schemas import TrialConfig
+from geoseg_gan.schemas import LadderConfig, TrialConfig
 from geoseg_gan.synthesis.filter import check_can_ignore, check_filter
 from geoseg_gan.synthesis.masks import check_variants
 from geoseg_gan.synthesis.sampling import SAMPLINGS
 from geoseg_gan.train import check_networks
-from geoseg_gan.trial_data import TrialData, all_arms, tile_count
+from geoseg_gan.trial_data import TrialData, all_arms, generation, pairs_folder, tile_count
 from geoseg_gan.trial_runs import TrialRuns
 from geoseg_gan.trial_workers import Lines, run_side_by_side
 from geoseg_gan.trials.lock import LOCK, held
@@ -68,8 +69,7 @@ def trial(config: TrialConfig) -> dict[str, float]:
     warnings = _check_data(config, root)
     with held(folder):
         _check_same_trial(config, folder)  # once more: another call may have begun one meanwhile
-        if not (folder / "config.yaml").is_file():
-            write_yaml(folder / "config.yaml", config)
+        _keep_settings(config, folder)
         _merge(config, folder)
         _compute(config)
         return _report(config, warnings)
@@ -118,13 +118,20 @@ def check(config: TrialConfig) -> None:
     check_filter(config.tau, config.alpha)
     check_choice("crops", config.crops, CROPS)
     check_choice("sampling", config.sampling, SAMPLINGS)
-    config.trainer.check(config.devices, config.precision)
+    for precision in (config.precision, config.gan_precision):
+        config.trainer.check(config.devices, precision)
     for part in (config.data, config.augment, config.jitter, config.optimizer):
         part.check()
     config.segmenter_optimizer.check()
     config.copy_paste.check("copy_paste")
     reader = config.data.reader()
     check_can_ignore(config.alpha, reader)
+    if not config.recipes:
+        raise UserError("recipes is empty: give recipe=synthetic, or others, as in recipe=[...].")
+    for name, recipe in config.recipes.items():
+        recipe.check(name, config.jitter)
+        recipe.mixing.gate(reader.palette)
+        check_can_ignore(recipe.alpha, reader)
     class_ids(config.oversample_classes, reader.palette, "oversample_classes")
     classes = reader.palette.num_classes
     config.segmenter_loss.check(classes)
@@ -132,13 +139,14 @@ def check(config: TrialConfig) -> None:
     check_networks(config.model, config.loss, classes, config.image_size)
     with torch.device("meta"):  # shapes only: no memory, no time
         generator = build_generator(plain(config.model)["generator"], classes, 3)
-    check_variants(config.variants, cast(Generator, generator))
+    for recipe in config.recipes:
+        check_variants(generation(config, recipe)["variants"], cast(Generator, generator))
     check_segmenter(config.segmenter, config.image_size)
     config.data.check_root(Path(config.data_root))
 
 
-def seed_list(config: TrialConfig) -> list[int]:
-    """The seeds of a trial: a list as it is given, or those from 0 on.
+def seed_list(config: TrialConfig | LadderConfig) -> list[int]:
+    """The seeds of a trial or a ladder: a list as it is given, or those from 0 on.
 
     Raises:
         UserError: If `seeds` is neither a positive number nor a list of different seeds.
@@ -160,16 +168,27 @@ def _check_same_trial(config: TrialConfig, folder: Path) -> None:
         return
     now = flat(plain(config))
     for key, stored in flat(read_yaml(path)).items():
+        part, _, rest = key.partition(".")
+        if part == "recipes" and rest.split(".")[0] not in config.recipes:
+            continue
         if key not in now:
             raise UserError(
                 f"{folder} holds a trial of another version, which had a setting {key}. Choose "
                 "another out_dir."
             )
-        if key.split(".")[0] not in _FREE_TO_CHANGE and now.get(key) != stored:
+        if part not in _FREE_TO_CHANGE and now.get(key) != stored:
             raise UserError(
                 f"{folder} holds a trial with {key}={stored}, not {now.get(key)}. Give "
                 f"{key}={stored}, or choose another out_dir."
             )
+
+
+def _keep_settings(config: TrialConfig, folder: Path) -> None:
+    """Writes the settings, or adds new recipes to those that are there."""
+    path = folder / "config.yaml"
+    stored = read_yaml(path) if path.is_file() else {"recipes": {}}
+    if not path.is_file() or config.recipes.keys() - stored["recipes"].keys():
+        write_yaml(path, replace(config, recipes={**stored["recipes"], **config.recipes}))
 
 
 def _check_data(config: TrialConfig, root: Path) -> list[str]:
@@ -250,7 +269,7 @@ def _begin(
     gan_seeds = {seed: runs.data.gan_seed(seed) for _, seed in missing}
     for seed in gan_seeds:
         runs.data.split(seed)  # written here, since several processes would write it
-    needs = plan(missing, gan_seeds)
+    needs = plan(missing, gan_seeds, lambda recipe: pairs_folder(config, recipe))
     return needs, run_side_by_side(config, needs, show)
 
 

@@ -1,11 +1,15 @@
 """What a trial's runs are given: for every seed its tiles, and what is known of them."""
 
+import hashlib
+import json
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from geoseg_gan.config import plain
 from geoseg_gan.data.dataset import Fit, PairSource, WindowDataset
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.pairs import Pair, find_pairs
@@ -13,8 +17,9 @@ from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import FolderIndex, scan
 from geoseg_gan.data.split import split_rows, write_split
 from geoseg_gan.data.transplant import rare
-from geoseg_gan.schemas import TrialConfig
-from geoseg_gan.trials.results import ONLY, REAL, synthetic_arm
+from geoseg_gan.recipes import RecipeSettings
+from geoseg_gan.schemas import GenerateConfig, TrialConfig
+from geoseg_gan.trials.results import ONLY, PLAIN, REAL, Mix
 
 OVERSAMPLE, COPY_PASTE = "oversample", "copy_paste"
 EXAMPLES = 8
@@ -25,8 +30,8 @@ _SUBSET_STREAM = 0x71135  # keeps the draw of tiles apart from other draws of th
 
 def all_arms(config: TrialConfig) -> list[str]:
     """The arms of a trial in the order in which they are computed."""
-    mixed = [synthetic_arm(ratio) for ratio in config.ratios]
-    return [REAL, OVERSAMPLE, COPY_PASTE, *mixed, ONLY]
+    mixed = [Mix(recipe, ratio).arm for recipe in config.recipes for ratio in config.ratios]
+    return [REAL, OVERSAMPLE, COPY_PASTE, *mixed, *([ONLY] if PLAIN in config.recipes else [])]
 
 
 def tile_count(config: TrialConfig, available: int) -> int | None:
@@ -34,6 +39,27 @@ def tile_count(config: TrialConfig, available: int) -> int | None:
     if config.train_fraction is not None:
         return max(2, round(config.train_fraction * available))
     return config.train_tiles
+
+
+def generation(config: TrialConfig, recipe: str) -> dict[str, Any]:
+    """What `generate` is told of a recipe: its own settings, and the trial's for the others."""
+    own = config.recipes[recipe]
+    keys = ("sampling", "tau", "alpha", "variants", "jitter")
+    told = {key: getattr(own, key) for key in keys if getattr(own, key) is not None}
+    return {key: getattr(config, key) for key in keys} | told | {"compose": own.compose}
+
+
+def pairs_folder(config: TrialConfig, recipe: str) -> str:
+    """The name of the folder of a recipe's pairs; recipes that paint alike share one."""
+
+    def told(of: TrialConfig, name: str) -> dict[str, Any]:
+        return plain(GenerateConfig("", **generation(of, name)))
+
+    mine = told(config, recipe)
+    if mine == told(replace(config, recipes={PLAIN: RecipeSettings()}), PLAIN):
+        return PLAIN
+    digest = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()
+    return f"{PLAIN}-{digest[:8]}"
 
 
 class TrialData:

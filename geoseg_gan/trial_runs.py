@@ -19,23 +19,23 @@ from geoseg_gan.files import write_json
 from geoseg_gan.generate import generate
 from geoseg_gan.metrics.agreement import mean_iou
 from geoseg_gan.metrics.tiles import TileConfusions
+from geoseg_gan.recipes import RecipeSettings
 from geoseg_gan.resume import LAST
 from geoseg_gan.schemas import GenerateConfig, TrainConfig, TrainSegmenterConfig, TrialConfig
 from geoseg_gan.train import train
 from geoseg_gan.train_segmenter import RESULT, TILES, train_segmenter
-from geoseg_gan.trial_data import COPY_PASTE, OVERSAMPLE, TrialData
+from geoseg_gan.trial_data import COPY_PASTE, OVERSAMPLE, TrialData, generation, pairs_folder
 from geoseg_gan.trials.results import (
     ONLY,
+    PLAIN,
     REAL,
     RunResult,
-    ratio_of,
+    mix_of,
+    recipe_of,
     result_path,
     write_result,
 )
 from geoseg_gan.trials.schedule import Kind, Task
-
-_PAINTED = "synthetic.json"
-"""Written last, once all of a seed's pairs are there."""
 
 
 class TrialRuns:
@@ -71,13 +71,12 @@ class TrialRuns:
             result = self.compute(arm, seed)
             reached = mean_iou(torch.from_numpy(result.val.counts.sum(0)))
             return f"{task}: mIoU {100 * reached:.1f} ({result.facts['seconds']:.0f} s)"
-        facts = self._painted(seed)
-        if task.kind == Kind.GENERATOR and facts is None:
+        if task.kind == Kind.GENERATOR:
             self._generator(seed)
-        elif task.kind == Kind.FILTER and (facts is None or not facts["kept"]):
+        elif task.kind == Kind.FILTER:
             self._segmenter(REAL, seed)
-        elif task.kind == Kind.PAIRS:
-            self._synthesise(seed)
+        else:
+            self._synthesise(arm, seed)
         return None
 
     def compute(self, arm: str, seed: int) -> RunResult:
@@ -88,8 +87,9 @@ class TrialRuns:
         """
         facts: dict[str, Any] = {"kept": None, "painted": None, "tau": None}
         trained = arm
-        if arm not in (REAL, OVERSAMPLE, COPY_PASTE):
-            facts = self._synthesise(seed)
+        recipe = recipe_of(arm)
+        if recipe is not None:
+            facts = self._synthesise(pairs_folder(self.config, recipe), seed)
             # Without a pair to mix in there are real ones only: the same run as without mixing.
             trained = arm if facts["kept"] else REAL
         started = time.monotonic()
@@ -107,7 +107,7 @@ class TrialRuns:
 
     def can_compute(self, arm: str, seed: int) -> bool:
         """Whether an arm has a result with a seed: synthetic only needs pairs that were kept."""
-        return arm != ONLY or self._synthesise(seed)["kept"] > 0
+        return arm != ONLY or self._synthesise(pairs_folder(self.config, PLAIN), seed)["kept"] > 0
 
     def _generator(self, seed: int) -> Path:
         """The seed's generator, trained where it is not there yet."""
@@ -132,7 +132,7 @@ class TrialRuns:
                         seed=seed,
                         resume=resume,
                         keep_checkpoints="1",
-                        precision=config.precision,
+                        precision=config.gan_precision,
                         model=config.model,
                         data=self._data_settings(seed),
                         loss=config.loss,
@@ -145,47 +145,45 @@ class TrialRuns:
             path.unlink(missing_ok=True)
         return checkpoint
 
-    def _painted(self, seed: int) -> dict[str, Any] | None:
-        """What is known of the pairs that a seed uses; None where they are not all there."""
-        path = self._seed_folder(self.data.gan_seed(seed)) / _PAINTED
-        return json.loads(path.read_text()) if path.is_file() else None
+    def _synthesise(self, name: str, seed: int) -> dict[str, Any]:
+        """Paints and filters the seed's pairs of one folder.
 
-    def _synthesise(self, seed: int) -> dict[str, Any]:
-        """Paints and filters the seed's pairs; how many were painted and kept, with which tau."""
+        Returns:
+            How many were painted and kept, with which tau, and where they lie.
+        """
         config = self.config
-        if (known := self._painted(seed)) is not None:
-            return known
         seed = self.data.gan_seed(seed)
         folder = self._seed_folder(seed)
+        known = folder / f"{name}.json"  # written last, once all pairs are there
+        if known.is_file():
+            found: dict[str, Any] = json.loads(known.read_text())
+            return found
+        recipe = next(r for r in config.recipes if pairs_folder(config, r) == name)
         recognizer = self._segmenter(REAL, seed) / RESULT
         started = time.monotonic()
         checkpoint = self._generator(seed)
-        pairs = folder / "synthetic"
         with _logged(folder / "generate.txt"):
             counts = generate(
                 GenerateConfig(
                     gen_ckpt=str(checkpoint),
-                    save_dir=str(pairs),
+                    save_dir=str(folder / name),
                     num_samples=config.num_samples,
-                    variants=config.variants,
                     segmenter_ckpt=str(recognizer),
-                    tau=config.tau,
-                    alpha=config.alpha,
-                    sampling=config.sampling,
                     bs=config.bs,
                     seed=seed,
-                    jitter=config.jitter,
                     trainer=config.trainer,
+                    **generation(config, recipe),
                 )
             )
-        tau = json.loads((pairs / FACTS).read_text())["tau"]
+        tau = json.loads((folder / name / FACTS).read_text())["tau"]
         facts: dict[str, Any] = {
             "painted": int(counts["painted"]),
             "kept": int(counts["pairs"]),
             "tau": tau,
+            "pairs": name,
         }
         facts["synthesis_seconds"] = round(time.monotonic() - started, 1)
-        write_json(folder / _PAINTED, facts)
+        write_json(known, facts)
         return facts
 
     def _segmenter(self, arm: str, seed: int) -> Path:
@@ -194,13 +192,17 @@ class TrialRuns:
         if not (folder / RESULT).is_file():
             augment, synthetic = config.augment, None
             oversampled: list[int] = []
-            if arm == COPY_PASTE:
+            ratio = 0.0
+            name, mix = recipe_of(arm), mix_of(arm)
+            recipe = RecipeSettings() if name is None else config.recipes[name]
+            if arm == COPY_PASTE or recipe.copy_paste:
                 augment = replace(augment, copy_paste=config.copy_paste)
             if arm == OVERSAMPLE:
                 oversampled = self.data.oversampled(seed)
-            ratio = 1.0 if arm == ONLY else ratio_of(arm)
-            if ratio is not None:
-                synthetic = str(self._seed_folder(self.data.gan_seed(seed)) / "synthetic")
+            if name is not None:
+                source = self._seed_folder(self.data.gan_seed(seed))
+                synthetic = str(source / pairs_folder(config, name))
+                ratio = 1.0 if mix is None else mix.ratio
             with _logged(folder / "log.txt"):
                 train_segmenter(
                     TrainSegmenterConfig(
@@ -215,7 +217,8 @@ class TrialRuns:
                         resume=(folder / LAST).is_file(),
                         select="last",
                         synthetic=synthetic,
-                        synthetic_ratio=ratio or 0.0,
+                        synthetic_ratio=ratio,
+                        mixing=recipe.mixing,
                         oversample_classes=oversampled,
                         oversample_factor=config.oversample_factor,
                         precision=config.precision,

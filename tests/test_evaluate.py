@@ -69,6 +69,27 @@ def test_a_generator_is_measured_beside_real_images(run, data, generator, segmen
     assert shown.startswith("Evaluating ") and "warning: FID is biased" in shown
 
 
+def test_tiles_that_training_held_out_can_take_the_place_of_validation(
+    run, make_folder, tiny_config, generator, tmp_path, monkeypatch, capsys
+):
+    data = make_folder(tmp_path / "data", train=10, val=0)
+    monkeypatch.setitem(tiny_config, "inner_share", 0.4)
+    folder, _ = run("out", f"gen_ckpt={generator(data)}", "split=held_out")
+    figures = stored(folder)["figures"]
+    assert figures["images"] == {"painted": 16, "held-out": 16, "training": 24}
+    # Two halves of the same ground: what was held out is among what was fitted in neither figure.
+    assert figures["memorisation"]["held_out"] and min(figures["memorisation"]["held_out"]) > 0
+    text = (folder / "evaluation.md").read_text()
+    assert "against 16 real held-out windows" in text and "validation" not in text
+    assert "on 4 held-out tiles of" in capsys.readouterr().out
+
+
+def test_a_generator_that_held_nothing_out_cannot_be_judged_by_that(run, data, generator, tmp_path):
+    with pytest.raises(UserError, match=r"held no tiles out \(inner_share=0\)\. Use split=val"):
+        run("out", f"gen_ckpt={generator(data)}", "split=held_out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_same_seed_gives_the_same_figures(run, data, generator):
     settings = (f"gen_ckpt={generator(data)}", "num_samples=16")
     first, second = (stored(run(name, *settings)[0]) for name in ("a", "b"))
@@ -176,6 +197,8 @@ def test_ground_that_stands_in_both_splits_is_warned_of(run, data, generator):
         (["gen_ckpt=a", "features=vgg"], "features=vgg is not one of"),
         (["gen_ckpt=a", "features_weights=b"], "features=lite0 brings its own"),
         (["gen_ckpt=a", "num_samples=3"], "num_samples=3 must be 16 or more"),
+        (["gen_ckpt=a", "split=test"], "split=test is not one of val, held_out"),
+        (["folder=a", "split=held_out"], "Give gen_ckpt instead, or use split=val"),
         (["gen_ckpt=a", "variants=1"], "variants=1 2 or more"),
         (["gen_ckpt=missing.pt"], "missing.pt does not exist"),
         (["folder=missing"], "missing"),

@@ -43,6 +43,7 @@ LOWER = {
     "synthesis": {"synthesis", "checkpoints", "data", "models", "metrics", "errors", "files"}
     | PICTURES,
     "trials": {"trials", "metrics", "data", "errors", "files"} | PICTURES,
+    "ladders": {"ladders", "errors", "files"} | PICTURES,
     "evaluation": {"evaluation", "synthesis", "checkpoints", "data", "models", "metrics", "files"}
     | {"plots_evaluation"}
     | PICTURES,

@@ -30,7 +30,7 @@ def choices(group):
 
 
 def loss_for(discriminator):
-    return "oasis" if discriminator.startswith("oasis") else "hinge_fm"
+    return {"oasis": "oasis", "both": "both"}.get(discriminator, "hinge_fm")
 
 
 @pytest.fixture
@@ -59,10 +59,13 @@ def test_every_model_trains(choice, smoke):
 
 @pytest.mark.parametrize("choice", choices("loss"))
 def test_every_loss_trains(choice, smoke):
-    smoke(f"loss={choice}", *(["model/discriminator=oasis"] if choice == "oasis" else []))
+    smoke(
+        f"loss={choice}",
+        *([f"model/discriminator={choice}"] if choice in ("oasis", "both") else []),
+    )
 
 
-@pytest.mark.parametrize("discriminator", ["patch", "oasis", "projected"])
+@pytest.mark.parametrize("discriminator", ["patch", "oasis", "both", "projected"])
 @pytest.mark.parametrize("generator", ["unet", "spade", "clade", "oasis"])
 def test_every_generator_trains_against_every_discriminator(generator, discriminator, smoke):
     smoke(

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from geoseg_gan.checkpoints import load_segmenter
+from geoseg_gan.data.augment import ColorStep
+from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.images import MaskReader, read_image
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.errors import UserError
+from geoseg_gan.losses.segmentation import SegmentationLoss, SegmentationLossSettings
 from geoseg_gan.metrics.agreement import mean_iou
 from geoseg_gan.metrics.tiles import TileConfusions
+from geoseg_gan.segmenter import Segmenter, SegmenterOptimizerSettings
 from geoseg_gan.train_segmenter import check, train_segmenter
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train_segmenter.py"
@@ -179,6 +184,49 @@ def test_synthetic_pairs_are_mixed_in_without_changing_the_number_of_steps(
     assert_same_weights(first, weights(unmixed))
 
 
+def test_training_mixes_as_the_settings_say(fit, make_generated, tmp_path, monkeypatch):
+    from geoseg_gan import segmenter
+
+    seen, apart = [], segmenter.norms_apart
+
+    def spy(network, first, batch):
+        seen.append((first, batch))
+        return apart(network, first, batch)
+
+    monkeypatch.setattr(segmenter, "norms_apart", spy)
+    made = make_generated(tmp_path / "made", range(3))
+    ways = ("schedule=first", "batch_norm=apart", "classes=[Settlement]")
+    knobs = ("epochs=2", f"synthetic={made}", "synthetic_ratio=0.5", "epoch_steps=2")
+    _, scores = fit("run", *knobs, *(f"mixing.{way}" for way in ways))
+    assert seen == [(0, 2), (0, 2), (2, 2), (2, 2)]
+    assert np.isfinite(scores["val/miou"])
+    with pytest.raises(UserError, match=r"keeps the statistics of real images.*lower ratio"):
+        fit("all", *knobs, "mixing.batch_norm=apart", "synthetic_ratio=1")
+
+
+def test_real_images_give_the_logits_that_they_would_without_synthetic_ones():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2))
+    module = Segmenter(
+        network,
+        SegmentationLoss(SegmentationLossSettings(), None),
+        names=["a", "b"],
+        scaling=ImageScaling([0] * 3, [255] * 3),
+        lr=1.0,
+        optimizer=SegmenterOptimizerSettings(),
+        color=ColorStep(),
+        seed=0,
+        global_batch=5,
+    )
+    image = torch.randn(5, 3, 4, 4) * torch.arange(1, 6).view(-1, 1, 1, 1)
+    made = torch.tensor([False, True, False, True, False])
+    alone, alone_made = deepcopy(network), deepcopy(network)
+    logits = module._logits(image, {"synthetic": made})
+    torch.testing.assert_close(logits[~made], alone(image[~made]))
+    torch.testing.assert_close(logits[made], alone_made(image[made]))
+    torch.testing.assert_close(network[1].running_var, alone[1].running_var)
+
+
 def test_a_generated_folder_is_refused_as_validation(fit, make_generated, tmp_path, make_folder):
     make_folder(tmp_path / "data")
     made = make_generated(tmp_path / "made", range(3), layout="folders")
@@ -230,6 +278,10 @@ def test_sixteen_bit_images_of_five_bands_train(tmp_path, make_folder, composed,
         ("inner_share=0", "select=best needs held-out"),
         ("synthetic_ratio=1.5", "synthetic_ratio=1.5"),
         ("oversample_factor=0.5", "oversample_factor=0.5"),
+        ("mixing.schedule=frist", "mixing.schedule=frist.*Did you mean 'first'"),
+        ("mixing.batch_norm=own", "mixing.batch_norm=own is not one of shared, apart"),
+        ("mixing.classes=[]", r"mixing.classes=\[\] would ignore every synthetic pixel"),
+        ("mixing.classes=[Tree]", "mixing.classes: 'Tree' is not a class"),
         ("epoch_steps=0", "epoch_steps=0"),
         ("image_size=50", "image_size=64"),
         ("segmenter.arch=unett", "Did you mean 'unet'"),
@@ -251,6 +303,7 @@ def test_two_processes_train_on_a_mix(tmp_path, make_folder, make_generated, tin
     made = make_generated(tmp_path / "made", range(3))
     common = [o for o in tiny_segmenter if not o.startswith(("bs=", "trainer="))]
     common += [f"data_root={root}", "bs=4", "epochs=2", f"synthetic={made}", "trainer=ddp"]
+    common.append("mixing.batch_norm=apart")  # of the batches' one synthetic image, one has none
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *common, "devices=2", f"out_dir={tmp_path / 'two'}"],
         cwd=tmp_path,

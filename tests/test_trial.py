@@ -11,10 +11,13 @@ import torch
 
 from geoseg_gan import trial_runs
 from geoseg_gan.checkpoints import load_generator, load_segmenter
-from geoseg_gan.config import write_yaml
+from geoseg_gan.config import read_yaml, write_yaml
+from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.data.split import FIT, INNER
 from geoseg_gan.errors import UserError
+from geoseg_gan.recipes import RecipeSettings
 from geoseg_gan.trial import check, seed_list, trial
+from geoseg_gan.trial_data import pairs_folder
 from geoseg_gan.trials.lock import LOCK, held
 from geoseg_gan.trials.results import read_results
 
@@ -270,6 +273,9 @@ def test_ground_that_stands_in_both_splits_is_warned_of_in_the_report(run):
         ("alpha=0", "alpha=0.0 must be positive"),
         ("crops=rarely", "crops=rarely is not one of uniform"),
         ("oversample_classes=[Forest]", "'Forest'"),
+        ("~recipe", "recipes is empty: give recipe=synthetic"),
+        ("recipes.synthetic.mixing.classes=[Sea]", "'Sea'"),
+        ("recipes.synthetic.compose.paint=grafts", r"recipes\.synthetic\.compose\.paint=grafts"),
         ("train_tiles=500", "train_tiles=500: .* holds 12 tiles"),
     ],
 )
@@ -302,6 +308,66 @@ def test_variants_are_handed_on(composed, overrides, monkeypatch):
         trial_runs.TrialRuns(composed("trial", *overrides("t", "variants=3"))).compute(
             "synthetic_0.5", 0
         )
+
+
+def of(recipe, *settings):
+    return [f"recipes.{recipe}.{setting}" for setting in settings]
+
+
+def test_a_recipe_is_not_called_like_an_arm_of_real_pairs():
+    for name in ("real", "copy_paste", "Mine", "a-b"):
+        with pytest.raises(UserError, match=f"recipes: {name} is no name for a recipe"):
+            RecipeSettings().check(name, JitterSettings())
+
+
+def test_recipes_that_paint_alike_share_their_pairs(composed, overrides):
+    names = ["synthetic", "first", "apart", "filtered", "rare", "grafts", "repaint", "style"]
+    config = composed("trial", *overrides("t", f"recipe=[{','.join(names)}]"))
+    check(config)
+    folders = {name: pairs_folder(config, name) for name in names}
+    assert folders["synthetic"] == folders["first"] == folders["apart"] == "synthetic"
+    assert len(set(folders.values())) == len(names) - 2
+    same = composed("trial", *overrides("t", "recipe=[filtered]", "alpha=1.25"))
+    assert pairs_folder(same, "filtered") == "synthetic"  # what the trial's own settings say
+
+
+def test_a_recipe_s_settings_reach_generation_and_training(composed, overrides, monkeypatch):
+    class Enough(Exception):
+        pass
+
+    def painting(config):
+        assert (config.alpha, config.tau, config.compose.match) == (1.25, 0.3, 0.5)
+        return {"painted": 4.0, "pairs": 4.0}
+
+    def training(config):
+        assert config.synthetic == str(Path(runs.folder / "seed_000" / folder))
+        assert (config.synthetic_ratio, config.mixing.schedule) == (0.5, "falling")
+        assert config.augment.copy_paste.p == 0.5
+        raise Enough
+
+    settings = ("alpha=1.25", "tau=0.3", "compose.match=0.5", "copy_paste=true")
+    config = composed("trial", *overrides("t", "recipe=falling", *of("falling", *settings)))
+    runs, folder = trial_runs.TrialRuns(config), pairs_folder(config, "falling")
+    facts = runs.folder / "seed_000" / folder / "generation.json"
+    facts.parent.mkdir(parents=True)
+    facts.write_text('{"tau": 0.3}')
+    monkeypatch.setattr(trial_runs, "generate", painting)
+    monkeypatch.setattr(runs, "_generator", lambda *_: Path("G.pt"))
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "_segmenter", lambda *_: Path("real"))
+        assert runs._synthesise(folder, 0)["kept"] == 4
+    monkeypatch.setattr(trial_runs, "train_segmenter", training)
+    with pytest.raises(Enough):
+        runs.compute("falling_0.5", 0)
+
+
+def test_recipes_may_be_added_but_not_changed(run, tmp_path):
+    run("trial", "seeds=[0]", "arms=[real]")
+    run("trial", "seeds=[0]", "arms=[real]", "recipe=[first]")
+    run("trial", "seeds=[0]", "arms=[real]")
+    assert set(read_yaml(tmp_path / "trial/config.yaml")["recipes"]) == {"synthetic", "first"}
+    with pytest.raises(UserError, match=r"recipes\.first\.mixing\.schedule=first, not"):
+        run("trial", "arms=[real]", "recipe=[first]", "recipes.first.mixing.schedule=falling")
 
 
 def test_a_trial_of_another_version_is_not_continued(run, tmp_path, composed, overrides):

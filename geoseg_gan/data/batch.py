@@ -25,6 +25,8 @@ class Sample(TypedDict):
         group: The ground it shows.
         regions: int32, shape (H, W), the connected regions of the label map; only where a
             generator's training asks for them.
+        synthetic: bool, a scalar, whether the pair is synthetic; only where a segmenter's training
+            asks for it.
     """
 
     image: Tensor
@@ -32,6 +34,7 @@ class Sample(TypedDict):
     stem: str
     group: str
     regions: NotRequired[Tensor]
+    synthetic: NotRequired[Tensor]
 
 
 @dataclass(frozen=True)

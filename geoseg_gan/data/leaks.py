@@ -33,7 +33,10 @@ def refuse_shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> None:
 
 
 def shared_ground(
-    train: Sequence[Pair], val: Sequence[Pair], held_out: Sequence[Pair] = ()
+    train: Sequence[Pair],
+    val: Sequence[Pair],
+    held_out: Sequence[Pair] = (),
+    kind: str = "validation",
 ) -> str | None:
     """What to say of ground that stands in training and in validation; None where none does.
 
@@ -41,13 +44,14 @@ def shared_ground(
         train: Pairs that are trained on.
         val: Pairs that are validated on.
         held_out: Training pairs that are not trained on, which count as if they were.
+        kind: What the pairs that are validated on are called.
     """
     shared = {*groups_of(train), *groups_of(held_out)} & set(groups_of(val))
     if not shared:
         return None
     return (
-        f"{plural(len(shared), 'group')} of ground (e.g. '{min(shared)}') in train and in val: "
-        "validation figures will flatter. Split by group with scripts/tile.py."
+        f"{plural(len(shared), 'group')} of ground (e.g. '{min(shared)}') in train and in {kind}: "
+        f"{kind} figures will flatter. Split by group with scripts/tile.py."
     )
 
 

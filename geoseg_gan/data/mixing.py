@@ -6,16 +6,18 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg_gan.data.batch import Sample
 from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset
 from geoseg_gan.data.jitter import JitterSettings
+from geoseg_gan.data.mixing_settings import MixingSettings, Schedule
 from geoseg_gan.data.pair_datamodule import PairDataModule, check_same_type
 from geoseg_gan.data.pairs import Pair, groups_of, stems_of
 from geoseg_gan.data.palette import IGNORE, class_ids
@@ -51,7 +53,9 @@ class SegmenterDataModule(PairDataModule):
         inner_share: Share of the training pairs to hold out, at most half; 0 for none.
         epoch_steps: Global batches an epoch; None for as many as the fitted real pairs fill.
         synthetic: Generated folders.
-        synthetic_ratio: Share of an epoch's draws that are synthetic, in [0, 1].
+        synthetic_ratio: Share of all draws that are synthetic, in [0, 1].
+        mixing: How they are mixed in; None for the defaults.
+        epochs: How many epochs the training has, over which they are spread.
         oversample: Classes, by name or ID, whose real pairs are drawn more often.
         oversample_factor: How many times as often, 1 or more.
 
@@ -78,6 +82,8 @@ class SegmenterDataModule(PairDataModule):
         epoch_steps: int | None = None,
         synthetic: Sequence[Path] = (),
         synthetic_ratio: float = 0.0,
+        mixing: MixingSettings | None = None,
+        epochs: int = 1,
         oversample: Sequence[str | int] = (),
         oversample_factor: float = 1.0,
     ) -> None:
@@ -95,6 +101,9 @@ class SegmenterDataModule(PairDataModule):
         )
         self.synthetic = synthetic
         self.synthetic_ratio = synthetic_ratio
+        self.mixing = mixing or MixingSettings()
+        self.epochs = epochs
+        self._gate = self.mixing.gate(self.palette)
         self.oversample = oversample
         self.oversample_factor = oversample_factor
         self.val_dataset: WindowDataset | None = None
@@ -138,7 +147,8 @@ class SegmenterDataModule(PairDataModule):
     def train_dataset(self) -> "MixedDataset":
         """The pairs that are fitted, real ones first; available after `setup`."""
         assert self._real is not None, "setup() comes first"
-        return MixedDataset([self._real, *self._synthetic])
+        marks = bool(self._synthetic) and self.mixing.batch_norm == "apart"
+        return MixedDataset([self._real, *self._synthetic], self._gate, marks=marks)
 
     def split_summary(self) -> str:
         """How many pairs of how many groups are fitted and held out; available after `setup`."""
@@ -158,6 +168,8 @@ class SegmenterDataModule(PairDataModule):
             batches=self.steps_per_epoch,
             synthetic=len(dataset) - real,
             ratio=self.synthetic_ratio,
+            schedule=cast(Schedule, self.mixing.schedule),
+            epochs=self.epochs,
             repeats=self._repeats,
             parts=dataset.parts[0].source.parts(),
         )
@@ -206,11 +218,25 @@ class SegmenterDataModule(PairDataModule):
 
 
 class MixedDataset(Dataset[Sample]):
-    """Several datasets of pairs as one, row after row."""
+    """Several datasets of pairs as one, row after row.
 
-    def __init__(self, parts: Sequence[PairDataset]) -> None:
+    Args:
+        parts: Real pairs, then synthetic ones.
+        gate: What each label becomes on synthetic pixels, shape (256,); None where all stay.
+        marks: Whether items say if they are synthetic.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[PairDataset],
+        gate: npt.NDArray[np.uint8] | None = None,
+        *,
+        marks: bool = False,
+    ) -> None:
         """Keeps the parts."""
         self.parts = parts
+        self.gate = gate
+        self.marks = marks
         self.ends = list(accumulate(len(part) for part in parts))
 
     def __len__(self) -> int:
@@ -221,7 +247,12 @@ class MixedDataset(Dataset[Sample]):
         """One item: image (K, S, S) in its stored dtype, label (S, S) uint8."""
         number = bisect_right(self.ends, draw.row)
         part = self.parts[number]
-        return part[draw._replace(row=draw.row - self.ends[number] + len(part))]
+        sample = part[draw._replace(row=draw.row - self.ends[number] + len(part))]
+        if self.gate is not None and number > 0:
+            sample["label"] = torch.from_numpy(self.gate.take(sample["label"].numpy()))
+        if self.marks:
+            sample["synthetic"] = torch.tensor(number > 0)
+        return sample
 
 
 class RankWindows(Dataset[Sample]):

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from geoseg_gan.data.crops import Focus
+from geoseg_gan.data.mixing_settings import Schedule, draws_by_epoch
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 """Steps of this share of a circle never gather anywhere on it, however many they are."""
@@ -46,9 +47,9 @@ class EpochSampler(Sampler[Draw]):
     would.
 
     Rows 0 to `length - 1` are real pairs, the `synthetic` rows after them synthetic ones. Of an
-    epoch's draws exactly `round(ratio * draws)` are synthetic. They are spread evenly: what a rank
-    holds of a batch is within one of its even share. Neither the epoch's length nor the order of
-    the real pairs depends on them.
+    epoch's draws exactly `round(ratio * draws)` are synthetic; where a schedule says when, as many
+    on average. They are spread evenly: what a rank holds of a batch is within one of its even
+    share. Neither the epoch's length nor the order of the real pairs depends on them.
 
     Args:
         length: How many real pairs there are.
@@ -58,7 +59,9 @@ class EpochSampler(Sampler[Draw]):
         world_size: How many processes share a batch.
         batches: Global batches an epoch; None for as many as the real pairs fill.
         synthetic: How many synthetic pairs there are.
-        ratio: Share of an epoch's draws that are synthetic, in [0, 1]; without synthetic pairs, 0.
+        ratio: Share of all draws that are synthetic, in [0, 1]; without synthetic pairs, 0.
+        schedule: When they are shown.
+        epochs: Over how many epochs the schedule runs; those after it are as its last.
         repeats: How often each real pair stands in the pool that is shuffled, shape (length,), each
             at least 1; a fraction is rounded up as often as it says, anew for every pool. None for
             once each.
@@ -80,6 +83,8 @@ class EpochSampler(Sampler[Draw]):
         batches: int | None = None,
         synthetic: int = 0,
         ratio: float = 0.0,
+        schedule: Schedule = "constant",
+        epochs: int = 1,
         repeats: npt.NDArray[np.float64] | None = None,
         parts: npt.NDArray[np.int64] | None = None,
         focus: Focus | None = None,
@@ -92,7 +97,9 @@ class EpochSampler(Sampler[Draw]):
         self.world_size = world_size
         self.batches = batches or batches_per_epoch(length, global_batch)
         self.synthetic = synthetic
-        self.synthetic_draws = round(ratio * self.batches * global_batch) if synthetic else 0
+        total = self.batches * global_batch
+        each = round(ratio * total) if synthetic else 0
+        self.synthetic_draws = draws_by_epoch(schedule, each, total, epochs)
         self.repeats = repeats
         self.parts = parts
         self.focus = focus
@@ -116,9 +123,9 @@ class EpochSampler(Sampler[Draw]):
             count = round(self.focus.share * total)
             is_focused = _spread(count, self.batches, self.global_batch, rng)
             order = _laid_into(order, is_focused, np.stack(self.focus.draw(count, rng)))
-        if self.synthetic_draws:
-            is_synthetic = _spread(self.synthetic_draws, self.batches, self.global_batch, rng)
-            rows = self._synthetic(rng)
+        if count := self.synthetic_draws[min(self.epoch, len(self.synthetic_draws) - 1)]:
+            is_synthetic = _spread(count, self.batches, self.global_batch, rng)
+            rows = self._synthetic(rng, count)
             order = _laid_into(order, is_synthetic, np.stack([rows, np.full_like(rows, _NONE)]))
         first = self.epoch * total
         mine = np.arange(total).reshape(self.batches, self.world_size, -1)[:, self.rank].ravel()
@@ -144,10 +151,10 @@ class EpochSampler(Sampler[Draw]):
             return rows
         return rows.repeat((self.repeats + rng.random(self.length)).astype(np.int64))
 
-    def _synthetic(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-        rounds = math.ceil(self.synthetic_draws / self.synthetic)
+    def _synthetic(self, rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
+        rounds = math.ceil(count / self.synthetic)
         order = np.concatenate([rng.permutation(self.synthetic) for _ in range(rounds)])
-        return self.length + order[: self.synthetic_draws]
+        return self.length + order[:count]
 
 
 def _laid_into(

@@ -17,7 +17,17 @@ import numpy.typing as npt
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.pairs import stems_of
 from geoseg_gan.data.palette import IGNORE, Palette, class_ids
-from geoseg_gan.data.regions import MARGIN, Box, Label, cut, draw_place, draw_region, slices, turned
+from geoseg_gan.data.regions import (
+    MARGIN,
+    Box,
+    Label,
+    Mask,
+    cut,
+    draw_place,
+    draw_region,
+    slices,
+    turned,
+)
 from geoseg_gan.data.scan import FolderIndex
 from geoseg_gan.errors import UserError
 
@@ -121,8 +131,7 @@ class Graft:
         The image passes into the donor's over about two pixels, half of them on either side.
         """
         assert self.image is not None, "a region of a mask alone has no image"
-        covered = (self.label != IGNORE).astype(np.float32)
-        weight = cv2.GaussianBlur(covered, (2 * MARGIN - 1,) * 2, _FEATHER)[..., None]
+        weight = feather(self.label != IGNORE)[..., None]
         ground = image[slices(self.box, MARGIN)].astype(np.float32)
         mixed = ground + weight * (self.image - ground)
         grafted = image.copy()
@@ -130,6 +139,12 @@ class Graft:
             mixed = np.rint(mixed)
         grafted[slices(self.box, MARGIN)] = mixed.astype(image.dtype)
         return grafted, self.apply(label)
+
+
+def feather(covered: Mask) -> npt.NDArray[np.float32]:
+    """How much of what covers a picture shows, in [0, 1]: shape (H, W), soft at the edges."""
+    weight = cv2.GaussianBlur(covered.astype(np.float32), (2 * MARGIN - 1,) * 2, _FEATHER)
+    return weight.astype(np.float32, copy=False)
 
 
 class Transplanter:

@@ -20,6 +20,9 @@ from geoseg_gan.synthesis.paint import paint
 _PART = 64
 """Images that are held as floating-point numbers at once."""
 
+SPLITS = {"val": "validation", "held_out": "held-out"}
+"""What the real images of an evaluation are called, by the split that they come from."""
+
 Item = TypeVar("Item")
 
 

@@ -24,6 +24,7 @@ def write_pictures(
     *,
     real: ImageSet,
     fake: ImageSet,
+    kind: str,
 ) -> None:
     """Writes `kid.png`, `spectrum.png`, `repetition.png`, `memorisation.png` and `samples.png`.
 
@@ -32,11 +33,12 @@ def write_pictures(
         figures: What `evaluate` measured.
         palette: The classes.
         scaling: How images are shown.
-        real: Real validation images.
+        real: Real images to judge by.
         fake: Painted images.
+        kind: What the real ones are called.
     """
     kids = {name: (row["kid"], row["kid_error"]) for name, row in figures["fidelity"].items()}
-    write_picture(folder / "kid.png", values_picture(kids, "KID"))
+    write_picture(folder / "kid.png", values_picture(kids, f"KID against real {kind} images"))
     spectrum, texture, near = (figures[key] for key in ("spectrum", "texture", "memorisation"))
     write_picture(
         folder / "spectrum.png", spectrum_picture(spectrum["frequency"], spectrum["curves"])

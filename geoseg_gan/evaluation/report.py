@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from geoseg_gan.evaluation.images import SPLITS
 from geoseg_gan.files import atomic_path, write_json
 from geoseg_gan.metrics.fidelity import FID_MINIMUM
 
@@ -97,12 +98,13 @@ def _rows(figures: Mapping[str, Any]) -> list[Row]:
 
 def _markdown(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     counts, settings = figures["images"], facts["settings"]
+    kind = SPLITS[settings["split"]]
     lines = [
         "# Evaluation",
         "",
         f"{counts['painted']} painted images of {facts['image_size']} px "
-        f"({settings['gen_ckpt'] or settings['folder']}) against {counts['validation']} real "
-        f"validation windows; features of {settings['features']}. docs/evaluation.md explains "
+        f"({settings['gen_ckpt'] or settings['folder']}) against {counts[kind]} real "
+        f"{kind} windows; features of {settings['features']}. docs/evaluation.md explains "
         "every figure.",
         "",
     ]
@@ -114,10 +116,10 @@ def _markdown(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     lines += ["![samples](samples.png)", "", "## Fidelity", ""]
     lines += [
         "The first row is what is evaluated. Below it, what real images reach: half of the "
-        "validation windows against the other half, and training windows. Then what known damage "
-        "to the validation windows costs.",
+        f"{kind} windows against the other half, and training windows. Then what known damage to "
+        f"the {kind} windows costs.",
         "",
-        "| against real validation images | KID x 1000 | standard error | FID | images for FID |",
+        f"| against real {kind} images | KID x 1000 | standard error | FID | images for FID |",
         "|---|---|---|---|---|",
     ]
     for name, row in figures["fidelity"].items():
@@ -188,7 +190,7 @@ def _texture(texture: Mapping[str, Any]) -> list[str]:
 
 def _warnings(figures: Mapping[str, Any]) -> list[str]:
     counts, warnings = figures["images"], list(figures["warnings"])
-    fewest = min(counts["painted"], counts["validation"])
+    fewest = min(count for kind, count in counts.items() if kind != "training")
     if fewest < FID_MINIMUM:
         warnings.append(
             f"FID is biased upwards with so few images ({fewest}; {FID_MINIMUM} are needed). "

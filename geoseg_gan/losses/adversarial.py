@@ -150,19 +150,57 @@ class PixelClasses:
         return right.sum() / batch.valid.sum().clamp(min=1)
 
 
+class Both:
+    """`PixelClasses` and `Hinge` at once, the one for obedience and the other for texture.
+
+    Args:
+        balance: Whether classes weigh alike; else pixels do.
+    """
+
+    judges: Judges = "both"
+
+    def __init__(self, balance: bool = True) -> None:
+        """Builds both."""
+        self.classes = PixelClasses(balance)
+        self.hinge = Hinge()
+
+    def d_terms(
+        self, real: DiscriminatorOutput, fake: DiscriminatorOutput, batch: Batch
+    ) -> dict[str, Tensor]:
+        """The terms of both."""
+        return {
+            **self.classes.d_terms(real.classes(), fake.classes(), batch),
+            **self.hinge.d_terms(real.realness(), fake.realness(), batch),
+        }
+
+    def g_term(self, fake: DiscriminatorOutput, batch: Batch) -> Tensor:
+        """The sum of both."""
+        return self.classes.g_term(fake.classes(), batch) + self.hinge.g_term(
+            fake.realness(), batch
+        )
+
+    def realness(self, output: DiscriminatorOutput, batch: Batch) -> Tensor:
+        """That of the classes."""
+        return self.classes.realness(output.classes(), batch)
+
+    def accuracy(self, output: DiscriminatorOutput, batch: Batch, real: bool) -> Tensor:
+        """That of the classes."""
+        return self.classes.accuracy(output.classes(), batch, real)
+
+
 def _total(pixels: Tensor) -> Tensor:
     total = pixels.sum()
     return torch.where(total > 0, total, 1)
 
 
-ADVERSARIAL = ("hinge", "lsgan", "nonsaturating", "classes")
+ADVERSARIAL = ("hinge", "lsgan", "nonsaturating", "classes", "both")
 """The adversarial losses by name."""
 
 
 def build_adversarial(name: str, class_balance: bool) -> Adversarial:
     """The loss of a name among ADVERSARIAL."""
-    if name == "classes":
-        return PixelClasses(class_balance)
+    if name in ("classes", "both"):
+        return PixelClasses(class_balance) if name == "classes" else Both(class_balance)
     losses: dict[str, Callable[[], Adversarial]] = {
         "hinge": Hinge,
         "lsgan": LeastSquares,

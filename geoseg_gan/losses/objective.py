@@ -113,7 +113,7 @@ class Objective(nn.Module):
         """
         augmented = [self.augment(batch, self.strength.p) for batch in batches]
         pixels = None
-        if self.adversarial.judges == "classes":
+        if self.adversarial.judges != "realness":
             pixels = torch.stack([seen.class_pixels() for seen, _ in augmented]).mean(0)
             if dist.is_initialized():
                 dist.all_reduce(pixels)

@@ -6,6 +6,19 @@ from geoseg_gan.errors import UserError, check_choice
 from geoseg_gan.losses.adversarial import ADVERSARIAL, build_adversarial
 from geoseg_gan.losses.augment import DiffAugmentSettings
 from geoseg_gan.models.backbone import PACKAGED
+from geoseg_gan.models.discriminator import Judges
+
+_TELLS: dict[Judges, str] = {
+    "realness": "says how real an image is",
+    "classes": "tells the class of every pixel",
+    "both": "does both, telling classes and how real an image is",
+}
+_FITS: dict[Judges, tuple[str, str]] = {
+    "realness": ("model/discriminator=patch", "loss=hinge_fm"),
+    "classes": ("model/discriminator=oasis", "loss=oasis"),
+    "both": ("model/discriminator=both", "loss=both"),
+}
+"""A discriminator that judges so, and a loss for it."""
 
 
 @dataclass
@@ -94,7 +107,7 @@ class ObjectiveSettings:
             raise UserError(f"loss.diversity.limit={self.diversity.limit} must be positive.")
         self.augment.check()
 
-    def check_fit(self, judges: str, noise_channels: int) -> None:
+    def check_fit(self, judges: Judges, noise_channels: int) -> None:
         """Refuses networks that this recipe cannot train.
 
         Args:
@@ -105,19 +118,13 @@ class ObjectiveSettings:
             UserError: Saying why, and what fits.
         """
         wanted = build_adversarial(self.adversarial, self.class_balance).judges
-        if judges != wanted and wanted == "classes":
-            raise UserError(
-                "loss.adversarial=classes needs a discriminator that tells the class of every "
-                "pixel, and model.discriminator only says how real an image is. Use "
-                "model/discriminator=oasis, or loss=hinge_fm."
-            )
         if judges != wanted:
             raise UserError(
-                f"loss.adversarial={self.adversarial} needs a discriminator that says how real an "
-                "image is, and model.discriminator tells the class of every pixel. Use loss=oasis, "
-                "or model/discriminator=patch."
+                f"loss.adversarial={self.adversarial} needs a discriminator that {_TELLS[wanted]}, "
+                f"and model.discriminator {_TELLS[judges]}. Use {_FITS[wanted][0]}, or "
+                f"{_FITS[judges][1]}."
             )
-        if self.labelmix.weight and wanted != "classes":
+        if self.labelmix.weight and wanted == "realness":
             raise UserError(
                 f"loss.labelmix.weight={self.labelmix.weight} mixes images along their classes, "
                 f"which loss.adversarial={self.adversarial} does not tell. Set it to 0, or use "

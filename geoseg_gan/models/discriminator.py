@@ -5,8 +5,9 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-Judges = Literal["realness", "classes"]
-"""What logits mean: one channel that is above 0 for real, or N + 1 classes of which 0 is fake."""
+Judges = Literal["realness", "classes", "both"]
+"""What logits mean: one channel that is above 0 for real, N + 1 classes of which 0 is fake, or
+first the latter and then scales of the former."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class DiscriminatorOutput:
 
     Attributes:
         logits: One tensor a scale, shape (B, 1, h, w), above 0 speaking for real; or, of one that
-            tells classes, a single one (B, N + 1, H, W), channel 0 for fake and c + 1 for class c.
+            tells classes, a single one (B, N + 1, H, W), channel 0 for fake and c + 1 for class c; or
+            the latter followed by the former.
         features: For every scale the activations of its layers, logits left out, each (B, c, h, w).
     """
 
@@ -33,6 +35,14 @@ class DiscriminatorOutput:
             for half in (0, 1)
         )
         return real, fake
+
+    def classes(self) -> "DiscriminatorOutput":
+        """Of one that does both: what it says of classes."""
+        return DiscriminatorOutput(self.logits[:1], self.features[:1])
+
+    def realness(self) -> "DiscriminatorOutput":
+        """Of one that does both: what it says of how real an image is."""
+        return DiscriminatorOutput(self.logits[1:], self.features[1:])
 
 
 class Discriminator(Protocol):

@@ -150,13 +150,18 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (B, C, H, W) to the same shape; all processes must call it with the same B."""
-        if not (self.training and dist.is_initialized()):
-            return super().forward(input)
+        shared = self.training and dist.is_initialized()
+        y = self._over_processes(input) if shared else super().forward(input)
+        for layer in self.children():  # timm's layers hold what comes after: dropout, activation
+            y = layer(y)
+        return y
+
+    def _over_processes(self, input: Tensor) -> Tensor:
         processes = dist.get_world_size()
         x = input.float()
-        mean = _summed(x.mean((0, 2, 3))) / processes
+        mean = summed(x.mean((0, 2, 3))) / processes
         centred = x - mean.view(1, -1, 1, 1)
-        variance = _summed(centred.square().mean((0, 2, 3))) / processes
+        variance = summed(centred.square().mean((0, 2, 3))) / processes
         if self.track_running_stats:
             assert self.running_mean is not None and self.running_var is not None
             assert self.momentum is not None and self.num_batches_tracked is not None
@@ -171,7 +176,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
         return y.to(input.dtype)
 
 
-def _summed(values: Tensor) -> Tensor:
+def summed(values: Tensor) -> Tensor:
     """The sum over processes, gradients passing through."""
     total: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]
     return total
@@ -185,9 +190,12 @@ def share_batch_norms(network: nn.Module, on_gpu: bool) -> nn.Module:
         on_gpu: Whether it trains on GPUs.
     """
     if on_gpu:
-        convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
+        # torch's own would drop the activations that timm's layers hold.
+        from timm.layers import convert_sync_batchnorm
+
+        convert: Callable[[nn.Module], nn.Module] = convert_sync_batchnorm
         return convert(network)
     for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
+        if isinstance(module, nn.BatchNorm2d):
             module.__class__ = SharedBatchNorm
     return network

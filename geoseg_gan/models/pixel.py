@@ -6,12 +6,15 @@ from torch.nn import functional as F
 
 from geoseg_gan.models.discriminator import DiscriminatorOutput, Judges
 from geoseg_gan.models.layers import convolution
+from geoseg_gan.models.patch import PatchDis
 
 
 class PixelDis(nn.Module):
     """U-Net with N + 1 logits a pixel, the discriminator of OASIS (Schönfeld et al. 2021, sec. 3).
 
-    It is not shown the label map: to find it in the image is what it learns.
+    It is not shown the label map: to find it in the image is what it learns. A PatchGAN may judge
+    beside it how real the image is, since telling classes rewards what is typical of a class, and
+    that is not all there is to its texture.
 
     Args:
         num_classes: C; it gives C + 1 logits.
@@ -23,9 +26,11 @@ class PixelDis(nn.Module):
         stem: Channels of a strided convolution before the blocks, which then work at half
             resolution and below, their logits being enlarged; 0 for none.
         spectral_norm: Divides weights by their spectral norm (Miyato et al. 2018).
-    """
+        patch: Width of the PatchGAN beside it, of one scale and shown the label map; 0 for none.
 
-    judges: Judges = "classes"
+    Attributes:
+        judges: "classes", or "both" with a PatchGAN.
+    """
 
     def __init__(
         self,
@@ -37,6 +42,7 @@ class PixelDis(nn.Module):
         max_width: int = 512,
         stem: int = 0,
         spectral_norm: bool = True,
+        patch: int = 0,
     ) -> None:
         """Builds the network.
 
@@ -44,12 +50,20 @@ class PixelDis(nn.Module):
             ValueError: If a number is out of range.
         """
         super().__init__()
-        if min(width, depth, max_width) < 1 or stem < 0:
+        if min(width, depth, max_width) < 1 or min(stem, patch) < 0:
             raise ValueError(
                 f"width={width}, depth={depth} and max_width={max_width} must be 1 or more, stem="
-                f"{stem} 0 or more"
+                f"{stem} and patch={patch} 0 or more"
             )
-        self.minimum_size = 2 ** (depth + bool(stem))
+        self.judges: Judges = "both" if patch else "classes"
+        self.patch = None
+        if patch:
+            self.patch = PatchDis(
+                num_classes, image_channels, width=patch, scales=1, spectral_norm=spectral_norm
+            )
+        self.minimum_size = max(
+            2 ** (depth + bool(stem)), 0 if self.patch is None else self.patch.minimum_size
+        )
         self.stem = (
             convolution(image_channels, stem, 4, stride=2, normed=spectral_norm) if stem else None
         )
@@ -70,14 +84,14 @@ class PixelDis(nn.Module):
 
     def blocks(self) -> list[nn.Module]:
         """The parts that activation checkpointing computes anew."""
-        return [*self.down, *self.up]
+        return [*self.down, *self.up, *([] if self.patch is None else self.patch.blocks())]
 
     def forward(self, image: Tensor, one_hot: Tensor) -> DiscriminatorOutput:
         """Judges images.
 
         Args:
             image: Shape (B, K, H, W), in [-1, 1]; H and W at least `minimum_size`.
-            one_hot: Shape (B, C, H, W); not looked at.
+            one_hot: Shape (B, C, H, W); only the PatchGAN looks at it.
         """
         x = image if self.stem is None else self.stem(image)
         sizes, levels = [], []
@@ -94,7 +108,12 @@ class PixelDis(nn.Module):
         logits = self.head(x)
         if logits.shape[-2:] != image.shape[-2:]:
             logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear")
-        return DiscriminatorOutput([logits], [features])
+        output = DiscriminatorOutput([logits], [features])
+        if self.patch is not None:
+            beside: DiscriminatorOutput = self.patch(image, one_hot)
+            output.logits.extend(beside.logits)
+            output.features.extend(beside.features)
+        return output
 
 
 class _Block(nn.Module):

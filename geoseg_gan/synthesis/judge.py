@@ -60,7 +60,7 @@ class Judged(NamedTuple):
 
 
 class Judge:
-    """Keeps what a segmenter recognises; without one, every candidate with its required classes.
+    """Keeps what a segmenter recognises; without one, every candidate that is fit.
 
     Args:
         recognizer: The segmenter.
@@ -102,8 +102,8 @@ class Judge:
             seen: Its row of what `look` gave, on the CPU; None if it was not painted.
         """
         label = candidate.label
-        if candidate.lacks:
-            return Verdict(label, f"shows no {' and no '.join(candidate.lacks)}")
+        if candidate.unfit:
+            return Verdict(label, candidate.unfit)
         if self.recognizer is None or seen is None:
             return Verdict(label)
         agreement = score_of(label, seen[0], len(self.recognizer.channels))

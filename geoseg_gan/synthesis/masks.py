@@ -2,26 +2,31 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from geoseg_gan.data.dataset import Fit
-from geoseg_gan.data.images import MaskReader, resize_label
+from geoseg_gan.data.images import MaskReader, read_image, resize_image, resize_label
 from geoseg_gan.data.jitter import (
+    FloatArray,
     JitterSettings,
     Warp,
     Window,
     draw_warp,
     draw_window,
+    sample_image,
     sample_label,
 )
 from geoseg_gan.data.pairs import Pair
+from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.transplant import Graft, Transplanter, shown
 from geoseg_gan.errors import UserError
 from geoseg_gan.models.registry import Generator
+from geoseg_gan.synthesis.compose import ComposeSettings, Composition, draw_painted
+from geoseg_gan.synthesis.styles import Style, Styles
 
 _ATTEMPTS = 32  # draws of geometry until a mask shows every required class
 
@@ -40,6 +45,8 @@ class Candidate:
         label: Shape (S, S), uint8.
         graft: What was transplanted into the mask before it was warped.
         lacks: Names of required classes that it does not show; such a candidate is to be dropped.
+        composition: What of it is painted; None where all is.
+        style: What its classes are to look like; None where that is left to the generator.
     """
 
     index: int
@@ -51,9 +58,21 @@ class Candidate:
     label: npt.NDArray[np.uint8]
     graft: Graft | None = None
     lacks: tuple[str, ...] = ()
+    composition: Composition | None = None
+    style: Style | None = None
+
+    @property
+    def unfit(self) -> str | None:
+        """Why it is dropped unpainted; None where it is to be painted."""
+        if self.lacks:
+            return f"shows no {' and no '.join(self.lacks)}"
+        if self.composition is not None and self.composition.real is None:
+            return "nothing of it would be painted"
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest's entries: all but the pixels and what is lacking."""
+        composed = {} if self.composition is None else {"painted_share": self.composition.share}
         steps = {} if self.graft is None else {"transplant": self.graft.to_dict()}
         return {
             "index": self.index,
@@ -62,7 +81,17 @@ class Candidate:
             "source": self.source,
             "jitter": steps | self.warp.to_dict(),
             "window": list(self.window),
-        }
+        } | composed
+
+
+class _View(NamedTuple):
+    """A mask under a draw of the geometry; `maps` tell where its pixels come from."""
+
+    warp: Warp
+    window: Window
+    maps: tuple[FloatArray, FloatArray]
+    graft: Graft | None
+    label: npt.NDArray[np.uint8]
 
 
 class CandidateMasks(Dataset[Candidate]):
@@ -87,6 +116,8 @@ class CandidateMasks(Dataset[Candidate]):
             only `required` needs them.
         transplanter: Pastes regions of other masks; None for none.
         variants: How many candidates in a row show the same mask.
+        compose: What of the images is painted; None for all.
+        styles: Looks that the images take on, drawn for each by itself; None for none.
 
     Raises:
         UserError: If no mask that may be drawn holds all required classes.
@@ -108,6 +139,8 @@ class CandidateMasks(Dataset[Candidate]):
         pixels: npt.NDArray[np.int64] | None = None,
         transplanter: Transplanter | None = None,
         variants: int = 1,
+        compose: ComposeSettings | None = None,
+        styles: Styles | None = None,
     ) -> None:
         """Chooses the masks; nothing is read yet."""
         self.pairs = pairs
@@ -121,6 +154,8 @@ class CandidateMasks(Dataset[Candidate]):
         self.required = list(required)
         self.transplanter = transplanter
         self.variants = variants
+        self.compose = compose or ComposeSettings()
+        self.styles = styles
         self._last: Candidate | None = None  # its other variants need no drawing
         rows = np.arange(len(pairs))
         if self.required:
@@ -167,7 +202,12 @@ class CandidateMasks(Dataset[Candidate]):
         last = self._last
         if last is None or last.mask_index != mask_index:
             last = self._last = self._draw(mask_index)
-        return replace(last, index=index, variant=variant)
+        style = None
+        if self.styles is not None:
+            # The one after the mask's number must not be 0: it would start the mask's own draws.
+            rng = np.random.default_rng((self.seed, mask_index, variant + 1))
+            style = self.styles.draw(rng, last.source)
+        return replace(last, index=index, variant=variant, style=style)
 
     def _draw(self, mask_index: int) -> Candidate:
         """The first candidate that shows a mask."""
@@ -175,30 +215,49 @@ class CandidateMasks(Dataset[Candidate]):
         pair = self.pairs[self._draw_row(rng)]
         whole, _ = self.reader.read(pair.mask)
         for _ in range(_ATTEMPTS):
-            warp, window, graft, label = self._draw_view(whole, rng)
-            missing = [c for c in self.required if not (label == c).any()]
+            view = self._draw_view(whole, rng)
+            missing = [c for c in self.required if not (view.label == c).any()]
             if not missing:
                 break
+        composed = self.compose.paint != "all" and not missing
         return Candidate(
             index=mask_index * self.variants,
             mask_index=mask_index,
             variant=0,
             source=pair.stem,
-            warp=warp,
-            window=window,
-            label=label,
-            graft=graft,
+            warp=view.warp,
+            window=view.window,
+            label=view.label,
+            graft=view.graft,
             lacks=tuple(self._names(missing)),
+            composition=self._compose(pair, whole.shape, view, rng) if composed else None,
         )
+
+    def _compose(
+        self, pair: Pair, shape: tuple[int, ...], view: _View, rng: np.random.Generator
+    ) -> Composition:
+        grafted = np.full(shape, IGNORE, np.uint8)
+        if view.graft is not None:
+            grafted = view.graft.apply(grafted)
+        painted = draw_painted(self.compose, rng, view.label, self._seen(grafted, view) != IGNORE)
+        if not painted.any():
+            return Composition(painted, None)
+        image = read_image(pair.image)
+        if self.fit == "resize":
+            image = resize_image(image, self.image_size)
+        return Composition(painted, sample_image(image, view.maps))
+
+    def _seen(self, label: npt.NDArray[np.uint8], view: _View) -> npt.NDArray[np.uint8]:
+        if self.fit == "resize":
+            label = resize_label(label, self.image_size)
+        return sample_label(label, view.maps)
 
     def _draw_row(self, rng: np.random.Generator) -> int:
         if self._ends is None:
             return int(self._rows[rng.integers(len(self._rows))])
         return int(self._rows[self._ends.searchsorted(rng.random(), side="right")])
 
-    def _draw_view(
-        self, label: npt.NDArray[np.uint8], rng: np.random.Generator
-    ) -> tuple[Warp, Window, Graft | None, npt.NDArray[np.uint8]]:
+    def _draw_view(self, label: npt.NDArray[np.uint8], rng: np.random.Generator) -> _View:
         resized = self.fit == "resize"
         height, width = (self.image_size,) * 2 if resized else label.shape
         warp = draw_warp(self.jitter, rng)
@@ -211,7 +270,7 @@ class CandidateMasks(Dataset[Candidate]):
                 label = graft.apply(label)
         if resized:
             label = resize_label(label, self.image_size)
-        return warp, window, graft, sample_label(label, maps)
+        return _View(warp, window, maps, graft, sample_label(label, maps))
 
     def _names(self, classes: Sequence[int]) -> list[str]:
         return [self.reader.palette.names[c] for c in classes]

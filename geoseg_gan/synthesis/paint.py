@@ -18,6 +18,7 @@ from geoseg_gan.data.batch import ImageScaling, one_hot_of, to_device
 from geoseg_gan.data.regions import region_map
 from geoseg_gan.errors import UserError
 from geoseg_gan.models.noise import NoiseSpec, draw_noise, noise_maps
+from geoseg_gan.synthesis.compose import Blend
 from geoseg_gan.synthesis.masks import Candidate, CandidateMasks
 
 Look = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
@@ -95,8 +96,8 @@ def paint_batches(
     Args:
         generator: A loaded generator, on `device`.
         candidates: The masks; their seed also fixes the noise.
-        batches: Numbers of the candidates of every batch. Those that lack a required class are
-            handed on unpainted.
+        batches: Numbers of the candidates of every batch. Those that are unfit are handed on
+            unpainted.
         num_workers: Processes that read and jitter masks.
         device: Where the generator is.
         look: What is to be seen in the images, on `device`.
@@ -112,7 +113,7 @@ def paint_batches(
         collate_fn=list,
     )
     prepared = (
-        _prepare(generator, part, candidates.seed, device)
+        _prepare(generator, part, candidates, device)
         for batch in _checked(loader)
         for part in ([batch] if on_gpu else [[item] for item in batch])
     )
@@ -142,6 +143,7 @@ class _Prepared:
 
     candidates: list[Candidate]
     inputs: _Inputs | None
+    blend: Blend | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class _Shot:
         rows = zip(*self.values, strict=True)
         found: list[Painted] = []
         for candidate in self.candidates:
-            if candidate.lacks:
+            if candidate.unfit:
                 found.append((candidate, None, None))
             else:
                 image, *seen = next(rows)
@@ -179,7 +181,7 @@ class _Drawn(Dataset[_Item | str]):
             candidate = self._candidates.at(index)
         except UserError as error:
             return str(error)
-        wanted = self._noise.region and not candidate.lacks
+        wanted = self._noise.region and not candidate.unfit
         return _Item(candidate, region_map(candidate.label) if wanted else None)
 
 
@@ -192,15 +194,20 @@ def _checked(loader: Iterable[Any]) -> Iterator[list[_Item]]:
 
 
 def _prepare(
-    generator: LoadedGenerator, batch: list[_Item], seed: int, device: torch.device
+    generator: LoadedGenerator, batch: list[_Item], source: CandidateMasks, device: torch.device
 ) -> _Prepared:
     candidates = [item.candidate for item in batch]
-    wanted = [item for item in batch if not item.candidate.lacks]
+    wanted = [item for item in batch if not item.candidate.unfit]
     if not wanted:
         return _Prepared(candidates, None)
     labels, indices = zip(*((c.label, c.index) for c, _ in wanted), strict=True)
     regions = [item.regions for item in wanted if item.regions is not None]
-    return _Prepared(candidates, _inputs(generator, labels, regions, seed, indices, device))
+    compositions, styles = zip(*((c.composition, c.style) for c, _ in wanted), strict=True)
+    return _Prepared(
+        candidates,
+        _inputs(generator, labels, regions, source.seed, indices, device),
+        Blend.of(compositions, styles, source.compose.match, device),
+    )
 
 
 def _regions(
@@ -231,19 +238,23 @@ def _inputs(
 
 
 @torch.inference_mode()
-def _images(generator: LoadedGenerator, inputs: _Inputs) -> Tensor:
+def _images(generator: LoadedGenerator, inputs: _Inputs, blend: Blend | None = None) -> Tensor:
     """Painted images (B, H, W, K) in the stored dtype, on the device of the inputs."""
     one_hot = one_hot_of(inputs.labels, generator.facts.palette.num_classes)
     noise = noise_maps(generator.network.noise, inputs.drawn, inputs.regions)
-    return stored(generator.network(one_hot, noise), generator.facts.scaling)
+    images = generator.network(one_hot, noise)
+    if blend is not None:
+        images = blend.match_painted(images, inputs.labels)
+    return stored(images, generator.facts.scaling, blend)
 
 
-def stored(images: Tensor, scaling: ImageScaling) -> Tensor:
+def stored(images: Tensor, scaling: ImageScaling, blend: Blend | None = None) -> Tensor:
     """Does for a batch, where it is, what `ImageScaling.to_stored` does for an image.
 
     Args:
         images: Shape (B, K, H, W), in [-1, 1], on any device.
         scaling: From stored values to [-1, 1].
+        blend: Real images to lay them over, in stored values.
 
     Returns:
         Shape (B, H, W, K), in the stored dtype, on the same device.
@@ -253,6 +264,8 @@ def stored(images: Tensor, scaling: ImageScaling) -> Tensor:
         for bound in (scaling.low, scaling.high)
     )
     values = (images.float().clamp(-1, 1) + 1) / 2 * (high - low) + low
+    if blend is not None:
+        values = blend.over_real(values)
     kind = np.dtype(scaling.dtype)
     if np.issubdtype(kind, np.integer):
         info = np.iinfo(kind)
@@ -266,7 +279,7 @@ def _shoot(generator: LoadedGenerator, part: _Prepared, look: Look) -> _Shot:
     if part.inputs is None:
         return _Shot(part.candidates, (), None)
     labels = part.inputs.labels
-    images = _images(generator, part.inputs)
+    images = _images(generator, part.inputs, part.blend)
     values = (images, *look(labels, images))
     if labels.device.type == "cpu":
         return _Shot(part.candidates, values, None)

@@ -18,7 +18,7 @@ from geoseg_gan.errors import plural
 from geoseg_gan.pictures import beside, captioned, write_picture
 from geoseg_gan.plots import score_histogram
 from geoseg_gan.synthesis.masks import CandidateMasks
-from geoseg_gan.synthesis.paint import paint
+from geoseg_gan.synthesis.paint import paint_batches
 from geoseg_gan.synthesis.recognizer import Recognizer
 from geoseg_gan.synthesis.writer import PairWriter
 
@@ -106,20 +106,21 @@ def write_extremes(
     count = min(_EXTREMES, -(-len(judged) // 2))  # none is both, but the middle one of a few
     best = judged[:count]
     worst = judged[::-1][:count]
+    lines = [line for pair in zip(best, worst, strict=True) for line in pair]
+    shots = paint_batches(
+        generator, candidates, [[line["index"]] for line in lines], num_workers=0, device=device
+    )
     colors = writer.reader.palette.color_table
     pictures = []
-    for pair in zip(best, worst, strict=True):
-        for line in pair:
-            label = candidates.at(line["index"]).label
-            image = paint(
-                generator, [label], seed=candidates.seed, indices=[line["index"]], device=device
-            )[0]
-            predicted = recognizer.logits(image).argmax(0).numpy().astype(np.uint8)
-            pictures += [
-                captioned(colors[label], f"{line['score']:.2f}"),
-                writer.scaling.shown(image),
-                colors[np.where(label == IGNORE, IGNORE, predicted)],
-            ]
+    for line, [(candidate, image, _)] in zip(lines, shots, strict=True):
+        assert image is not None, "what has a score was painted"
+        label = candidate.label
+        predicted = recognizer.logits(image).argmax(0).numpy().astype(np.uint8)
+        pictures += [
+            captioned(colors[label], f"{line['score']:.2f}"),
+            writer.scaling.shown(image),
+            colors[np.where(label == IGNORE, IGNORE, predicted)],
+        ]
     write_picture(writer.folder / EXTREMES, beside(pictures, columns=6))
 
 

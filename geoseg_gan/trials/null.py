@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from geoseg_gan.errors import UserError, plural
 from geoseg_gan.metrics.tiles import TileConfusions
-from geoseg_gan.trials.results import REAL, RunResult, synthetic_arm
+from geoseg_gan.trials.results import PLAIN, REAL, Mix, RunResult
 from geoseg_gan.trials.statistics import Comparison, Tally, tally
 from geoseg_gan.trials.verdict import Kind, judge
 
@@ -56,12 +56,13 @@ def null_trials(
             f"and {plural(ratios, 'ratio')}, which take {needed}. Ask for fewer seeds, or add "
             f"runs: trial with arms=[{REAL}] and more seeds."
         )
-    arms = [REAL, *(synthetic_arm((number + 1) / (ratios + 1)) for number in range(ratios))]
+    mixed = [Mix(PLAIN, (number + 1) / (ratios + 1)).arm for number in range(ratios)]
+    arms = [REAL, *mixed]
     plain = [tally(result) for result in results]
     raised = [tally(lift(result, effect)) for result in results] if effect else plain
     rng = np.random.default_rng(rng_seed)
     verdicts: Counter[Kind] = Counter()
-    kept = dict.fromkeys(range(seeds), 1)
+    kept = dict.fromkeys(mixed, dict.fromkeys(range(seeds), 1))
     for _ in range(trials):
         dealt = iter(rng.permutation(len(results))[:needed].tolist())
         runs: list[Tally] = []

@@ -8,7 +8,7 @@ import numpy as np
 
 from geoseg_gan.pictures import RGB
 from geoseg_gan.plots import drawn, figure
-from geoseg_gan.trials.results import ONLY, REAL, ratio_of
+from geoseg_gan.trials.results import ONLY, REAL, mix_of
 from geoseg_gan.trials.statistics import Comparison, Estimate
 from geoseg_gan.trials.verdict import signed
 
@@ -26,7 +26,7 @@ def trial_picture(
 
     Args:
         comparison: The runs.
-        picked: The ratio arm that the verdict is about.
+        picked: The mixed arm that the verdict is about.
         names: The C classes.
         support: Of each class its "share" of the training pixels, and "tiles".
     """
@@ -79,7 +79,7 @@ def _gains_by_share(
     axes.axhline(0, color="gray", linewidth=1)
     shares = [100 * max(entry["share"], 1e-6) for entry in support]
     for arm in comparison.arms:
-        if ratio_of(arm) is None:
+        if mix_of(arm) is None:
             continue
         gains = comparison.difference(arm).classes
         values = [100 * gain.value for gain in gains]
@@ -98,7 +98,7 @@ def _gains_by_share(
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("share of the training pixels, %")
     axes.set_ylabel("difference to real only, points of IoU")
-    axes.set_title("Gain by class: picked ratio in red, others gray")
+    axes.set_title("Gain by class: picked in red, others gray")
 
 
 def _name_points(

@@ -13,7 +13,7 @@ from geoseg_gan.errors import UserError, plural
 from geoseg_gan.files import atomic_path, write_json
 from geoseg_gan.pictures import RGB, beside, captioned, write_picture
 from geoseg_gan.trials.plots import trial_picture
-from geoseg_gan.trials.results import REAL, RunResult
+from geoseg_gan.trials.results import REAL, RunResult, mix_of, recipe_of
 from geoseg_gan.trials.statistics import Comparison, Estimate, Summary, tally
 from geoseg_gan.trials.verdict import FREE_RIVALS, RULE, Verdict, judge, signed
 
@@ -50,7 +50,10 @@ def write_report(
     if not results:
         raise UserError(f"{folder} holds no result of a trial yet: ask for more arms or seeds.")
     comparison = Comparison([tally(result) for result in results])
-    kept = {r.seed: r.facts["kept"] for r in results if r.facts["kept"] is not None}
+    kept: dict[str, dict[int, int]] = {}
+    for r in results:
+        if r.facts["kept"] is not None:
+            kept.setdefault(r.arm, {})[r.seed] = r.facts["kept"]
     verdict = judge(comparison, kept)
     warnings = [*warnings, *_warnings(comparison, results, kept, settings)]
     arms = {arm: _arm(comparison, arm, palette) for arm in comparison.arms}
@@ -72,7 +75,7 @@ def write_report(
             },
             "arms": arms,
             "support": dict(zip(palette.names, support, strict=True)),
-            "filter": _filter(results),
+            "filter": _pairs(results),
             "without_group": left_out,
             "runs": [_run(result) for result in results],
             "settings": dict(settings),
@@ -90,7 +93,7 @@ def write_report(
 def _warnings(
     comparison: Comparison,
     results: Sequence[RunResult],
-    kept: Mapping[int, int],
+    kept: Mapping[str, Mapping[int, int]],
     settings: Mapping[str, Any],
 ) -> list[str]:
     """What a reader must know before believing a figure."""
@@ -123,11 +126,14 @@ def _warnings(
             f"Results are missing: {'; '.join(missing)}. Two arms are compared over the seeds that "
             "both have."
         )
-    empty = sorted(seed for seed, count in kept.items() if count == 0)
-    if empty:
+    empty = {
+        arm: ", ".join(str(seed) for seed, count in sorted(counts.items()) if count == 0)
+        for arm, counts in kept.items()
+    }
+    for seed in sorted(set(filter(None, empty.values()))):
+        arms = ", ".join(arm for arm, seeds in empty.items() if seeds == seed)
         found.append(
-            f"The filter kept nothing with seed {', '.join(map(str, empty))}: there the arms of "
-            "all ratios are real only."
+            f"The filter kept nothing with seed {seed}: there {arms} are what real only is."
         )
     return found
 
@@ -143,6 +149,9 @@ def _arm(comparison: Comparison, arm: str, palette: Palette) -> dict[str, Any]:
         "difference_by_seed": difference.by_seed,
         "classes": _by_class(level, palette),
         "class_differences": _by_class(difference, palette),
+        "inner_class_differences": dict(
+            zip(palette.names, comparison.inner_gains(arm), strict=True)
+        ),
     }
 
 
@@ -164,13 +173,16 @@ def _support(results: Sequence[RunResult], comparison: Comparison) -> list[dict[
     return [{key: float(value[c]) for key, value in means.items()} for c in range(len(true[0]))]
 
 
-def _filter(results: Sequence[RunResult]) -> dict[str, dict[str, Any]]:
+def _pairs(results: Sequence[RunResult]) -> list[dict[str, Any]]:
     """What the filter did with each seed's pairs, which several arms share."""
-    return {
-        str(r.seed): {key: r.facts[key] for key in ("kept", "painted", "tau")}
-        for r in sorted(results, key=lambda r: r.seed)
-        if r.facts["kept"] is not None
-    }
+    found = {}
+    for r in sorted(results, key=lambda r: r.seed):
+        if r.facts["kept"] is not None:
+            name = r.facts.get("pairs", recipe_of(r.arm))
+            facts = {key: r.facts.get(key) for key in ("kept", "painted", "tau")}
+            seconds = r.facts.get("synthesis_seconds", 0.0)
+            found[name, r.seed] = {"pairs": name, "seed": r.seed, **facts, "seconds": seconds}
+    return [found[key] for key in sorted(found)]
 
 
 def _run(result: RunResult) -> dict[str, Any]:
@@ -259,12 +271,30 @@ def _markdown(
             _shown(content["arms"][arm]["class_differences"][name], sign=True) for arm in others
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += _inner(content, comparison, names)
     lines += ["", "## Examples", "", f"![examples]({EXAMPLES})", ""]
     lines += [f"Image, mask, and predictions with the first seed: {', '.join(shown)}.", ""]
     lines += _left_out(content["without_group"], verdict["arm"])
     lines += ["## How it was done", "", RULE, ""]
     lines += _done(content, settings)
     return "\n".join(lines) + "\n"
+
+
+def _inner(content: Mapping[str, Any], comparison: Comparison, names: Sequence[str]) -> list[str]:
+    """By class on the tiles that all choices are made on, `mixing.classes` for one."""
+    mixed = [arm for arm in comparison.arms if mix_of(arm) is not None]
+    if not mixed or REAL not in comparison.arms:
+        return []
+    lines = [
+        "",
+        "On the held-out training tiles, by which classes may be chosen (`mixing.classes`):",
+    ]
+    lines += ["", f"| class | {' | '.join(mixed)} |", "|" + "---|" * (1 + len(mixed))]
+    for name in names:
+        gains = [content["arms"][arm]["inner_class_differences"][name] for arm in mixed]
+        cells = ["-" if gain is None else signed(gain) for gain in gains]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
 
 
 def _left_out(without: Mapping[str, float], arm: str | None) -> list[str]:
@@ -281,13 +311,14 @@ def _left_out(without: Mapping[str, float], arm: str | None) -> list[str]:
 
 
 def _done(content: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    runs = content["runs"]
+    runs, pairs = content["runs"], content["filter"]
     training = sum(run["seconds"] for run in runs)
-    # Several arms share a generator, so that each seed's is counted once.
-    painting = {run["seed"]: run.get("synthesis_seconds", 0.0) for run in runs if run["painted"]}
+    painting = sum(entry["seconds"] for entry in pairs)
     kept = [
-        f"{entry['kept']} of {entry['painted']} with seed {seed} (tau {entry['tau']:.3f})"
-        for seed, entry in content["filter"].items()
+        f"{entry['kept']} of {entry['painted']} with seed {entry['seed']}"
+        f"{'' if len({e['pairs'] for e in pairs}) == 1 else ' in ' + entry['pairs']}"
+        f" (tau {entry['tau']:.3f})"
+        for entry in pairs
     ]
     tiles = "all tiles"
     if settings["train_fraction"] is not None:
@@ -302,7 +333,7 @@ def _done(content: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
         f"- Pairs kept: {', '.join(kept) or 'none were painted'}.",
         f"- Segmenters: {settings['segmenter']['arch']} on {settings['segmenter']['encoder']}, "
         f"{plural(settings['segmenter_epochs'], 'epoch')}, batches of {settings['segmenter_bs']}.",
-        f"- Time: {training / 60:.0f} minutes for segmenters, {sum(painting.values()) / 60:.0f} "
+        f"- Time: {training / 60:.0f} minutes for segmenters, {painting / 60:.0f} "
         "for generators and their pairs.",
         f"- Arms that need no generated pair: {', '.join(FREE_RIVALS)}. All settings are in "
         "`config.yaml`, all figures in `trial.json`, what they rest on in `results/`.",

@@ -4,7 +4,7 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,10 @@ from geoseg_gan.metrics.tiles import TileConfusions
 FORMAT = 1
 REAL = "real"
 """The arm that all others are compared with."""
-_PREFIX = "synthetic_"
-ONLY = f"{_PREFIX}only"
-"""The arm that is trained on synthetic pairs alone."""
+PLAIN = "synthetic"
+"""The recipe without a setting of its own."""
+ONLY = f"{PLAIN}_only"
+"""The arm that is trained on its pairs alone."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class RunResult:
         examples: Predicted classes of some validation windows, the same for all runs of a trial,
             shape (E, S, S), uint8.
         facts: Plain values on how the run came about: "kept" and "painted" (synthetic pairs; None
-            for arms without), "tau", "seconds" (of its segmenter's training), "synthesis_seconds"
+            for arms without), "pairs" (the folder that they lie in), "tau", "seconds" (of its segmenter's training), "synthesis_seconds"
             (of its generator and pairs, which several arms share), "support" (of the
             fitted real tiles: "pixels", "tiles" and "groups", a list of C numbers each, and
             "total_tiles").
@@ -47,16 +48,38 @@ class RunResult:
     facts: dict[str, Any]
 
 
-def synthetic_arm(ratio: float) -> str:
-    """The name of the arm with a share of synthetic pairs."""
-    return f"{_PREFIX}{ratio:g}"
+class Mix(NamedTuple):
+    """What an arm of real and synthetic pairs is trained on.
+
+    Attributes:
+        recipe: How its pairs come about and are mixed in.
+        ratio: Their share.
+    """
+
+    recipe: str
+    ratio: float
+
+    @property
+    def arm(self) -> str:
+        """The arm's name."""
+        return f"{self.recipe}_{self.ratio:g}"
 
 
-def ratio_of(arm: str) -> float | None:
-    """The share of synthetic pairs in an arm between real and synthetic only; else None."""
-    if not arm.startswith(_PREFIX) or arm == ONLY:
+def mix_of(arm: str) -> Mix | None:
+    """What an arm mixes; None for arms of real pairs or of synthetic pairs alone."""
+    recipe, _, ratio = arm.rpartition("_")
+    try:
+        return Mix(recipe, float(ratio))
+    except ValueError:
         return None
-    return float(arm.removeprefix(_PREFIX))
+
+
+def recipe_of(arm: str) -> str | None:
+    """The recipe by which an arm's pairs come about; None for arms of real pairs alone."""
+    if arm == ONLY:
+        return PLAIN
+    mix = mix_of(arm)
+    return None if mix is None else mix.recipe
 
 
 def result_path(folder: Path, arm: str, seed: int) -> Path:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from graphlib import TopologicalSorter
 from typing import NamedTuple, TypeVar
 
-from geoseg_gan.trials.results import ONLY, REAL, ratio_of
+from geoseg_gan.trials.results import REAL, recipe_of
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class Task(NamedTuple):
     Attributes:
         kind: What it leaves.
         seed: Whose.
-        arm: The arm, where a result is left.
+        arm: The arm, where a result is left; the folder of pairs, where those are.
     """
 
     kind: Kind
@@ -40,7 +40,9 @@ class Task(NamedTuple):
 
 
 def plan(
-    missing: Sequence[tuple[str, int]], gan_seeds: Mapping[int, int]
+    missing: Sequence[tuple[str, int]],
+    gan_seeds: Mapping[int, int],
+    folders: Callable[[str], str],
 ) -> dict[Task, list[Task]]:
     """The tasks that missing results take, each with those that must be done before.
 
@@ -49,6 +51,7 @@ def plan(
     Args:
         missing: Arms and seeds of the results.
         gan_seeds: For every seed the one whose generator and pairs it uses.
+        folders: The folder in which a recipe's pairs lie; several may share one.
 
     Returns:
         Tasks in the order in which one process would do them.
@@ -60,14 +63,16 @@ def plan(
         return Task(Kind.RESULT, seed, REAL) if (REAL, seed) in missing else Task(Kind.FILTER, seed)
 
     for arm, seed in missing:
-        if ratio_of(arm) is None and arm != ONLY:
+        recipe = recipe_of(arm)
+        if recipe is None:
             needs[Task(Kind.RESULT, seed, arm)] = []
             continue
         source = gan_seeds[seed]
-        generator, pairs = Task(Kind.GENERATOR, source), Task(Kind.PAIRS, source)
+        generator = Task(Kind.GENERATOR, source)
+        pairs = Task(Kind.PAIRS, source, folders(recipe))
         for task in (real(source), real(seed)):
             if task.kind == Kind.FILTER:
-                needs[task] = [] if task.seed == source else [pairs]
+                needs.setdefault(task, [] if task.seed == source else [pairs])
         needs[generator] = []
         needs[pairs] = [generator, real(source)]
         # Where no pair is kept, a segmenter of arm real stands in for that of the arm.

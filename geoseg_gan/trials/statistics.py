@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg_gan.errors import UserError
-from geoseg_gan.trials.results import REAL, RunResult, ratio_of
+from geoseg_gan.trials.results import REAL, RunResult, mix_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -66,7 +66,8 @@ class Tally:
         hits: Pixels of every class that were predicted rightly, shape (G, C).
         union: Pixels of the class or predicted as it, shape (G, C).
         holds: Which classes the labels of every group hold, shape (G, C).
-        inner_miou: Mean IoU on the held-out training tiles.
+        inner_iou: IoU on the held-out training tiles, shape (C,); NaN for classes they lack.
+        inner_miou: Its mean.
     """
 
     arm: str
@@ -75,6 +76,7 @@ class Tally:
     hits: Floats
     union: Floats
     holds: npt.NDArray[np.bool_]
+    inner_iou: Floats
     inner_miou: float
 
 
@@ -83,6 +85,7 @@ def tally(result: RunResult) -> Tally:
     groups, row = np.unique(result.val.groups, return_inverse=True)
     hits, union, true = _parts(result.val.counts)
     inner_hits, inner_union, inner_true = (part.sum(0) for part in _parts(result.inner.counts))
+    inner = np.where(inner_true > 0, _ratio(inner_hits, inner_union), np.nan)
     return Tally(
         result.arm,
         result.seed,
@@ -90,7 +93,8 @@ def tally(result: RunResult) -> Tally:
         hits=_by_group(hits, row),
         union=_by_group(union, row),
         holds=_by_group(true, row) > 0,
-        inner_miou=float(_mean(_ratio(inner_hits, inner_union), inner_true > 0)),
+        inner_iou=inner,
+        inner_miou=float(_mean(inner, inner_true > 0)),
     )
 
 
@@ -156,21 +160,35 @@ class Comparison:
         return self._once(arm, other)
 
     def choose_arm(self) -> str | None:
-        """The ratio arm with the best mean IoU on held-out training tiles; validation has no say.
+        """The mixed arm with the best mean IoU on held-out training tiles; validation has no say.
 
         Arms are compared over the seeds that all of them have; the earlier wins a tie. None where
         there is no such arm or seed.
         """
-        ratios = [arm for arm in self._runs if ratio_of(arm) is not None]
-        shared = set.intersection(*(set(self._runs[arm]) for arm in ratios)) if ratios else set()
+        mixed = [arm for arm in self._runs if mix_of(arm) is not None]
+        shared = set.intersection(*(set(self._runs[arm]) for arm in mixed)) if mixed else set()
         if not shared:
             return None
-        return max(ratios, key=lambda arm: self.inner_miou(arm, shared))
+        return max(mixed, key=lambda arm: self.inner_miou(arm, shared))
 
     def inner_miou(self, arm: str, seeds: Collection[int] | None = None) -> float:
         """An arm's mean IoU on the held-out training tiles, averaged over seeds; all by default."""
         runs = self._runs[arm]
         return float(np.mean([runs[seed].inner_miou for seed in sorted(seeds or runs)]))
+
+    def inner_gains(self, arm: str) -> list[float]:
+        """An arm's IoU of every class on the held-out training tiles, less that of real only.
+
+        Averaged over the seeds that both have and whose held-out tiles hold the class; NaN for a
+        class without such a seed.
+        """
+        seeds = self._shared(arm, REAL)
+        pairs = [(self._runs[arm][seed], self._runs[REAL][seed]) for seed in seeds]
+        if not pairs:
+            return [math.nan] * len(self.occurs)
+        gains = np.stack([ours.inner_iou - real.inner_iou for ours, real in pairs])
+        means: list[float] = _mean(gains.T, np.ones(len(gains), bool)).tolist()
+        return means
 
     def without_groups(self, arm: str, other: str = REAL) -> dict[str, float]:
         """The difference in mean IoU with each group of validation ground left out in turn.

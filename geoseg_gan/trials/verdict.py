@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from geoseg_gan.trials.results import ratio_of
+from geoseg_gan.trials.results import PLAIN, mix_of
 from geoseg_gan.trials.statistics import Comparison, Estimate
 
 Kind = Literal["use", "no effect", "do not use", "no verdict"]
@@ -14,8 +14,8 @@ FREE_RIVALS = ("oversample", "copy_paste")
 """Arms that need no generated pair."""
 
 RULE = (
-    "The ratio with the best mean IoU on the held-out training tiles, averaged over the seeds, is "
-    "picked; validation has no say in it. Its difference to real only in mean IoU on the "
+    "The ratio (where there are several recipes, recipe and ratio) with the best mean IoU on the "
+    "held-out training tiles, averaged over the seeds, is picked; validation has no say in it. Its difference to real only in mean IoU on the "
     "validation tiles decides. Interval above zero, and the estimate above that of every arm that "
     "needs no generated pair: use it. Interval above zero, but such an arm gains as much: don't. "
     "Interval below zero: don't. Interval around zero: no measurable effect. The filter kept "
@@ -41,12 +41,12 @@ class Verdict:
     rival: str | None = None
 
 
-def judge(comparison: Comparison, kept: Mapping[int, int | None]) -> Verdict:
+def judge(comparison: Comparison, kept: Mapping[str, Mapping[int, int]]) -> Verdict:
     """Applies the rule.
 
     Args:
         comparison: The runs.
-        kept: How many pairs each seed's filter kept.
+        kept: By arm how many pairs each seed's filter kept.
     """
     arm = comparison.choose_arm()
     if arm is None or not comparison.difference(arm).seeds:
@@ -54,11 +54,12 @@ def judge(comparison: Comparison, kept: Mapping[int, int | None]) -> Verdict:
             "No verdict: results are missing; it takes seeds that real only and all ratios have."
         )
         return Verdict("no verdict", sentence, arm)
-    counts = [kept.get(seed) for seed in comparison.seeds(arm)]
+    counts = [kept[arm].get(seed) for seed in comparison.seeds(arm)]
     if not any(counts):
         return Verdict("do not use", "Don't use it: the filter kept nothing with any seed.", arm)
     gain = comparison.difference(arm).miou
-    at = f"at ratio {ratio_of(arm):g}"
+    called = named(arm)
+    at = f"at {called}"
     said = f"{points(gain)} {at}"
     rivals = {
         rival: comparison.difference(rival).miou.value
@@ -70,7 +71,7 @@ def judge(comparison: Comparison, kept: Mapping[int, int | None]) -> Verdict:
     best = max(rivals, key=lambda rival: rivals[rival], default=None)
     rival = None
     if best is not None and (ahead := comparison.difference(arm, best)).seeds:
-        rival = f"Ratio {ratio_of(arm):g} against {best}, which is free: {points(ahead.miou)}."
+        rival = f"{called.capitalize()} against {best}, which is free: {points(ahead.miou)}."
     empty = sum(count == 0 for count in counts)
     more = f" The filter kept nothing with {empty} of {len(counts)} seeds." if empty else ""
     if not gain.has_interval:
@@ -89,6 +90,13 @@ def judge(comparison: Comparison, kept: Mapping[int, int | None]) -> Verdict:
         sentence = f"Don't use it: {said}, but {best}, which is free, gains {signed(rivals[best])}."
         return Verdict("do not use", sentence + more, arm, rival)
     return Verdict("use", f"Use it: {said}.{more}", arm, rival)
+
+
+def named(arm: str) -> str:
+    """A mixed arm in words: "ratio 0.25", with its recipe if that has settings of its own."""
+    mix = mix_of(arm)
+    assert mix is not None, arm
+    return f"ratio {mix.ratio:g}" + (f" of recipe {mix.recipe}" if mix.recipe != PLAIN else "")
 
 
 def points(estimate: Estimate) -> str:

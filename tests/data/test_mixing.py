@@ -8,6 +8,7 @@ import torch
 from mixed import make, ready, stems
 
 from geoseg_gan.data.jitter import JitterSettings
+from geoseg_gan.data.mixing_settings import MixingSettings
 from geoseg_gan.data.pairs import DataError
 from geoseg_gan.data.palette import PaletteClass
 from geoseg_gan.data.transplant import TransplantStep
@@ -96,6 +97,32 @@ def test_pictures_are_resized_where_the_settings_say_so(root, settings, made):
     data = ready(root, resized, synthetic=[made], synthetic_ratio=0.5, inner_share=0.2)
     assert next(iter(data.train_dataloader()))["image"].shape == (4, 3, 32, 32)
     assert len(data.inner_dataset) == 3 and len(data.val_dataset) == 3
+
+
+def test_a_schedule_runs_over_the_epochs_of_the_training(root, settings, made):
+    knobs = {"synthetic": [made], "synthetic_ratio": 0.25, "epochs": 4}
+    data = ready(root, settings, mixing=MixingSettings(schedule="first"), **knobs)
+    assert [synthetic_in(stems(data, epoch)) for epoch in range(4)] == [12, 0, 0, 0]
+    data = ready(root, settings, mixing=MixingSettings(schedule="falling"), **knobs)
+    assert [synthetic_in(stems(data, epoch)) for epoch in range(4)] == [6, 4, 2, 0]
+
+
+def test_only_synthetic_pairs_are_marked_and_lose_the_classes_that_do_not_count(
+    root, settings, made
+):
+    knobs = {"synthetic": [made], "synthetic_ratio": 0.5}
+    mixing = MixingSettings(batch_norm="apart", classes=["Settlement"])
+    plain = ready(root, settings, **knobs).train_dataloader()
+    gated = ready(root, settings, mixing=mixing, **knobs).train_dataloader()
+    for batch, before in zip(gated, plain, strict=True):
+        assert "synthetic" not in before and batch["stem"] == before["stem"]
+        assert torch.equal(batch["image"], before["image"])
+        made_here = batch["synthetic"]
+        assert made_here.tolist() == [stem.startswith("pair_") for stem in batch["stem"]]
+        assert torch.equal(batch["label"][~made_here], before["label"][~made_here])
+        was, now = before["label"][made_here], batch["label"][made_here]
+        assert {1, 2} <= set(was.unique().tolist())
+        assert torch.equal(now, torch.where(was == 2, was, 255).to(torch.uint8))
 
 
 # Rare classes

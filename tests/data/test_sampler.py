@@ -169,6 +169,32 @@ def test_every_rank_has_its_share_of_every_batch_and_of_the_epoch(batches, ratio
             assert np.abs(cells.sum(0) - batches * even).max() < 3
 
 
+@pytest.mark.parametrize(
+    ("schedule", "ratio", "expected"),
+    [
+        ("constant", 0.3, [12, 12, 12, 12, 12]),
+        ("falling", 0.3, [24, 18, 12, 6, 0]),
+        ("falling", 0.75, [40, 35, 30, 25, 20]),
+        ("falling", 0.1, [8, 6, 4, 2, 0]),
+        ("falling", 0.075, [6, 5, 3, 1, 0]),  # 4.5 and 1.5 are shared out
+        ("first", 0.3, [40, 20, 0, 0, 0]),
+        ("first", 0.1, [20, 0, 0, 0, 0]),
+        ("first", 1.0, [40, 40, 40, 40, 40]),
+    ],
+)
+def test_a_schedule_moves_synthetic_draws_and_changes_no_share(schedule, ratio, expected):
+    knobs = {"ratio": ratio, "schedule": schedule, "epochs": 5}
+    orders = [rows(mixed(**knobs), epoch) for epoch in range(5)]  # each as after a resume
+    assert [(order >= 40).sum() for order in orders] == expected
+    assert sum(expected) == 5 * round(ratio * 40)
+    for epoch, order in enumerate(orders):
+        real = order[order < 40]
+        np.testing.assert_array_equal(real, rows(mixed(synthetic=0), epoch)[: len(real)])
+        np.testing.assert_array_equal(global_batches(2, epoch, **knobs).ravel(), order)
+        if expected[epoch] == 5 * round(ratio * 40) / 5:
+            np.testing.assert_array_equal(order, rows(mixed(ratio=ratio), epoch))
+
+
 # Pairs that stand in the pool more than once
 
 

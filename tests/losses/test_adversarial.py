@@ -116,4 +116,14 @@ def test_every_name_builds():
         "lsgan": "realness",
         "nonsaturating": "realness",
         "classes": "classes",
+        "both": "both",
     }
+
+
+def test_both_kinds_add_up():
+    both, classes, hinge = (build_adversarial(name, True) for name in ("both", "classes", "hinge"))
+    real, fake = (DiscriminatorOutput(SAID.logits + one.logits, []) for one in (REAL, FAKE))
+    expected = {**classes.d_terms(SAID, SAID, BATCH), **hinge.d_terms(REAL, FAKE, BATCH)}
+    assert both.d_terms(real, fake, BATCH) == expected
+    assert both.g_term(fake, BATCH) == classes.g_term(SAID, BATCH) + hinge.g_term(FAKE, BATCH)
+    assert both.accuracy(real, BATCH, real=True) == classes.accuracy(SAID, BATCH, real=True)

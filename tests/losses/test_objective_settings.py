@@ -63,7 +63,14 @@ def test_the_defaults_are_in_range():
             "classes",
             1,
             "loss.adversarial=lsgan needs a discriminator that says how real",
-            r"loss=oasis, or model/discriminator=patch",
+            r"Use model/discriminator=patch, or loss=oasis",
+        ),
+        (
+            {"adversarial": "both"},
+            "realness",
+            1,
+            "needs a discriminator that does both.* says how real an image is",
+            r"Use model/discriminator=both, or loss=hinge_fm",
         ),
         (
             {"labelmix": Weight(10.0)},
@@ -96,6 +103,7 @@ def test_networks_that_do_not_fit_are_refused_with_why_and_what_to_use(
         ("lsgan", "realness"),
         ("nonsaturating", "realness"),
         ("classes", "classes"),
+        ("both", "both"),
     ],
 )
 def test_networks_that_fit_are_taken(adversarial, judges):

@@ -58,10 +58,11 @@ class DiscriminatorTester:
         network = self.build(classes, bands)
         output = network(*self.inputs(33, 40, classes=classes, bands=bands))
         assert network.judges == self.judges
-        if self.judges == "classes":
-            assert [logits.shape for logits in output.logits] == [(2, classes + 1, 33, 40)]
-        else:
-            assert all(logits.shape[1] == 1 for logits in output.logits)
+        told = list(output.logits)
+        if self.judges != "realness":
+            assert told.pop(0).shape == (2, classes + 1, 33, 40)
+        assert bool(told) == (self.judges != "classes")
+        assert all(logits.shape[1] == 1 for logits in told)
 
     def test_gradients_reach_every_parameter_and_every_pixel(self):
         network = self.build()
@@ -77,7 +78,8 @@ class DiscriminatorTester:
         network = self.build().eval()
         image, one_hot = self.inputs()
         first, second = (network(image, mask).logits for mask in (one_hot, one_hot.flip(1)))
-        for one, other in zip(first, second, strict=True):
+        pairs = list(zip(first, second, strict=True))
+        for one, other in pairs[self.judges == "both" :]:  # classes are told without the mask
             assert torch.allclose(one, other, atol=1e-4) != self.shown_mask
 
     def test_halves_are_the_outputs_of_both_halves(self):
@@ -205,6 +207,27 @@ class TestOasisLight(DiscriminatorTester):
     tiny = TestOasis.tiny
     judges = "classes"
     shown_mask = False
+
+
+class TestBoth(DiscriminatorTester):
+    files = ("both",)
+    tiny: ClassVar[dict] = {**TestOasis.tiny, "patch": 4}
+    judges = "both"
+
+    def test_it_is_the_one_and_the_other(self):
+        network = self.build()
+        inputs = self.inputs()
+        output, beside = network(*inputs), network.patch(*inputs)
+        network.patch = None
+        for ours, theirs in ((output.classes(), network(*inputs)), (output.realness(), beside)):
+            pairs = zip(tensors(ours), tensors(theirs), strict=True)
+            assert all(torch.equal(one, other) for one, other in pairs)
+
+
+class TestBothLight(DiscriminatorTester):
+    files = ("both_light",)
+    tiny = TestBoth.tiny
+    judges = "both"
 
 
 @pytest.mark.parametrize("tester", [TestPatch, TestProjected])

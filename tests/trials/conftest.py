@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from geoseg_gan.metrics.tiles import TileConfusions
-from geoseg_gan.trials.results import RunResult
+from geoseg_gan.trials.results import RunResult, recipe_of
 from geoseg_gan.trials.statistics import Tally
 
 TILE = 1000  # pixels of each of two classes in every tile
@@ -58,7 +58,7 @@ def make_arms(make_run) -> Callable[..., list[RunResult]]:
                 seed,
                 tiles + gain + 0.01 * seed + spread * rng.normal(),
                 inner=(inner or {}).get(arm, 0.7 + gain),
-                kept=kept if arm.startswith("synthetic") else None,
+                kept=None if recipe_of(arm) is None else kept,
                 groups=groups,
             )
             for arm, gain in gains.items()
@@ -87,7 +87,9 @@ def make_tallies() -> Callable[..., list[Tally]]:
                 right = right + rng.normal(0, 0.03, (groups, 2)) + (arm != "real") * (gain + suits)
                 right = right.clip(0.02, 0.98)
                 hits, union = size * right, size * (2 - right)
-                runs.append(Tally(arm, seed, names, hits, union, np.ones((groups, 2), bool), 0.5))
+                inner = np.full(2, 0.5)
+                holds = np.ones((groups, 2), bool)
+                runs.append(Tally(arm, seed, names, hits, union, holds, inner, 0.5))
         return runs
 
     return make

@@ -5,12 +5,13 @@ from geoseg_gan.errors import UserError
 from geoseg_gan.metrics.tiles import TileConfusions
 from geoseg_gan.trials.results import (
     ONLY,
+    Mix,
     RunResult,
-    ratio_of,
+    mix_of,
     read_result,
     read_results,
+    recipe_of,
     result_path,
-    synthetic_arm,
     write_result,
 )
 
@@ -46,5 +47,8 @@ def test_a_file_of_another_kind_is_refused_by_name(tmp_path):
 
 
 def test_arms_are_named_by_their_ratio():
-    assert synthetic_arm(0.1) == "synthetic_0.1" and ratio_of("synthetic_0.1") == 0.1
-    assert [ratio_of(arm) for arm in ("real", "oversample", ONLY)] == [None] * 3
+    for mix in (Mix("synthetic", 0.1), Mix("real_texture", 0.25)):
+        assert mix_of(mix.arm) == mix and recipe_of(mix.arm) == mix.recipe
+    assert Mix("synthetic", 0.1).arm == "synthetic_0.1"
+    assert [mix_of(arm) for arm in ("real", "oversample", "copy_paste", ONLY)] == [None] * 4
+    assert [recipe_of(arm) for arm in ("real", "copy_paste", ONLY)] == [None, None, "synthetic"]

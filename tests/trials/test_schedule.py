@@ -15,12 +15,14 @@ def generator(seed=0):
     return Task(Kind.GENERATOR, seed)
 
 
-def pairs(seed=0):
-    return Task(Kind.PAIRS, seed)
+def pairs(seed=0, folder="synthetic"):
+    return Task(Kind.PAIRS, seed, folder)
 
 
 def plan_of(arms, seeds, shared=False):
-    return plan([(a, s) for s in seeds for a in arms], {s: 0 if shared else s for s in seeds})
+    missing = [(a, s) for s in seeds for a in arms]
+    folders = {"later": "synthetic"}  # a recipe that only mixes differently
+    return plan(missing, {s: 0 if shared else s for s in seeds}, lambda r: folders.get(r, r))
 
 
 def test_pairs_wait_for_the_generator_and_the_filter_and_mixed_arms_for_the_pairs():
@@ -31,6 +33,15 @@ def test_pairs_wait_for_the_generator_and_the_filter_and_mixed_arms_for_the_pair
     for task in (generator(), result("real"), result("oversample"), result("copy_paste")):
         assert not needs[task]
     assert len(needs) == len(ARMS) + 2
+
+
+def test_recipes_share_a_generator_and_those_that_paint_alike_their_pairs():
+    needs = plan_of(["synthetic_0.25", "later_0.25", "other_0.25"], [0])
+    assert [task for task in needs if task.kind == Kind.GENERATOR] == [generator()]
+    painted = [pairs(), pairs(folder="other")]
+    assert [task for task in needs if task.kind == Kind.PAIRS] == painted
+    assert needs[result("later_0.25")][0] == painted[0]
+    assert needs[result("other_0.25")][0] == painted[1]
 
 
 def test_one_generator_for_all_seeds_is_trained_once():

@@ -1,0 +1,64 @@
+"""How a trial may paint, choose and mix pairs: what its arms differ in."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from geoseg_gan.data.jitter import JitterSettings
+from geoseg_gan.data.mixing_settings import MixingSettings
+from geoseg_gan.errors import UserError, check_choice
+from geoseg_gan.synthesis.compose import ComposeSettings
+from geoseg_gan.synthesis.filter import check_filter
+from geoseg_gan.synthesis.sampling import SAMPLINGS
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass
+class RecipeSettings:
+    """One way to get synthetic pairs and to train on them; all arms of a seed share a generator.
+
+    Attributes:
+        sampling: Which masks are painted; null for the trial's `sampling`, and so on below.
+        tau: Above which score a pair is kept.
+        alpha: Which of its pixels count.
+        variants: Images of each mask.
+        jitter: How masks are changed.
+        compose: What of a pair is painted, and what stays real.
+        mixing: How pairs are mixed into training.
+        copy_paste: Whether real pairs have the copy-paste of the arm of that name as well.
+    """
+
+    sampling: str | None = None
+    tau: Any = None
+    alpha: float | None = None
+    variants: int | None = None
+    jitter: JitterSettings | None = None
+    compose: ComposeSettings = field(default_factory=ComposeSettings)
+    mixing: MixingSettings = field(default_factory=MixingSettings)
+    copy_paste: bool = False
+
+    def check(self, name: str, jitter: JitterSettings) -> None:
+        """Refuses a name or values that cannot be.
+
+        Args:
+            name: What the recipe is called.
+            jitter: That of the trial.
+
+        Raises:
+            UserError: Naming the key, its value and what is allowed.
+        """
+        if not _NAME.fullmatch(name) or name in ("real", "oversample", "copy_paste"):
+            raise UserError(
+                f"recipes: {name} is no name for a recipe. Use lower-case letters, digits and _, "
+                "and not the name of an arm that needs no generated pair."
+            )
+        if self.sampling is not None:
+            check_choice(f"recipes.{name}.sampling", self.sampling, SAMPLINGS)
+        if self.variants is not None and self.variants < 1:
+            raise UserError(f"recipes.{name}.variants={self.variants} must be 1 or more.")
+        check_filter(0.0 if self.tau is None else self.tau, self.alpha)
+        jitter = self.jitter or jitter
+        jitter.check()
+        self.compose.check(jitter.transplant.p, f"recipes.{name}.compose")
+        self.mixing.check()

@@ -1,0 +1,215 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from geoseg_gan.checkpoints import load_generator
+from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.data.images import MaskReader, read_image, resize_image, resize_label
+from geoseg_gan.data.jitter import (
+    AffineStep,
+    FlipStep,
+    JitterSettings,
+    QuarterTurnStep,
+    sample_image,
+    sample_label,
+)
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.data.regions import region_map
+from geoseg_gan.data.scan import scan
+from geoseg_gan.data.transplant import Transplanter, TransplantStep
+from geoseg_gan.errors import UserError
+from geoseg_gan.synthesis.compose import Blend, ComposeSettings, Composition
+from geoseg_gan.synthesis.judge import Judge
+from geoseg_gan.synthesis.masks import CandidateMasks
+from geoseg_gan.synthesis.paint import paint, paint_batches, stored
+from geoseg_gan.synthesis.styles import Styles, match_styles
+from geoseg_gan.synthesis.writer import read_manifest
+
+CPU = torch.device("cpu")
+STEP = TransplantStep(p=0.7, max_share=0.8, min_pixels=8)
+JITTER = JitterSettings(
+    affine=AffineStep(0.5), quarter_turn=QuarterTurnStep(0.75), flip=FlipStep(0.5), transplant=STEP
+)
+
+
+@pytest.fixture
+def root(make_folder, tmp_path):
+    return make_folder(tmp_path / "data", train=4, val=0)
+
+
+@pytest.fixture
+def index(root, palette):
+    return scan(find_pairs(root, "train"), MaskReader(palette))
+
+
+@pytest.fixture
+def candidates(index, palette):
+    reader = MaskReader(palette)
+
+    def make(paint="regions", fit="crop", styles=None, **settings):
+        return CandidateMasks(
+            index.pairs,
+            reader,
+            image_size=32,
+            fit=fit,
+            jitter=JITTER,
+            seed=3,
+            start=0,
+            stop=24,
+            transplanter=Transplanter.of_masks(STEP, index, reader),
+            compose=ComposeSettings(paint, **settings),
+            styles=styles,
+        )
+
+    return make
+
+
+def warped(candidate, index, palette, fit):
+    """The source's image as the candidate shows it, and where it shows a graft."""
+    [pair] = [pair for pair in index.pairs if pair.stem == candidate.source]
+    image, (label, _) = read_image(pair.image), MaskReader(palette).read(pair.mask)
+    covered = np.full_like(label, IGNORE)
+    covered = covered if candidate.graft is None else candidate.graft.apply(covered)
+    if fit == "resize":
+        image, label, covered = (
+            resize_image(image, 32),
+            resize_label(label, 32),
+            resize_label(covered, 32),
+        )
+    maps = candidate.warp.source_map(*label.shape, candidate.window)
+    return sample_image(image, maps), sample_label(covered, maps) != IGNORE
+
+
+@pytest.mark.parametrize("fit", ["crop", "resize"])
+@pytest.mark.parametrize("what", ["grafts", "regions"])
+def test_what_is_not_painted_is_the_real_image_under_the_mask_s_geometry(
+    generator, root, index, palette, candidates, what, fit
+):
+    loaded = load_generator(generator(root))
+    shots = paint_batches(
+        loaded, candidates(what, fit), [list(range(24))], num_workers=0, device=CPU
+    )
+    outcomes = set()
+    for candidate, image, _ in (row for shot in shots for row in shot):
+        real, grafted = warped(candidate, index, palette, fit)
+        if image is None:
+            assert not grafted.any() and not candidate.composition.painted.any()
+            outcomes.add("dropped")
+            continue
+        own = candidate.composition.painted
+        alone = paint(loaded, [candidate.label], seed=3, indices=[candidate.index], device=CPU)[0]
+        weight = Blend.of([candidate.composition], [None], 0, CPU).weight[0].numpy()
+        assert ((weight > 0.5) == own)[(weight < 0.01) | (weight > 0.99)].all()
+        np.testing.assert_array_equal(image[weight == 0], real[weight == 0])
+        np.testing.assert_array_equal(image[weight == 1], alone[weight == 1])
+        mixed = weight[..., None] * alone + (1 - weight[..., None]) * real
+        np.testing.assert_allclose(image, mixed, atol=1)
+        assert own[grafted].all()
+        if what == "grafts":
+            assert not own[~grafted].any()
+        else:  # whole regions or none of them, but for what was pasted; never ignored ground
+            regions = region_map(candidate.label)
+            for number in np.unique(regions[~grafted]):
+                assert len(np.unique(own[~grafted & (regions == number)])) == 1
+            assert not own[~grafted & (candidate.label == IGNORE)].any()
+        outcomes.add("painted")
+    assert "painted" in outcomes and ("dropped" in outcomes or what == "regions")
+
+
+def test_regions_are_painted_as_often_as_asked_for(candidates):
+    few, half, every = (
+        np.mean([own.composition.share for own in candidates(share=share)])
+        for share in (0.05, 0.5, 1)
+    )
+    assert few < half < every and every > 0.9
+
+
+def test_a_candidate_of_which_nothing_is_painted_is_dropped_and_told_why(candidates):
+    bare = [own for own in candidates("grafts") if not own.composition.share]
+    assert bare and all(own.composition.real is None for own in bare)
+    verdict = Judge().decide(bare[0], None)
+    assert not verdict.kept and verdict.why == "nothing of it would be painted"
+    assert replace(bare[0], lacks=("Water",)).unfit == "shows no Water"
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_real_values_outside_the_scaling_are_kept(dtype):
+    real = np.array([[[3.0], [250.0], [7.0], [100.0]]]).astype(dtype)
+    painted = np.zeros((1, 4), bool)
+    blend = Blend.of([Composition(painted, real)], [None], 0, CPU)
+    values = stored(torch.zeros(1, 1, 1, 4), ImageScaling([50], [200], dtype), blend)
+    np.testing.assert_array_equal(values.numpy()[0], real)
+
+
+def test_matching_moves_mean_and_spread_of_a_class_as_far_as_asked():
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.1 + 0.2
+    labels = torch.zeros(2, 16, 16, dtype=torch.uint8)
+    labels[:, 8:], labels[:, 0] = 1, IGNORE
+    styles = torch.full((2, 2, 3, 3), torch.nan)
+    styles[1, 0, 1], styles[1, 1, 1] = torch.tensor([-0.5, 0.0, 0.5]), 0.3
+    for match in (0.5, 1.0):
+        moved = match_styles(images, labels, styles, match)
+        assert torch.equal(moved[0], images[0]) and torch.equal(moved[1, :, :8], images[1, :, :8])
+        before, after = images[1, :, 8:].flatten(1), moved[1, :, 8:].flatten(1)
+        mean = torch.lerp(before.mean(1), styles[1, 0, 1], match)
+        spread = torch.lerp(before.std(1, correction=0), styles[1, 1, 1], match)
+        torch.testing.assert_close(after.mean(1), mean)
+        torch.testing.assert_close(after.std(1, correction=0), spread)
+
+
+def test_a_style_is_that_of_the_class_in_another_tile(index, palette):
+    reader, scaling = MaskReader(palette), ImageScaling([0] * 3, [255] * 3)
+    styles = Styles.of_tiles(index.pairs, reader, scaling)
+    source = index.pairs[1]
+    own = read_image(source.image)[reader.read(source.mask)[0] == 2] / 127.5 - 1
+    np.testing.assert_allclose(styles.looks[1, :, 2], [own.mean(0), own.std(0)], atol=1e-4)
+    drawn = [styles.draw(np.random.default_rng(seed), source.stem) for seed in range(40)]
+    found = {int(np.flatnonzero((styles.looks[:, 0, 2] == d[0, 2]).all(1))[0]) for d in drawn}
+    assert found == {0, 2, 3}
+    alone = Styles(styles.stems[1:2], styles.looks[1:2])
+    assert np.isnan(alone.draw(np.random.default_rng(0), source.stem)).all()
+
+
+@pytest.mark.parametrize("what", ["all", "regions"])
+def test_the_same_bytes_whatever_batch_and_workers(paint, generator, root, what):
+    checkpoint = generator(root)
+    settings = {"jitter": JITTER, "compose": ComposeSettings(what, 0.5, 0.8), "num_samples": 6}
+    one = paint(checkpoint, "one", bs=1, variants=2, **settings)
+    many = paint(checkpoint, "many", bs=4, num_workers=2, variants=2, **settings)
+    files = sorted(path.name for path in one.iterdir())
+    assert files == sorted(path.name for path in many.iterdir())
+    assert all((one / name).read_bytes() == (many / name).read_bytes() for name in files)
+
+
+def test_the_folder_tells_what_is_painted_and_takes_no_other(paint, generator, root):
+    checkpoint = generator(root)
+    settings = {"jitter": JITTER, "num_samples": 8}
+    folder = paint(checkpoint, "out", compose=ComposeSettings("grafts"), **settings)
+    lines = read_manifest(folder)
+    assert {line["kept"] for line in lines} == {True, False}
+    for line in lines:
+        assert line["kept"] == (line["painted_share"] > 0) == ("why" not in line)
+        assert (folder / f"pair_{line['index']:05d}_img.jpg").is_file() == line["kept"]
+    facts = json.loads((folder / "generation.json").read_text())
+    assert facts["config"]["compose"] == {"paint": "grafts", "share": 0.5, "match": 0.0}
+    with pytest.raises(UserError, match="compose"):
+        paint(checkpoint, "out", compose=ComposeSettings("regions"), **settings)
+
+
+@pytest.mark.parametrize(
+    ("compose", "message"),
+    [
+        (ComposeSettings("grafts"), r"jitter\.transplant\.p=0"),
+        (ComposeSettings("some"), r"compose\.paint=some"),
+        (ComposeSettings("regions", share=0), r"compose\.share=0 "),
+        (ComposeSettings(match=1.5), r"compose\.match=1\.5 "),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(paint, tmp_path, compose, message):
+    with pytest.raises(UserError, match=message):
+        paint("none.pt", "out", compose=compose)
+    assert not (tmp_path / "out").exists()
