@@ -16,8 +16,8 @@ class DiscriminatorOutput:
 
     Attributes:
         logits: One tensor a scale, shape (B, 1, h, w), above 0 speaking for real; or, of one that
-            tells classes, a single one (B, N + 1, H, W), channel 0 for fake and c + 1 for class c; or
-            the latter followed by the former.
+            tells classes, a single one (B, N + 1, H, W), channel 0 for fake and c + 1 for class c;
+            or the latter followed by the former.
         features: For every scale the activations of its layers, logits left out, each (B, c, h, w).
     """
 

@@ -15,12 +15,12 @@ FREE_RIVALS = ("oversample", "copy_paste")
 
 RULE = (
     "The ratio (where there are several recipes, recipe and ratio) with the best mean IoU on the "
-    "held-out training tiles, averaged over the seeds, is picked; validation has no say in it. Its difference to real only in mean IoU on the "
-    "validation tiles decides. Interval above zero, and the estimate above that of every arm that "
-    "needs no generated pair: use it. Interval above zero, but such an arm gains as much: don't. "
-    "Interval below zero: don't. Interval around zero: no measurable effect. The filter kept "
-    "nothing with any seed: don't. Without an interval (one seed, or validation ground of one "
-    "group): no verdict."
+    "held-out training tiles, averaged over the seeds, is picked; validation has no say in it. "
+    "Its difference to real only in mean IoU on the validation tiles decides. Interval above zero, "
+    "and the estimate above that of every arm that needs no generated pair: use it. Interval above "
+    "zero, but such an arm gains as much: don't. Interval below zero: don't. Interval around zero: "
+    "no measurable effect. The filter kept nothing with any seed: don't. Without an interval (one "
+    "seed, or validation ground of one group): no verdict."
 )
 
 
