@@ -145,7 +145,7 @@ def check(config: GenerateConfig) -> None:
     Raises:
         UserError: Naming the key, its value and what to do.
     """
-    for key in ("num_samples", "variants", "bs", "keep", "max_tries"):
+    for key in ("num_samples", "variants", "bs", "keep", "max_tries", "image_size"):
         value = getattr(config, key)
         if value is not None and value < 1:
             raise UserError(f"{key}={value} must be 1 or more.")
@@ -218,7 +218,7 @@ def _choose_tau(config: GenerateConfig, opened: Opened) -> float:
 
 def _say_start(config: GenerateConfig, opened: Opened, team: Team, done: int) -> None:
     candidates, generator = opened.candidates, opened.generator
-    size = generator.facts.config["image_size"]
+    size = candidates.image_size
     where = team.where(config.trainer)
     count, masks, variants = len(candidates), candidates.num_masks, config.variants
     up_to = "" if count == masks * variants else "up to "

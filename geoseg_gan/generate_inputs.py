@@ -79,10 +79,15 @@ def open_inputs(config: GenerateConfig, team: Team) -> Opened:
     reader = MaskReader(palette, trained["data"]["mask_format"], trained["data"]["unknown"])
     pairs, _ = split_pairs(root, trained)
     index = scan(pairs, reader)
+    size = config.image_size or trained["image_size"]
+    if size % generator.network.stride:
+        raise UserError(
+            f"image_size={size}: this generator paints multiples of {generator.network.stride} px."
+        )
     if trained["data"]["fit"] == "crop":
-        check_sizes(index, trained["image_size"])
-    recognizer = _open_recognizer(config, generator, index, reader, device)
-    candidates = _open_candidates(config, generator, index, reader, recognizer)
+        check_sizes(index, size)
+    recognizer = _open_recognizer(config, generator, index, reader, device, size)
+    candidates = _open_candidates(config, generator, index, reader, recognizer, size)
     workers = config.num_workers
     if workers is None:
         workers = default_workers(device, team.neighbours)
@@ -95,6 +100,7 @@ def _open_recognizer(
     index: FolderIndex,
     reader: MaskReader,
     device: torch.device,
+    size: int,
 ) -> Recognizer | None:
     if config.segmenter_ckpt is None:
         return None
@@ -104,7 +110,7 @@ def _open_recognizer(
         Path(config.segmenter_ckpt),
         facts.palette,
         facts.scaling,
-        facts.config["image_size"],
+        size,
         device,
         config.class_map,
         config.onnx,
@@ -135,6 +141,7 @@ def _open_candidates(
     index: FolderIndex,
     reader: MaskReader,
     recognizer: Recognizer | None,
+    size: int,
 ) -> CandidateMasks:
     trained = generator.facts.config
     losses = None if recognizer is None else recognizer.class_losses
@@ -146,7 +153,7 @@ def _open_candidates(
     return CandidateMasks(
         index.pairs,
         reader,
-        image_size=trained["image_size"],
+        image_size=size,
         fit=trained["data"]["fit"],
         jitter=config.jitter,
         seed=config.seed,
@@ -181,6 +188,6 @@ def facts_of(config: GenerateConfig, opened: Opened) -> dict[str, Any]:
         "palette": generator.facts.palette.to_dict(),
         "mask_format": trained["data"]["mask_format"],
         "gsd": trained["data"]["gsd"],
-        "image_size": trained["image_size"],
+        "image_size": opened.candidates.image_size,
         "config": {**settings, "data_root": str(opened.root)},
     }

@@ -23,6 +23,7 @@ class RecipeSettings:
         tau: Above which score a pair is kept.
         alpha: Which of its pixels count.
         variants: Images of each mask.
+        image_size: Side of the pairs in pixels; null for that of the generator's training.
         jitter: How masks are changed.
         compose: What of a pair is painted, and what stays real.
         mixing: How pairs are mixed into training.
@@ -33,6 +34,7 @@ class RecipeSettings:
     tau: Any = None
     alpha: float | None = None
     variants: int | None = None
+    image_size: int | None = None
     jitter: JitterSettings | None = None
     compose: ComposeSettings = field(default_factory=ComposeSettings)
     mixing: MixingSettings = field(default_factory=MixingSettings)

@@ -93,6 +93,7 @@ class GenerateConfig:
     save_dir: str = knob("synthetic", "where pairs, manifest and contact sheet go")
     num_samples: int = knob(1000, "how many pairs are painted")
     variants: int = knob(1, "images painted from each mask, each with noise of its own")
+    image_size: int | None = knob(None, "side of the pairs in pixels; null as in training")
     segmenter_ckpt: str | None = knob(None, "keeps only what it recognises: segmenter.pt or .onnx")
     tau: Any = knob(0.65, "mIoU above which a pair is kept; auto fits it to real held-out pairs")
     keep: int | None = knob(None, "paint until so many pairs are kept; overrides num_samples")

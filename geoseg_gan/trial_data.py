@@ -46,7 +46,8 @@ def generation(config: TrialConfig, recipe: str) -> dict[str, Any]:
     own = config.recipes[recipe]
     keys = ("sampling", "tau", "alpha", "variants", "jitter")
     told = {key: getattr(own, key) for key in keys if getattr(own, key) is not None}
-    return {key: getattr(config, key) for key in keys} | told | {"compose": own.compose}
+    alone = {"compose": own.compose, "image_size": own.image_size}
+    return {key: getattr(config, key) for key in keys} | told | alone
 
 
 def pairs_folder(config: TrialConfig, recipe: str) -> str:

@@ -20,7 +20,9 @@ def test_there_are_trials_in_the_documents():
 @pytest.mark.parametrize("folder", TRIALS, ids=lambda folder: folder.name)
 def test_a_verdict_in_the_documents_is_that_of_its_results(folder):
     results = read_results(folder)
-    kept = {r.seed: r.facts["kept"] for r in results if r.facts["kept"] is not None}
+    kept = {arm: {} for arm in {r.arm for r in results}}
+    for result in results:
+        kept[result.arm][result.seed] = result.facts["kept"]
     verdict = judge(Comparison([tally(result) for result in results]), kept)
     stored = json.loads((folder / "trial.json").read_text())["verdict"]
     assert stored["sentence"] == verdict.sentence and stored["rival"] == verdict.rival

@@ -50,6 +50,20 @@ def test_pairs_need_the_checkpoint_alone(run, capsys):
     assert len(facts["checkpoint"]["sha256"]) == 64
 
 
+def test_pairs_may_be_larger_than_what_the_generator_was_trained_on(run, capsys):
+    folder = run("whole", "num_samples=2", "image_size=64", "jitter=none")
+    assert "2 pairs of 64x64 px" in capsys.readouterr().out
+    for part in ("img.jpg", "mask.png"):
+        with Image.open(folder / f"pair_00001_{part}") as picture:
+            assert picture.size == (64, 64)
+    assert json.loads((folder / "generation.json").read_text())["image_size"] == 64
+
+
+def test_sides_that_the_generator_cannot_paint_are_refused(run):
+    with pytest.raises(UserError, match=r"image_size=33: this generator paints multiples of \d+ px"):
+        run("odd", "num_samples=1", "image_size=33")
+
+
 def test_masks_that_the_generator_was_not_to_see_are_not_painted(
     tmp_path, trained, composed, tiny, paint
 ):
