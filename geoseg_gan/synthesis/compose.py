@@ -23,7 +23,8 @@ class ComposeSettings:
 
     Attributes:
         paint: "all" paints everything; "grafts" what jitter.transplant pasted into the mask;
-            "regions" besides that some of the mask's connected regions.
+            "regions" besides that some of the mask's connected regions; "none" nothing: real pairs
+            packed as generated ones are a placebo, whose effect is that of mixing alone.
         share: Probability with which a region is painted, for "regions".
         match: How far mean and standard deviation of every band of a painted class are moved
             towards those of the class in another training tile, 0 to 1.
@@ -43,7 +44,7 @@ class ComposeSettings:
         Raises:
             UserError: Naming the key, its value and what to do.
         """
-        check_choice(f"{key}.paint", self.paint, ("all", "grafts", "regions"))
+        check_choice(f"{key}.paint", self.paint, ("all", "grafts", "regions", "none"))
         if not 0 < self.share <= 1:
             raise UserError(f"{key}.share={self.share} must be above 0 and at most 1.")
         if not 0 <= self.match <= 1:
@@ -53,6 +54,11 @@ class ComposeSettings:
                 f"{key}.paint=grafts paints only what is transplanted into masks, and "
                 "jitter.transplant.p=0 transplants nothing. Set it above 0, as jitter=transplant "
                 "does."
+            )
+        if self.paint == "none" and transplant > 0:
+            raise UserError(
+                f"{key}.paint=none keeps the real image, which does not show what "
+                f"jitter.transplant.p={transplant} pastes into its mask. Set that to 0."
             )
 
 
@@ -88,7 +94,7 @@ def draw_painted(
         label: The candidate's mask (H, W).
         grafted: Where it shows what was transplanted, shape (H, W).
     """
-    if settings.paint == "grafts":
+    if settings.paint in ("grafts", "none"):
         return grafted
     regions = region_map(label)
     chosen = rng.random(int(regions.max()) + 1) < settings.share

@@ -240,7 +240,7 @@ class CandidateMasks(Dataset[Candidate]):
         if view.graft is not None:
             grafted = view.graft.apply(grafted)
         painted = draw_painted(self.compose, rng, view.label, self._seen(grafted, view) != IGNORE)
-        if not painted.any():
+        if not painted.any() and self.compose.paint != "none":
             return Composition(painted, None)
         image = read_image(pair.image)
         if self.fit == "resize":

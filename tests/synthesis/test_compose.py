@@ -136,6 +136,19 @@ def test_a_candidate_of_which_nothing_is_painted_is_dropped_and_told_why(candida
     assert replace(bare[0], lacks=("Water",)).unfit == "shows no Water"
 
 
+def test_a_placebo_is_all_real(index, palette):
+    reader = MaskReader(palette)
+    drawn = CandidateMasks(
+        index.pairs, reader, image_size=64, fit="crop", jitter=JitterSettings(), seed=3, start=0,
+        stop=4, compose=ComposeSettings("none"),
+    )  # fmt: skip
+    for number in range(4):
+        candidate = drawn.at(number)
+        image, _ = warped(candidate, index, palette, "crop")
+        assert candidate.unfit is None and candidate.composition.share == 0
+        assert np.array_equal(candidate.composition.real, image)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
 def test_real_values_outside_the_scaling_are_kept(dtype):
     real = np.array([[[3.0], [250.0], [7.0], [100.0]]]).astype(dtype)
@@ -213,3 +226,8 @@ def test_settings_that_cannot_be_are_refused(paint, tmp_path, compose, message):
     with pytest.raises(UserError, match=message):
         paint("none.pt", "out", compose=compose)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_placebo_with_other_masks_is_refused():
+    with pytest.raises(UserError, match=r"compose\.paint=none keeps the real image"):
+        ComposeSettings("none").check(transplant=0.5)
