@@ -139,8 +139,8 @@ def check(config: TrialConfig) -> None:
     check_networks(config.model, config.loss, classes, config.image_size)
     with torch.device("meta"):  # shapes only: no memory, no time
         generator = build_generator(plain(config.model)["generator"], classes, 3)
-    for recipe in config.recipes:
-        check_variants(generation(config, recipe)["variants"], cast(Generator, generator))
+    for name in config.recipes:
+        check_variants(generation(config, name)["variants"], cast(Generator, generator))
     check_segmenter(config.segmenter, config.image_size)
     config.data.check_root(Path(config.data_root))
 

@@ -191,7 +191,7 @@ def share_batch_norms(network: nn.Module, on_gpu: bool) -> nn.Module:
     """
     if on_gpu:
         # torch's own would drop the activations that timm's layers hold.
-        from timm.layers import convert_sync_batchnorm
+        from timm.layers.norm_act import convert_sync_batchnorm
 
         convert: Callable[[nn.Module], nn.Module] = convert_sync_batchnorm
         return convert(network)
