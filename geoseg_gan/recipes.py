@@ -10,6 +10,7 @@ from geoseg_gan.errors import UserError, check_choice
 from geoseg_gan.synthesis.compose import ComposeSettings
 from geoseg_gan.synthesis.filter import check_filter
 from geoseg_gan.synthesis.sampling import SAMPLINGS
+from geoseg_gan.trials.results import PLACEBO
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -63,4 +64,9 @@ class RecipeSettings:
         jitter = self.jitter or jitter
         jitter.check()
         self.compose.check(jitter.transplant.p, f"recipes.{name}.compose")
+        if name.startswith(PLACEBO) != (self.compose.paint == "none"):
+            raise UserError(
+                f"recipes.{name}: recipes that paint nothing (compose.paint=none), and no others, "
+                f"are called {PLACEBO}..., so that a trial does not recommend one."
+            )
         self.mixing.check()

@@ -18,6 +18,8 @@ REAL = "real"
 """The arm that all others are compared with."""
 PLAIN = "synthetic"
 """The recipe without a setting of its own."""
+PLACEBO = "placebo"
+"""How names of recipes begin that paint nothing."""
 ONLY = f"{PLAIN}_only"
 """The arm that is trained on its pairs alone."""
 
@@ -80,6 +82,11 @@ def recipe_of(arm: str) -> str | None:
         return PLAIN
     mix = mix_of(arm)
     return None if mix is None else mix.recipe
+
+
+def is_placebo(arm: str) -> bool:
+    """Whether an arm's pairs are real ones, which are there to compare with and not to be used."""
+    return (recipe_of(arm) or "").startswith(PLACEBO)
 
 
 def result_path(folder: Path, arm: str, seed: int) -> Path:

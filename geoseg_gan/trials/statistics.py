@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg_gan.errors import UserError
-from geoseg_gan.trials.results import REAL, RunResult, mix_of
+from geoseg_gan.trials.results import REAL, RunResult, is_placebo, mix_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -165,7 +165,7 @@ class Comparison:
         Arms are compared over the seeds that all of them have; the earlier wins a tie. None where
         there is no such arm or seed.
         """
-        mixed = [arm for arm in self._runs if mix_of(arm) is not None]
+        mixed = [arm for arm in self._runs if mix_of(arm) is not None and not is_placebo(arm)]
         shared = set.intersection(*(set(self._runs[arm]) for arm in mixed)) if mixed else set()
         if not shared:
             return None

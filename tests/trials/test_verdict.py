@@ -24,6 +24,11 @@ def test_a_clear_gain_says_use_it(verdict_of):
     assert verdict.rival.startswith("Ratio 0.25 against copy_paste, which is free: +")
 
 
+def test_a_placebo_is_never_picked(verdict_of):
+    verdict = verdict_of({"placebo_0.25": 0.09, "synthetic_0.25": 0.02})
+    assert verdict.arm == "synthetic_0.25"
+
+
 def test_a_clear_loss_says_do_not(verdict_of):
     verdict = verdict_of({"synthetic_0.1": -0.05})
     assert verdict.kind == "do not use" and verdict.rival is None
