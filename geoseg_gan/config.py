@@ -8,9 +8,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import field
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,10 +25,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from geoseg_gan.callbacks.evaluation import MONITORS
+from geoseg_gan.config_help import CONFIGS, choice_names, help_of, settings_of
 from geoseg_gan.errors import UserError, check_choice
 from geoseg_gan.models.registry import DISCRIMINATORS, GENERATORS
 from geoseg_gan.resume import LAST
-from geoseg_gan.schemas import MISSING, SCHEMAS, TrainConfig
+from geoseg_gan.schemas import SCHEMAS, TrainConfig
 from geoseg_gan.sweeps import (
     CONSTANT,
     JOB,
@@ -47,9 +47,6 @@ from geoseg_gan.sweeps import (
 
 ConfigT = TypeVar("ConfigT")
 
-_CONFIGS = "geoseg_gan.configs"
-"""The package of all configs."""
-
 _EXTRAS = r"Could not find '(hydra/launcher|hydra/sweeper)/(joblib|submitit_\w+|optuna)'"
 """What Hydra says where a plugin of the extra `sweep` is not installed."""
 
@@ -65,7 +62,7 @@ def command(schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Calla
     """
     name = next(name for name, known in SCHEMAS.items() if known is schema)
     outputs = ("save_dir", "out_dir", "data_root")
-    output = next((key for key in outputs if key in _settings(schema)), None)
+    output = next((key for key in outputs if key in settings_of(schema)), None)
 
     def decorate(run: Callable[[ConfigT], Any]) -> Callable[[], None]:
         @functools.wraps(run)
@@ -82,7 +79,7 @@ def command(schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Calla
                 return _run_task(config, run, schema, output, script)
 
             task.__module__ = run.__module__  # of which Hydra makes the name of jobs
-            app = hydra.main(version_base="1.3", config_path=f"pkg://{_CONFIGS}", config_name=name)
+            app = hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name=name)
             try:
                 os.environ[CONSTANT] = ",".join(_constant_keys(sys.argv[1:]))
                 with JobFailure.heard() as failures, launcher_errors():
@@ -117,7 +114,11 @@ def typed(config: DictConfig, schema: type[ConfigT]) -> ConfigT:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         key = missing[0]
-        text = _settings(schema)[key].metadata.get("help", key) if key in _settings(schema) else key
+        text = (
+            settings_of(schema)[key].metadata.get("help", key)
+            if key in settings_of(schema)
+            else key
+        )
         raise UserError(f"{key} is not set: give {text}, as in {key}=... .")
     content = OmegaConf.to_object(config)
     assert isinstance(content, schema)
@@ -150,7 +151,7 @@ def register() -> None:
     for kind, networks in (("generator", GENERATORS), ("discriminator", DISCRIMINATORS)):
         for name, network in networks.items():
             store.store(f"{name}_schema", constructor_schema(network, name), f"model/{kind}")
-    OmegaConf.register_new_resolver("knob_help", _help_of, replace=True)
+    OmegaConf.register_new_resolver("knob_help", help_of, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
     OmegaConf.register_new_resolver("direction_of", _direction_of, replace=True)
 
@@ -161,12 +162,9 @@ def read_group(group: str) -> dict[str, dict[str, Any]]:
     Returns:
         The settings of each choice by its name, as plain types.
     """
-    register()
-    # A command that runs has its own configuration open, and Hydra no place for a second one.
-    running = GlobalHydra.instance().is_initialized()
-    with nullcontext() if running else initialize_config_module(_CONFIGS, version_base="1.3"):
+    with _configs():
         found: dict[str, dict[str, Any]] = {}
-        for choice in _choice_names(group):
+        for choice in choice_names(group):
             content = OmegaConf.select(compose(f"{group}/{choice}"), group.replace("/", "."))
             settings: Any = OmegaConf.to_container(content, resolve=True)
             found[choice] = settings
@@ -179,7 +177,7 @@ def compose_model(name: str) -> TrainConfig:
     Raises:
         UserError: If there is no such choice.
     """
-    check_choice("model", name, _choice_names("model"))
+    check_choice("model", name, choice_names("model"))
     return compose_train([f"model={name}"])
 
 
@@ -192,13 +190,18 @@ def compose_train(overrides: Sequence[str]) -> TrainConfig:
     Raises:
         UserError: If it would refuse them.
     """
-    register()
-    running = GlobalHydra.instance().is_initialized()
     try:
-        with nullcontext() if running else initialize_config_module(_CONFIGS, version_base="1.3"):
+        with _configs():
             return typed(compose("train", overrides=list(overrides)), TrainConfig)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{_explain(error, TrainConfig)} (In {' '.join(overrides)}.)") from None
+
+
+def _configs() -> AbstractContextManager[None]:
+    register()
+    # A command that runs has its own configuration open, and Hydra no place for a second one.
+    running = GlobalHydra.instance().is_initialized()
+    return nullcontext() if running else initialize_config_module(CONFIGS, version_base="1.3")
 
 
 def constructor_schema(network: type, name: str) -> type:
@@ -283,53 +286,10 @@ def _figure(figures: Any) -> Any:
     return figures.get("objective") if isinstance(figures, dict) else figures
 
 
-def _settings(schema: type) -> dict[str, dataclasses.Field[Any]]:
-    return {entry.name: entry for entry in dataclasses.fields(schema)}
-
-
-def _help_of(name: str) -> str:
-    schema = SCHEMAS[name]
-    lines = [f"  {'setting=default':<34}meaning"]
-    groups = []
-    for entry in _settings(schema).values():
-        text = entry.metadata.get("help")
-        if text is None:
-            groups.append(entry.name)
-            continue
-        default: Any = entry.default
-        if entry.default_factory is not dataclasses.MISSING:
-            default = str(entry.default_factory()).replace(" ", "")
-        default = {MISSING: "...", None: "null"}.get(default, default)
-        shown = str(default).lower() if isinstance(default, bool) else default
-        lines.append(f"  {f'{entry.name}={shown}':<34}{text}")
-    if groups:
-        if schema is TrainConfig:
-            groups.append("experiment")
-        lines += ["", "Parts, chosen as group=choice and adjusted as group.key=value:"]
-        lines += [f"  {group}: {choices}" for group, choices in _choices(groups)]
-    lines += ["", "--cfg job shows every setting; -m sweeps over comma-separated values."]
-    return "\n".join(lines)
-
-
-def _choices(groups: Sequence[str]) -> list[tuple[str, str]]:
-    """Config groups, subgroups included, with the names of their choices."""
-    folder = Path(str(resources.files(_CONFIGS)))
-    found = []
-    for group in groups:
-        inner = sorted(p.relative_to(folder) for p in (folder / group).glob("**/") if p.is_dir())
-        found += [(path.as_posix(), ", ".join(_choice_names(path.as_posix()))) for path in inner]
-    return found
-
-
 def _direction_of(monitor: str) -> str:
     """Where a sweeper shall go by a figure that training monitors."""
     check_choice("monitor", monitor, MONITORS)
     return "maximize" if MONITORS[monitor] > 0 else "minimize"
-
-
-def _choice_names(group: str) -> list[str]:
-    folder = Path(str(resources.files(_CONFIGS))) / group
-    return sorted(choice.stem for choice in folder.glob("*.yaml"))
 
 
 def _explain(error: Exception, schema: type) -> str:
@@ -343,7 +303,7 @@ def _explain(error: Exception, schema: type) -> str:
     wrong = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text)
     if wrong and "not in" in cause + text:
         key = wrong.group(1) or wrong.group(2)
-        close = difflib.get_close_matches(key.split(".")[0], _settings(schema), 1)
+        close = difflib.get_close_matches(key.split(".")[0], settings_of(schema), 1)
         hint = f" Did you mean '{close[0]}'?" if close and close[0] != key.split(".")[0] else ""
         if ".options." in key:  # the one place whose keys no schema lists
             hint = f" A new option takes a plus: +{key}=... ."

@@ -9,6 +9,7 @@ import yaml
 
 from geoseg_gan import config as configuration
 from geoseg_gan.config import plain
+from geoseg_gan.config_help import help_of
 from geoseg_gan.errors import UserError
 from geoseg_gan.models.registry import DISCRIMINATORS, GENERATORS
 from geoseg_gan.schemas import SCHEMAS, GenerateConfig, TrainConfig
@@ -145,7 +146,7 @@ def test_configurations_become_plain_types(composed):
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_help_shows_every_knob_in_a_line_of_its_own(name):
-    text = configuration._help_of(name)
+    text = help_of(name)
     knobs = [f for f in configuration._settings(SCHEMAS[name]).values() if "help" in f.metadata]
     assert knobs
     for knob in knobs:

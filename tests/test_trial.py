@@ -12,11 +12,8 @@ import torch
 from geoseg_gan import trial_runs
 from geoseg_gan.checkpoints import load_generator, load_segmenter
 from geoseg_gan.config import read_yaml, write_yaml
-from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.data.split import FIT, INNER
 from geoseg_gan.errors import UserError
-from geoseg_gan.recipes import RecipeSettings
-from geoseg_gan.synthesis.compose import ComposeSettings
 from geoseg_gan.trial import check, seed_list, trial
 from geoseg_gan.trial_data import pairs_folder
 from geoseg_gan.trials.lock import LOCK, held
@@ -313,20 +310,6 @@ def test_variants_are_handed_on(composed, overrides, monkeypatch):
 
 def of(recipe, *settings):
     return [f"recipes.{recipe}.{setting}" for setting in settings]
-
-
-def test_a_recipe_is_not_called_like_an_arm_of_real_pairs():
-    for name in ("real", "copy_paste", "Mine", "a-b"):
-        with pytest.raises(UserError, match=f"recipes: {name} is no name for a recipe"):
-            RecipeSettings().check(name, JitterSettings())
-
-
-def test_a_recipe_that_paints_nothing_is_called_a_placebo():
-    silent = RecipeSettings(compose=ComposeSettings("none"))
-    silent.check("placebo_mine", JitterSettings())
-    for name, recipe in (("mine", silent), ("placebo", RecipeSettings())):
-        with pytest.raises(UserError, match="are called placebo"):
-            recipe.check(name, JitterSettings())
 
 
 def test_recipes_that_paint_alike_share_their_pairs(composed, overrides):
