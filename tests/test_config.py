@@ -9,7 +9,7 @@ import yaml
 
 from geoseg_gan import config as configuration
 from geoseg_gan.config import plain
-from geoseg_gan.config_help import help_of
+from geoseg_gan.config_help import help_of, settings_of
 from geoseg_gan.errors import UserError
 from geoseg_gan.models.registry import DISCRIMINATORS, GENERATORS
 from geoseg_gan.schemas import SCHEMAS, GenerateConfig, TrainConfig
@@ -20,6 +20,9 @@ CONFIGS = ROOT / "configs"
 CHOICES = sorted(
     (path.parent.relative_to(CONFIGS).as_posix(), path.stem) for path in CONFIGS.rglob("*/*.yaml")
 )
+
+PAIRED = ("oasis", "both")
+"""Discriminators that tell classes, and losses that want it."""
 
 
 def script(name, *arguments, cwd):
@@ -43,9 +46,14 @@ def test_every_choice_of_every_group_composes_into_a_configuration_that_builds(
         check_segmenter(config.segmenter, config.image_size)
         config.augment.check()
         return
+    if group == "recipe":
+        config = composed("trial", f"recipe={choice}")
+        config.recipes[choice].check(choice, config.jitter)
+        return
     # What tells classes and what is trained to tell them are only chosen together.
-    partner = {"loss": ["model/discriminator=oasis"], "model/discriminator": ["loss=oasis"]}
-    with_it = partner.get(group, []) if choice.startswith("oasis") else []
+    partner = {"loss": "model/discriminator", "model/discriminator": "loss"}
+    family = choice.split("_")[0]
+    with_it = [f"{partner[group]}={family}"] if partner.get(group) and family in PAIRED else []
     config = composed("train", f"{group}={choice}", *with_it)
     classes = config.data.reader().palette.num_classes
     if group.split("/")[0] in ("model", "loss", "experiment"):
@@ -147,7 +155,7 @@ def test_configurations_become_plain_types(composed):
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_help_shows_every_knob_in_a_line_of_its_own(name):
     text = help_of(name)
-    knobs = [f for f in configuration._settings(SCHEMAS[name]).values() if "help" in f.metadata]
+    knobs = [f for f in settings_of(SCHEMAS[name]).values() if "help" in f.metadata]
     assert knobs
     for knob in knobs:
         lines = [line for line in text.splitlines() if re.match(rf"  {knob.name}=", line)]
@@ -174,7 +182,7 @@ def test_the_scripts_print_their_help(tmp_path):
         ("model=unit", "unet"),
         ("model/generator=spad", "spade"),
         ("loss=oasis", "Use model/discriminator=oasis, or loss=hinge_fm."),
-        ("model/discriminator=oasis", "Use loss=oasis, or model/discriminator=patch."),
+        ("model/discriminator=oasis", "Use model/discriminator=patch, or loss=oasis."),
         ("loss.adversarial=hing", "Did you mean 'hinge'?"),
         ("loss.name=hinge_fm", "there is no setting 'loss.name'"),
         ("loss.r1.every=0", "loss.r1.every=0: use 1 or more"),
