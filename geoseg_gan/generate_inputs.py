@@ -80,10 +80,7 @@ def open_inputs(config: GenerateConfig, team: Team) -> Opened:
     pairs, _ = split_pairs(root, trained)
     index = scan(pairs, reader)
     size = config.image_size or trained["image_size"]
-    if size % generator.network.stride:
-        raise UserError(
-            f"image_size={size}: this generator paints multiples of {generator.network.stride} px."
-        )
+    check_pair_size(size, generator.network.stride, trained["image_size"], trained["data"]["fit"])
     if trained["data"]["fit"] == "crop":
         check_sizes(index, size)
     recognizer = _open_recognizer(config, generator, index, reader, device, size)
@@ -92,6 +89,29 @@ def open_inputs(config: GenerateConfig, team: Team) -> Opened:
     if workers is None:
         workers = default_workers(device, team.neighbours)
     return Opened(generator, recognizer, candidates, index, reader, root, device, workers)
+
+
+def check_pair_size(size: int, stride: int, trained: int, fit: str, key: str = "") -> None:
+    """Refuses pairs of a size that a generator cannot paint.
+
+    Args:
+        size: Side of the pairs in pixels.
+        stride: The generator's.
+        trained: Side of the images that it is trained on.
+        fit: How these are made of tiles.
+        key: Where the size stands in the configuration, ending in a dot.
+
+    Raises:
+        UserError: If the size is no multiple of the stride, or changes the scale of the ground.
+    """
+    if size % stride:
+        raise UserError(f"{key}image_size={size}: this generator paints multiples of {stride} px.")
+    if fit == "resize" and size != trained:
+        raise UserError(
+            f"{key}image_size={size}: the generator sees whole tiles resized to {trained} px "
+            "(data.fit=resize), and at another size the ground would have another scale. Leave "
+            "it away."
+        )
 
 
 def _open_recognizer(
@@ -130,7 +150,7 @@ def _open_recognizer(
             reader,
             facts.scaling,
             facts.config["data"]["fit"],
-            facts.config["image_size"],
+            size,
         )
     return recognizer
 

@@ -58,8 +58,10 @@ class RecipeSettings:
             )
         if self.sampling is not None:
             check_choice(f"recipes.{name}.sampling", self.sampling, SAMPLINGS)
-        if self.variants is not None and self.variants < 1:
-            raise UserError(f"recipes.{name}.variants={self.variants} must be 1 or more.")
+        for key in ("variants", "image_size"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise UserError(f"recipes.{name}.{key}={value} must be 1 or more.")
         check_filter(0.0 if self.tau is None else self.tau, self.alpha)
         jitter = self.jitter or jitter
         jitter.check()

@@ -19,10 +19,12 @@ from geoseg_gan.data.crops import CROPS
 from geoseg_gan.data.leaks import refuse_shared_images, shared_ground
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import class_ids
+from geoseg_gan.data.scan import check_sizes, scan
 from geoseg_gan.data.synthetic import refuse_synthetic
 from geoseg_gan.data.world import write_world
 from geoseg_gan.errors import UserError, check_choice, plural
 from geoseg_gan.files import atomic_path
+from geoseg_gan.generate_inputs import check_pair_size
 from geoseg_gan.models.registry import Generator, build_generator
 from geoseg_gan.models.segmenters import check_segmenter
 from geoseg_gan.resume import flat
@@ -139,8 +141,16 @@ def check(config: TrialConfig) -> None:
     check_networks(config.model, config.loss, classes, config.image_size)
     with torch.device("meta"):  # shapes only: no memory, no time
         generator = build_generator(plain(config.model)["generator"], classes, 3)
-    for name in config.recipes:
+    for name, recipe in config.recipes.items():
         check_variants(generation(config, name)["variants"], cast(Generator, generator))
+        if recipe.image_size is not None:
+            check_pair_size(
+                recipe.image_size,
+                cast(Generator, generator).stride,
+                config.image_size,
+                config.data.fit,
+                f"recipes.{name}.",
+            )
     check_segmenter(config.segmenter, config.image_size)
     config.data.check_root(Path(config.data_root))
 
@@ -201,6 +211,9 @@ def _check_data(config: TrialConfig, root: Path) -> list[str]:
         raise UserError(
             f"train_tiles={count}: {root / 'train'} holds {len(train)} tiles; use 2 up."
         )
+    if config.data.fit == "crop":
+        sizes = [config.image_size, *(r.image_size or 0 for r in config.recipes.values())]
+        check_sizes(scan(train, config.data.reader()), max(sizes))
     val = find_pairs(root, "val", regex)
     refuse_shared_images(train, val)
     warning = shared_ground(train, val)

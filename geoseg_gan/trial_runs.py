@@ -203,6 +203,9 @@ class TrialRuns:
                 source = self._seed_folder(self.data.gan_seed(seed))
                 synthetic = str(source / pairs_folder(config, name))
                 ratio = 1.0 if mix is None else mix.ratio
+            mixing = recipe.mixing
+            if ratio == 1:  # where there is nothing to be kept apart from
+                mixing = replace(mixing, batch_norm="shared")
             with _logged(folder / "log.txt"):
                 train_segmenter(
                     TrainSegmenterConfig(
@@ -218,7 +221,7 @@ class TrialRuns:
                         select="last",
                         synthetic=synthetic,
                         synthetic_ratio=ratio,
-                        mixing=recipe.mixing,
+                        mixing=mixing,
                         oversample_classes=oversampled,
                         oversample_factor=config.oversample_factor,
                         precision=config.precision,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from geoseg_gan import evaluate as command_module
 from geoseg_gan.data.images import read_image, write_image
@@ -57,6 +58,8 @@ def test_a_generator_is_measured_beside_real_images(run, data, generator, segmen
     assert set(figures["spectrum"]["gap"]) == {"low", "middle", "high", "checkerboard"}
     assert len(figures["memorisation"]["closest"]) == 5
     assert len(content["checkpoint"]["sha256"]) == 64
+    with Image.open(folder / "samples.png") as sheet:
+        assert sheet.width == 6 * 32 + 5 * 2  # mask, real and painted image, twice
     assert main["kid"] == rows["painted"]["kid"] and {"agreement", "diversity"} <= set(main)
     for name in PICTURES:
         assert (folder / f"{name}.png").is_file(), name

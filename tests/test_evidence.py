@@ -1,10 +1,12 @@
 """What the documents say of trials follows from the results that stand beside it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from geoseg_gan.ladder import ladder
 from geoseg_gan.trials.results import read_results
 from geoseg_gan.trials.statistics import Comparison, tally
 from geoseg_gan.trials.verdict import judge
@@ -28,3 +30,10 @@ def test_a_verdict_in_the_documents_is_that_of_its_results(folder):
     assert stored["sentence"] == verdict.sentence and stored["rival"] == verdict.rival
     assert verdict.sentence in (folder / "trial.md").read_text()
     assert verdict.sentence in (ROOT / "docs/results.md").read_text().replace("\n", " ")
+
+
+def test_the_ladder_in_the_documents_is_that_of_its_results(composed, tmp_path):
+    shutil.copytree(ROOT / "docs/ladder", tmp_path / "ladder")
+    ladder(composed("ladder", f"out_dir={tmp_path / 'ladder'}", "report_only=true"))
+    stored = ROOT / "docs/ladder/ladder.md"
+    assert (tmp_path / "ladder/ladder.md").read_text() == stored.read_text()

@@ -64,6 +64,18 @@ def test_sides_that_the_generator_cannot_paint_are_refused(run):
         run("odd", "num_samples=1", "image_size=33")
 
 
+def test_a_placebo_needs_no_painting(run, root, monkeypatch):
+    monkeypatch.setattr("geoseg_gan.synthesis.paint.noise_maps", None)
+    folder = run("placebo", "num_samples=2", "image_size=64", "jitter=none", "compose.paint=none")
+    for line in read_manifest(folder):
+        with (
+            Image.open(root / "train" / "images" / f"{line['source']}.png") as real,
+            Image.open(folder / f"pair_{line['index']:05d}_img.jpg") as packed,
+        ):
+            difference = np.abs(np.asarray(real, float) - np.asarray(packed, float))
+        assert difference.mean() < 6  # of JPEG alone: the images are noise
+
+
 def test_masks_that_the_generator_was_not_to_see_are_not_painted(
     tmp_path, trained, composed, tiny, paint
 ):

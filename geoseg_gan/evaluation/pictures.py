@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.evaluation.images import ImageSet, spread
@@ -88,7 +90,7 @@ def write_closest(
 
 def _samples(real: ImageSet, fake: ImageSet, palette: Palette, scaling: ImageScaling) -> RGB:
     """Mask, real and painted image; mask and painted image where the masks are others."""
-    paired = fake.labels is real.labels
+    paired = np.array_equal(fake.labels, real.labels)
     pictures = []
     for row in spread(len(fake), _SAMPLES):
         pictures.append(palette.color_table[fake.labels[row]])

@@ -199,11 +199,11 @@ ADVERSARIAL = ("hinge", "lsgan", "nonsaturating", "classes", "both")
 
 def build_adversarial(name: str, class_balance: bool) -> Adversarial:
     """The loss of a name among ADVERSARIAL."""
-    if name in ("classes", "both"):
-        return PixelClasses(class_balance) if name == "classes" else Both(class_balance)
     losses: dict[str, Callable[[], Adversarial]] = {
         "hinge": Hinge,
         "lsgan": LeastSquares,
         "nonsaturating": NonSaturating,
+        "classes": lambda: PixelClasses(class_balance),
+        "both": lambda: Both(class_balance),
     }
     return losses[name]()

@@ -111,12 +111,14 @@ class Blend(NamedTuple):
         styles: Mean and standard deviation that classes are moved to, shape (B, 2, C, K), float32,
             NaN where a class stays as it is; None where all do.
         match: How far they are moved.
+        nothing: Whether nothing is painted, so that the real images are all there is.
     """
 
     real: Tensor | None
     weight: Tensor | None
     styles: Tensor | None
     match: float
+    nothing: bool
 
     @classmethod
     def of(
@@ -140,6 +142,7 @@ class Blend(NamedTuple):
             to_device(np.stack(edges), device) if edges else None,
             to_device(np.stack(found), device) if found else None,
             match,
+            nothing=bool(real) and all(own is not None and not own.share for own in compositions),
         )
 
     def match_painted(self, images: Tensor, labels: Tensor) -> Tensor:

@@ -240,6 +240,8 @@ def _inputs(
 @torch.inference_mode()
 def _images(generator: LoadedGenerator, inputs: _Inputs, blend: Blend | None = None) -> Tensor:
     """Painted images (B, H, W, K) in the stored dtype, on the device of the inputs."""
+    if blend is not None and blend.nothing and blend.real is not None:
+        return blend.real
     one_hot = one_hot_of(inputs.labels, generator.facts.palette.num_classes)
     noise = noise_maps(generator.network.noise, inputs.drawn, inputs.regions)
     images = generator.network(one_hot, noise)

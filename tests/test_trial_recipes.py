@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+
+from geoseg_gan import trial_runs
+from geoseg_gan.config import read_yaml
+from geoseg_gan.data.jitter import JitterSettings
+from geoseg_gan.errors import UserError
+from geoseg_gan.recipes import RecipeSettings
+from geoseg_gan.synthesis.compose import ComposeSettings
+from geoseg_gan.trial import check
+from geoseg_gan.trial_data import pairs_folder
+
+
+def test_a_recipe_is_not_called_like_an_arm_of_real_pairs():
+    for name in ("real", "copy_paste", "Mine", "a-b"):
+        with pytest.raises(UserError, match=f"recipes: {name} is no name for a recipe"):
+            RecipeSettings().check(name, JitterSettings())
+
+
+def test_a_recipe_that_paints_nothing_is_called_a_placebo():
+    silent = RecipeSettings(compose=ComposeSettings("none"))
+    silent.check("placebo_mine", JitterSettings())
+    for name, recipe in (("mine", silent), ("placebo", RecipeSettings())):
+        with pytest.raises(UserError, match="are called placebo"):
+            recipe.check(name, JitterSettings())
+
+
+def of(recipe, *settings):
+    return [f"recipes.{recipe}.{setting}" for setting in settings]
+
+
+def test_recipes_that_paint_alike_share_their_pairs(composed, trial_overrides):
+    names = ["synthetic", "first", "apart", "filtered", "rare", "grafts", "repaint", "style"]
+    config = composed("trial", *trial_overrides("t", f"recipe=[{','.join(names)}]"))
+    check(config)
+    folders = {name: pairs_folder(config, name) for name in names}
+    assert folders["synthetic"] == folders["first"] == folders["apart"] == "synthetic"
+    assert len(set(folders.values())) == len(names) - 2
+    same = composed("trial", *trial_overrides("t", "recipe=[filtered]", "alpha=1.25"))
+    assert pairs_folder(same, "filtered") == "synthetic"  # what the trial's own settings say
+
+
+def test_a_recipe_s_settings_reach_generation_and_training(composed, trial_overrides, monkeypatch):
+    class Enough(Exception):
+        pass
+
+    def painting(config):
+        assert (config.alpha, config.tau, config.compose.match) == (1.25, 0.3, 0.5)
+        return {"painted": 4.0, "pairs": 4.0}
+
+    def training(config):
+        assert config.synthetic == str(Path(runs.folder / "seed_000" / folder))
+        assert (config.synthetic_ratio, config.mixing.schedule) == (0.5, "falling")
+        assert config.augment.copy_paste.p == 0.5
+        raise Enough
+
+    settings = ("alpha=1.25", "tau=0.3", "compose.match=0.5", "copy_paste=true")
+    config = composed("trial", *trial_overrides("t", "recipe=falling", *of("falling", *settings)))
+    runs, folder = trial_runs.TrialRuns(config), pairs_folder(config, "falling")
+    facts = runs.folder / "seed_000" / folder / "generation.json"
+    facts.parent.mkdir(parents=True)
+    facts.write_text('{"tau": 0.3}')
+    monkeypatch.setattr(trial_runs, "generate", painting)
+    monkeypatch.setattr(runs, "_generator", lambda *_: Path("G.pt"))
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "_segmenter", lambda *_: Path("real"))
+        assert runs._synthesise(folder, 0)["kept"] == 4
+    monkeypatch.setattr(trial_runs, "train_segmenter", training)
+    with pytest.raises(Enough):
+        runs.compute("falling_0.5", 0)
+
+
+def test_recipes_may_be_added_but_not_changed(run_trial, tmp_path):
+    run_trial("trial", "seeds=[0]", "arms=[real]")
+    run_trial("trial", "seeds=[0]", "arms=[real]", "recipe=[first]")
+    run_trial("trial", "seeds=[0]", "arms=[real]")
+    assert set(read_yaml(tmp_path / "trial/config.yaml")["recipes"]) == {"synthetic", "first"}
+    with pytest.raises(UserError, match=r"recipes\.first\.mixing\.schedule=first, not"):
+        run_trial("trial", "arms=[real]", "recipe=[first]", "recipes.first.mixing.schedule=falling")
