@@ -13,10 +13,11 @@ from geoseg_gan.trials.verdict import judge
 
 ROOT = Path(__file__).parents[1]
 TRIALS = sorted(path.parent for path in ROOT.glob("docs/trials/*/trial.json"))
+LADDERS = sorted(path.parent for path in ROOT.glob("docs/ladders/*/ladder.md"))
 
 
-def test_there_are_trials_in_the_documents():
-    assert TRIALS
+def test_there_are_trials_and_ladders_in_the_documents():
+    assert TRIALS and LADDERS
 
 
 @pytest.mark.parametrize("folder", TRIALS, ids=lambda folder: folder.name)
@@ -32,8 +33,17 @@ def test_a_verdict_in_the_documents_is_that_of_its_results(folder):
     assert verdict.sentence in (ROOT / "docs/results.md").read_text().replace("\n", " ")
 
 
-def test_the_ladder_in_the_documents_is_that_of_its_results(composed, tmp_path):
-    shutil.copytree(ROOT / "docs/ladder", tmp_path / "ladder")
-    ladder(composed("ladder", f"out_dir={tmp_path / 'ladder'}", "report_only=true"))
-    stored = ROOT / "docs/ladder/ladder.md"
-    assert (tmp_path / "ladder/ladder.md").read_text() == stored.read_text()
+@pytest.mark.parametrize("folder", LADDERS, ids=lambda folder: folder.name)
+def test_a_ladder_in_the_documents_is_that_of_its_results(folder, composed, tmp_path):
+    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("results/*.json"))]
+    common = f"common={_listed(runs[0]['common'])}"
+    rows = [f"++ladder.{run['row']}={_listed(run['overrides'])}" for run in runs]
+    shutil.copytree(folder, tmp_path / "ladder")
+    ladder(
+        composed("ladder", f"out_dir={tmp_path / 'ladder'}", "report_only=true", common, *rows)
+    )
+    assert (tmp_path / "ladder/ladder.md").read_text() == (folder / "ladder.md").read_text()
+
+
+def _listed(settings):
+    return "[" + ",".join(f"'{setting}'" for setting in settings) + "]"

@@ -7,12 +7,13 @@ from torch.nn import functional as F
 from geoseg_gan.models.discriminator import DiscriminatorOutput, Judges
 from geoseg_gan.models.layers import convolution
 from geoseg_gan.models.patch import PatchDis
+from geoseg_gan.models.projected import ProjectedDis
 
 
 class PixelDis(nn.Module):
     """U-Net with N + 1 logits a pixel, the discriminator of OASIS (Schönfeld et al. 2021, sec. 3).
 
-    It is not shown the label map: to find it in the image is what it learns. A PatchGAN may judge
+    It is not shown the label map: to find it in the image is what it learns. Others may judge
     beside it how real the image is, since telling classes rewards what is typical of a class, and
     that is not all there is to its texture.
 
@@ -27,9 +28,11 @@ class PixelDis(nn.Module):
             resolution and below, their logits being enlarged; 0 for none.
         spectral_norm: Divides weights by their spectral norm (Miyato et al. 2018).
         patch: Width of the PatchGAN beside it, of one scale and shown the label map; 0 for none.
+        projected: Width, and channels of the finest mixed map, of projected discriminators beside
+            it, on the features of a pretrained network; 0 for none.
 
     Attributes:
-        judges: "classes", or "both" with a PatchGAN.
+        judges: "classes", or "both" with others beside it.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class PixelDis(nn.Module):
         stem: int = 0,
         spectral_norm: bool = True,
         patch: int = 0,
+        projected: int = 0,
     ) -> None:
         """Builds the network.
 
@@ -50,19 +54,27 @@ class PixelDis(nn.Module):
             ValueError: If a number is out of range.
         """
         super().__init__()
-        if min(width, depth, max_width) < 1 or min(stem, patch) < 0:
+        if min(width, depth, max_width) < 1 or min(stem, patch, projected) < 0:
             raise ValueError(
                 f"width={width}, depth={depth} and max_width={max_width} must be 1 or more, stem="
-                f"{stem} and patch={patch} 0 or more"
+                f"{stem}, patch={patch} and projected={projected} 0 or more"
             )
-        self.judges: Judges = "both" if patch else "classes"
-        self.patch = None
+        self.judges: Judges = "both" if patch or projected else "classes"
+        self.patch = self.projected = None
         if patch:
             self.patch = PatchDis(
                 num_classes, image_channels, width=patch, scales=1, spectral_norm=spectral_norm
             )
+        if projected:
+            self.projected = ProjectedDis(
+                num_classes,
+                image_channels,
+                mixed=projected,
+                width=projected,
+                spectral_norm=spectral_norm,
+            )
         self.minimum_size = max(
-            2 ** (depth + bool(stem)), 0 if self.patch is None else self.patch.minimum_size
+            2 ** (depth + bool(stem)), *(other.minimum_size for other in self._beside()), 0
         )
         self.stem = (
             convolution(image_channels, stem, 4, stride=2, normed=spectral_norm) if stem else None
@@ -82,16 +94,20 @@ class PixelDis(nn.Module):
         )
         self.head = nn.Conv2d(outs[0], num_classes + 1, 1)
 
+    def _beside(self) -> list[PatchDis | ProjectedDis]:
+        return [other for other in (self.patch, self.projected) if other is not None]
+
     def blocks(self) -> list[nn.Module]:
         """The parts that activation checkpointing computes anew."""
-        return [*self.down, *self.up, *([] if self.patch is None else self.patch.blocks())]
+        beside = [block for other in self._beside() for block in other.blocks()]
+        return [*self.down, *self.up, *beside]
 
     def forward(self, image: Tensor, one_hot: Tensor) -> DiscriminatorOutput:
         """Judges images.
 
         Args:
             image: Shape (B, K, H, W), in [-1, 1]; H and W at least `minimum_size`.
-            one_hot: Shape (B, C, H, W); only the PatchGAN looks at it.
+            one_hot: Shape (B, C, H, W); only those beside it look at it.
         """
         x = image if self.stem is None else self.stem(image)
         sizes, levels = [], []
@@ -109,8 +125,8 @@ class PixelDis(nn.Module):
         if logits.shape[-2:] != image.shape[-2:]:
             logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear")
         output = DiscriminatorOutput([logits], [features])
-        if self.patch is not None:
-            beside: DiscriminatorOutput = self.patch(image, one_hot)
+        for other in self._beside():
+            beside: DiscriminatorOutput = other(image, one_hot)
             output.logits.extend(beside.logits)
             output.features.extend(beside.features)
         return output

@@ -9,6 +9,7 @@ from geoseg_gan.errors import UserError
 from geoseg_gan.models import layers
 from geoseg_gan.models.patch import PatchDis
 from geoseg_gan.models.pixel import PixelDis
+from geoseg_gan.models.projected import ProjectedDis
 from geoseg_gan.models.registry import build_discriminator
 
 CLASSES = 4
@@ -227,6 +228,26 @@ class TestBoth(DiscriminatorTester):
 class TestBothLight(DiscriminatorTester):
     files = ("both_light",)
     tiny = TestBoth.tiny
+    judges = "both"
+
+
+class TestBothProjected(DiscriminatorTester):
+    files = ("both_projected",)
+    tiny: ClassVar[dict] = {**TestOasis.tiny, "projected": 4}
+    judges = "both"
+
+    def test_it_is_the_one_and_the_other(self):
+        network = self.build()
+        inputs = self.inputs()
+        output, beside = network(*inputs), network.projected(*inputs)
+        assert isinstance(network.projected, ProjectedDis)
+        pairs = zip(tensors(output.realness()), tensors(beside), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs)
+
+
+class TestBothProjectedLight(DiscriminatorTester):
+    files = ("both_projected_light",)
+    tiny = TestBothProjected.tiny
     judges = "both"
 
 
