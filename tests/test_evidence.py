@@ -39,9 +39,7 @@ def test_a_ladder_in_the_documents_is_that_of_its_results(folder, composed, tmp_
     common = f"common={_listed(runs[0]['common'])}"
     rows = [f"++ladder.{run['row']}={_listed(run['overrides'])}" for run in runs]
     shutil.copytree(folder, tmp_path / "ladder")
-    ladder(
-        composed("ladder", f"out_dir={tmp_path / 'ladder'}", "report_only=true", common, *rows)
-    )
+    ladder(composed("ladder", f"out_dir={tmp_path / 'ladder'}", "report_only=true", common, *rows))
     assert (tmp_path / "ladder/ladder.md").read_text() == (folder / "ladder.md").read_text()
 
 
