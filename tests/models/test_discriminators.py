@@ -235,6 +235,9 @@ class TestBothProjected(DiscriminatorTester):
     files = ("both_projected",)
     tiny: ClassVar[dict] = {**TestOasis.tiny, "projected": 4}
     judges = "both"
+    # Slow, and done with each of its two parts.
+    test_compiled_whole_it_judges_the_same = None
+    test_exported_it_judges_the_same = None
 
     def test_it_is_the_one_and_the_other(self):
         network = self.build()
@@ -249,6 +252,8 @@ class TestBothProjectedLight(DiscriminatorTester):
     files = ("both_projected_light",)
     tiny = TestBothProjected.tiny
     judges = "both"
+    test_compiled_whole_it_judges_the_same = None
+    test_exported_it_judges_the_same = None
 
 
 @pytest.mark.parametrize("tester", [TestPatch, TestProjected])
