@@ -8,7 +8,7 @@ configuration travel with the weights.
 import hashlib
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -71,14 +71,11 @@ class SegmenterFacts:
     """What a segmenter's checkpoint carries beside the weights and the run.
 
     Attributes:
-        class_losses: Mean cross-entropy of every class over the real training split; None for a
-            class without a pixel.
         held_out: Agreement (mIoU) on every window of the real training tiles that were held out of
             training; empty where none were.
         scores: Figures on real data by name, such as "val/miou".
     """
 
-    class_losses: list[float | None]
     held_out: list[float]
     scores: dict[str, float]
 
@@ -200,7 +197,9 @@ def load_segmenter(path: Path, device: torch.device | str = "cpu") -> LoadedSegm
         settings, facts.palette.num_classes, len(facts.scaling.low), pretrained=False
     )
     _fill(network, content, device)
-    return LoadedSegmenter(network, facts, SegmenterFacts(**content["judged"]), _digest(path))
+    # Older files also hold class losses.
+    known = {f.name: content["judged"][f.name] for f in fields(SegmenterFacts)}
+    return LoadedSegmenter(network, facts, SegmenterFacts(**known), _digest(path))
 
 
 def _facts(content: Mapping[str, Any]) -> RunFacts:

@@ -131,6 +131,7 @@ class TrainSegmenterConfig:
     seed: int = knob(0, "fixes weights, order, augmentation and the held-out tiles")
     resume: bool = knob(False, "continue the run in out_dir")
     select: str = knob("best", "weights of the epoch best on held-out tiles, or the last")
+    validate_every: int = knob(1, "epochs from one check on held-out tiles to the next")
     inner_share: float = knob(0.15, "share of the training tiles held out, by ground; 0 for none")
     synthetic: Any = knob(None, "folder(s) that generate wrote, mixed into training")
     synthetic_ratio: float = knob(0.25, "share of synthetic pairs in training")

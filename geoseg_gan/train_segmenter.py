@@ -33,7 +33,6 @@ from geoseg_gan.plots import confusion_picture
 from geoseg_gan.resume import FREE, check_out_dir, flat, point_to_resume
 from geoseg_gan.schemas import TrainSegmenterConfig
 from geoseg_gan.segmenter import Segmenter, iou_scores
-from geoseg_gan.synthesis.filter import ClassLosses
 from geoseg_gan.trainer import build_trainer
 
 RESULT = "segmenter.pt"
@@ -90,6 +89,7 @@ def train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
         devices=config.devices,
         precision=config.precision,
         steps=data.steps_per_epoch,
+        validate_every=config.validate_every,
         callbacks=[Throughput(), Estimate(1, None), exporter],
     )
     if trainer.is_global_zero:
@@ -118,6 +118,13 @@ def check(config: TrainSegmenterConfig) -> None:
             raise UserError(f"{key}={getattr(config, key)} must be positive.")
     if config.samples < 0 or config.seed < 0:
         raise UserError(f"samples={config.samples} and seed={config.seed} must be 0 or more.")
+    if config.validate_every < 1:
+        raise UserError(f"validate_every={config.validate_every}: use 1 or more.")
+    if config.validate_every > 1 and config.select == "best":
+        raise UserError(
+            f"validate_every={config.validate_every} leaves out epochs that select=best chooses "
+            "from. Set validate_every=1, or select=last."
+        )
     if config.epoch_steps is not None and config.epoch_steps < 1:
         raise UserError(f"epoch_steps={config.epoch_steps}: use 1 or more, or null.")
     config.trainer.check(config.devices, config.precision)
@@ -200,9 +207,6 @@ def _judge(
     """Measures the chosen weights on real data, saves them with the figures, and shows both."""
     out_dir = Path(config.out_dir)
     names = data.palette.names
-    losses = ClassLosses(len(names))
-    for sample, logits in _predict(config, module, data.fit_windows, "Losses by class"):
-        losses.add(sample["label"], logits)
     scores: dict[str, float] = {}
     held_out: list[float] = []
     arrays: dict[str, Any] = {}
@@ -211,8 +215,6 @@ def _judge(
             continue
         matrices = []
         for sample, logits in _predict(config, module, dataset, f"Judging on {name}"):
-            if name == "inner":  # held out, but of the training split as well
-                losses.add(sample["label"], logits)
             guesses = zip(sample["label"], logits.argmax(1), strict=True)
             matrices += [confusion_matrix(label, guess, len(names)) for label, guess in guesses]
         counts = torch.stack(matrices)
@@ -230,7 +232,7 @@ def _judge(
     with atomic_path(out_dir / TILES) as scratch:
         np.savez_compressed(scratch, allow_pickle=False, **arrays)
     epoch = exporter.best_epoch or trainer.current_epoch
-    judged = SegmenterFacts(losses.means(), held_out, scores)
+    judged = SegmenterFacts(held_out, scores)
     save_network(out_dir / RESULT, "segmenter", module.network, exporter.facts, epoch, judged)
     write_json(out_dir / SCORES, {"epoch": epoch, **scores})
     board = cast(Any, trainer.logger).experiment

@@ -105,6 +105,7 @@ def build_trainer(
     precision: str,
     steps: int,
     callbacks: list[Callback],
+    validate_every: int = 1,
 ) -> L.Trainer:
     """A Trainer that logs to TensorBoard in `out_dir` and leaves checkpoints to callbacks.
 
@@ -116,6 +117,7 @@ def build_trainer(
         precision: Lightning's name for it, its short form, or AUTO.
         steps: Batches an epoch, which bound how seldom scalars are logged.
         callbacks: What acts beside the progress bar.
+        validate_every: Epochs from one validation to the next.
     """
     processes = devices * settings.num_nodes
     strategy = settings.strategy
@@ -143,5 +145,6 @@ def build_trainer(
         log_every_n_steps=min(10, steps),
         enable_model_summary=False,
         use_distributed_sampler=False,  # our sampler splits each batch over the processes
+        check_val_every_n_epoch=validate_every,
         num_sanity_val_steps=0,
     )

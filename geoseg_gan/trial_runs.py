@@ -219,6 +219,7 @@ class TrialRuns:
                         seed=seed,
                         resume=(folder / LAST).is_file(),
                         select="last",
+                        validate_every=config.segmenter_epochs,  # the end is all that counts
                         synthetic=synthetic,
                         synthetic_ratio=ratio,
                         mixing=mixing,

@@ -234,7 +234,7 @@ def generator(tmp_path, tiny_config, palette) -> Callable[..., Path]:
 
 @pytest.fixture
 def segmenter(tmp_path, palette) -> Callable[..., Path]:
-    """Saves a tiny segmenter with random weights: `segmenter(class_losses, held_out)`."""
+    """Saves a tiny segmenter with random weights: `segmenter(held_out)`."""
     settings = {
         "arch": "unet",
         "encoder": "mobilenet_v2",
@@ -243,7 +243,6 @@ def segmenter(tmp_path, palette) -> Callable[..., Path]:
     }
 
     def save(
-        class_losses: Sequence[float | None] = (1.0, 1.0, 1.0),
         held_out: Sequence[float] = (0.5, 0.75),
         palette: Palette = palette,
         bands: int = 3,
@@ -252,7 +251,7 @@ def segmenter(tmp_path, palette) -> Callable[..., Path]:
         network = build_segmenter(settings, palette.num_classes, bands)
         config = {"segmenter": settings, "image_size": 32}
         facts = RunFacts(config, palette, ImageScaling([0] * bands, [255] * bands))
-        judged = SegmenterFacts(list(class_losses), list(held_out), {"val/miou": 0.5})
+        judged = SegmenterFacts(list(held_out), {"val/miou": 0.5})
         save_network(tmp_path / "segmenter.pt", "segmenter", network, facts, 1, judged)
         return tmp_path / "segmenter.pt"
 

@@ -108,15 +108,15 @@ def test_validation_figures_are_those_of_an_independent_library(fit, palette, tm
     assert scores["val/miou"] == pytest.approx(expected.mean().item(), abs=1e-6)
 
 
-def test_class_losses_are_means_over_all_real_training_pixels(fit, palette, tmp_path):
-    folder, _ = fit("run", "epochs=2", "image_size=64")
-    loaded = load_segmenter(folder / "segmenter.pt")
-    losses = [[], [], []]
-    for label, logits in predictions(loaded, find_pairs(tmp_path / "data", "train"), palette):
-        log_p = logits.log_softmax(0)
-        for c in range(3):
-            losses[c] += (-log_p[c][label == c]).tolist()
-    assert loaded.judged.class_losses == pytest.approx([np.mean(loss) for loss in losses], rel=1e-4)
+def test_held_out_tiles_are_checked_as_often_as_asked_and_nothing_else_changes(fit):
+    weights, checks = [], []
+    for every in (1, 3):
+        folder, scores = fit(f"every_{every}", "epochs=4", "select=last", f"validate_every={every}")
+        checks.append(len(board_of(folder).Scalars("inner/miou")))
+        weights.append(torch.load(folder / "segmenter.pt", weights_only=True)["weights"])
+        assert "inner/miou" in scores
+    assert checks == [4, 1]
+    assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
 
 
 def test_the_best_epoch_on_held_out_tiles_is_kept(fit):
@@ -275,6 +275,8 @@ def test_sixteen_bit_images_of_five_bands_train(tmp_path, make_folder, composed,
         ("bs=1", "batch normalisation"),
         ("select=first", "select=first is not one of best, last"),
         ("inner_share=0.6", "inner_share=0.6: use a share from 0 to 0.5"),
+        ("validate_every=0", "validate_every=0"),
+        ("validate_every=2", "leaves out epochs that select=best chooses from"),
         ("inner_share=0", "select=best needs held-out"),
         ("synthetic_ratio=1.5", "synthetic_ratio=1.5"),
         ("oversample_factor=0.5", "oversample_factor=0.5"),

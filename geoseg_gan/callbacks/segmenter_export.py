@@ -22,8 +22,8 @@ MONITOR = "inner/miou"
 class SegmenterExporter(Resumable):
     """Keeps the weights that did best on held-out tiles, and all that resuming needs.
 
-    TensorBoard gets the confusion matrix of the held-out tiles and a grid of image, mask and
-    prediction.
+    With every validation TensorBoard gets the confusion matrix of the held-out tiles and a grid of
+    image, mask and prediction.
 
     Args:
         out_dir: Where `last.ckpt` goes.
@@ -51,7 +51,7 @@ class SegmenterExporter(Resumable):
         self.best_weights: dict[str, torch.Tensor] | None = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Saves and shows."""
+        """Keeps the best weights, and saves."""
         assert isinstance(module, Segmenter)
         epoch = trainer.current_epoch + 1
         score = float(trainer.callback_metrics.get(MONITOR, torch.nan))
@@ -59,9 +59,13 @@ class SegmenterExporter(Resumable):
             self.best_score, self.best_epoch = score, epoch
             weights = module.network.state_dict()
             self.best_weights = {name: value.cpu().clone() for name, value in weights.items()}
+        self.save_last(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Shows."""
+        assert isinstance(module, Segmenter)
         if trainer.is_global_zero:
             self._show(trainer, module)
-        self.save_last(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The best epoch so far, as `last.ckpt` keeps it."""

@@ -108,7 +108,6 @@ class SegmenterDataModule(PairDataModule):
         self.oversample_factor = oversample_factor
         self.val_dataset: WindowDataset | None = None
         self.synthetic_facts: list[SyntheticFacts] = []
-        self._fit_windows: WindowDataset | None = None
         self._real: PairDataset | None = None
         self._synthetic: list[PairDataset] = []
         self._repeats: npt.NDArray[np.float64] | None = None
@@ -130,18 +129,11 @@ class SegmenterDataModule(PairDataModule):
             check_same_type(index, seen)
             self._synthetic.append(self._pair_dataset(painted))
             self.synthetic_facts.append(facts)
-        self._fit_windows = self._windows(index, real)
         if opened := self._open_val(index):
             self.val_dataset = self._windows(*opened)
         else:
             rank_zero_warn(f"{self.root / 'val'} is missing: there will be no validation figures.")
         self.index = index
-
-    @property
-    def fit_windows(self) -> WindowDataset:
-        """Windows of the fitted real tiles, nothing random; available after `setup`."""
-        assert self._fit_windows is not None, "setup() comes first"
-        return self._fit_windows
 
     @property
     def train_dataset(self) -> "MixedDataset":

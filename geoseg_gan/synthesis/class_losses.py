@@ -1,4 +1,4 @@
-"""Class losses of a segmenter that brings none: measured once on real data, kept beside it."""
+"""Class losses of a segmenter: measured once on real data, kept beside it."""
 
 import hashlib
 import json

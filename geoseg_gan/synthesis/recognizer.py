@@ -57,7 +57,7 @@ class Recognizer:
     Attributes:
         digest: SHA-256 of its file, in hexadecimal.
         class_losses: Mean cross-entropy of every palette class on real training data; None inside
-            where the class does not occur, None as a whole for an ONNX model, which brings none.
+            where the class does not occur, None as a whole until `with_class_losses` adds them.
         held_out: Agreement (mIoU) on real training windows that it was not fitted to; None where
             none were held out.
         predict: What computes the logits.
@@ -179,10 +179,9 @@ def _load_own(
     else:
         channels = _checked(path, class_map, own.palette.num_classes, palette)
     _dry_run(path, predict, scaling, size)
-    losses = loaded.judged.class_losses
     return Recognizer(
         loaded.digest,
-        [losses[channel] for channel in channels],
+        None,
         loaded.judged.held_out or None,
         predict,
         channels,

@@ -12,12 +12,13 @@ from geoseg_gan.data.palette import Palette
 from geoseg_gan.errors import UserError, plural
 from geoseg_gan.files import atomic_path, write_json
 from geoseg_gan.pictures import RGB, beside, captioned, write_picture
+from geoseg_gan.trials.markdown import EXAMPLES, PICTURE, RARE, markdown
 from geoseg_gan.trials.plots import trial_picture
-from geoseg_gan.trials.results import REAL, RunResult, mix_of, recipe_of
-from geoseg_gan.trials.statistics import Comparison, Estimate, Summary, tally
-from geoseg_gan.trials.verdict import FREE_RIVALS, RULE, Verdict, judge, signed
+from geoseg_gan.trials.results import REAL, RunResult, recipe_of
+from geoseg_gan.trials.statistics import Comparison, Summary, tally
+from geoseg_gan.trials.verdict import RULE, Verdict, judge
 
-REPORT, PICTURE, EXAMPLES = "trial.md", "trial.png", "trial_examples.png"
+REPORT = "trial.md"
 _FEW_SEEDS, _FEW_GROUPS = 5, 10
 
 
@@ -49,7 +50,9 @@ def write_report(
     """
     if not results:
         raise UserError(f"{folder} holds no result of a trial yet: ask for more arms or seeds.")
-    comparison = Comparison([tally(result) for result in results])
+    support = _support(results)
+    rare = [c for c, entry in enumerate(support) if 0 < entry["share"] < RARE]
+    comparison = Comparison([tally(result) for result in results], rare=rare)
     kept: dict[str, dict[int, int]] = {}
     for r in results:
         if r.facts["kept"] is not None:
@@ -57,7 +60,6 @@ def write_report(
     verdict = judge(comparison, kept)
     warnings = [*warnings, *_warnings(comparison, results, kept, settings)]
     arms = {arm: _arm(comparison, arm, palette) for arm in comparison.arms}
-    support = _support(results, comparison)
     left_out = {} if verdict.arm is None else comparison.without_groups(verdict.arm)
     content = _finite(
         {
@@ -75,6 +77,7 @@ def write_report(
             },
             "arms": arms,
             "support": dict(zip(palette.names, support, strict=True)),
+            "rare": [palette.names[c] for c in rare],
             "filter": _pairs(results),
             "without_group": left_out,
             "runs": [_run(result) for result in results],
@@ -85,7 +88,7 @@ def write_report(
     shown = [arm for arm in (REAL, "copy_paste", verdict.arm) if arm in comparison.arms]
     _write_examples(folder / EXAMPLES, results, shown, palette, images, labels)
     with atomic_path(folder / REPORT) as scratch:
-        scratch.write_text(_markdown(content, comparison, shown, palette.names))
+        scratch.write_text(markdown(content, comparison.arms, shown))
     write_json(folder / "trial.json", content)
     return verdict, content
 
@@ -147,6 +150,8 @@ def _arm(comparison: Comparison, arm: str, palette: Palette) -> dict[str, Any]:
         "inner_miou": comparison.inner_miou(arm),
         "difference": vars(difference.miou),
         "difference_by_seed": difference.by_seed,
+        "rare": vars(level.rare),
+        "rare_difference": vars(difference.rare),
         "classes": _by_class(level, palette),
         "class_differences": _by_class(difference, palette),
         "inner_class_differences": dict(
@@ -159,7 +164,7 @@ def _by_class(summary: Summary, palette: Palette) -> dict[str, Any]:
     return {n: vars(e) for n, e in zip(palette.names, summary.classes, strict=True)}
 
 
-def _support(results: Sequence[RunResult], comparison: Comparison) -> list[dict[str, float]]:
+def _support(results: Sequence[RunResult]) -> list[dict[str, float]]:
     """What every class rests on: fitted real tiles, averaged over the seeds, and validation."""
     of_seeds = {r.seed: r.facts["support"] for r in results}.values()
     means = {
@@ -167,9 +172,9 @@ def _support(results: Sequence[RunResult], comparison: Comparison) -> list[dict[
         for key in ("pixels", "tiles", "groups")
     }
     means["share"] = means["pixels"] / max(1.0, means["pixels"].sum())
-    true = results[0].val.counts.sum(2)
+    true, groups = results[0].val.counts.sum(2), np.array(results[0].val.groups)
     means["val_pixels"], means["val_tiles"] = true.sum(0), (true > 0).sum(0)
-    means["val_groups"] = comparison.ground
+    means["val_groups"] = np.array([len(set(groups[column > 0])) for column in true.T])
     return [{key: float(value[c]) for key, value in means.items()} for c in range(len(true[0]))]
 
 
@@ -216,134 +221,3 @@ def _write_examples(
     titles = ["image", "mask", *arms]
     pictures[: len(titles)] = map(captioned, pictures[: len(titles)], titles)
     write_picture(path, beside(pictures, columns=len(titles)))
-
-
-def _markdown(
-    content: Mapping[str, Any], comparison: Comparison, shown: Sequence[str], names: Sequence[str]
-) -> str:
-    verdict, settings = content["verdict"], content["settings"]
-    lines = ["# Does synthetic data help?", "", f"**{verdict['sentence']}**", ""]
-    if verdict["rival"]:
-        lines += [verdict["rival"], ""]
-    lines += [f"- Warning: {text}" for text in content["warnings"]]
-    lines += [""] * bool(content["warnings"])
-    tiles, groups = content["validation"]["tiles"], content["validation"]["groups"]
-    lines += [
-        f"Figures are IoU in per cent on {plural(tiles, 'real validation tile')} of "
-        f"{plural(groups, 'group')} of ground, which were read once, at the end of each run; in "
-        "parentheses 95 % intervals from a bootstrap over seeds and groups. All arms have the same "
-        "number of updates, schedule and augmentation, and with each seed the same first weights.",
-        "",
-        "| arm | seeds | mIoU | difference to real only | held-out training tiles |",
-        "|---|---|---|---|---|",
-    ]
-    for arm in comparison.arms:
-        entry = content["arms"][arm]
-        difference = "" if arm == REAL else _shown(entry["difference"], sign=True)
-        picked = " (picked)" if arm == verdict["arm"] else ""
-        lines.append(
-            f"| {arm}{picked} | {len(entry['seeds'])} | {_shown(entry['miou'])} | {difference} | "
-            f"{100 * entry['inner_miou']:.1f} |"
-        )
-    others = [arm for arm in comparison.arms if arm != REAL]
-    lines += ["", "![differences](trial.png)", "", "## By class", ""]
-    lines += [
-        f"IoU of {REAL}, and each arm's difference to it. Support is what the class rests on: "
-        "pixels (with their share), tiles and groups of ground among the real tiles that are "
-        "trained on, averaged over the seeds, and among the validation tiles. A class that one "
-        "group alone validates has no interval.",
-        "",
-        f"| class | trained on: pixels | tiles | groups | validated on: pixels | tiles | groups | "
-        f"{' | '.join([REAL, *others])} |",
-        "|" + "---|" * (8 + len(others)),
-    ]
-    for name in names:
-        support = content["support"][name]
-        cells = [
-            name,
-            f"{support['pixels']:,.0f} ({support['share']:.1%})",
-            f"{support['tiles']:.0f}",
-            f"{support['groups']:.0f}",
-            *(f"{support[f'val_{key}']:,.0f}" for key in ("pixels", "tiles", "groups")),
-            _shown(content["arms"][REAL]["classes"][name]) if REAL in content["arms"] else "-",
-        ]
-        cells += [
-            _shown(content["arms"][arm]["class_differences"][name], sign=True) for arm in others
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += _inner(content, comparison, names)
-    lines += ["", "## Examples", "", f"![examples]({EXAMPLES})", ""]
-    lines += [f"Image, mask, and predictions with the first seed: {', '.join(shown)}.", ""]
-    lines += _left_out(content["without_group"], verdict["arm"])
-    lines += ["## How it was done", "", RULE, ""]
-    lines += _done(content, settings)
-    return "\n".join(lines) + "\n"
-
-
-def _inner(content: Mapping[str, Any], comparison: Comparison, names: Sequence[str]) -> list[str]:
-    """By class on the tiles that all choices are made on, `mixing.classes` for one."""
-    mixed = [arm for arm in comparison.arms if mix_of(arm) is not None]
-    if not mixed or REAL not in comparison.arms:
-        return []
-    lines = [
-        "",
-        "On the held-out training tiles, by which classes may be chosen (`mixing.classes`):",
-    ]
-    lines += ["", f"| class | {' | '.join(mixed)} |", "|" + "---|" * (1 + len(mixed))]
-    for name in names:
-        gains = [content["arms"][arm]["inner_class_differences"][name] for arm in mixed]
-        cells = ["-" if gain is None else signed(gain) for gain in gains]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
-
-
-def _left_out(without: Mapping[str, float], arm: str | None) -> list[str]:
-    if not without:
-        return []
-    low, high = min(without, key=lambda g: without[g]), max(without, key=lambda g: without[g])
-    return [
-        "## Each group of validation ground left out in turn",
-        "",
-        f"The difference in mIoU of {arm} then lies between {signed(without[low])} (without {low}) "
-        f"and {signed(without[high])} (without {high}); all are in `trial.json`.",
-        "",
-    ]
-
-
-def _done(content: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    runs, pairs = content["runs"], content["filter"]
-    training = sum(run["seconds"] for run in runs)
-    painting = sum(entry["seconds"] for entry in pairs)
-    kept = [
-        f"{entry['kept']} of {entry['painted']} with seed {entry['seed']}"
-        f"{'' if len({e['pairs'] for e in pairs}) == 1 else ' in ' + entry['pairs']}"
-        f" (tau {entry['tau']:.3f})"
-        for entry in pairs
-    ]
-    tiles = "all tiles"
-    if settings["train_fraction"] is not None:
-        tiles = f"{settings['train_fraction']:.0%} of the tiles, drawn by each seed"
-    if settings["train_tiles"] is not None:
-        tiles = f"{plural(settings['train_tiles'], 'tile')}, drawn by each seed"
-    held_out = f"{settings['inner_share']:.0%}"
-    return [
-        f"- Training: {tiles}; {held_out} of them, by ground, are held out of everything.",
-        f"- Generators: {plural(settings['epochs'], 'epoch')}, batches of {settings['bs']}; "
-        f"{plural(settings['num_samples'], 'pair')} painted for each seed, tau={settings['tau']}.",
-        f"- Pairs kept: {', '.join(kept) or 'none were painted'}.",
-        f"- Segmenters: {settings['segmenter']['arch']} on {settings['segmenter']['encoder']}, "
-        f"{plural(settings['segmenter_epochs'], 'epoch')}, batches of {settings['segmenter_bs']}.",
-        f"- Time: {training / 60:.0f} minutes for segmenters, {painting / 60:.0f} "
-        "for generators and their pairs.",
-        f"- Arms that need no generated pair: {', '.join(FREE_RIVALS)}. All settings are in "
-        "`config.yaml`, all figures in `trial.json`, what they rest on in `results/`.",
-    ]
-
-
-def _shown(estimate: Mapping[str, float | None] | Estimate, sign: bool = False) -> str:
-    values = vars(estimate) if isinstance(estimate, Estimate) else estimate
-    value, low, high = (values[key] for key in ("value", "low", "high"))
-    if value is None:
-        return "-"
-    text = signed(value) if sign else f"{100 * value:.1f}"
-    return text if low is None or high is None else f"{text} ({100 * low:.1f} to {100 * high:.1f})"

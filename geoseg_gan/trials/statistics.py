@@ -44,12 +44,14 @@ class Summary:
 
     Attributes:
         miou: The mean over the classes that occur in the validation labels.
+        rare: The mean over those of them that are rare; NaN where none is.
         classes: Every class; NaN for those that do not occur.
         seeds: The seeds it rests on.
         by_seed: The mean IoU, or its difference, of each of them.
     """
 
     miou: Estimate
+    rare: Estimate
     classes: list[Estimate]
     seeds: list[int]
     by_seed: list[float]
@@ -108,12 +110,13 @@ class Comparison:
     resampling the S seeds alone and the G groups alone are added once more, over S - 1 and G - 1:
     a bootstrap's variance is too small by the factor (n - 1) / n (Hesterberg 2015, section 4.5.2).
     t is Student's quantile with min(S, G) - 1 degrees of freedom, since percentiles of so few seeds
-    would be too narrow. G counts the groups that hold the class, or any for the mean IoU. With one
-    seed or one group there is no interval.
+    would be too narrow. G counts the groups that hold the class; for means, any rare class or any
+    at all. With one seed or one group there is no interval.
 
     Args:
         tallies: The runs.
         draws: How many bootstrap draws.
+        rare: IDs of the classes that count as rare.
 
     Attributes:
         groups: The groups of validation ground.
@@ -124,13 +127,17 @@ class Comparison:
         UserError: If the runs were not judged on the same ground.
     """
 
-    def __init__(self, tallies: Sequence[Tally], draws: int = DRAWS) -> None:
+    def __init__(
+        self, tallies: Sequence[Tally], draws: int = DRAWS, rare: Sequence[int] = ()
+    ) -> None:
         """Sorts the runs."""
         self.groups = tallies[0].groups
         holds = tallies[0].holds
         self.ground: npt.NDArray[np.int64] = holds.sum(0)
         self.occurs: npt.NDArray[np.bool_] = self.ground > 0
         self.draws = draws
+        self._rare = np.isin(np.arange(len(self.ground)), rare) & self.occurs
+        self._rare_ground = int(holds[:, self._rare].any(1).sum())
         self._runs: dict[str, dict[int, Tally]] = {}
         self._summaries: dict[tuple[str, str | None], Summary] = {}
         for run in tallies:
@@ -229,7 +236,7 @@ class Comparison:
         seeds = self._shared(arm, other)
         if not seeds:
             nothing = Estimate(math.nan, math.nan, math.nan)
-            return Summary(nothing, [nothing] * len(self.occurs), [], [])
+            return Summary(nothing, nothing, [nothing] * len(self.occurs), [], [])
         rng = np.random.default_rng(0)  # the same draws for all arms and calls
         ground, runs = len(self.groups), len(seeds)
         weights = rng.multinomial(ground, np.full(ground, 1 / ground), self.draws).astype(float)
@@ -244,7 +251,11 @@ class Comparison:
             for c in range(len(self.occurs))
         ]
         miou = _estimate(mious, drawn_mious, of_seeds, ground)
-        return Summary(miou, classes, seeds, mious.tolist())
+        rare = Estimate(math.nan, math.nan, math.nan)
+        if self._rare.any():
+            means = _mean(observed, self._rare), _mean(drawn, self._rare)
+            rare = _estimate(*means, of_seeds, self._rare_ground)
+        return Summary(miou, rare, classes, seeds, mious.tolist())
 
 
 def share_interval(count: int, total: int) -> tuple[float, float]:

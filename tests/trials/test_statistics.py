@@ -37,6 +37,25 @@ def test_a_difference_is_the_mean_over_shared_seeds(make_run):
     assert found.miou.value == pytest.approx(np.mean(wanted))
 
 
+def test_rare_classes_have_a_mean_of_their_own(make_run):
+    def run(arm, seed, hits):
+        # Of 10 pixels of each class in each group so many are right, the others taken for class 0.
+        matrices = np.zeros((3, 4, 4), np.int64)
+        for c, right in enumerate((10, *hits)):
+            matrices[:, c, c], matrices[:, c, 0] = right, matrices[:, c, 0] + 10 - right
+        matrices[:, 0, 0] = 10
+        matrices[1:, 2] = 0  # ground of class 2 is the first group alone
+        confusions = TileConfusions(["a", "b", "c"], ["g", "h", "i"], matrices)
+        return replace(make_run(arm, seed), val=confusions)
+
+    runs = [run("real", s, (5, 2, 10)) for s in (0, 1)]
+    runs += [run("copy_paste", s, (6, 6, 4)) for s in (0, 1)]
+    gain = compare(runs, rare=[1, 2]).difference("copy_paste")
+    assert gain.rare.value == pytest.approx((0.1 + 0.4) / 2)  # IoU is the share of right pixels
+    assert gain.classes[2].low != gain.classes[2].low and gain.rare.has_interval
+    assert math.isnan(compare(runs).difference("copy_paste").rare.value)
+
+
 def test_arms_without_a_shared_seed_have_no_difference(make_run):
     found = compare([make_run("real", 0), make_run("copy_paste", 1)]).difference("copy_paste")
     assert math.isnan(found.miou.value) and found.seeds == [] and not found.miou.has_interval

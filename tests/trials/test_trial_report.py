@@ -83,6 +83,20 @@ def test_every_class_stands_beside_what_it_rests_on(report, make_arms):
     assert "| Water | 100 (10.0%) | 2 | 1 | 4,000 | 4 | 4 |" in text
 
 
+def test_rare_classes_have_a_row_of_their_own(report, make_arms):
+    results = make_arms({"real": 0.0, "copy_paste": 0.1}, seeds=3)
+    assert "mean of those under" not in report(results)[0]
+    for result in results:
+        result.facts["support"] |= {"pixels": [980, 20]}
+    text, figures = report(results)
+    gain = figures["arms"]["copy_paste"]["rare_difference"]
+    assert figures["rare"] == ["Water"] and gain["low"] < gain["value"] < gain["high"]
+    row = next(line for line in text.splitlines() if line.startswith("| mean of those under 3%"))
+    assert row.endswith(
+        f"| +{100 * gain['value']:.1f} ({100 * gain['low']:.1f} to {100 * gain['high']:.1f}) |"
+    )
+
+
 def test_what_weakens_the_figures_is_told_first(report, make_arms):
     text, figures = report(make_arms(GAINS, seeds=3)[:-1], share_gan=True)
     head = text.split("| arm |")[0]
