@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -177,6 +178,10 @@ class _Worker:
             if not ended:
                 self._process.kill()
             self._process.join()
+        # Where the pool's thread was first to collect it, the exit code is known a moment later.
+        deadline = time.monotonic() + _GRACE
+        while self.exit_code is None and time.monotonic() < deadline:
+            time.sleep(0.01)
         if self.exit_code == 0 and self.log.is_file() and not self.log.stat().st_size:
             self.log.unlink()
 

@@ -1,4 +1,5 @@
 from concurrent.futures import Future
+from multiprocessing import Pipe
 
 import numpy as np
 import pytest
@@ -92,6 +93,30 @@ def test_where_one_fails_all_processes_are_ended(composed, monkeypatch, mistake,
         list(run_side_by_side(composed("trial", "devices=2"), needs, shown.append))
     assert shown == ["real, seed 0", "real, seed 0; real, seed 1"]
     assert [worker.calls for worker in stub.made] == [["told", "ended"]] * 2
+
+
+class Collected:
+    """Stands in for a process that ended well and that another thread is just collecting."""
+
+    def __init__(self):
+        self.codes = [None, None, 0]
+        self.sentinel, other = Pipe()
+        other.close()
+
+    def join(self):
+        pass
+
+    @property
+    def exitcode(self):
+        return self.codes.pop(0) if len(self.codes) > 1 else self.codes[0]
+
+
+def test_an_empty_log_goes_also_where_the_exit_code_comes_late(tmp_path, composed):
+    worker = trial_workers._Worker(composed("trial", f"out_dir={tmp_path}"), 0)
+    worker.log.touch()
+    worker._process = Collected()
+    worker.end()
+    assert worker.exit_code == 0 and not worker.log.exists()
 
 
 def test_each_process_has_a_device_and_its_share_of_threads(composed, monkeypatch):
