@@ -143,6 +143,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
+@functools.cache
 def register() -> None:
     """Registers schemas and resolvers with Hydra; a second call changes nothing."""
     store = ConfigStore.instance()
