@@ -123,7 +123,7 @@ class Measured:
         of_real: Features of the former, shape (N, D).
         of_fake: Features of the latter.
         of_train: Features of training images.
-        of_controls: Features of the former once damaged, by the damage.
+        of_controls: Features of real images once damaged, by the damage; empty unless asked for.
         confusions: What the segmenter finds in "painted" and "real" images; empty without one.
         distances: Between images of one mask, by mask; empty for a folder.
     """
@@ -170,7 +170,9 @@ def measure(config: EvaluateConfig, subject: Subject, team: Team) -> Measured | 
     of_fake = extract(fake, title("Features of painted images"))
     rows = [subject.train_rows[n] for n in team.part(len(subject.train_rows), config.bs)]
     of_train = extract.of_windows(subject.train, rows, title("Features of training images"))
-    damaged = fidelity.controls(extract, real, seed, first=mine.start, quiet=not team.leads)
+    damaged = {}
+    if config.controls:
+        damaged = fidelity.controls(extract, real, seed, first=mine.start, quiet=not team.leads)
     confusions = {}
     if subject.recognizer is not None:
         for kind, images in (("painted", fake), ("real", real)):

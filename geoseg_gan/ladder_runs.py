@@ -195,6 +195,7 @@ def judge(
                     f"split={split}",
                     setting("segmenter_ckpt", config.segmenter_ckpt),
                     f"num_samples={config.num_samples}",
+                    "controls=false",  # damaged real images are the same for all rows
                     setting("out_dir", folder),
                 ],
                 run.log,

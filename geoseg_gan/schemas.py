@@ -168,6 +168,7 @@ class EvaluateConfig:
     split: str = knob("val", "real tiles: val, or held_out, of train but held out of training")
     num_samples: int = knob(1000, "windows of these tiles painted, at most")
     variants: int = knob(4, "images painted from one mask, for diversity")
+    controls: bool = knob(True, "measure real images with known damage as well, in eight ways")
     bs: int = knob(16, "images at once through the feature network")
     seed: int = knob(0, "fixes noise, halves and controls")
     devices: int = knob(1, "how many GPUs or processes share the work")

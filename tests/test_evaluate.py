@@ -64,7 +64,7 @@ def test_a_generator_is_measured_beside_real_images(run, data, generator, segmen
     for name in PICTURES:
         assert (folder / f"{name}.png").is_file(), name
     text = (folder / "evaluation.md").read_text()
-    assert all(f"({name}.png)" in text for name in PICTURES)
+    assert all(f"({name}.png)" in text for name in PICTURES) and "known damage" in text
     assert "Warning: FID is biased upwards with so few images (20; 2048 are needed)" in text
     for key in ("KID x 1000", "agreement, mIoU %", "diversity, layers", "checkerboard", "Forest"):
         assert key in text
@@ -85,6 +85,13 @@ def test_tiles_that_training_held_out_can_take_the_place_of_validation(
     text = (folder / "evaluation.md").read_text()
     assert "against 16 real held-out windows" in text and "validation" not in text
     assert "on 4 held-out tiles of" in capsys.readouterr().out
+
+
+def test_damaged_images_are_measured_only_where_asked_for(run, data, generator):
+    folder, _ = run("out", f"gen_ckpt={generator(data)}", "controls=false")
+    rows = stored(folder)["figures"]["fidelity"]
+    assert list(rows) == ["painted", "real halves", "training ground"]
+    assert "known damage" not in (folder / "evaluation.md").read_text()
 
 
 def test_a_generator_that_held_nothing_out_cannot_be_judged_by_that(run, data, generator, tmp_path):

@@ -54,7 +54,7 @@ def _rows(figures: Mapping[str, Any]) -> list[Row]:
             "KID x 1000, with standard error",
             f"{1000 * painted['kid']:.1f} ± {1000 * painted['kid_error']:.1f}",
             f"{1000 * floor['kid']:.1f} halves, {1000 * ground['kid']:.1f} training ground",
-            "0 is as real; blur and noise below show what more means",
+            "0 is as real; the rows below show what more means",
         ),
         (
             "FID",
@@ -116,8 +116,8 @@ def _markdown(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     lines += ["![samples](samples.png)", "", "## Fidelity", ""]
     lines += [
         "The first row is what is evaluated. Below it, what real images reach: half of the "
-        f"{kind} windows against the other half, and training windows. Then what known damage to "
-        f"the {kind} windows costs.",
+        f"{kind} windows against the other half, and training windows."
+        + (f" Then what known damage to the {kind} windows costs." if settings["controls"] else ""),
         "",
         f"| against real {kind} images | KID x 1000 | standard error | FID | images for FID |",
         "|---|---|---|---|---|",
