@@ -54,7 +54,7 @@ def _rows(figures: Mapping[str, Any]) -> list[Row]:
             "KID x 1000, with standard error",
             f"{1000 * painted['kid']:.1f} ± {1000 * painted['kid_error']:.1f}",
             f"{1000 * floor['kid']:.1f} halves, {1000 * ground['kid']:.1f} training ground",
-            "0 is as real; the rows below show what more means",
+            "0 is as real; the rows under Fidelity show what more means",
         ),
         (
             "FID",
