@@ -21,7 +21,10 @@ TINY_NETWORKS = {
     "pixel": {"width": 4, "depth": 2, "max_width": 8},  # what is beside it stays as it is
     "projected": {"width": 4, "mixed": 4},
 }
-SMALL = ("image_size=32", "bs=2", "epochs=1", "epoch_steps=2", "data.num_workers=0")
+SMALL = (
+    "image_size=32", "bs=2", "epochs=1", "epoch_steps=2", "data.num_workers=0",
+    "precision=32-true",  # measuring which is faster takes as long as all else
+)  # fmt: skip
 WORLD = ("data.demo.train_tiles=2", "data.demo.val_tiles=1", "data.demo.tile_size=64")
 
 
@@ -94,7 +97,8 @@ def test_every_data_choice_trains(choice, smoke, tmp_path):
 @pytest.mark.filterwarnings("ignore:.*never occurs in the masks")
 @pytest.mark.parametrize("choice", choices("experiment"))
 def test_every_experiment_trains(choice, smoke, tmp_path):
-    smoke(f"experiment={choice}", "data=demo", *WORLD, palette=None, root=tmp_path / "demo")
+    root = tmp_path / "demo"
+    smoke(f"experiment={choice}", "precision=auto", "data=demo", *WORLD, palette=None, root=root)
 
 
 # Two processes are a test of their own; a GPU is not everywhere.

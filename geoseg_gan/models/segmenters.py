@@ -2,8 +2,10 @@
 
 import difflib
 import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -61,6 +63,13 @@ def check_segmenter(settings: SegmenterSettings, image_size: int) -> None:
     Raises:
         UserError: Naming the setting, with the valid choices or sizes.
     """
+    # Building takes a second or more, and a trial asks again before each of its runs.
+    _check_built(json.dumps(asdict(settings), sort_keys=True), image_size)
+
+
+@cache
+def _check_built(described: str, image_size: int) -> None:
+    settings = SegmenterSettings(**json.loads(described))
     _check_names(settings.arch, settings.encoder, settings.options)
     _check_weights(settings.encoder, settings.encoder_weights)
     # Mix Transformers read numbers out of tensors while they are built.
