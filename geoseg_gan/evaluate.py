@@ -101,13 +101,24 @@ def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dic
         {"painted": fake.names[row], "training": original, "distance": near["painted"][row]}
         for row, original in zip(closest, originals.names, strict=True)
     ]
-    folder = Path(config.out_dir)
+    folder = _unused(Path(config.out_dir))
     palette, kind = subject.reader.palette, subject.kind
     write_pictures(folder, figures, palette, scaling, real=real, fake=fake, kind=kind)
     write_closest(folder, near["closest"], fake.part(closest), originals, scaling)
     write_evaluation(folder, figures, facts)
     print_figures(folder, figures)
     return _main_figures(figures)
+
+
+def _unused(folder: Path) -> Path:
+    """The folder, or one beside it if another call has written there since this one began."""
+    free, number = folder, 1
+    while (free / RESULT).exists():
+        number += 1
+        free = folder.with_name(f"{folder.name}_{number}")
+    if free != folder:
+        print(f"Another call has written to {folder} meanwhile; this one goes into {free}.")
+    return free
 
 
 def check(config: EvaluateConfig) -> None:

@@ -186,6 +186,19 @@ def test_an_evaluation_is_not_overwritten(run, data, generator):
     assert (folder / "evaluation.json").read_bytes() == before
 
 
+def test_what_another_call_wrote_meanwhile_stays(run, data, generator, monkeypatch, tmp_path):
+    def slow(*given):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "evaluation.json").write_text("another's")
+        return measure(*given)
+
+    measure = command_module.measure
+    monkeypatch.setattr(command_module, "measure", slow)
+    run("out", f"gen_ckpt={generator(data)}", "num_samples=16", "controls=false")
+    assert (tmp_path / "out" / "evaluation.json").read_text() == "another's"
+    assert stored(tmp_path / "out_2")["figures"]["images"]["painted"] == 16
+
+
 def test_validation_images_that_stand_in_training_are_refused(run, data, generator):
     shutil.copy(data / "train/images/train_000.png", data / "val/images/val_000.png")
     with pytest.raises(UserError, match="has the same pixels as"):
