@@ -1,5 +1,6 @@
 """The evaluate command: how good are generated pairs, beside what real images reach?"""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from geoseg_gan.evaluation.images import SPLITS, collect
 from geoseg_gan.evaluation.obedience import agreement, diversity, real_diversity
 from geoseg_gan.evaluation.pictures import CLOSEST, write_closest, write_pictures
 from geoseg_gan.evaluation.report import RESULT, print_figures, write_evaluation
+from geoseg_gan.lock import held
 from geoseg_gan.models.features import FEATURES
 from geoseg_gan.schemas import EvaluateConfig
 from geoseg_gan.team import Team
@@ -41,10 +43,12 @@ def _evaluate(config: EvaluateConfig, team: Team) -> dict[str, float]:
     check(config)
     with team.leader_first():
         subject = open_subject(config, team)
-    if team.leads:
-        _say_start(config, subject, team)
-    measured = measure(config, subject, team)
-    return _report(config, subject, measured) if measured is not None else {}
+    with held(Path(config.out_dir)) if team.leads else nullcontext():
+        if team.leads:
+            _check_unwritten(config)  # once more: another call may have ended meanwhile
+            _say_start(config, subject, team)
+        measured = measure(config, subject, team)
+        return _report(config, subject, measured) if measured is not None else {}
 
 
 main = command(EvaluateConfig)(evaluate)
@@ -101,24 +105,13 @@ def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dic
         {"painted": fake.names[row], "training": original, "distance": near["painted"][row]}
         for row, original in zip(closest, originals.names, strict=True)
     ]
-    folder = _unused(Path(config.out_dir))
+    folder = Path(config.out_dir)
     palette, kind = subject.reader.palette, subject.kind
     write_pictures(folder, figures, palette, scaling, real=real, fake=fake, kind=kind)
     write_closest(folder, near["closest"], fake.part(closest), originals, scaling)
     write_evaluation(folder, figures, facts)
     print_figures(folder, figures)
     return _main_figures(figures)
-
-
-def _unused(folder: Path) -> Path:
-    """The folder, or one beside it if another call has written there since this one began."""
-    free, number = folder, 1
-    while (free / RESULT).exists():
-        number += 1
-        free = folder.with_name(f"{folder.name}_{number}")
-    if free != folder:
-        print(f"Another call has written to {folder} meanwhile; this one goes into {free}.")
-    return free
 
 
 def check(config: EvaluateConfig) -> None:
@@ -151,6 +144,10 @@ def check(config: EvaluateConfig) -> None:
         )
     config.onnx.check()
     config.trainer.check(config.devices)
+    _check_unwritten(config)
+
+
+def _check_unwritten(config: EvaluateConfig) -> None:
     if (Path(config.out_dir) / RESULT).exists():
         raise UserError(
             f"out_dir={config.out_dir} already holds an evaluation. Choose another out_dir."

@@ -24,10 +24,10 @@ from geoseg_gan.ladders.processes import Processes
 from geoseg_gan.ladders.report import REPORT, write_report, write_samples
 from geoseg_gan.ladders.results import read_results, result_path
 from geoseg_gan.ladders.targets import targets
+from geoseg_gan.lock import held
 from geoseg_gan.schemas import LadderConfig, TrainConfig
 from geoseg_gan.train import check as check_training
 from geoseg_gan.trial import seed_list
-from geoseg_gan.trials.lock import held
 
 _PARTS = 3  # of a run, as the progress bar counts them: training and two evaluations
 

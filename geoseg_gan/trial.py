@@ -25,6 +25,7 @@ from geoseg_gan.data.world import write_world
 from geoseg_gan.errors import UserError, check_choice, plural
 from geoseg_gan.files import atomic_path
 from geoseg_gan.generate_inputs import check_pair_size
+from geoseg_gan.lock import LOCK, held
 from geoseg_gan.models.registry import Generator, build_generator
 from geoseg_gan.models.segmenters import check_segmenter
 from geoseg_gan.resume import flat
@@ -36,7 +37,6 @@ from geoseg_gan.train import check_networks
 from geoseg_gan.trial_data import TrialData, all_arms, generation, pairs_folder, tile_count
 from geoseg_gan.trial_runs import TrialRuns
 from geoseg_gan.trial_workers import Lines, run_side_by_side
-from geoseg_gan.trials.lock import LOCK, held
 from geoseg_gan.trials.report import REPORT, write_report
 from geoseg_gan.trials.results import REAL, read_results, result_path
 from geoseg_gan.trials.schedule import Kind, Task, plan

@@ -15,6 +15,7 @@ from geoseg_gan.data.images import read_image, write_image
 from geoseg_gan.data.synthetic import FACTS
 from geoseg_gan.errors import UserError
 from geoseg_gan.evaluate import evaluate
+from geoseg_gan.lock import LOCK, held
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
 PICTURES = ("kid", "spectrum", "repetition", "memorisation", "samples", "closest")
@@ -186,17 +187,10 @@ def test_an_evaluation_is_not_overwritten(run, data, generator):
     assert (folder / "evaluation.json").read_bytes() == before
 
 
-def test_what_another_call_wrote_meanwhile_stays(run, data, generator, monkeypatch, tmp_path):
-    def slow(*given):
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "evaluation.json").write_text("another's")
-        return measure(*given)
-
-    measure = command_module.measure
-    monkeypatch.setattr(command_module, "measure", slow)
-    run("out", f"gen_ckpt={generator(data)}", "num_samples=16", "controls=false")
-    assert (tmp_path / "out" / "evaluation.json").read_text() == "another's"
-    assert stored(tmp_path / "out_2")["figures"]["images"]["painted"] == 16
+def test_two_calls_do_not_write_into_one_folder(run, data, generator, tmp_path):
+    with held(tmp_path / "out"), pytest.raises(UserError, match=r"out is in use by another call"):
+        run("out", f"gen_ckpt={generator(data)}")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
 
 
 def test_validation_images_that_stand_in_training_are_refused(run, data, generator):

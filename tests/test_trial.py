@@ -14,8 +14,8 @@ from geoseg_gan.checkpoints import load_generator, load_segmenter
 from geoseg_gan.config import write_yaml
 from geoseg_gan.data.split import FIT, INNER
 from geoseg_gan.errors import UserError
+from geoseg_gan.lock import LOCK, held
 from geoseg_gan.trial import check, seed_list
-from geoseg_gan.trials.lock import LOCK, held
 from geoseg_gan.trials.results import read_results
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "trial.py"

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from geoseg_gan.errors import UserError
-from geoseg_gan.trials.lock import held
+from geoseg_gan.lock import held
 
 
 def test_a_folder_is_held_by_one_at_a_time(tmp_path):

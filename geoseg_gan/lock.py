@@ -37,7 +37,7 @@ def held(folder: Path) -> Iterator[None]:
                 lock.seek(0)
                 raise UserError(
                     f"out_dir={folder} is in use by another call ({lock.read().strip()}). Wait for "
-                    "it to end, or give this one another out_dir and its results to merge."
+                    "it to end, or give this one another out_dir."
                 ) from None
             warnings.warn(
                 f"the file system of {folder} has no locks ({error.strerror}): see to it that no "
