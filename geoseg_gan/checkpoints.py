@@ -19,6 +19,7 @@ from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.errors import UserError
 from geoseg_gan.files import atomic_path
+from geoseg_gan.models.pixel import BESIDE, unlike
 from geoseg_gan.models.registry import Generator, build_generator
 from geoseg_gan.models.segmenters import build_segmenter
 
@@ -151,7 +152,8 @@ def start_from(path: Path, generator: nn.Module, discriminator: nn.Module, facts
         path: A `G_e###.pt`. The `D_e###.pt` of the same epoch beside it fills the discriminator;
             where there is none, as beside `G_best.pt`, that starts anew.
         generator: Filled in place.
-        discriminator: Filled in place.
+        discriminator: Filled in place; what judges beside it (see `BESIDE`) starts anew where the
+            other run had none of these settings.
         facts: The new run.
 
     Raises:
@@ -168,18 +170,19 @@ def start_from(path: Path, generator: nn.Module, discriminator: nn.Module, facts
         if theirs.palette.to_dict()["classes"] != facts.palette.to_dict()["classes"]:
             raise UserError(f"init_from: {source} was trained on other classes than data= has.")
         settings, own = theirs.config["model"][kind], facts.config["model"][kind]
-        for key in own:
-            if settings.get(key) != own[key]:
-                raise UserError(
-                    f"init_from: {source} has model.{kind}.{key}={settings.get(key)}, not "
-                    f"{own[key]}. Give its settings, or leave init_from away."
-                )
+        for key in unlike(own, settings):
+            raise UserError(
+                f"init_from: {source} has model.{kind}.{key}={settings.get(key)}, not "
+                f"{own[key]}. Give its settings, or leave init_from away."
+            )
         if len(theirs.scaling.low) != len(facts.scaling.low):
             raise UserError(
                 f"init_from: {source} was trained on images of {len(theirs.scaling.low)} bands, "
                 f"and these have {len(facts.scaling.low)}."
             )
-        network.load_state_dict(content["weights"])
+        anew = {key for key in BESIDE if settings.get(key) != own.get(key)}
+        shared = {n: w for n, w in content["weights"].items() if n.split(".")[0] not in anew}
+        network.load_state_dict(network.state_dict() | shared)
     if not beside.is_file():
         warnings.warn(f"{beside} is not there: the discriminator starts anew.", stacklevel=2)
 

@@ -7,12 +7,33 @@ from typing import Any
 from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.data.mixing_settings import MixingSettings
 from geoseg_gan.errors import UserError, check_choice
+from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.synthesis.compose import ComposeSettings
 from geoseg_gan.synthesis.filter import check_filter
 from geoseg_gan.synthesis.sampling import SAMPLINGS
 from geoseg_gan.trials.results import PLACEBO
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass
+class RefineSettings:
+    """A second training of the trial's generator, against a discriminator that judges realness too.
+
+    What was trained to obey its masks learns to look real, which both at once do not teach it in a
+    short training.
+
+    Attributes:
+        discriminator: That of the trial, with others beside it (see `models.pixel.BESIDE`).
+        loss: What trains them.
+        epochs: Of as many steps as those of the first training.
+        d_lr_ratio: Their learning rate, in multiples of the generator's.
+    """
+
+    discriminator: Any = None
+    loss: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    epochs: int = 4
+    d_lr_ratio: float = 1.0
 
 
 @dataclass
@@ -29,6 +50,7 @@ class RecipeSettings:
         compose: What of a pair is painted, and what stays real.
         mixing: How pairs are mixed into training.
         copy_paste: Whether real pairs have the copy-paste of the arm of that name as well.
+        refine: How the generator is trained once more before it paints; null for not at all.
     """
 
     sampling: str | None = None
@@ -40,6 +62,7 @@ class RecipeSettings:
     compose: ComposeSettings = field(default_factory=ComposeSettings)
     mixing: MixingSettings = field(default_factory=MixingSettings)
     copy_paste: bool = False
+    refine: RefineSettings | None = None
 
     def check(self, name: str, jitter: JitterSettings) -> None:
         """Refuses a name or values that cannot be.
@@ -72,3 +95,9 @@ class RecipeSettings:
                 f"are called {PLACEBO}..., so that a trial does not recommend one."
             )
         self.mixing.check()
+        if self.refine is not None:
+            self.refine.loss.check()
+            for key in ("epochs", "d_lr_ratio"):
+                value = getattr(self.refine, key)
+                if value <= 0:
+                    raise UserError(f"recipes.{name}.refine.{key}={value} must be positive.")

@@ -344,6 +344,8 @@ def _summarise(config: TrainConfig, data: SegmentationDataModule, module: GAN) -
         "training",
         f"{plural(config.epochs, 'epoch')} of {plural(data.steps_per_epoch, 'step')}{limit}",
     )
+    if config.init_from is not None:
+        table.add_row("start", f"from the networks of {config.init_from}")
     table.add_row("output", config.out_dir)
     table.add_row("watch", f"tensorboard --logdir {config.out_dir}")
     Console().print(table)

@@ -26,15 +26,24 @@ from geoseg_gan.errors import UserError, check_choice, plural
 from geoseg_gan.files import atomic_path
 from geoseg_gan.generate_inputs import check_pair_size
 from geoseg_gan.lock import LOCK, held
+from geoseg_gan.models.pixel import unlike
 from geoseg_gan.models.registry import Generator, build_generator
 from geoseg_gan.models.segmenters import check_segmenter
+from geoseg_gan.recipes import RefineSettings
 from geoseg_gan.resume import flat
-from geoseg_gan.schemas import LadderConfig, TrialConfig
+from geoseg_gan.schemas import LadderConfig, ModelSettings, TrialConfig
 from geoseg_gan.synthesis.filter import check_can_ignore, check_filter
 from geoseg_gan.synthesis.masks import check_variants
 from geoseg_gan.synthesis.sampling import SAMPLINGS
 from geoseg_gan.train import check_networks
-from geoseg_gan.trial_data import TrialData, all_arms, generation, pairs_folder, tile_count
+from geoseg_gan.trial_data import (
+    TrialData,
+    all_arms,
+    generation,
+    pairs_folder,
+    refined_folder,
+    tile_count,
+)
 from geoseg_gan.trial_runs import TrialRuns
 from geoseg_gan.trial_workers import Lines, run_side_by_side
 from geoseg_gan.trials.report import REPORT, write_report
@@ -151,8 +160,23 @@ def check(config: TrialConfig) -> None:
                 config.data.fit,
                 f"recipes.{name}.",
             )
+        if recipe.refine is not None:
+            _check_refined(config, recipe.refine, name)
     check_segmenter(config.segmenter, config.image_size)
     config.data.check_root(Path(config.data_root))
+
+
+def _check_refined(config: TrialConfig, refine: RefineSettings, name: str) -> None:
+    """Refuses a second training that cannot start where the first ends."""
+    model = ModelSettings(config.model.generator, refine.discriminator)
+    first, second = (plain(of)["discriminator"] or {} for of in (config.model, model))
+    for key in unlike(first, second):
+        raise UserError(
+            f"recipes.{name}.refine.discriminator must be that of the trial with others beside it, "
+            f"but has {key}={second.get(key)}, not {first[key]}. Use recipe=refined with "
+            "model=unet_oasis, or recipe=refined_light with model=unet_oasis_light."
+        )
+    check_networks(model, refine.loss, config.data.reader().palette.num_classes, config.image_size)
 
 
 def seed_list(config: TrialConfig | LadderConfig) -> list[int]:
@@ -282,7 +306,12 @@ def _begin(
     gan_seeds = {seed: runs.data.gan_seed(seed) for _, seed in missing}
     for seed in gan_seeds:
         runs.data.split(seed)  # written here, since several processes would write it
-    needs = plan(missing, gan_seeds, lambda recipe: pairs_folder(config, recipe))
+    needs = plan(
+        missing,
+        gan_seeds,
+        lambda recipe: pairs_folder(config, recipe),
+        lambda recipe: refined_folder(config, recipe),
+    )
     return needs, run_side_by_side(config, needs, show)
 
 

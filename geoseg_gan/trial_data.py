@@ -54,13 +54,24 @@ def pairs_folder(config: TrialConfig, recipe: str) -> str:
     """The name of the folder of a recipe's pairs; recipes that paint alike share one."""
 
     def told(of: TrialConfig, name: str) -> dict[str, Any]:
-        return plain(GenerateConfig("", **generation(of, name)))
+        painter = refined_folder(of, name)
+        own = plain(GenerateConfig("", **generation(of, name)))
+        return own if painter is None else own | {"painter": painter}
 
     mine = told(config, recipe)
     if mine == told(replace(config, recipes={PLAIN: RecipeSettings()}), PLAIN):
         return PLAIN
-    digest = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()
-    return f"{PLAIN}-{digest[:8]}"
+    return f"{PLAIN}-{_digest(mine)}"
+
+
+def refined_folder(config: TrialConfig, recipe: str) -> str | None:
+    """The name of the folder of a recipe's refined generator; None where it is not refined."""
+    refine = config.recipes[recipe].refine
+    return None if refine is None else f"refined-{_digest(plain(refine))}"
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 class TrialData:

@@ -17,14 +17,28 @@ from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.data.synthetic import FACTS
 from geoseg_gan.files import write_json
 from geoseg_gan.generate import generate
+from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.metrics.agreement import mean_iou
 from geoseg_gan.metrics.tiles import TileConfusions
 from geoseg_gan.recipes import RecipeSettings
 from geoseg_gan.resume import LAST
-from geoseg_gan.schemas import GenerateConfig, TrainConfig, TrainSegmenterConfig, TrialConfig
+from geoseg_gan.schemas import (
+    GenerateConfig,
+    ModelSettings,
+    TrainConfig,
+    TrainSegmenterConfig,
+    TrialConfig,
+)
 from geoseg_gan.train import train
 from geoseg_gan.train_segmenter import RESULT, TILES, train_segmenter
-from geoseg_gan.trial_data import COPY_PASTE, OVERSAMPLE, TrialData, generation, pairs_folder
+from geoseg_gan.trial_data import (
+    COPY_PASTE,
+    OVERSAMPLE,
+    TrialData,
+    generation,
+    pairs_folder,
+    refined_folder,
+)
 from geoseg_gan.trials.results import (
     ONLY,
     PLAIN,
@@ -72,7 +86,7 @@ class TrialRuns:
             reached = mean_iou(torch.from_numpy(result.val.counts.sum(0)))
             return f"{task}: mIoU {100 * reached:.1f} ({result.facts['seconds']:.0f} s)"
         if task.kind == Kind.GENERATOR:
-            self._generator(seed)
+            self._generator(seed, task.arm or None)
         elif task.kind == Kind.FILTER:
             self._segmenter(REAL, seed)
         else:
@@ -109,10 +123,43 @@ class TrialRuns:
         """Whether an arm has a result with a seed: synthetic only needs pairs that were kept."""
         return arm != ONLY or self._synthesise(pairs_folder(self.config, PLAIN), seed)["kept"] > 0
 
-    def _generator(self, seed: int) -> Path:
-        """The seed's generator, trained where it is not there yet."""
-        config, folder = self.config, self._seed_folder(seed) / "gan"
-        checkpoint = folder / f"G_e{config.epochs:03d}.pt"
+    def _generator(self, seed: int, refined: str | None = None) -> Path:
+        """The seed's generator, or the one in the folder `refined`, trained where it is missing."""
+        config = self.config
+        if refined is None:
+            return self._trained("gan", seed, config.epochs, config.model, config.loss)
+        refine = next(
+            recipe.refine
+            for name, recipe in config.recipes.items()
+            if refined_folder(config, name) == refined and recipe.refine is not None
+        )
+        return self._trained(
+            refined,
+            seed,
+            refine.epochs,
+            ModelSettings(config.model.generator, refine.discriminator),
+            refine.loss,
+            d_lr_ratio=refine.d_lr_ratio,
+            init_from=str(self._generator(seed)),
+        )
+
+    def _trained(
+        self,
+        name: str,
+        seed: int,
+        epochs: int,
+        model: ModelSettings,
+        loss: ObjectiveSettings,
+        *,
+        d_lr_ratio: float | None = None,
+        init_from: str | None = None,
+    ) -> Path:
+        """The generator in one of the seed's folders, trained where it is missing."""
+        config, folder = self.config, self._seed_folder(seed) / name
+        optimizer = config.optimizer
+        if d_lr_ratio is not None:
+            optimizer = replace(optimizer, d_lr_ratio=d_lr_ratio)
+        checkpoint = folder / f"G_e{epochs:03d}.pt"
         if not checkpoint.is_file():
             resume = (folder / LAST).is_file()
             # Networks without a state to go on from are of a first epoch that was cut off.
@@ -123,26 +170,26 @@ class TrialRuns:
                     TrainConfig(
                         data_root=config.data_root,
                         out_dir=str(folder),
-                        epochs=config.epochs,
+                        epochs=epochs,
                         epoch_steps=config.epoch_steps,
                         bs=config.bs,
                         lr=config.lr,
+                        init_from=init_from,
                         image_size=config.image_size,
                         crops=config.crops,
                         seed=seed,
                         resume=resume,
                         keep_checkpoints="1",
                         precision=config.gan_precision,
-                        model=config.model,
+                        model=model,
                         data=self._data_settings(seed),
-                        loss=config.loss,
+                        loss=loss,
                         jitter=config.jitter,
                         trainer=config.trainer,
-                        optimizer=config.optimizer,
+                        optimizer=optimizer,
                     )
                 )
-        for path in [folder / LAST, *folder.glob("D_e*.pt")]:
-            path.unlink(missing_ok=True)
+        (folder / LAST).unlink(missing_ok=True)
         return checkpoint
 
     def _synthesise(self, name: str, seed: int) -> dict[str, Any]:
@@ -161,7 +208,7 @@ class TrialRuns:
         recipe = next(r for r in config.recipes if pairs_folder(config, r) == name)
         recognizer = self._segmenter(REAL, seed) / RESULT
         started = time.monotonic()
-        checkpoint = self._generator(seed)
+        checkpoint = self._generator(seed, refined_folder(config, recipe))
         with _logged(folder / "generate.txt"):
             counts = generate(
                 GenerateConfig(

@@ -72,6 +72,31 @@ def test_without_a_discriminator_beside_it_that_one_starts_anew(trained, compose
         train(composed("train", *tiny, *asked, f"out_dir={tmp_path / 'again'}"))
 
 
+@pytest.mark.parametrize(("before", "after"), [("projected", "patch"), (None, "projected")])
+def test_a_discriminator_may_get_and_lose_what_judges_beside_it(
+    before, after, tmp_path, make_folder, composed, tiny
+):
+    root, first, second = make_folder(tmp_path / "data"), tmp_path / "first", tmp_path / "second"
+
+    def run(out_dir, beside, *asked):
+        judge = ["model/discriminator=oasis", "model.discriminator.width=4"]
+        judge += ["model.discriminator.depth=2", f"loss={'both' if beside else 'oasis'}"]
+        judge += [f"model.discriminator.{beside}=4"] if beside else []
+        own = [o for o in tiny if not o.startswith(("model.discriminator.", "model/discriminator"))]
+        paths = [f"data_root={root}", f"out_dir={out_dir}"]
+        train(composed("train", *own, *judge, "epochs=1", *paths, *asked))
+        return weights(out_dir / "D_e001.pt")
+
+    old = run(first, before)
+    new = run(second, after, f"init_from={first / 'G_e001.pt'}", "lr=1e-9")
+    assert {name.split(".")[0] for name in new} ^ {name.split(".")[0] for name in old} == {
+        beside for beside in (before, after) if beside
+    }
+    for name in new:
+        if not name.startswith(f"{after}.") and not name.endswith(("_u", "_v")):
+            torch.testing.assert_close(new[name], old[name], atol=1e-6, rtol=0)
+
+
 def test_networks_of_other_settings_or_classes_are_refused(trained, composed, tiny, tmp_path):
     root, first = trained
     common = [f"init_from={first / 'G_e002.pt'}", f"data_root={root}"]

@@ -1,14 +1,16 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from geoseg_gan import trial_runs
+from geoseg_gan.checkpoints import load_generator
 from geoseg_gan.config import read_yaml
 from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.errors import UserError
 from geoseg_gan.recipes import RecipeSettings
 from geoseg_gan.synthesis.compose import ComposeSettings
-from geoseg_gan.trial import check
+from geoseg_gan.trial import check, trial
 from geoseg_gan.trial_data import pairs_folder
 
 
@@ -69,6 +71,50 @@ def test_a_recipe_s_settings_reach_generation_and_training(composed, trial_overr
     monkeypatch.setattr(trial_runs, "train_segmenter", training)
     with pytest.raises(Enough):
         runs.compute("falling_0.5", 0)
+
+
+@pytest.fixture
+def refining(composed, trial_overrides):
+    """A trial of a tiny OASIS discriminator, and projected ones that refine."""
+
+    def of(*more):
+        common = [o for o in trial_overrides("trial") if not o.startswith("model.discriminator.")]
+        tiny, at = ["width=4", "depth=2", "max_width=8"], "recipes.refined.refine"
+        judges = [f"model.discriminator.{o}" for o in tiny]
+        judges += [f"{at}.discriminator.{o}" for o in (*tiny, "projected=4")]
+        asked = ["recipe=[synthetic,refined]", "model/discriminator=oasis", "loss=oasis", *judges]
+        return composed("trial", *common, *asked, "seeds=[0]", "ratios=[0.25]", *more)
+
+    return of
+
+
+def test_a_recipe_may_refine_the_generator_that_others_paint_with(refining):
+    config = refining("recipes.refined.refine.epochs=1")
+    trial(config)
+    folder = Path(config.out_dir) / "seed_000"
+    first, *others = folder.glob("gan/G_e*.pt")
+    second, *more = folder.glob("refined-*/G_e*.pt")
+    assert not others and not more
+    before, after = load_generator(first), load_generator(second)
+    told = after.facts.config
+    assert told["init_from"] == str(first)
+    assert (told["loss"]["adversarial"], told["optimizer"]["d_lr_ratio"]) == ("both", 1)
+    facts = [json.loads(path.read_text()) for path in folder.glob("synthetic*/generation.json")]
+    assert {f["checkpoint"]["sha256"] for f in facts} == {before.digest, after.digest}
+    assert len({before.digest, after.digest}) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("recipes.refined.refine.epochs=0", "recipes.refined.refine.epochs=0 must be positive"),
+        ("model.discriminator.width=8", "has width=4, not 8. Use recipe=refined with"),
+        ("recipes.refined.refine.loss.adversarial=hinge", "adversarial=hinge needs"),
+    ],
+)
+def test_a_refinement_that_cannot_be_is_refused_at_once(asked, message, refining):
+    with pytest.raises(UserError, match=message):
+        check(refining(asked))
 
 
 def test_recipes_may_be_added_but_not_changed(run_trial, tmp_path):

@@ -1,5 +1,8 @@
 """The discriminator that tells the class of every pixel, or that it is painted."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,6 +11,18 @@ from geoseg_gan.models.discriminator import DiscriminatorOutput, Judges
 from geoseg_gan.models.layers import convolution
 from geoseg_gan.models.patch import PatchDis
 from geoseg_gan.models.projected import ProjectedDis
+
+BESIDE = frozenset({"patch", "projected"})
+"""Settings of what judges beside a `PixelDis`, which are also the names of these networks in it."""
+
+
+def unlike(settings: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    """Where two networks' settings differ, but for what judges beside them.
+
+    Returns:
+        Keys of the first.
+    """
+    return [key for key in settings if key not in BESIDE and settings[key] != others.get(key)]
 
 
 class PixelDis(nn.Module):

@@ -27,7 +27,8 @@ class Task(NamedTuple):
     Attributes:
         kind: What it leaves.
         seed: Whose.
-        arm: The arm, where a result is left; the folder of pairs, where those are.
+        arm: The arm, where a result is left; the folder of pairs, where those are; that of a
+            refined generator.
     """
 
     kind: Kind
@@ -43,6 +44,7 @@ def plan(
     missing: Sequence[tuple[str, int]],
     gan_seeds: Mapping[int, int],
     folders: Callable[[str], str],
+    refined: Callable[[str], str | None],
 ) -> dict[Task, list[Task]]:
     """The tasks that missing results take, each with those that must be done before.
 
@@ -52,6 +54,7 @@ def plan(
         missing: Arms and seeds of the results.
         gan_seeds: For every seed the one whose generator and pairs it uses.
         folders: The folder in which a recipe's pairs lie; several may share one.
+        refined: The folder of a recipe's refined generator; None where the seed's own paints.
 
     Returns:
         Tasks in the order in which one process would do them.
@@ -74,6 +77,10 @@ def plan(
             if task.kind == Kind.FILTER:
                 needs.setdefault(task, [] if task.seed == source else [pairs])
         needs[generator] = []
+        if (folder := refined(recipe)) is not None:
+            later = Task(Kind.GENERATOR, source, folder)
+            needs[later] = [generator]
+            generator = later
         needs[pairs] = [generator, real(source)]
         # Where no pair is kept, a segmenter of arm real stands in for that of the arm.
         needs[Task(Kind.RESULT, seed, arm)] = [pairs, real(seed)]

@@ -19,10 +19,11 @@ def pairs(seed=0, folder="synthetic"):
     return Task(Kind.PAIRS, seed, folder)
 
 
-def plan_of(arms, seeds, shared=False):
+def plan_of(arms, seeds, shared=False, refined=()):
     missing = [(a, s) for s in seeds for a in arms]
     folders = {"later": "synthetic"}  # a recipe that only mixes differently
-    return plan(missing, {s: 0 if shared else s for s in seeds}, lambda r: folders.get(r, r))
+    gan_seeds = {s: 0 if shared else s for s in seeds}
+    return plan(missing, gan_seeds, lambda r: folders.get(r, r), dict(refined).get)
 
 
 def test_pairs_wait_for_the_generator_and_the_filter_and_mixed_arms_for_the_pairs():
@@ -42,6 +43,15 @@ def test_recipes_share_a_generator_and_those_that_paint_alike_their_pairs():
     assert [task for task in needs if task.kind == Kind.PAIRS] == painted
     assert needs[result("later_0.25")][0] == painted[0]
     assert needs[result("other_0.25")][0] == painted[1]
+
+
+def test_recipes_that_refine_alike_share_a_refined_generator():
+    refined = {"one": "refined-1", "two": "refined-1"}
+    needs = plan_of(["synthetic_0.25", "one_0.25", "two_0.25"], [0], refined=refined)
+    later = Task(Kind.GENERATOR, 0, "refined-1")
+    assert needs[later] == [generator()] and not needs[generator()]
+    assert needs[pairs()][0] == generator()
+    assert needs[pairs(folder="one")][0] == needs[pairs(folder="two")][0] == later
 
 
 def test_one_generator_for_all_seeds_is_trained_once():
