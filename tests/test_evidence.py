@@ -14,10 +14,11 @@ from geoseg_gan.trials.verdict import judge
 ROOT = Path(__file__).parents[1]
 TRIALS = sorted(path.parent for path in ROOT.glob("docs/trials/*/trial.json"))
 LADDERS = sorted(path.parent for path in ROOT.glob("docs/ladders/*/ladder.md"))
+EVALUATIONS = sorted(ROOT.glob("docs/evaluations/*.json"))
 
 
-def test_there_are_trials_and_ladders_in_the_documents():
-    assert TRIALS and LADDERS
+def test_there_are_trials_ladders_and_evaluations_in_the_documents():
+    assert TRIALS and LADDERS and EVALUATIONS
 
 
 @pytest.mark.parametrize("folder", TRIALS, ids=lambda folder: folder.name)
@@ -43,6 +44,19 @@ def test_a_ladder_in_the_documents_is_that_of_its_results(folder, composed, tmp_
     shutil.copytree(folder, tmp_path / "ladder")
     ladder(composed("ladder", f"out_dir={tmp_path / 'ladder'}", "report_only=true", common, *rows))
     assert (tmp_path / "ladder/ladder.md").read_text() == stored
+
+
+@pytest.mark.parametrize("path", EVALUATIONS, ids=lambda path: path.stem)
+def test_rows_of_an_evaluation_in_the_documents_are_what_it_stored(path):
+    figures = json.loads(path.read_text())["figures"]
+    painted = figures["fidelity"]["painted"]
+    text = (ROOT / "docs/results.md").read_text().splitlines()
+    rows = [line.replace("*", "") for line in text if f"(evaluations/{path.name})" in line]
+    assert rows
+    for row in rows:
+        assert f"| {1000 * painted['kid']:.0f} ± {1000 * painted['kid_error']:.0f} |" in row
+        assert f"| {100 * figures['agreement']['painted']['miou']:.1f} |" in row
+        assert f"| {figures['diversity']['painted']['layers']:.2f} |" in row
 
 
 def _listed(settings):
