@@ -160,6 +160,11 @@ def check(config: TrainConfig) -> None:
     if not 0 <= config.inner_share <= 0.5:
         raise UserError(f"inner_share={config.inner_share}: use a share from 0 to 0.5.")
     check_choice("crops", config.crops, CROPS)
+    if config.init_from is not None and not config.resume and not Path(config.init_from).is_file():
+        raise UserError(
+            f"init_from={config.init_from} does not exist. Give the G_e###.pt of the run whose "
+            "networks are to be trained on."
+        )
     _check_evaluation(config)
     if config.loss.augment.adaptive and not config.inner_share and config.data.split_file is None:
         raise UserError(

@@ -37,7 +37,7 @@ def test_the_rate_grows_with_the_batch_where_it_is_to(
         (["scale_lr=root"], "scale_lr=root"),
         (["base_bs=0"], "base_bs=0 must be positive"),
         (["speed.compile=[segmenter]"], "speed.compile=segmenter"),
-        (["init_from=nowhere/G_e001.pt"], "nowhere/G_e001.pt does not exist"),
+        (["init_from=nowhere/G_e001.pt"], "init_from=nowhere/G_e001.pt does not exist"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(
@@ -47,6 +47,12 @@ def test_what_cannot_be_is_refused_in_one_line(
     with pytest.raises(UserError, match=message):
         train(composed("train", *tiny, *asked, f"data_root={root}", f"out_dir={out_dir}"))
     assert not out_dir.exists()
+
+
+@pytest.mark.parametrize("experiment", ["refine", "cpu_refine"])
+def test_a_second_training_does_not_start_from_nothing(experiment, composed, tmp_path):
+    with pytest.raises(UserError, match=r"init_from=G_e###.pt does not exist"):
+        train(composed("train", f"experiment={experiment}", f"out_dir={tmp_path / 'run'}"))
 
 
 def test_a_run_starts_from_both_networks_of_another_at_another_size(
