@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
-import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
@@ -24,12 +23,11 @@ from geoseg_gan.errors import UserError, check_choice, plural
 from geoseg_gan.evaluation.quick import QuickEvaluation
 from geoseg_gan.gan import GAN
 from geoseg_gan.losses.objective import Objective
-from geoseg_gan.losses.settings import ObjectiveSettings
-from geoseg_gan.models.discriminator import Discriminator
 from geoseg_gan.models.features import MINIMUM_SIZE
-from geoseg_gan.models.registry import Generator, build_discriminator, build_generator
+from geoseg_gan.models.registry import build_discriminator, build_generator
+from geoseg_gan.networks import check_networks
 from geoseg_gan.resume import FREE, check_out_dir, flat, point_to_resume
-from geoseg_gan.schemas import ModelSettings, TrainConfig
+from geoseg_gan.schemas import TrainConfig
 from geoseg_gan.sweeps import write_result
 from geoseg_gan.synthesis.recognizer import OnnxSettings, load_recognizer
 from geoseg_gan.trainer import AUTO, build_trainer
@@ -194,42 +192,6 @@ def check(config: TrainConfig) -> None:
     check_networks(config.model, config.loss, classes, config.image_size)
     config.data.check_root(Path(config.data_root))
     check_out_dir(Path(config.out_dir), config.resume, RESULT)
-
-
-def check_networks(
-    model: ModelSettings, loss: ObjectiveSettings, num_classes: int, image_size: int
-) -> None:
-    """Refuses networks that cannot be built, do not take this image size, or do not fit together.
-
-    Args:
-        model: Settings of generator and discriminator.
-        loss: The recipe that is to train them.
-        num_classes: How many classes the palette has.
-        image_size: Side of the images in pixels.
-
-    Raises:
-        UserError: Naming the setting and the sizes that fit.
-    """
-    settings = plain(model)
-    with torch.device("meta"):  # shapes only: no memory, no time
-        generator = cast(Generator, build_generator(settings["generator"], num_classes, 3))
-        discriminator = cast(
-            Discriminator, build_discriminator(settings["discriminator"], num_classes, 3)
-        )
-    loss.check_fit(discriminator.judges, generator.noise.channels)
-    if image_size % generator.stride:
-        fitting = max(1, round(image_size / generator.stride)) * generator.stride
-        raise UserError(
-            f"image_size={image_size} is not a multiple of {generator.stride}, which "
-            f"model.generator={settings['generator']['name']} needs. Use e.g. "
-            f"image_size={fitting}, or a smaller model.generator.depth."
-        )
-    if image_size < discriminator.minimum_size:
-        raise UserError(
-            f"image_size={image_size} is too small for the discriminator, which needs "
-            f"{discriminator.minimum_size}. Enlarge it, or lower model.discriminator.scales or "
-            "layers."
-        )
 
 
 def _check_evaluation(config: TrainConfig) -> None:

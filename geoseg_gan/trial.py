@@ -29,13 +29,13 @@ from geoseg_gan.lock import LOCK, held
 from geoseg_gan.models.pixel import unlike
 from geoseg_gan.models.registry import Generator, build_generator
 from geoseg_gan.models.segmenters import check_segmenter
+from geoseg_gan.networks import check_networks
 from geoseg_gan.recipes import RefineSettings
 from geoseg_gan.resume import flat
 from geoseg_gan.schemas import LadderConfig, ModelSettings, TrialConfig
 from geoseg_gan.synthesis.filter import check_can_ignore, check_filter
 from geoseg_gan.synthesis.masks import check_variants
 from geoseg_gan.synthesis.sampling import SAMPLINGS
-from geoseg_gan.train import check_networks
 from geoseg_gan.trial_data import (
     TrialData,
     all_arms,

@@ -39,7 +39,7 @@ def test_every_choice_of_every_group_composes_into_a_configuration_that_builds(
     group, choice, composed
 ):
     from geoseg_gan.models.segmenters import check_segmenter
-    from geoseg_gan.train import check_networks
+    from geoseg_gan.networks import check_networks
 
     if group in ("segmenter", "augment"):
         config = composed("train_segmenter", f"{group}={choice}")

@@ -7,8 +7,9 @@ import pytest
 
 from geoseg_gan.checkpoints import load_generator
 from geoseg_gan.errors import UserError
+from geoseg_gan.networks import check_networks
 from geoseg_gan.schemas import ModelSettings
-from geoseg_gan.train import check_networks, train
+from geoseg_gan.train import train
 from geoseg_gan.train_segmenter import train_segmenter
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from geoseg_gan.checkpoints import load_generator
 from geoseg_gan.errors import UserError
-from geoseg_gan.train import check_networks, main, train
+from geoseg_gan.networks import check_networks
+from geoseg_gan.train import main, train
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
 
