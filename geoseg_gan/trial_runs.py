@@ -189,7 +189,9 @@ class TrialRuns:
                         optimizer=optimizer,
                     )
                 )
-        (folder / LAST).unlink(missing_ok=True)
+        # A first training's discriminator stays, for recipes that refine, later ones too.
+        for path in [folder / LAST, *(folder.glob("D_e*.pt") if init_from else ())]:
+            path.unlink(missing_ok=True)
         return checkpoint
 
     def _synthesise(self, name: str, seed: int) -> dict[str, Any]:

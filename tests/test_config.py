@@ -169,7 +169,7 @@ def test_the_scripts_print_their_help(tmp_path):
     assert "keep_checkpoints=all" in shown.stdout
     assert re.search(r"  model: .*oasis, .*unet, unet_light", shown.stdout)
     assert re.search(r"  model/generator: clade, .*unet_light", shown.stdout)
-    assert re.search(r"  loss: both, hinge_fm, lsgan_fm, ", shown.stdout)
+    assert re.search(r"  loss: both, both_augmented, hinge_fm, lsgan_fm, ", shown.stdout)
     assert not list(tmp_path.iterdir())
 
 

@@ -95,6 +95,7 @@ def test_a_recipe_may_refine_the_generator_that_others_paint_with(refining):
     first, *others = folder.glob("gan/G_e*.pt")
     second, *more = folder.glob("refined-*/G_e*.pt")
     assert not others and not more
+    assert list(first.parent.glob("D_e*.pt")) and not list(second.parent.glob("D_e*.pt"))
     before, after = load_generator(first), load_generator(second)
     told = after.facts.config
     assert told["init_from"] == str(first)
