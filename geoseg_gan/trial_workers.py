@@ -60,8 +60,7 @@ def run_side_by_side(
         UserError: If a process made out a user's mistake, or was lost.
         RuntimeError: If a task failed otherwise, with its traceback.
     """
-    # Settings of networks have classes that are made while composing, which no process can import.
-    config = replace(config, model=ModelSettings(**plain(config.model)))
+    config = portable(config)
     workers = [_Worker(config, number) for number in range(min(config.devices, len(needs)))]
     running: list[Task] = []
 
@@ -93,6 +92,24 @@ def run_side_by_side(
             worker.tell_to_end()
         for worker in workers:
             worker.end()
+
+
+def portable(config: TrialConfig) -> TrialConfig:
+    """A trial that other processes can be given, with settings of networks as plain dicts.
+
+    They have classes that are made while composing, which no process can import.
+
+    Args:
+        config: The trial.
+    """
+    recipes = dict(config.recipes)
+    for name, recipe in recipes.items():
+        if recipe.refine is not None:
+            discriminator = plain(recipe.refine)["discriminator"]
+            recipes[name] = replace(
+                recipe, refine=replace(recipe.refine, discriminator=discriminator)
+            )
+    return replace(config, model=ModelSettings(**plain(config.model)), recipes=recipes)
 
 
 def worker_environment(number: int, config: TrialConfig) -> dict[str, str]:

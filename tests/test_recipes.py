@@ -7,6 +7,7 @@ import pytest
 
 from geoseg_gan.checkpoints import load_generator
 from geoseg_gan.errors import UserError
+from geoseg_gan.models.pixel import BESIDE
 from geoseg_gan.networks import check_networks
 from geoseg_gan.schemas import ModelSettings
 from geoseg_gan.train import train
@@ -19,7 +20,7 @@ TINY_NETWORKS = {
     "unet": {"width": 4, "depth": 2, "max_width": 8, **NOISE},
     "modulated": {"width": 4, "depth": 2, "max_width": 8, "hidden": 4, **NOISE},
     "patch": {"width": 4, "layers": 2, "scales": 1},
-    "pixel": {"width": 4, "depth": 2, "max_width": 8},  # what is beside it stays as it is
+    "pixel": {"width": 4, "depth": 2, "max_width": 8},
     "projected": {"width": 4, "mixed": 4},
 }
 SMALL = (
@@ -54,6 +55,9 @@ def smoke(tmp_path, make_folder, composed, tiny):
         for network in (config.model.generator, config.model.discriminator):
             for name, value in TINY_NETWORKS[network.name].items():
                 setattr(network, name, value)
+        for beside in BESIDE:
+            if getattr(config.model.discriminator, beside, 0):
+                setattr(config.model.discriminator, beside, 4)
         figures = train(config)
         assert all(math.isfinite(value) for value in figures.values())
         assert load_generator(tmp_path / "run" / "G_e001.pt").epoch == 1

@@ -1,17 +1,19 @@
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 
 from geoseg_gan import trial_runs
 from geoseg_gan.checkpoints import load_generator
-from geoseg_gan.config import read_yaml
+from geoseg_gan.config import plain, read_yaml
 from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.errors import UserError
 from geoseg_gan.recipes import RecipeSettings
 from geoseg_gan.synthesis.compose import ComposeSettings
 from geoseg_gan.trial import check, trial
-from geoseg_gan.trial_data import pairs_folder
+from geoseg_gan.trial_data import pairs_folder, refined_folder
+from geoseg_gan.trial_workers import portable
 
 
 def test_a_recipe_is_not_called_like_an_arm_of_real_pairs():
@@ -103,6 +105,13 @@ def test_a_recipe_may_refine_the_generator_that_others_paint_with(refining):
     facts = [json.loads(path.read_text()) for path in folder.glob("synthetic*/generation.json")]
     assert {f["checkpoint"]["sha256"] for f in facts} == {before.digest, after.digest}
     assert len({before.digest, after.digest}) == 2
+
+
+def test_a_recipe_that_refines_can_be_given_to_other_processes(refining):
+    config = refining()
+    found = pickle.loads(pickle.dumps(portable(config)))
+    assert plain(found) == plain(config)
+    assert refined_folder(found, "refined") == refined_folder(config, "refined")
 
 
 @pytest.mark.parametrize(
