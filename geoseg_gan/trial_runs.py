@@ -29,6 +29,7 @@ from geoseg_gan.schemas import (
     TrainSegmenterConfig,
     TrialConfig,
 )
+from geoseg_gan.sweeps import read_result
 from geoseg_gan.train import train
 from geoseg_gan.train_segmenter import RESULT, TILES, train_segmenter
 from geoseg_gan.trial_data import (
@@ -50,6 +51,9 @@ from geoseg_gan.trials.results import (
     write_result,
 )
 from geoseg_gan.trials.schedule import Kind, Task
+
+_GAN = "gan"
+"""Folder of a seed's generator."""
 
 
 class TrialRuns:
@@ -127,7 +131,7 @@ class TrialRuns:
         """The seed's generator, or the one in the folder `refined`, trained where it is missing."""
         config = self.config
         if refined is None:
-            return self._trained("gan", seed, config.epochs, config.model, config.loss)
+            return self._trained(_GAN, seed, config.epochs, config.model, config.loss)
         refine = next(
             recipe.refine
             for name, recipe in config.recipes.items()
@@ -209,8 +213,9 @@ class TrialRuns:
             return found
         recipe = next(r for r in config.recipes if pairs_folder(config, r) == name)
         recognizer = self._segmenter(REAL, seed) / RESULT
+        refined = refined_folder(config, recipe)
+        checkpoint = self._generator(seed, refined)
         started = time.monotonic()
-        checkpoint = self._generator(seed, refined_folder(config, recipe))
         with _logged(folder / "generate.txt"):
             counts = generate(
                 GenerateConfig(
@@ -230,8 +235,13 @@ class TrialRuns:
             "kept": int(counts["pairs"]),
             "tau": tau,
             "pairs": name,
+            "gan_seed": seed,
+            "synthesis_seconds": round(time.monotonic() - started, 1),
+            "generator_seconds": {
+                name: (read_result(folder / name) or {}).get("seconds", 0.0)
+                for name in filter(None, (_GAN, refined))
+            },
         }
-        facts["synthesis_seconds"] = round(time.monotonic() - started, 1)
         write_json(known, facts)
         return facts
 

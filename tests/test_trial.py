@@ -182,6 +182,8 @@ def test_one_generator_may_serve_all_seeds_and_the_report_says_so(run_trial):
     assert "conditional on one GAN" in (folder / "trial.md").read_text()
     first, second = (by_arm(folder, seed)["real"].inner.stems for seed in (0, 1))
     assert first == second  # else the generator would have seen tiles that are held out
+    (told,) = json.loads((folder / "trial.json").read_text())["filter"]  # once, not for each seed
+    assert told["seed"] == 0 and told["seconds"] > 0 and told["generators"]["gan"] > 0
 
 
 def test_results_of_other_machines_are_merged(run_trial, tmp_path):

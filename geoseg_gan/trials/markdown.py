@@ -119,7 +119,12 @@ def _left_out(without: Mapping[str, float], arm: str | None) -> list[str]:
 def _done(content: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     runs, pairs = content["runs"], content["filter"]
     training = sum(run["seconds"] for run in runs)
-    painting = sum(entry["seconds"] for entry in pairs)
+    generators = {
+        (entry["seed"], name): seconds
+        for entry in pairs
+        for name, seconds in entry["generators"].items()
+    }
+    painting = sum(entry["seconds"] for entry in pairs) + sum(generators.values())
     kept = [
         f"{entry['kept']} of {entry['painted']} with seed {entry['seed']}"
         f"{'' if len({e['pairs'] for e in pairs}) == 1 else ' in ' + entry['pairs']}"

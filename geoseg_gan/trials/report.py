@@ -179,14 +179,20 @@ def _support(results: Sequence[RunResult]) -> list[dict[str, float]]:
 
 
 def _pairs(results: Sequence[RunResult]) -> list[dict[str, Any]]:
-    """What the filter did with each seed's pairs, which several arms share."""
+    """What the filter did with each seed's pairs, which several arms, or all seeds, share."""
     found = {}
     for r in sorted(results, key=lambda r: r.seed):
         if r.facts["kept"] is not None:
             name = r.facts.get("pairs", recipe_of(r.arm))
             facts = {key: r.facts.get(key) for key in ("kept", "painted", "tau")}
-            seconds = r.facts.get("synthesis_seconds", 0.0)
-            found[name, r.seed] = {"pairs": name, "seed": r.seed, **facts, "seconds": seconds}
+            seed = r.facts.get("gan_seed", r.seed)
+            found[name, seed] = {
+                "pairs": name,
+                "seed": seed,
+                **facts,
+                "seconds": r.facts.get("synthesis_seconds", 0.0),
+                "generators": r.facts.get("generator_seconds", {}),
+            }
     return [found[key] for key in sorted(found)]
 
 

@@ -36,9 +36,10 @@ class RunResult:
         examples: Predicted classes of some validation windows, the same for all runs of a trial,
             shape (E, S, S), uint8.
         facts: Plain values on how the run came about: "kept" and "painted" (synthetic pairs; None
-            for arms without), "pairs" (the folder that they lie in), "tau", "seconds" (of its
-            segmenter's training), "synthesis_seconds" (of its pairs and, in one of the arms that
-            share it, its generator), "support" (of the fitted real tiles: "pixels", "tiles" and
+            for arms without), "pairs" (the folder that they lie in), "tau", "gan_seed" (the
+            seed whose generator and pairs it shares), "seconds" (of its segmenter's training),
+            "synthesis_seconds" (of its pairs), "generator_seconds" (of each generator's training,
+            by its folder), "support" (of the fitted real tiles: "pixels", "tiles" and
             "groups", a list of C numbers each, and "total_tiles").
     """
 

@@ -142,3 +142,19 @@ def test_a_class_that_validation_does_not_show_has_no_figure(report, make_arms):
 def test_no_results_are_told(report):
     with pytest.raises(UserError, match="holds no result of a trial yet"):
         report([])
+
+
+def test_time_counts_what_is_shared_once(report, make_arms):
+    results = make_arms({"real": 0.0, "first_0.5": 0.1, "refined_0.5": 0.1}, seeds=2)
+    for result in results:
+        if result.arm != "real":
+            refined = {"refined-1": 240.0} if result.arm == "refined_0.5" else {}
+            result.facts.update(
+                pairs=result.arm,
+                gan_seed=0,
+                synthesis_seconds=60.0,
+                generator_seconds={"gan": 600.0} | refined,
+            )
+    text, figures = report(results, share_gan=True)
+    assert [entry["seed"] for entry in figures["filter"]] == [0, 0]
+    assert "Time: 6 minutes for segmenters, 16 for generators and their pairs." in text
