@@ -1,128 +1,160 @@
-"""Typed configuration, and the frame in which every command runs as a Hydra app."""
+"""The frame in which every command runs as a Hydra app with a typed configuration."""
 
 import dataclasses
 import difflib
-import functools
-import inspect
+import errno
+import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import field
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import hydra
-from hydra import compose, initialize_config_module
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from geoseg_gan.callbacks.evaluation import MONITORS
-from geoseg_gan.config_help import CONFIGS, choice_names, help_of, settings_of
-from geoseg_gan.errors import UserError, check_choice
-from geoseg_gan.models.registry import DISCRIMINATORS, GENERATORS
-from geoseg_gan.resume import LAST
-from geoseg_gan.schemas import SCHEMAS, TrainConfig
-from geoseg_gan.sweeps import (
-    CONSTANT,
-    JOB,
-    JobFailure,
-    add_overrides,
-    become_job_of_parent,
-    is_same_run,
-    job_folder,
-    job_processes,
-    launcher_errors,
-    read_result,
-    say_error,
-    settle,
-)
+from geoseg_gan.utils.errors import UserError
 
 ConfigT = TypeVar("ConfigT")
 
-_EXTRAS = r"Could not find '(hydra/launcher|hydra/sweeper)/(joblib|submitit_\w+|optuna)'"
-"""What Hydra says where a plugin of the extra `sweep` is not installed."""
+CONFIGS = "geoseg_gan.configs"
+"""The package of all YAML files."""
+
+_OUTPUTS = ("save_dir", "out_dir", "data_root")
+_SCHEMAS: dict[str, type] = {}
+_SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG)
 
 
-def command(schema: type[ConfigT]) -> Callable[[Callable[[ConfigT], Any]], Callable[[], None]]:
+def command(name: str, schema: type[ConfigT], run: str) -> Callable[[], None]:
     """Makes a function of a typed configuration a Hydra app.
 
-    A user's mistake becomes one line on stderr and exit code 1. In a sweep the failed job prints
-    its line, the others run, and the exit code is 1 at the end.
+    A user's or the system's mistake becomes one line on stderr and exit code 1. In a sweep the
+    failed job prints its line, the others run, and the exit code is 1 at the end.
 
     Args:
-        schema: The configuration's dataclass; its entry in SCHEMAS names the app's primary config.
+        name: The command's primary config, `configs/{name}.yaml`.
+        schema: The configuration's dataclass.
+        run: The function, as in "geoseg_gan.training.train:train". It is imported only when it
+            runs, so that `--help` loads no torch.
     """
-    name = next(name for name, known in SCHEMAS.items() if known is schema)
-    outputs = ("save_dir", "out_dir", "data_root")
-    output = next((key for key in outputs if key in settings_of(schema)), None)
+    _SCHEMAS[name] = schema
+    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
 
-    def decorate(run: Callable[[ConfigT], Any]) -> Callable[[], None]:
-        @functools.wraps(run)
-        def main() -> None:
-            become_job_of_parent()
-            register()
-            settle()
-            # Exceptions are told apart below: Hydra itself would print every one as its own.
-            os.environ["HYDRA_FULL_ERROR"] = "1"
-            script = str(Path(sys.argv[0]).absolute())
+    def main() -> None:
+        # Hydra would print every exception as its own; they are told apart below.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        failed: list[str] = []
 
-            # Launchers pickle it; all that it needs elsewhere are its arguments.
-            def task(config: DictConfig) -> Any:
-                return _run_task(config, run, schema, output, script)
+        def task(config: DictConfig) -> Any:
+            return _run(config, schema, run, failed)
 
-            task.__module__ = run.__module__  # of which Hydra makes the name of jobs
-            app = hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name=name)
-            try:
-                os.environ[CONSTANT] = ",".join(_constant_keys(sys.argv[1:]))
-                with JobFailure.heard() as failures, launcher_errors():
-                    app(task)()
-            except (HydraException, OmegaConfBaseException) as error:
-                say_error(_explain(error, schema))
-                sys.exit(1)
-            except UserError as error:
-                say_error(str(error))
-                sys.exit(1)
-            except KeyboardInterrupt:
-                say_error("interrupted; what was finished is saved.")
-                sys.exit(130)
-            finally:
-                # Told to this sweep's processes; what the caller starts next is no part of it.
-                for variable in (CONSTANT, JOB):
-                    os.environ.pop(variable, None)
-            if failures:
-                sys.exit(1)
+        app = hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name=name)
+        try:
+            app(task)()
+        except (HydraException, OmegaConfBaseException) as error:
+            _say(explain(error, name))
+            sys.exit(1)
+        except KeyboardInterrupt:
+            _say("interrupted; what was finished is saved.")
+            sys.exit(130)
+        except Exception as error:
+            if not failed:  # else it has been told when its job failed
+                _say(_one_line(error) or traceback.format_exc())
+            sys.exit(1)
+        if failed:
+            sys.exit(1)
 
-        return main
+    return main
 
-    return decorate
+
+def _run(config: DictConfig, schema: type, run: str, failed: list[str]) -> Any:
+    """Runs a command's function once; returns what a sweeper optimises."""
+    state = HydraConfig.get()
+    sweep = state.mode is RunMode.MULTIRUN
+    folder = Path(state.runtime.output_dir)
+    try:
+        if sweep:
+            output = next(key for key in _OUTPUTS if key in config)
+            config[output] = str(folder)
+            if config.get("resume") and not folder.exists():
+                config["resume"] = False  # a job that the sweep had not come to
+        content = typed(config, schema)
+        module, _, function = run.partition(":")
+        figures = getattr(importlib.import_module(module), function)(content)
+    except Exception as error:
+        line = _one_line(error)
+        if sweep:
+            _say(f"{folder.name}: {line or traceback.format_exc()}")
+            failed.append(folder.name)
+            raise
+        if line is None:
+            raise
+        _say(line)
+        sys.exit(1)
+    return figures.get("objective") if isinstance(figures, dict) else figures
+
+
+def compose(schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
+    """The configuration that a command would have.
+
+    Args:
+        schema: The dataclass of the command.
+        overrides: What its command line says.
+
+    Raises:
+        UserError: If the command would refuse them.
+    """
+    name = _name_of(schema)
+    # A command that runs has its own configuration open, and Hydra no place for a second one.
+    running = GlobalHydra.instance().is_initialized()
+    frame = nullcontext() if running else initialize_config_module(CONFIGS, version_base="1.3")
+    try:
+        with frame:
+            return typed(hydra_compose(name, overrides=list(overrides)), schema)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, name)) from None
 
 
 def typed(config: DictConfig, schema: type[ConfigT]) -> ConfigT:
     """Turns a composed configuration into the schema's dataclass, all the way down.
 
     Raises:
-        UserError: If a value that has no default is not set.
+        UserError: If a value that has no default is not set, or a key is not known.
     """
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
+    if missing := sorted(OmegaConf.missing_keys(config)):
         key = missing[0]
-        text = (
-            settings_of(schema)[key].metadata.get("help", key)
-            if key in settings_of(schema)
-            else key
-        )
+        text = knob_texts(_name_of(schema)).get(key, ("", key))[1]
         raise UserError(f"{key} is not set: give {text}, as in {key}=... .")
-    content = OmegaConf.to_object(config)
-    assert isinstance(content, schema)
-    return content
+    if unknown := next(_unknown(config, schema), None):
+        raise UserError(f"there is no setting '{unknown}'. See --help, or --cfg job for all.")
+    return cast(ConfigT, OmegaConf.to_object(config))
+
+
+def _name_of(schema: type) -> str:
+    return next(name for name, known in _SCHEMAS.items() if known is schema)
+
+
+def _unknown(config: Any, schema: Any, path: str = "") -> Iterator[str]:
+    """Keys that +key=value has added and no dataclass lists."""
+    if not (dataclasses.is_dataclass(schema) and isinstance(config, DictConfig)):
+        return
+    for key in config:
+        if str(key) not in schema.__dataclass_fields__:
+            yield f"{path}{key}"
+        elif not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
+            yield from _unknown(config[key], OmegaConf.get_type(config, key), f"{path}{key}.")
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -138,179 +170,82 @@ def write_yaml(path: Path, config: Any) -> None:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads what `write_yaml` wrote, as plain dicts."""
-    content = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(content, dict)
+    content = cast(dict[Any, Any], OmegaConf.to_container(OmegaConf.load(path)))
     return {str(key): value for key, value in content.items()}
 
 
-@functools.cache
-def register() -> None:
-    """Registers schemas and resolvers with Hydra; a second call changes nothing."""
-    store = ConfigStore.instance()
-    for name, schema in SCHEMAS.items():
-        store.store(name=f"{name}_schema", node=schema)
-    for kind, networks in (("generator", GENERATORS), ("discriminator", DISCRIMINATORS)):
-        for name, network in networks.items():
-            store.store(f"{name}_schema", constructor_schema(network, name), f"model/{kind}")
-    OmegaConf.register_new_resolver("knob_help", help_of, replace=True)
-    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
-    OmegaConf.register_new_resolver("direction_of", _direction_of, replace=True)
+def choices(group: str) -> list[str]:
+    """The choices of a config group."""
+    folder = Path(str(resources.files(CONFIGS))) / group
+    return sorted(choice.stem for choice in folder.glob("*.yaml"))
 
 
-def read_group(group: str) -> dict[str, dict[str, Any]]:
-    """Composes every choice of a config group, as `model/generator` is one.
-
-    Returns:
-        The settings of each choice by its name, as plain types.
-    """
-    with _configs():
-        found: dict[str, dict[str, Any]] = {}
-        for choice in choice_names(group):
-            content = OmegaConf.select(compose(f"{group}/{choice}"), group.replace("/", "."))
-            settings: Any = OmegaConf.to_container(content, resolve=True)
-            found[choice] = settings
-    return found
+def knob_texts(name: str) -> dict[str, tuple[str, str]]:
+    """Default and comment of every top-level knob of a command, as its YAML file has them."""
+    text = (Path(str(resources.files(CONFIGS))) / f"{name}.yaml").read_text()
+    found = re.findall(r"^(\w+): (.+?)(?:  # (.*))?$", text, re.MULTILINE)
+    return {key: (default, comment) for key, default, comment in found}
 
 
-def compose_model(name: str) -> TrainConfig:
-    """The training configuration with a choice of `model`, and the loss that it brings.
-
-    Raises:
-        UserError: If there is no such choice.
-    """
-    check_choice("model", name, choice_names("model"))
-    return compose_train([f"model={name}"])
-
-
-def compose_train(overrides: Sequence[str]) -> TrainConfig:
-    """The configuration that the train command would have.
-
-    Args:
-        overrides: What its command line says.
-
-    Raises:
-        UserError: If it would refuse them.
-    """
-    try:
-        with _configs():
-            return typed(compose("train", overrides=list(overrides)), TrainConfig)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{_explain(error, TrainConfig)} (In {' '.join(overrides)}.)") from None
-
-
-def _configs() -> AbstractContextManager[None]:
-    register()
-    # A command that runs has its own configuration open, and Hydra no place for a second one.
-    running = GlobalHydra.instance().is_initialized()
-    return nullcontext() if running else initialize_config_module(CONFIGS, version_base="1.3")
-
-
-def constructor_schema(network: type, name: str) -> type:
-    """A dataclass of the keyword-only arguments of a network's constructor, with their defaults.
-
-    So a misspelt or mistyped model setting is refused when composing, and the constructor stays
-    the one place where settings are listed.
-    """
-    parameters = inspect.signature(network).parameters.values()
-    fields = [("name", str, field(default=name))]
-    fields += [
-        (p.name, p.annotation, field(default=p.default))
-        for p in parameters
-        if p.kind is inspect.Parameter.KEYWORD_ONLY
+def _help(name: str) -> str:
+    """What `--help` tells of a command: a line for each knob, and the choices of each group."""
+    folder = Path(str(resources.files(CONFIGS)))
+    lines = [
+        f"  {f'{key}={default}'.replace(', ', ','):<34}{comment}"
+        for key, (default, comment) in knob_texts(name).items()
     ]
-    return dataclasses.make_dataclass(f"{network.__name__}Settings", fields)
+    text = (folder / f"{name}.yaml").read_text()
+    groups = re.findall(r"^  - (?!override)(\w+)(?:@\S+)?: \S+$", text, re.MULTILINE)
+    if groups:
+        lines += ["", "Groups, chosen as group=choice and adjusted as group.key=value:"]
+    for group in groups:
+        inner = [p.relative_to(folder).as_posix() for p in sorted((folder / group).glob("*/"))]
+        lines += [f"  {part}: {', '.join(choices(part))}" for part in (group, *inner)]
+    lines += ["", "--cfg job shows every setting; -m sweeps over comma-separated values."]
+    return "\n".join(lines).replace("$", "$$")  # Hydra's help is a string.Template
 
 
-def _constant_keys(arguments: Sequence[str]) -> list[str]:
-    """The settings that a command line gives one value."""
-    overrides = [a for a in arguments if not a.startswith("-") and "=" in a]
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    return [o.key_or_group for o in parsed if not o.is_sweep_override()]
+OmegaConf.register_new_resolver("knobs", _help, replace=True)
 
 
-def _run_task(
-    config: DictConfig,
-    run: Callable[[ConfigT], Any],
-    schema: type[ConfigT],
-    output: str | None,
-    script: str,
-) -> Any:
-    """Runs a command's function once, and returns what a sweeper is to be given."""
-    settle()
-    state = HydraConfig.get()
-    sweep = state.mode is RunMode.MULTIRUN
-    try:
-        if not sweep:
-            return _figure(run(typed(config, schema)))
-        with job_processes(script):
-            return _run_job(config, run, schema, output)
-    except Exception as error:
-        # Whatever is wrong with a sweep's job, the others shall run.
-        if not sweep and not isinstance(error, UserError):
-            raise
-        return JobFailure.of(error, Path(state.runtime.output_dir).name if sweep else None)
+def _say(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr, flush=True)
 
 
-def _run_job(
-    config: DictConfig, run: Callable[[ConfigT], Any], schema: type[ConfigT], output: str | None
-) -> Any:
-    """Runs a sweep's job in a folder of its own, unless it has ended well there before."""
-    state = HydraConfig.get()
-    folder = Path(state.runtime.output_dir)
-    optimises = not state.sweeper["_target_"].endswith(".BasicSweeper")
-    if optimises and config.get("evaluate_every") == 0:
-        raise UserError(
-            "the sweeper needs a figure to go by: set evaluate_every=1 or more, and inner_share."
-        )
-    going_on = bool(config.get("resume"))
-    if going_on and not (folder / LAST).exists():
-        config["resume"] = False  # a job that the sweep had not come to
-    if output is not None:
-        config[output] = str(folder)
-        # Quoted, since a folder that is named by overrides holds equals signs and commas.
-        quoted = "'" + str(folder).replace("'", "\\'") + "'"
-        own = [o for o in state.overrides.task if o.split("=")[0] not in (output, "resume")]
-        resume = [f"resume={config.resume}"] if "resume" in config else []
-        os.environ[JOB] = "\n".join([*own, *resume, f"{output}={quoted}"])
-    content = typed(config, schema)
-    result = read_result(folder) if going_on else None
-    if result is not None and is_same_run(read_yaml(folder / "config.yaml"), plain(content)):
-        print(f"{folder} has ended well before.")
-        return result["objective"]
-    figure = _figure(run(content))
-    add_overrides(folder, state.overrides.task)
-    return figure
+def _one_line(error: BaseException) -> str | None:
+    """One line for a mistake of the user or the system; None for one of the program."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory: use a smaller bs or image_size, or accumulate=2 in training."
+    if isinstance(error, OSError) and error.errno in _SYSTEM_ERRORS:
+        return f"{error.strerror}: {error.filename or 'while writing'}. Nothing was overwritten."
+    return None
 
 
-def _figure(figures: Any) -> Any:
-    """What a sweeper that optimises goes by."""
-    return figures.get("objective") if isinstance(figures, dict) else figures
+_EXTRAS = r"Could not find '(hydra/launcher|hydra/sweeper)/(joblib|submitit_\w+|optuna)'"
+_KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
 
-def _direction_of(monitor: str) -> str:
-    """Where a sweeper shall go by a figure that training monitors."""
-    check_choice("monitor", monitor, MONITORS)
-    return "maximize" if MONITORS[monitor] > 0 else "minimize"
-
-
-def _explain(error: Exception, schema: type) -> str:
-    """One line for what Hydra or OmegaConf say in several."""
+def explain(error: Exception, name: str) -> str:
+    """One line in the user's words for what Hydra or OmegaConf say of a command line."""
     text = " ".join(str(error).split())
-    cause = " ".join(str(error.__cause__ or "").split())
-    if isinstance(error.__cause__, UserError):
-        return cause
+    cause = error.__cause__ or error
+    because = " ".join(str(cause).split())
+    if isinstance(cause, UserError):
+        return str(cause)
     if extra := re.search(_EXTRAS, text):
         return f"{extra[1]}={extra[2]} is not installed: pip install 'geoseg-gan[sweep]'."
-    wrong = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text)
-    if wrong and "not in" in cause + text:
-        key = wrong.group(1) or wrong.group(2)
-        close = difflib.get_close_matches(key.split(".")[0], settings_of(schema), 1)
-        hint = f" Did you mean '{close[0]}'?" if close and close[0] != key.split(".")[0] else ""
-        if ".options." in key:  # the one place whose keys no schema lists
-            hint = f" A new option takes a plus: +{key}=... ."
-        inner = re.search(r"Key '([^']+)' (?:is )?not in", cause)
-        what = f" (no '{inner.group(1)}' there)" if inner and "." in key else ""
-        return f"there is no setting '{key}'{what}.{hint} See --help, or --cfg job for all."
+    if wrong := re.search(r"Value '(.*?)'.* could not be converted to (\w+)", because):
+        key = getattr(cause, "full_key", None) or "a setting"
+        return f"{key}={wrong[1]}: use {_KINDS.get(wrong[2], wrong[2])}."
+    unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text)
+    if unknown and "not in" in because + text:
+        key = unknown[1] or unknown[2]
+        first = key.split(".")[0]
+        close = difflib.get_close_matches(first, knob_texts(name), 1)
+        hint = f" Did you mean '{close[0]}'?" if close and close[0] != first else ""
+        return f"there is no setting '{key}'.{hint} See --help, or --cfg job for all."
     if isinstance(error, OverrideParseException):
         text += """. Quote values that hold special characters twice, as in "key='a[b]'"."""
-    return f"{text} {cause}".strip()
+    return text

@@ -27,9 +27,9 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from geoseg_gan.errors import ToldElsewhereError, UserError
 from geoseg_gan.team import GRACE, PATIENCE, LostError, Team
-from geoseg_gan.trainer import TrainerSettings
+from geoseg_gan.utils.device import TrainerSettings
+from geoseg_gan.utils.errors import ToldElsewhereError, UserError
 
 T = TypeVar("T")
 

@@ -12,14 +12,17 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import Any
 
-from geoseg_gan.synthesis.judge import Judged
+from geoseg_gan.synthesis.filter import Judged
 from geoseg_gan.synthesis.writer import Manifest, PairWriter
 from geoseg_gan.team import Team
 
 Line = dict[str, Any]
+
 """A line of the manifest."""
 
+
 _BATCHES = 4  # that a process paints in a round, so that it seldom waits for a slower one
+
 
 _Told = tuple[list[bool], list[Line]]
 

@@ -12,14 +12,19 @@ import torch
 from torch import distributed
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from geoseg_gan.errors import UserError
-from geoseg_gan.trainer import TrainerSettings
+from geoseg_gan.utils.device import TrainerSettings
+from geoseg_gan.utils.errors import UserError
 
 T = TypeVar("T")
 
+
 PATIENCE = timedelta(days=1)
+
 """How long one process waits for the others, as while one of them reads new data."""
+
+
 GRACE = 30.0
+
 """Seconds in which processes that are done, or are told to, must end."""
 
 

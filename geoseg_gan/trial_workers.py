@@ -20,13 +20,16 @@ from typing import NamedTuple
 import torch
 
 from geoseg_gan.config import plain
-from geoseg_gan.errors import UserError
-from geoseg_gan.schemas import ModelSettings, TrialConfig
-from geoseg_gan.trial_runs import TrialRuns
+from geoseg_gan.models.settings import ModelSettings
+from geoseg_gan.trials.runs import TrialRuns
 from geoseg_gan.trials.schedule import Task, work_off
+from geoseg_gan.trials.settings import TrialConfig
+from geoseg_gan.utils.errors import UserError
 
 Lines = Generator[str | None, None, None]
+
 """For every task that is done the line that tells a result; None where it left something else."""
+
 
 _GRACE = 20.0  # seconds in which processes that are told to end must have ended
 
@@ -237,9 +240,12 @@ def _listed(running: Sequence[Task]) -> str:
 
 
 _runs: TrialRuns
+
 """In a worker: what does its tasks."""
 
+
 _busy = threading.Lock()
+
 """In a worker: held while a task is done."""
 
 

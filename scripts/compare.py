@@ -1,6 +1,6 @@
 """See `python scripts/compare.py --help`."""
 
-from geoseg_gan.compare import main
+from geoseg_gan.training.settings import compare_command
 
 if __name__ == "__main__":
-    main()
+    compare_command()

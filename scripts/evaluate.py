@@ -1,6 +1,6 @@
 """See `python scripts/evaluate.py --help`."""
 
-from geoseg_gan.evaluate import main
+from geoseg_gan.evaluation.settings import evaluate_command
 
 if __name__ == "__main__":
-    main()
+    evaluate_command()

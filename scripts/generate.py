@@ -1,6 +1,6 @@
 """See `python scripts/generate.py --help`."""
 
-from geoseg_gan.generate import main
+from geoseg_gan.synthesis.settings import generate_command
 
 if __name__ == "__main__":
-    main()
+    generate_command()

@@ -1,6 +1,6 @@
 """See `python scripts/pack.py --help`."""
 
-from geoseg_gan.pack import main
+from geoseg_gan.data.settings import pack_command
 
 if __name__ == "__main__":
-    main()
+    pack_command()

@@ -1,6 +1,6 @@
 """See `python scripts/tile.py --help`."""
 
-from geoseg_gan.tile import main
+from geoseg_gan.data.settings import tile_command
 
 if __name__ == "__main__":
-    main()
+    tile_command()

@@ -1,6 +1,6 @@
 """See `python scripts/train.py --help`."""
 
-from geoseg_gan.train import main
+from geoseg_gan.training.settings import train_command
 
 if __name__ == "__main__":
-    main()
+    train_command()

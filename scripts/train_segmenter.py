@@ -1,6 +1,6 @@
 """See `python scripts/train_segmenter.py --help`."""
 
-from geoseg_gan.train_segmenter import main
+from geoseg_gan.training.settings import train_segmenter_command
 
 if __name__ == "__main__":
-    main()
+    train_segmenter_command()

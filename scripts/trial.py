@@ -1,6 +1,6 @@
 """See `python scripts/trial.py --help`."""
 
-from geoseg_gan.trial import main
+from geoseg_gan.trials.settings import trial_command
 
 if __name__ == "__main__":
-    main()
+    trial_command()

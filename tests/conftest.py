@@ -8,20 +8,34 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 
-from geoseg_gan.checkpoints import RunFacts, SegmenterFacts, save_network
-from geoseg_gan.config import plain, register, typed
+from geoseg_gan.config import compose, plain
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.images import MaskFormat, MaskReader, write_image
 from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass
+from geoseg_gan.data.settings import PackSettings, TileSettings
 from geoseg_gan.data.synthetic import FACTS
-from geoseg_gan.files import write_json
-from geoseg_gan.generate import generate
+from geoseg_gan.evaluation.settings import EvaluateConfig
+from geoseg_gan.models.checkpoints import RunFacts, SegmenterFacts, save_network
 from geoseg_gan.models.registry import build_generator
 from geoseg_gan.models.segmenters import build_segmenter
-from geoseg_gan.schemas import SCHEMAS
-from geoseg_gan.train import train
+from geoseg_gan.synthesis.generate import generate
+from geoseg_gan.synthesis.settings import GenerateConfig
+from geoseg_gan.training.settings import CompareConfig, TrainConfig, TrainSegmenterConfig
+from geoseg_gan.training.train import train
+from geoseg_gan.trials.settings import TrialConfig
+from geoseg_gan.utils.files import write_json
+
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "generate": GenerateConfig,
+    "train_segmenter": TrainSegmenterConfig,
+    "evaluate": EvaluateConfig,
+    "trial": TrialConfig,
+    "tile": TileSettings,
+    "pack": PackSettings,
+    "compare": CompareConfig,
+}
 
 MakeFolder = Callable[..., Path]
 
@@ -109,9 +123,7 @@ def composed() -> Callable[..., Any]:
     """Composes a command's real configuration: `composed("train", "bs=2")`."""
 
     def compose_typed(name: str, *overrides: str) -> Any:
-        register()
-        with initialize_config_module("geoseg_gan.configs", version_base="1.3"):
-            return typed(compose(name, overrides=list(overrides)), SCHEMAS[name])
+        return compose(SCHEMAS[name], overrides)
 
     return compose_typed
 
@@ -296,7 +308,9 @@ def trial_overrides(tmp_path, make_folder, tiny, tiny_segmenter):
 @pytest.fixture
 def run_trial(tmp_path, composed, trial_overrides):
     """Runs such a trial: `folder, figures = run_trial("name", "seeds=2")`."""
-    from geoseg_gan.trial import trial  # which takes long to import for tests of other things
+    from geoseg_gan.trials.trial import (
+        trial,  # which takes long to import for tests of other things
+    )
 
     def call(name, *more):
         figures = trial(composed("trial", *trial_overrides(name, *more)))

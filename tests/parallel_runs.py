@@ -6,22 +6,28 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from defaults import defaults
 from small_gan import MODULATED, PATCH, UNET, build, samples, settings
 from torch.utils.data import DataLoader
 
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.losses.augment import DiffAugmentSettings
 from geoseg_gan.losses.objective import Objective
-from geoseg_gan.losses.settings import DiversitySettings, PenaltySettings, Weight
-from geoseg_gan.trainer import TrainerSettings, build_trainer
+from geoseg_gan.losses.settings import (
+    DiffAugmentSettings,
+    DiversitySettings,
+    PenaltySettings,
+    Weight,
+)
+from geoseg_gan.training.trainer import build_trainer
+from geoseg_gan.utils.device import TrainerSettings
 
 BATCH, STEPS = 4, 3
 PIXEL = {"name": "pixel", "width": 4, "depth": 2}
 OASIS = {"adversarial": "classes", "feature_matching": Weight(0.0), "labelmix": Weight(10.0)}
 VARIED = {
-    "diversity": DiversitySettings(2.0, limit=9.0),
-    "r1": PenaltySettings(10.0, every=2),
-    "augment": DiffAugmentSettings(p=0.7),
+    "diversity": defaults(DiversitySettings, 2.0, limit=9.0),
+    "r1": defaults(PenaltySettings, 10.0, every=2),
+    "augment": defaults(DiffAugmentSettings, p=0.7),
 }
 SPADE = MODULATED | {"spectral_norm": True, "norm": "pixel"}
 RECIPES = {
@@ -75,7 +81,7 @@ def train(recipe, folder, accumulate=1, rank=0, world=1):
     )
     spy = Spy()
     trainer = build_trainer(
-        TrainerSettings("cpu"),
+        defaults(TrainerSettings, "cpu"),
         out_dir=Path(folder) / f"{recipe}_{accumulate}",
         epochs=1,
         devices=world,

@@ -2,14 +2,15 @@
 
 import lightning as L
 import torch
+from defaults import defaults
 from torch.utils.data import DataLoader
 
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.gan import GAN
 from geoseg_gan.losses.objective import Objective
 from geoseg_gan.losses.settings import ObjectiveSettings, Weight
 from geoseg_gan.models.registry import build_discriminator, build_generator
-from geoseg_gan.optimizer import OptimizerSettings
+from geoseg_gan.training.gan import GAN
+from geoseg_gan.training.settings import OptimizerSettings
 
 UNET = {"name": "unet", "width": 4, "depth": 2, "max_width": 8}
 UNET |= {"style_channels": 2, "region_channels": 2, "texture_octaves": 2}
@@ -31,7 +32,7 @@ def samples(count=8, side=32):
 
 def settings(**changes):
     """The base recipe."""
-    return ObjectiveSettings(**{"feature_matching": Weight(10.0)} | changes)
+    return defaults(ObjectiveSettings, **{"feature_matching": Weight(10.0)} | changes)
 
 
 def build(
@@ -52,7 +53,7 @@ def build(
         num_classes=3,
         scaling=ImageScaling([0.0] * 3, [255.0] * 3),
         lr=1e-3,
-        optimizer=OptimizerSettings(**optimizer),
+        optimizer=defaults(OptimizerSettings, **optimizer),
         seed=0,
         global_batch=batch,
         accumulate=accumulate,

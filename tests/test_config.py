@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from geoseg_gan.config_help import help_of, settings_of
+from geoseg_gan.schemas import SCHEMAS
+from geoseg_gan.sweeps import job_folder
 
 from geoseg_gan import config as configuration
 from geoseg_gan.config import plain
-from geoseg_gan.config_help import help_of, settings_of
-from geoseg_gan.errors import UserError
 from geoseg_gan.models.registry import DISCRIMINATORS, GENERATORS
-from geoseg_gan.schemas import SCHEMAS, GenerateConfig, TrainConfig
-from geoseg_gan.sweeps import job_folder
+from geoseg_gan.synthesis.settings import GenerateConfig
+from geoseg_gan.training.settings import TrainConfig
+from geoseg_gan.utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -39,7 +41,7 @@ def test_every_choice_of_every_group_composes_into_a_configuration_that_builds(
     group, choice, composed
 ):
     from geoseg_gan.models.segmenters import check_segmenter
-    from geoseg_gan.networks import check_networks
+    from geoseg_gan.training.train import check_networks
 
     if group in ("segmenter", "augment"):
         config = composed("train_segmenter", f"{group}={choice}")
@@ -55,7 +57,7 @@ def test_every_choice_of_every_group_composes_into_a_configuration_that_builds(
     family = choice.split("_")[0]
     with_it = [f"{partner[group]}={family}"] if partner.get(group) and family in PAIRED else []
     config = composed("train", f"{group}={choice}", *with_it)
-    classes = config.data.reader().palette.num_classes
+    classes = config.data.classes().num_classes
     if group.split("/")[0] in ("model", "loss", "experiment"):
         check_networks(config.model, config.loss, classes, config.image_size)
     config.loss.check()
@@ -202,7 +204,7 @@ def test_the_scripts_print_their_help(tmp_path):
 def test_a_mistake_is_one_line_on_stderr_and_exit_code_1(
     argument, message, tmp_path, monkeypatch, capsys
 ):
-    from geoseg_gan.train import main
+    from geoseg_gan.training.train import main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py", argument])
@@ -217,7 +219,7 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_1(
 
 
 def test_a_new_option_without_its_plus_is_told_so(tmp_path, monkeypatch, capsys):
-    from geoseg_gan.train_segmenter import main
+    from geoseg_gan.training.train_segmenter import main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["x.py", "segmenter.options.encoder_depth=4"])

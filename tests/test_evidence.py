@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from geoseg_gan.DELETED import ladder
 
-from geoseg_gan.ladder import ladder
 from geoseg_gan.trials.results import read_results
 from geoseg_gan.trials.statistics import Comparison, tally
 from geoseg_gan.trials.verdict import judge

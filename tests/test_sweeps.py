@@ -7,21 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from geoseg_gan.sweeps import JobFailure, job_folder, job_processes, launcher_errors
 
-from geoseg_gan.compare import compare
-from geoseg_gan.errors import UserError
-from geoseg_gan.schemas import CompareConfig
-from geoseg_gan.sweeps import (
-    JobFailure,
-    add_overrides,
-    is_same_run,
-    job_folder,
-    job_processes,
-    launcher_errors,
-    read_result,
-    write_result,
-)
-from geoseg_gan.train import main
+from geoseg_gan.training.compare import compare
+from geoseg_gan.training.runs import add_overrides, is_same_run, read_result, write_result
+from geoseg_gan.training.settings import CompareConfig
+from geoseg_gan.training.train import main
+from geoseg_gan.utils.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
 

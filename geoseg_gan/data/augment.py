@@ -1,96 +1,16 @@
 """Classical augmentation for training a segmenter: geometry, copy-paste and colour."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from geoseg_gan.data.jitter import (
-    AffineStep,
-    ElasticStep,
-    FlipStep,
-    JitterSettings,
-    QuarterTurnStep,
+from geoseg_gan.data.settings import (
+    ColorStep,
 )
-from geoseg_gan.data.transplant import TransplantStep
-from geoseg_gan.errors import UserError
 
 _COLOR_STREAM = 0xC0104  # keeps colour apart from the other draws of the same seed and number
-
-
-@dataclass
-class ColorStep:
-    """Changes light and colour with probability `p`.
-
-    Attributes:
-        p: Probability.
-        brightness: Factor on all values, drawn from 1 - brightness to 1 + brightness.
-        contrast: The same for the distance from the image's mean.
-        saturation: The same for the distance of the bands from each other.
-        gamma: The values' exponent, drawn log-uniformly from 1 / (1 + gamma) to 1 + gamma.
-    """
-
-    p: float = 0.0
-    brightness: float = 0.3
-    contrast: float = 0.3
-    saturation: float = 0.3
-    gamma: float = 0.2
-
-
-@dataclass
-class AugmentSettings:
-    """The steps in the order in which they act; a step with p=0 is off.
-
-    Attributes:
-        copy_paste: Regions of rare classes from other real pairs, image and mask together.
-        elastic: Bends outlines.
-        affine: Rotates, scales, shears and shifts.
-        quarter_turn: Turns by 90, 180 or 270 degrees.
-        flip: Mirrors.
-        color: Light and colour of the image.
-    """
-
-    copy_paste: TransplantStep = field(default_factory=TransplantStep)
-    elastic: ElasticStep = field(default_factory=ElasticStep)
-    affine: AffineStep = field(default_factory=AffineStep)
-    quarter_turn: QuarterTurnStep = field(default_factory=QuarterTurnStep)
-    flip: FlipStep = field(default_factory=FlipStep)
-    color: ColorStep = field(default_factory=ColorStep)
-
-    def geometry(self) -> JitterSettings:
-        """The steps that move pixels."""
-        return JitterSettings(
-            transplant=self.copy_paste,
-            elastic=self.elastic,
-            affine=self.affine,
-            quarter_turn=self.quarter_turn,
-            flip=self.flip,
-        )
-
-    def check(self) -> None:
-        """Refuses values out of range.
-
-        Raises:
-            UserError: Naming the key, its value and the range.
-        """
-        try:
-            self.geometry().check()
-        except UserError as error:
-            # The steps are the jitter's, under the names they have here.
-            text = str(error).replace("jitter.transplant", "augment.copy_paste")
-            raise UserError(text.replace("jitter.", "augment.")) from None
-        if not 0 <= self.color.p <= 1:
-            raise UserError(
-                f"augment.color.p={self.color.p} is not a probability; use a number from 0 to 1."
-            )
-        for name in ("brightness", "contrast", "saturation"):
-            value = getattr(self.color, name)
-            if not 0 <= value < 1:
-                raise UserError(f"augment.color.{name}={value}: use a number from 0 to below 1.")
-        if self.color.gamma < 0:
-            raise UserError(f"augment.color.gamma={self.color.gamma} must not be negative.")
 
 
 def jitter_color(image: Tensor, step: ColorStep, seed: int, numbers: Sequence[int]) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.data.regions import region_map
 from geoseg_gan.data.scan import FolderIndex
+from geoseg_gan.data.transplant import region_map
 
 
 class Sample(TypedDict):

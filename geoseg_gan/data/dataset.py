@@ -12,26 +12,20 @@ import torch
 from torch.utils.data import Dataset
 
 from geoseg_gan.data.batch import Sample
-from geoseg_gan.data.crops import draw_focused
 from geoseg_gan.data.images import MaskReader, read_image, resize_image, resize_label
-from geoseg_gan.data.jitter import (
-    JitterSettings,
-    Window,
-    draw_warp,
-    draw_window,
-    sample_image,
-    sample_label,
-)
+from geoseg_gan.data.jitter import Window, draw_warp, draw_window, sample_image, sample_label
 from geoseg_gan.data.memory import free_memory
 from geoseg_gan.data.pairs import Pair, some_pairs
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.data.regions import region_map
-from geoseg_gan.data.sampler import Draw
+from geoseg_gan.data.sampler import Draw, draw_focused
 from geoseg_gan.data.scan import FolderIndex
-from geoseg_gan.data.transplant import Transplanter, shown
-from geoseg_gan.errors import UserError
+from geoseg_gan.data.settings import JitterSettings
+from geoseg_gan.data.transplant import Transplanter, region_map, shown
+from geoseg_gan.utils.errors import UserError
 
 Fit = Literal["crop", "resize"]
+
+
 Decoded = tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]
 
 

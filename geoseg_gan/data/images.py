@@ -5,7 +5,7 @@ import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import cv2
 import numpy as np
@@ -15,14 +15,24 @@ from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from geoseg_gan.data.palette import IGNORE, Palette, UnknownColorError, UnknownPolicy
-from geoseg_gan.errors import UserError
-from geoseg_gan.files import atomic_path
+from geoseg_gan.data.settings import DataSettings
+from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.files import atomic_path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+
+
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+
+
 _TIFF = (".tif", ".tiff")
+
+
 _FILTERS = threading.Lock()
+
+
 _KEPT_DTYPES = (np.uint8, np.uint16, np.int16, np.float32)
+
 
 MaskFormat = Literal["rgb", "index"]
 
@@ -171,6 +181,19 @@ class MaskReader:
             )
         label = np.where(stray, IGNORE, ids).astype(np.uint8)
         return label, count
+
+
+def mask_reader(settings: DataSettings) -> MaskReader:
+    """The mask reader that data settings describe.
+
+    Raises:
+        UserError: If palette and policies do not fit together.
+    """
+    return MaskReader(
+        settings.classes(),
+        cast(MaskFormat, settings.mask_format),
+        cast(UnknownPolicy, settings.unknown),
+    )
 
 
 def _read_picture(path: Path, stored: bytes | None, keep: tuple[str, ...]) -> npt.NDArray[Any]:

@@ -5,109 +5,24 @@ nearest neighbour for labels, cubic for images. Borders are reflected. No new cl
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.data.transplant import TransplantStep
-from geoseg_gan.errors import UserError
+from geoseg_gan.data.settings import JitterSettings
 
 FloatArray = npt.NDArray[np.float32]
+
+
 Window = tuple[int, int, int]
+
 """Top, left and side length of a square, in pixels."""
 
+
 _ROUNDS = 8  # in which a bent point is traced back; each leaves a small part of the error
-
-
-@dataclass
-class FlipStep:
-    """Mirrors left and right with probability `p`."""
-
-    p: float = 0.0
-
-
-@dataclass
-class QuarterTurnStep:
-    """Turns by 90, 180 or 270 degrees with probability `p`."""
-
-    p: float = 0.0
-
-
-@dataclass
-class AffineStep:
-    """Rotates, scales, shears and shifts about the centre with probability `p`.
-
-    Attributes:
-        p: Probability.
-        degrees: Largest rotation and shear either way, in degrees; the shear is a third of it.
-        scale: Smallest and largest factor, drawn log-uniformly; above 1 enlarges what is shown.
-        translate: Largest shift either way, as a share of the side.
-    """
-
-    p: float = 0.0
-    degrees: float = 15.0
-    scale: list[float] = field(default_factory=lambda: [0.8, 1.25])
-    translate: float = 0.1
-
-
-@dataclass
-class ElasticStep:
-    """Bends outlines by a smooth random displacement (Simard et al. 2003) with probability `p`.
-
-    Attributes:
-        p: Probability.
-        amplitude: Root mean square of the displacement in pixels.
-        wavelength: Distance in pixels over which the displacement changes.
-    """
-
-    p: float = 0.0
-    amplitude: float = 4.0
-    wavelength: float = 48.0
-
-
-@dataclass
-class JitterSettings:
-    """The steps in the order in which they act; a step with p=0 is off.
-
-    The last one comes before all others and is no geometry: `draw_warp` leaves it alone.
-    """
-
-    elastic: ElasticStep = field(default_factory=ElasticStep)
-    affine: AffineStep = field(default_factory=AffineStep)
-    quarter_turn: QuarterTurnStep = field(default_factory=QuarterTurnStep)
-    flip: FlipStep = field(default_factory=FlipStep)
-    transplant: TransplantStep = field(default_factory=TransplantStep)
-
-    def check(self) -> None:
-        """Refuses values out of range.
-
-        Raises:
-            UserError: Naming the key, its value and the range.
-        """
-        for name in ("elastic", "affine", "quarter_turn", "flip"):
-            p = getattr(self, name).p
-            if not 0 <= p <= 1:
-                raise UserError(f"jitter.{name}.p={p} is not a probability; use 0 to 1.")
-        self.transplant.check()
-        scale = self.affine.scale
-        if len(scale) != 2 or not 0.1 <= scale[0] <= scale[1] <= 10:
-            raise UserError(
-                f"jitter.affine.scale={scale} is not a smallest and a largest factor within "
-                "0.1 to 10; use e.g. [0.8,1.25]."
-            )
-        if not 0 <= self.affine.degrees <= 180 or not 0 <= self.affine.translate <= 1:
-            raise UserError(
-                f"jitter.affine: degrees={self.affine.degrees} must be within 0 to 180 and "
-                f"translate={self.affine.translate} within 0 to 1."
-            )
-        if self.elastic.amplitude < 0 or self.elastic.wavelength < 2:
-            raise UserError(
-                f"jitter.elastic: amplitude={self.elastic.amplitude} must not be negative and "
-                f"wavelength={self.elastic.wavelength} not below 2 pixels."
-            )
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.errors import UserError
+from geoseg_gan.utils.errors import UserError
 
 IGNORE = 255
+
 """The label of pixels that belong to no class: no loss, no one-hot channel."""
 
+
 MAX_CLASSES = 254
+
+
 _UNKNOWN = 254
+
 
 UnknownPolicy = Literal["error", "ignore", "nearest"]
 

@@ -19,18 +19,26 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg_gan.data.dataset import Decoded, PairSource
-from geoseg_gan.data.images import MaskReader, read_image
-from geoseg_gan.data.names import Names
-from geoseg_gan.data.pairs import STREAM, DataError, PairList, Split
+from geoseg_gan.data.demo.world import is_drawn
+from geoseg_gan.data.images import MaskReader, mask_reader, read_image
+from geoseg_gan.data.pairs import STREAM, DataError, Names, PairList, Split
 from geoseg_gan.data.scan import FolderIndex, default_cache_folder
-from geoseg_gan.errors import UserError
+from geoseg_gan.data.settings import DataSettings
+from geoseg_gan.utils.errors import UserError
 
 FORMAT = 1
+
+
 INDEX, CHUNKS = "pairs.npz", "index.json"
+
 """Files beside the chunks: what is known of the pairs, and LitData's list of chunks."""
 
+
 NAMES = ("stems", "image_names", "mask_names", "groups")
+
+
 FIGURES = ("sizes", "pixels", "unknown", "low", "high")
+
 
 _REMOTE = re.compile(r"(s3|gs|r2|azure):/+")
 
@@ -252,3 +260,22 @@ def _local(root: Path, name: str) -> Iterator[Path]:
         except Exception as error:  # each service has its own
             raise OSError(f"{address(root)}/{name}: {error}") from error
         yield path
+
+
+def check_root(settings: DataSettings, root: Path) -> None:
+    """Refuses a data folder or a stream that is not there, or not as these settings say.
+
+    A demo world need not be there yet.
+
+    Raises:
+        UserError: Naming the folder and what to do.
+    """
+    if settings.format == "stream":
+        check_stream(root, mask_reader(settings), settings.group_regex)
+    elif settings.demo is not None:
+        is_drawn(root, settings.demo)
+    elif not root.is_dir():
+        raise UserError(
+            f"data_root={root} is not a folder. Point it at one that holds train/images and "
+            "train/masks, or try data=demo."
+        )

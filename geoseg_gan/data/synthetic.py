@@ -12,7 +12,9 @@ from geoseg_gan.data.pairs import DataError, Pair
 from geoseg_gan.data.palette import Palette
 
 FACTS = "generation.json"
+
 """The file by which a generated folder is known."""
+
 
 _GSD_TOLERANCE = 0.01
 
@@ -132,6 +134,7 @@ _NAMES = {
     "pairs": ("pair_*_img.*", "_img", "pair_*_mask.png", "_mask"),
     "folders": ("images/pair_*.*", "", "masks/pair_*.png", ""),
 }
+
 """Patterns and endings of images and of masks by layout."""
 
 

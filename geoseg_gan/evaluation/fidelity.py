@@ -12,17 +12,190 @@ import torch
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import WindowDataset
 from geoseg_gan.evaluation.images import ImageSet, collect, spread, tracked
-from geoseg_gan.metrics.fidelity import fid, kid, kid_error, nearest, precision_recall
-from geoseg_gan.models.features import InceptionFeatures, Lite0Features
+from geoseg_gan.models.pretrained.features import InceptionFeatures, Lite0Features
 
 Floats = npt.NDArray[np.float64]
+
+
+FID_MINIMUM = 2048
+
+"""Images below which FID says more about their number than about them: with fewer images than
+features the covariance is singular, and FID falls with N (Chong & Forsyth 2020)."""
+
+
+_ROWS = 1024  # of a distance matrix that are held at once
+
+
+_BLOCKS = 10
+
+
+def kid(real: Floats, fake: Floats, *, paired: bool = False) -> float:
+    """Kernel Inception Distance: the unbiased squared MMD of a cubic kernel.
+
+    k(x, y) = (x.y / D + 1)^3 over all pairs of different images (Binkowski et al. 2018, section
+    4), without subsets, so that nothing is drawn at random. Sets that are alike may fall below 0.
+
+    Args:
+        real: Shape (N, D), N at least 2.
+        fake: Shape (M, D), M at least 2.
+        paired: Whether row i of both comes from the same image, as when one set is the other one
+            blurred: such pairs, more alike than independent images, are left out as well (Gretton
+            et al. 2012, equation 4), without which the figure would be too low. N is M then.
+    """
+    within = [_kernel_sum(part, part, skip_same=True) for part in (real, fake)]
+    n, m = len(real), len(fake)
+    across = _kernel_sum(real, fake, skip_same=paired)
+    pairs = n * (n - 1) if paired else n * m
+    return within[0] / (n * (n - 1)) + within[1] / (m * (m - 1)) - 2 * across / pairs
+
+
+def kid_error(real: Floats, fake: Floats, *, paired: bool = False) -> float:
+    """Standard error of `kid`, by leaving out a tenth of the images at a time.
+
+    The delete-a-group jackknife (Efron & Tibshirani 1993, chapter 11) with runs of neighbours as
+    groups, since windows of one tile, which stand side by side, are no independent images.
+
+    Args:
+        real: Shape (N, D).
+        fake: Shape (M, D).
+        paired: As for `kid`.
+    """
+    blocks = min(_BLOCKS, len(real) // 2, len(fake) // 2)
+    if blocks < 2:
+        return float("nan")
+    parts = [np.array_split(np.arange(len(rows)), blocks) for rows in (real, fake)]
+    values = np.array(
+        [
+            kid(
+                np.delete(real, parts[0][block], 0),
+                np.delete(fake, parts[1][block], 0),
+                paired=paired,
+            )
+            for block in range(blocks)
+        ]
+    )
+    return float(np.sqrt((blocks - 1) / blocks * ((values - values.mean()) ** 2).sum()))
+
+
+def fid(real: Floats, fake: Floats) -> float:
+    """Frechet Inception Distance (Heusel et al. 2017, equation 6).
+
+    |mean difference|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), where the last trace is taken as the sum of
+    the singular values of X1 X2^T of the centred features, which is the same and stays real where
+    there are fewer images than features.
+
+    Args:
+        real: Shape (N, D), N at least 2.
+        fake: Shape (M, D), M at least 2.
+    """
+    gap = real.mean(0) - fake.mean(0)
+    roots = [_root(part) for part in (real, fake)]
+    traces = sum(float((root**2).sum()) for root in roots)
+    cross = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    return float(gap @ gap + traces - 2 * cross)
+
+
+def precision_recall(real: Floats, fake: Floats, k: int = 3) -> tuple[float, float]:
+    """Improved precision and recall (Kynkaanniemi et al. 2019, equations 1 and 2).
+
+    Args:
+        real: Shape (N, D).
+        fake: Shape (M, D).
+        k: Which neighbour's distance bounds the ball around each image.
+
+    Returns:
+        Share of the fake images within the real ones' balls, and of the real ones within the fake
+        ones'; NaN where a set has no k-th neighbour.
+    """
+    if min(len(real), len(fake)) <= k:
+        return float("nan"), float("nan")
+    return _covered(fake, real, k), _covered(real, fake, k)
+
+
+def nearest(queries: Floats, references: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
+    """The most similar reference of every query.
+
+    Args:
+        queries: Shape (N, D).
+        references: Shape (M, D).
+
+    Returns:
+        Its row, shape (N,), and the Euclidean distance of the features brought to length 1, in
+        0..2: 0 for the same image.
+    """
+    ours, theirs = _unit(queries), _unit(references)
+    rows, distances = [], []
+    for first in range(0, len(ours), _ROWS):
+        square = _squares(ours[first : first + _ROWS], theirs)
+        row = square.argmin(1)
+        rows.append(row)
+        # Worked out anew: the difference of squares has no digits left for images that are equal.
+        distances.append(np.linalg.norm(ours[first : first + _ROWS] - theirs[row], axis=1))
+    return np.concatenate(rows), np.concatenate(distances)
+
+
+def _kernel_sum(first: Floats, second: Floats, *, skip_same: bool) -> float:
+    total = 0.0
+    size = first.shape[1]
+    for start in range(0, len(first), _ROWS):
+        total += float(((first[start : start + _ROWS] @ second.T / size + 1) ** 3).sum())
+    if skip_same:
+        total -= float((((first * second).sum(1) / size + 1) ** 3).sum())
+    return total
+
+
+def _root(features: Floats) -> Floats:
+    """A matrix R of at most D rows whose R^T R is the covariance of the features."""
+    centred: Floats = (features - features.mean(0)) / np.sqrt(len(features) - 1)
+    if len(centred) > centred.shape[1]:
+        centred = np.asarray(np.linalg.qr(centred, mode="r"))
+    return centred
+
+
+def _covered(queries: Floats, references: Floats, k: int) -> float:
+    radii = []
+    for first in range(0, len(references), _ROWS):
+        square = _squares(references[first : first + _ROWS], references)
+        radii.append(np.partition(square, k, 1)[:, k])  # the 0th is the image itself
+    radius = np.concatenate(radii)
+    inside = 0
+    for first in range(0, len(queries), _ROWS):
+        # The difference of squares is rounded, which must not push an image out of its own ball.
+        square = _squares(queries[first : first + _ROWS], references)
+        inside += int((square <= radius * (1 + 1e-9) + 1e-12).any(1).sum())
+    return inside / len(queries)
+
+
+def _squares(first: Floats, second: Floats) -> Floats:
+    """Squared distances, shape (len(first), len(second))."""
+    lengths = (first**2).sum(1)[:, None] + (second**2).sum(1)
+    square: Floats = np.maximum(lengths - 2 * first @ second.T, 0)
+    return square
+
+
+def _unit(features: Floats) -> Floats:
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    unit: Floats = features / np.maximum(lengths, 1e-12)
+    return unit
+
+
+Floats = npt.NDArray[np.float64]
+
+
 Change = Callable[[Floats, int], Floats]
+
 """Damages an image (S, S, K) in [-1, 1] that has a position among all."""
 
+
 BLURS = (0.5, 1.0, 2.0, 4.0)
+
 """Standard deviations of the blur of control images, in pixels."""
+
+
 NOISES = (4.0, 8.0, 16.0, 32.0)
+
 """Standard deviations of the noise of control images, in 255ths of the range of values."""
+
 
 _SPLITS = 5
 

@@ -11,17 +11,21 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from geoseg_gan.checkpoints import LoadedGenerator
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import WindowDataset
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.synthesis.paint import paint
+from geoseg_gan.models.checkpoints import LoadedGenerator
+from geoseg_gan.synthesis.generate_images import paint
 
 _PART = 64
+
 """Images that are held as floating-point numbers at once."""
 
+
 SPLITS = {"val": "validation", "held_out": "held-out"}
+
 """What the real images of an evaluation are called, by the split that they come from."""
+
 
 Item = TypeVar("Item")
 

@@ -6,16 +6,177 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from geoseg_gan.evaluation.images import SPLITS
-from geoseg_gan.files import atomic_path, write_json
-from geoseg_gan.metrics.fidelity import FID_MINIMUM
+from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.data.palette import Palette
+from geoseg_gan.evaluation.fidelity import FID_MINIMUM
+from geoseg_gan.evaluation.images import SPLITS, ImageSet, spread
+from geoseg_gan.utils.files import atomic_path, write_json
+from geoseg_gan.utils.pictures import RGB, beside, captioned, write_picture
+from geoseg_gan.utils.plots import drawn, figure
+
+
+def spectrum_picture(
+    frequency: npt.NDArray[np.float64], curves: Mapping[str, npt.NDArray[np.float64]]
+) -> RGB:
+    """Draws radially averaged power spectra.
+
+    Args:
+        frequency: Cycles a pixel, shape (F,).
+        curves: Log10 of power by name, shape (F,) each.
+    """
+    sheet = figure(7, 4.5)
+    axes = sheet.add_subplot()
+    for name, power in curves.items():
+        axes.plot(frequency, power, label=name)
+    axes.set_xlabel("spatial frequency, cycles a pixel")
+    axes.set_ylabel("power, log10")
+    axes.set_title("Below real: blur. Above: noise. Spikes: a grid.")
+    axes.legend()
+    return drawn(sheet)
+
+
+def values_picture(values: Mapping[str, tuple[float, float]], name: str) -> RGB:
+    """Draws a figure beside its floors and controls.
+
+    Args:
+        values: Value and standard error by what was compared; the error may be NaN.
+        name: What the figure is called.
+    """
+    sheet = figure(8, 0.8 + 0.33 * len(values))
+    axes = sheet.add_subplot()
+    rows = np.arange(len(values))
+    numbers = np.array(list(values.values()))
+    colors = ["tab:red" if row == 0 else "tab:gray" for row in rows]
+    axes.barh(rows, numbers[:, 0], xerr=np.nan_to_num(2 * numbers[:, 1]), color=colors, capsize=2)
+    axes.set_yticks(rows, [f"{label}: {value:.4f}" for label, (value, _) in values.items()])
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel(f"{name} (bars: two standard errors)")
+    return drawn(sheet)
+
+
+def histograms_picture(values: Mapping[str, Sequence[float]], label: str, title: str) -> RGB:
+    """Draws how figures of single images spread, by kind of image.
+
+    Args:
+        values: The figures by name; a name without any is left out.
+        label: What they are.
+        title: How to read them.
+    """
+    sheet = figure(7, 4)
+    axes = sheet.add_subplot()
+    shown = {name: list(numbers) for name, numbers in values.items() if len(numbers)}
+    top = max((max(numbers) for numbers in shown.values()), default=1.0)
+    edges = np.linspace(0, max(top, 1e-9), 41).tolist()
+    for name, numbers in shown.items():
+        text = f"{name}: mean {np.mean(numbers):.3f}"
+        axes.hist(numbers, edges, density=True, histtype="step", linewidth=1.5, label=text)
+    axes.set_xlabel(label)
+    axes.set_yticks([])
+    axes.set_title(title)
+    if shown:
+        axes.legend()
+    return drawn(sheet)
+
+
+CLOSEST = 5
+
+"""Painted images that are shown beside the training images nearest to them."""
+
+
+_SAMPLES = 8
+
+
+def write_pictures(
+    folder: Path,
+    figures: Mapping[str, Any],
+    palette: Palette,
+    scaling: ImageScaling,
+    *,
+    real: ImageSet,
+    fake: ImageSet,
+    kind: str,
+) -> None:
+    """Writes `kid.png`, `spectrum.png`, `repetition.png`, `memorisation.png` and `samples.png`.
+
+    Args:
+        folder: Where to.
+        figures: What `evaluate` measured.
+        palette: The classes.
+        scaling: How images are shown.
+        real: Real images to judge by.
+        fake: Painted images.
+        kind: What the real ones are called.
+    """
+    kids = {name: (row["kid"], row["kid_error"]) for name, row in figures["fidelity"].items()}
+    write_picture(folder / "kid.png", values_picture(kids, f"KID against real {kind} images"))
+    spectrum, texture, near = (figures[key] for key in ("spectrum", "texture", "memorisation"))
+    write_picture(
+        folder / "spectrum.png", spectrum_picture(spectrum["frequency"], spectrum["curves"])
+    )
+    write_picture(
+        folder / "repetition.png",
+        histograms_picture(
+            {"real": texture["real"], "painted": texture["painted"]},
+            "repetition of a broad region's texture",
+            "Further right than real: texture repeats itself",
+        ),
+    )
+    write_picture(
+        folder / "memorisation.png",
+        histograms_picture(
+            {"real, held out": near["held_out"], "painted": near["painted"]},
+            "distance to the nearest training image",
+            "Further left than held-out real images: copied",
+        ),
+    )
+    write_picture(folder / "samples.png", _samples(real, fake, palette, scaling))
+
+
+def write_closest(
+    folder: Path,
+    closest: Sequence[Mapping[str, Any]],
+    painted: ImageSet,
+    originals: ImageSet,
+    scaling: ImageScaling,
+) -> None:
+    """Writes `closest.png`: painted images above the training images nearest to them.
+
+    Args:
+        folder: Where to.
+        closest: The "distance" of each.
+        painted: The painted images.
+        originals: The training images.
+        scaling: How both are shown.
+    """
+    above = [
+        captioned(scaling.shown(pixels), f"{entry['distance']:.2f}")
+        for pixels, entry in zip(painted.pixels, closest, strict=True)
+    ]
+    below = [scaling.shown(pixels) for pixels in originals.pixels]
+    write_picture(folder / "closest.png", beside([*above, *below], columns=len(closest)))
+
+
+def _samples(real: ImageSet, fake: ImageSet, palette: Palette, scaling: ImageScaling) -> RGB:
+    """Mask, real and painted image; mask and painted image where the masks are others."""
+    paired = np.array_equal(fake.labels, real.labels)
+    pictures = []
+    for row in spread(len(fake), _SAMPLES):
+        pictures.append(palette.color_table[fake.labels[row]])
+        pictures += [scaling.shown(real.pixels[row])] * paired
+        pictures.append(scaling.shown(fake.pixels[row]))
+    return beside(pictures, columns=6 if paired else 4)
+
 
 RESULT, REPORT = "evaluation.json", "evaluation.md"
 
+
 _NO_DIFFERENCE = 1e-6
+
 
 Row = tuple[str, str, str, str]
 

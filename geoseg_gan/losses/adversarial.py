@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from geoseg_gan.data.batch import Batch
 from geoseg_gan.losses.terms import balanced_cross_entropy, over_scales, sign_accuracy
-from geoseg_gan.models.discriminator import DiscriminatorOutput, Judges
+from geoseg_gan.models.discriminators.output import DiscriminatorOutput, Judges
 
 
 class Adversarial(Protocol):
@@ -194,6 +194,7 @@ def _total(pixels: Tensor) -> Tensor:
 
 
 ADVERSARIAL = ("hinge", "lsgan", "nonsaturating", "classes", "both")
+
 """The adversarial losses by name."""
 
 

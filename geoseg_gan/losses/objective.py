@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from geoseg_gan.data.batch import Batch, to_device
 from geoseg_gan.losses.adversarial import build_adversarial
-from geoseg_gan.losses.augment import AdaptiveStrength, Change, DiffAugment
+from geoseg_gan.losses.diff_augment import AdaptiveStrength, Change, DiffAugment
 from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.losses.terms import (
     diversity,
@@ -20,12 +20,15 @@ from geoseg_gan.losses.terms import (
     label_mix,
     perceptual,
 )
-from geoseg_gan.models.backbone import Backbone
-from geoseg_gan.models.discriminator import Discriminator
+from geoseg_gan.models.discriminators.output import Discriminator, Judges
+from geoseg_gan.models.pretrained.backbone import Backbone
+from geoseg_gan.utils.errors import UserError
 
 Repaint = Callable[[], tuple[Tensor, Tensor]]
+
 """Paints the batch once more with other noise: images (B, K, H, W), and the mean absolute
 difference of both noises of each pair, (B,)."""
+
 
 _STREAM = 0x3A8E1  # keeps the draws of LabelMix apart from others of the same seed
 
@@ -231,3 +234,51 @@ class Objective(nn.Module):
             output = discriminator(images, batch.one_hot)
             score = self.adversarial.realness(output, batch) * len(images)
         return gradient_penalty(score, images)
+
+
+_TELLS: dict[Judges, str] = {
+    "realness": "says how real an image is",
+    "classes": "tells the class of every pixel",
+    "both": "does both, telling classes and how real an image is",
+}
+
+
+_FITS: dict[Judges, tuple[str, str]] = {
+    "realness": ("model/discriminator=patch", "loss=hinge_fm"),
+    "classes": ("model/discriminator=oasis", "loss=oasis"),
+    "both": ("model/discriminator=both", "loss=both"),
+}
+
+"""A discriminator that judges so, and a loss for it."""
+
+
+def check_fit(loss: ObjectiveSettings, judges: Judges, noise_channels: int) -> None:
+    """Refuses networks that this recipe cannot train.
+
+    Args:
+        loss: The recipe.
+        judges: What the discriminator's logits mean (see `models.discriminator`).
+        noise_channels: Z of the generator.
+
+    Raises:
+        UserError: Saying why, and what fits.
+    """
+    wanted = build_adversarial(loss.adversarial, loss.class_balance).judges
+    if judges != wanted:
+        raise UserError(
+            f"loss.adversarial={loss.adversarial} needs a discriminator that {_TELLS[wanted]}, "
+            f"and model.discriminator {_TELLS[judges]}. Use {_FITS[wanted][0]}, or "
+            f"{_FITS[judges][1]}."
+        )
+    if loss.labelmix.weight and wanted == "realness":
+        raise UserError(
+            f"loss.labelmix.weight={loss.labelmix.weight} mixes images along their classes, "
+            f"which loss.adversarial={loss.adversarial} does not tell. Set it to 0, or use "
+            "loss=oasis."
+        )
+    if loss.diversity.weight and not noise_channels:
+        raise UserError(
+            f"loss.diversity.weight={loss.diversity.weight} compares images of different "
+            "noise, but the generator takes none. Set it to 0, or give model.generator some "
+            "style_channels, region_channels or texture_octaves."
+        )

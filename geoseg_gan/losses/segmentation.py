@@ -1,75 +1,14 @@
 """What a segmenter minimises: cross-entropy and Dice."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.errors import UserError
 from geoseg_gan.losses.objective import Terms
-
-
-@dataclass
-class SegmentationLossSettings:
-    """The weighted sum that a segmenter minimises.
-
-    Attributes:
-        ce: Weight of the cross-entropy.
-        dice: Weight of the Dice loss.
-        class_weights: Of the cross-entropy: None for equal ones, "balanced" for those of the
-            median frequency (Eigen & Fergus 2015), or a list of one number a class.
-    """
-
-    ce: float = 1.0
-    dice: float = 1.0
-    class_weights: Any = None
-
-    def check(self, num_classes: int) -> None:
-        """Refuses values out of range.
-
-        Raises:
-            UserError: Naming the key, its value and what is allowed.
-        """
-        if self.ce < 0 or self.dice < 0 or self.ce + self.dice == 0:
-            raise UserError(
-                f"loss: ce={self.ce} and dice={self.dice} must not be negative, nor both 0."
-            )
-        weights = self.class_weights
-        if weights is None or weights == "balanced":
-            return
-        if (
-            not isinstance(weights, list)
-            or len(weights) != num_classes
-            or not all(isinstance(w, int | float) and w >= 0 for w in weights)
-            or not any(weights)
-        ):
-            raise UserError(
-                f"loss.class_weights={weights}: use null, balanced, or {num_classes} numbers from "
-                "0, one a class and not all 0."
-            )
-
-    def weights(self, shares: npt.NDArray[np.float64]) -> list[float] | None:
-        """The weight of every class.
-
-        Args:
-            shares: Share of every class in the labelled training pixels, shape (C,).
-
-        Returns:
-            C numbers, or None for equal ones. A class that never occurs weighs 1 under "balanced".
-        """
-        if self.class_weights is None:
-            return None
-        if self.class_weights == "balanced":
-            seen = shares > 0
-            median = np.median(shares[seen])
-            return [float(median / share) if share > 0 else 1.0 for share in shares]
-        return [float(weight) for weight in self.class_weights]
+from geoseg_gan.losses.settings import SegmentationLossSettings
 
 
 class SegmentationLoss:

@@ -1,94 +1,136 @@
 """Training recipes as settings."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
-from geoseg_gan.errors import UserError, check_choice
-from geoseg_gan.losses.adversarial import ADVERSARIAL, build_adversarial
-from geoseg_gan.losses.augment import DiffAugmentSettings
-from geoseg_gan.models.backbone import PACKAGED
-from geoseg_gan.models.discriminator import Judges
+import numpy as np
+import numpy.typing as npt
 
-_TELLS: dict[Judges, str] = {
-    "realness": "says how real an image is",
-    "classes": "tells the class of every pixel",
-    "both": "does both, telling classes and how real an image is",
-}
-_FITS: dict[Judges, tuple[str, str]] = {
-    "realness": ("model/discriminator=patch", "loss=hinge_fm"),
-    "classes": ("model/discriminator=oasis", "loss=oasis"),
-    "both": ("model/discriminator=both", "loss=both"),
-}
-"""A discriminator that judges so, and a loss for it."""
+from geoseg_gan.utils.errors import UserError, check_choice
+
+ADVERSARIAL = ("hinge", "lsgan", "nonsaturating", "classes", "both")
+
+
+@dataclass
+class DiffAugmentSettings:
+    """How real and painted images are changed before the discriminator sees them."""
+
+    p: float
+    color: bool
+    geometry: bool
+    adaptive: bool
+    target: float
+    images: int
+    most: float
+
+    def check(self) -> None:
+        """Refuses values out of range.
+
+        Raises:
+            UserError: Naming the key, its value and the range.
+        """
+        for key in ("p", "target", "most"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise UserError(f"loss.augment.{key}={getattr(self, key)}: use 0 to 1.")
+        if self.images < 1:
+            raise UserError(f"loss.augment.images={self.images}: use 1 or more.")
+        if (self.p or self.adaptive) and not (self.color or self.geometry):
+            raise UserError(
+                f"loss.augment.p={self.p} changes nothing with color=false and geometry=false: set "
+                "one of them, or p=0 and adaptive=false."
+            )
+
+
+@dataclass
+class SegmentationLossSettings:
+    """The weighted sum that a segmenter minimises."""
+
+    ce: float
+    dice: float
+    class_weights: Any
+
+    def check(self, num_classes: int) -> None:
+        """Refuses values out of range.
+
+        Raises:
+            UserError: Naming the key, its value and what is allowed.
+        """
+        if self.ce < 0 or self.dice < 0 or self.ce + self.dice == 0:
+            raise UserError(
+                f"loss: ce={self.ce} and dice={self.dice} must not be negative, nor both 0."
+            )
+        weights = self.class_weights
+        if weights is None or weights == "balanced":
+            return
+        if (
+            not isinstance(weights, list)
+            or len(weights) != num_classes
+            or not all(isinstance(w, int | float) and w >= 0 for w in weights)
+            or not any(weights)
+        ):
+            raise UserError(
+                f"loss.class_weights={weights}: use null, balanced, or {num_classes} numbers from "
+                "0, one a class and not all 0."
+            )
+
+    def weights(self, shares: npt.NDArray[np.float64]) -> list[float] | None:
+        """The weight of every class.
+
+        Args:
+            shares: Share of every class in the labelled training pixels, shape (C,).
+
+        Returns:
+            C numbers, or None for equal ones. A class that never occurs weighs 1 under "balanced".
+        """
+        if self.class_weights is None:
+            return None
+        if self.class_weights == "balanced":
+            seen = shares > 0
+            median = np.median(shares[seen])
+            return [float(median / share) if share > 0 else 1.0 for share in shares]
+        return [float(weight) for weight in self.class_weights]
 
 
 @dataclass
 class Weight:
-    """The weight of one term.
+    """The weight of one term."""
 
-    Attributes:
-        weight: Factor; 0 leaves the term out.
-    """
-
-    weight: float = 0.0
+    weight: float
 
 
 @dataclass
 class PerceptualSettings(Weight):
-    """Weight and network of the perceptual term.
+    """Weight and network of the perceptual term."""
 
-    Attributes:
-        network: "lite2" (needs no download), "vgg19", or a convolutional network of timm.
-    """
-
-    network: str = PACKAGED
+    network: str
 
 
 @dataclass
 class DiversitySettings(Weight):
-    """Weight and limit of the diversity term.
+    """Weight and limit of the diversity term."""
 
-    Attributes:
-        limit: Ratio of image distance to noise distance above which nothing more is earned.
-    """
-
-    limit: float = 0.3
+    limit: float
 
 
 @dataclass
 class PenaltySettings(Weight):
-    """Weight and pace of the gradient penalty R1.
+    """Weight and pace of the gradient penalty R1."""
 
-    Attributes:
-        every: Batches from one penalty to the next, each counting so many times as much (Karras et
-            al. 2020, "Analyzing and Improving", sec. 3.1).
-    """
-
-    every: int = 16
+    every: int
 
 
 @dataclass
 class ObjectiveSettings:
-    """One training recipe.
+    """One training recipe."""
 
-    Attributes:
-        adversarial: A name among ADVERSARIAL.
-        class_balance: Whether classes weigh alike in adversarial=classes; else pixels do.
-        feature_matching: Real and painted images are to look alike to the discriminator's layers.
-        perceptual: They are to look alike to a pretrained network.
-        diversity: Images of one mask are to differ.
-        labelmix: Consistency of a discriminator that tells classes.
-        r1: The discriminator is to be flat around real images.
-        augment: How images change before the discriminator sees them.
-    """
-
-    adversarial: str = "hinge"
-    class_balance: bool = True
-    feature_matching: Weight = field(default_factory=Weight)
-    perceptual: PerceptualSettings = field(default_factory=PerceptualSettings)
-    diversity: DiversitySettings = field(default_factory=DiversitySettings)
-    labelmix: Weight = field(default_factory=Weight)
-    r1: PenaltySettings = field(default_factory=PenaltySettings)
-    augment: DiffAugmentSettings = field(default_factory=DiffAugmentSettings)
+    adversarial: str
+    class_balance: bool
+    feature_matching: Weight
+    perceptual: PerceptualSettings
+    diversity: DiversitySettings
+    labelmix: Weight
+    r1: PenaltySettings
+    augment: DiffAugmentSettings
 
     def check(self) -> None:
         """Refuses values out of range.
@@ -106,33 +148,3 @@ class ObjectiveSettings:
         if self.diversity.limit <= 0:
             raise UserError(f"loss.diversity.limit={self.diversity.limit} must be positive.")
         self.augment.check()
-
-    def check_fit(self, judges: Judges, noise_channels: int) -> None:
-        """Refuses networks that this recipe cannot train.
-
-        Args:
-            judges: What the discriminator's logits mean (see `models.discriminator`).
-            noise_channels: Z of the generator.
-
-        Raises:
-            UserError: Saying why, and what fits.
-        """
-        wanted = build_adversarial(self.adversarial, self.class_balance).judges
-        if judges != wanted:
-            raise UserError(
-                f"loss.adversarial={self.adversarial} needs a discriminator that {_TELLS[wanted]}, "
-                f"and model.discriminator {_TELLS[judges]}. Use {_FITS[wanted][0]}, or "
-                f"{_FITS[judges][1]}."
-            )
-        if self.labelmix.weight and wanted == "realness":
-            raise UserError(
-                f"loss.labelmix.weight={self.labelmix.weight} mixes images along their classes, "
-                f"which loss.adversarial={self.adversarial} does not tell. Set it to 0, or use "
-                "loss=oasis."
-            )
-        if self.diversity.weight and not noise_channels:
-            raise UserError(
-                f"loss.diversity.weight={self.diversity.weight} compares images of different "
-                "noise, but the generator takes none. Set it to 0, or give model.generator some "
-                "style_channels, region_channels or texture_octaves."
-            )

@@ -6,13 +6,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from geoseg_gan.errors import UserError, check_choice
-from geoseg_gan.models.modulated import ModulatedGen
-from geoseg_gan.models.noise import NoiseSpec
-from geoseg_gan.models.patch import PatchDis
-from geoseg_gan.models.pixel import PixelDis
-from geoseg_gan.models.projected import ProjectedDis
-from geoseg_gan.models.unet import UNetGen
+from geoseg_gan.models.discriminators.oasis import PixelDis
+from geoseg_gan.models.discriminators.patch import PatchDis
+from geoseg_gan.models.discriminators.projected import ProjectedDis
+from geoseg_gan.models.generators.noise import NoiseSpec
+from geoseg_gan.models.generators.spade import ModulatedGen
+from geoseg_gan.models.generators.unet import UNetGen
+from geoseg_gan.utils.errors import UserError, check_choice
 
 
 class Generator(Protocol):
@@ -31,6 +31,8 @@ class Generator(Protocol):
 
 
 GENERATORS: dict[str, type[nn.Module]] = {"unet": UNetGen, "modulated": ModulatedGen}
+
+
 DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "patch": PatchDis,
     "pixel": PixelDis,

@@ -4,21 +4,26 @@ import difflib
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from geoseg_gan.errors import UserError, check_choice
-from geoseg_gan.models.lite import LITE0, load_lite
+from geoseg_gan.models.pretrained.lite import LITE0, load_lite
+from geoseg_gan.models.settings import SegmenterSettings
+from geoseg_gan.utils.errors import UserError, check_choice
 
 PACKAGED = "packaged"
+
 """The encoder weights that are installed with the package."""
 
+
 _TIMM = "tu-"
+
 """What segmentation-models-pytorch puts before the names of timm's networks."""
+
 
 _FIXED = {
     "self",
@@ -31,28 +36,6 @@ _FIXED = {
     "activation",
     "aux_params",
 }
-
-
-@dataclass
-class SegmenterSettings:
-    """Which network a segmenter is.
-
-    Attributes:
-        arch: Architecture of segmentation-models-pytorch, in lower case.
-        encoder: Its encoder: a name of segmentation-models-pytorch's own, or tu- and a name of
-            timm's.
-        encoder_weights: "packaged" for the ImageNet weights that come with the package (encoder
-            tu-tf_efficientnet_lite0 only), None for random ones. Any other name of weights for the
-            encoder is downloaded on first use; such weights may have been trained on images of
-            another mean and scale than [-1, 1], which the batch normalisation behind a first
-            convolution evens out.
-        options: Further arguments of the architecture, such as decoder_channels.
-    """
-
-    arch: str = "unet"
-    encoder: str = _TIMM + LITE0
-    encoder_weights: str | None = PACKAGED
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 def check_segmenter(settings: SegmenterSettings, image_size: int) -> None:

@@ -1,65 +1,111 @@
 """Composed images: real tiles in which only some regions are painted."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from rich.progress import track
 from torch import Tensor
 
-from geoseg_gan.data.batch import to_device
+from geoseg_gan.data.batch import ImageScaling, to_device
+from geoseg_gan.data.images import MaskReader, read_image
+from geoseg_gan.data.pairs import Pair
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.data.regions import Label, Mask, region_map
-from geoseg_gan.data.transplant import feather
-from geoseg_gan.errors import UserError, check_choice
-from geoseg_gan.synthesis.styles import Style, match_styles
+from geoseg_gan.data.transplant import Label, Mask, feather, region_map
+from geoseg_gan.synthesis.settings import ComposeSettings
+
+Style = npt.NDArray[np.float32]
+
+"""Mean and standard deviation of every class and band in [-1, 1], (2, C, K); NaN where unknown."""
 
 
-@dataclass
-class ComposeSettings:
-    """What of an image is painted, the rest being the source tile's real image.
+_TILES = 256  # that are looked at, evenly spread: enough looks to choose from
+
+
+_LEAST = 64  # pixels that tell the look of a class
+
+
+_FLAT = 1 / 255  # standard deviation below which there is only rounding to be stretched
+
+
+@dataclass(frozen=True, eq=False)
+class Styles:
+    """The looks of the classes in real tiles.
 
     Attributes:
-        paint: "all" paints everything; "grafts" what jitter.transplant pasted into the mask;
-            "regions" besides that some of the mask's connected regions; "none" nothing: real pairs
-            packed as generated ones are a placebo, whose effect is that of mixing alone.
-        share: Probability with which a region is painted, for "regions".
-        match: How far mean and standard deviation of every band of a painted class are moved
-            towards those of the class in another training tile, 0 to 1.
+        stems: The tiles' stems, R of them.
+        looks: Their styles, shape (R, 2, C, K), float32; NaN for classes of under 64 pixels.
     """
 
-    paint: str = "all"
-    share: float = 0.5
-    match: float = 0.0
+    stems: Sequence[str]
+    looks: npt.NDArray[np.float32]
 
-    def check(self, transplant: float, key: str = "compose") -> None:
-        """Refuses values out of range, and to paint grafts where there are none.
+    @classmethod
+    def of_tiles(cls, pairs: Sequence[Pair], reader: MaskReader, scaling: ImageScaling) -> "Styles":
+        """Reads up to 256 pairs, evenly spread.
 
         Args:
-            transplant: Probability of jitter.transplant.
-            key: What the group is called in the configuration.
-
-        Raises:
-            UserError: Naming the key, its value and what to do.
+            pairs: Real pairs.
+            reader: How masks become label maps.
+            scaling: From stored values to [-1, 1].
         """
-        check_choice(f"{key}.paint", self.paint, ("all", "grafts", "regions", "none"))
-        if not 0 < self.share <= 1:
-            raise UserError(f"{key}.share={self.share} must be above 0 and at most 1.")
-        if not 0 <= self.match <= 1:
-            raise UserError(f"{key}.match={self.match} must be within 0 to 1.")
-        if self.paint == "grafts" and transplant == 0:
-            raise UserError(
-                f"{key}.paint=grafts paints only what is transplanted into masks, and "
-                "jitter.transplant.p=0 transplants nothing. Set it above 0, as jitter=transplant "
-                "does."
-            )
-        if self.paint == "none" and transplant > 0:
-            raise UserError(
-                f"{key}.paint=none keeps the real image, which does not show what "
-                f"jitter.transplant.p={transplant} pastes into its mask. Set that to 0."
-            )
+        rows = np.linspace(0, len(pairs) - 1, min(_TILES, len(pairs))).round().astype(int)
+        tiles = [pairs[row] for row in rows.tolist()]
+        with ThreadPoolExecutor() as pool:
+            looks = pool.map(lambda pair: _look_of(pair, reader, scaling), tiles)
+            found = list(track(looks, "Looking at real classes", total=len(tiles)))
+        return cls([pair.stem for pair in tiles], np.stack(found))
+
+    def draw(self, rng: np.random.Generator, source: str) -> Style:
+        """Draws a tile for every class, other than the source, and takes its look of that class."""
+        others = np.array([stem != source for stem in self.stems])
+        style: Style = np.full_like(self.looks[0], np.nan)
+        for kind in range(style.shape[1]):
+            rows = np.flatnonzero(others & ~np.isnan(self.looks[:, 0, kind, 0]))
+            if len(rows):
+                style[:, kind] = self.looks[rng.choice(rows), :, kind]
+        return style
+
+
+def match_styles(images: Tensor, labels: Tensor, styles: Tensor, match: float) -> Tensor:
+    """Moves mean and standard deviation of every class and band towards given ones.
+
+    Args:
+        images: Shape (B, K, H, W), float32, in [-1, 1].
+        labels: Shape (B, H, W), uint8; pixels of no class stay as they are.
+        styles: Shape (B, 2, C, K), float32; a class stays as it is where they are NaN.
+        match: How far, from 0 (not at all) to 1 (all the way).
+
+    Returns:
+        Shape (B, K, H, W), float32, which may leave [-1, 1].
+    """
+    moved = images
+    for kind in range(styles.shape[2]):
+        inside = (labels == kind)[:, None]
+        count = inside.sum((2, 3), keepdim=True).clamp(min=1)
+        mean = (images * inside).sum((2, 3), keepdim=True) / count
+        spread = (((images - mean) * inside).square().sum((2, 3), keepdim=True) / count).sqrt()
+        to_mean, to_spread = styles[:, :, kind, :, None, None].unbind(1)
+        gain = 1 + match * (to_spread / spread.clamp(min=_FLAT) - 1)
+        matched = (images - mean) * gain + mean + match * (to_mean - mean)
+        moved = torch.where(inside & ~to_mean.isnan(), matched, moved)
+    return moved
+
+
+def _look_of(pair: Pair, reader: MaskReader, scaling: ImageScaling) -> Style:
+    label, _ = reader.read(pair.mask)
+    stored = torch.from_numpy(np.moveaxis(read_image(pair.image), -1, 0).copy())
+    image = scaling.to_network(stored[None])[0].permute(1, 2, 0).numpy()
+    look = np.full((2, reader.palette.num_classes, image.shape[-1]), np.nan, np.float32)
+    for kind in range(look.shape[1]):
+        values = image[label == kind]
+        if len(values) >= _LEAST:
+            look[:, kind] = values.mean(0, np.float64), values.std(0, np.float64)
+    return look
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,23 +1,165 @@
 """What a segmenter's view of painted images decides: which pairs and which pixels are kept."""
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.errors import UserError
-from geoseg_gan.metrics.agreement import confusion_matrix, mean_iou
+from geoseg_gan.models.checkpoints import LoadedGenerator
+from geoseg_gan.synthesis.candidates import Candidate, CandidateMasks
+from geoseg_gan.synthesis.generate_images import paint_batches
+from geoseg_gan.synthesis.recognizer import Recognizer, _classes, pixel_losses
+from geoseg_gan.utils.confusion import confusion_matrix, mean_iou
+from geoseg_gan.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of a candidate.
+
+    Attributes:
+        label: The mask to write, shape (H, W), uint8.
+        why: Why it is dropped; None where it is kept.
+        score: Agreement (mIoU) of segmenter and mask; None where there was nothing to judge.
+        ignored: How many pixels the pixel filter set to ignore; None where it is off.
+    """
+
+    label: npt.NDArray[np.uint8]
+    why: str | None = None
+    score: float | None = None
+    ignored: int | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the pair is written."""
+        return self.why is None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest's entries."""
+        content: dict[str, Any] = {"kept": self.kept}
+        if self.why is not None:
+            content["why"] = self.why
+        if self.score is not None:
+            content["score"] = self.score
+        if self.ignored is not None:
+            content["ignored_pixels"] = self.ignored
+        return content
+
+
+class Judged(NamedTuple):
+    """A candidate, its image (H, W, K) in the stored dtype if it was painted, and its verdict."""
+
+    candidate: Candidate
+    image: npt.NDArray[Any] | None
+    verdict: Verdict
+
+
+class Judge:
+    """Keeps what a segmenter recognises; without one, every candidate that is fit.
+
+    Args:
+        recognizer: The segmenter.
+        tau: Agreement that a kept pair exceeds.
+        alpha: How many times its class's mean loss a pixel may cost before it is ignored; None
+            leaves masks as they are.
+    """
+
+    def __init__(
+        self, recognizer: Recognizer | None = None, tau: float = 0.0, alpha: float | None = None
+    ) -> None:
+        """Keeps the settings."""
+        self.recognizer = recognizer
+        self.tau = tau
+        self.alpha = alpha
+
+    def look(self, labels: Tensor, images: Tensor) -> tuple[Tensor, ...]:
+        """What the segmenter sees in a batch; nothing waits for a GPU to see it.
+
+        Args:
+            labels: The masks, shape (B, H, W), uint8.
+            images: The painted images, shape (B, H, W, K), in the stored dtype.
+
+        Returns:
+            What `decide` needs to know of each image: the predicted classes, (B, H, W), uint8, and
+            for the pixel filter the cross-entropy of every pixel, (B, H, W), float32.
+        """
+        if self.recognizer is None:
+            return ()
+        logits = self.recognizer.batch_logits(images)
+        seen = logits.argmax(1).to(torch.uint8)
+        return (seen,) if self.alpha is None else (seen, pixel_losses(labels, logits))
+
+    def decide(self, candidate: Candidate, seen: Sequence[Tensor] | None) -> Verdict:
+        """Judges one candidate.
+
+        Args:
+            candidate: The mask.
+            seen: Its row of what `look` gave, on the CPU; None if it was not painted.
+        """
+        label = candidate.label
+        if candidate.unfit:
+            return Verdict(label, candidate.unfit)
+        if self.recognizer is None or seen is None:
+            return Verdict(label)
+        agreement = score_of(label, seen[0], len(self.recognizer.channels))
+        if math.isnan(agreement):
+            return Verdict(label, "all of it is ignored")
+        if agreement <= self.tau:
+            return Verdict(label, f"score is not above tau={self.tau:.4g}", agreement)
+        if self.alpha is None:
+            return Verdict(label, None, agreement)
+        losses = self.recognizer.class_losses
+        assert losses is not None, "class losses are there before the pixel filter is used"
+        filtered = drop_pixels(label, seen[1].numpy(), losses, self.alpha)
+        ignored = int(((filtered == IGNORE) & (label != IGNORE)).sum())
+        why = "the pixel filter ignored all of it" if (filtered == IGNORE).all() else None
+        return Verdict(filtered, why, agreement, ignored)
+
+
+def paint_and_judge(
+    generator: LoadedGenerator,
+    candidates: CandidateMasks,
+    batches: Sequence[list[int]],
+    judge: Judge,
+    *,
+    num_workers: int,
+    device: torch.device,
+) -> Generator[Judged, None, None]:
+    """Paints candidates and judges them, in the order in which they are asked for.
+
+    Args:
+        generator: A loaded generator, on `device`.
+        candidates: The masks; their seed also fixes the noise.
+        batches: Numbers of the candidates that are painted and judged at once on a GPU.
+        judge: The judge.
+        num_workers: Processes that read and jitter masks.
+        device: Where the generator is.
+
+    Raises:
+        UserError: If a mask cannot be read.
+    """
+    for shot in paint_batches(
+        generator, candidates, batches, num_workers=num_workers, device=device, look=judge.look
+    ):
+        for candidate, image, seen in shot:
+            yield Judged(candidate, image, judge.decide(candidate, seen))
+
 
 AUTO = "auto"
+
 """The setting of `tau` that fits it to real held-out pairs."""
 
+
 _ONE_IN = 10  # of the candidates must be kept at least, lest one lucky pair be all that is left
+
+
 _ROUND_OFF = 1e-9  # means that are equal on paper may differ by this much
 
 
@@ -67,40 +209,6 @@ def score(label: npt.NDArray[np.uint8] | Tensor, logits: Tensor) -> float:
 def score_of(label: npt.NDArray[np.uint8] | Tensor, prediction: Tensor, num_classes: int) -> float:
     """The same where the class of every pixel is known: (H, W), integers."""
     return mean_iou(confusion_matrix(_classes(label, prediction), prediction, num_classes))
-
-
-class ClassLosses:
-    """The mean cross-entropy of every true class, gathered over many images.
-
-    Attributes:
-        sums: Summed losses of every class's pixels, shape (C,), float64, on the CPU.
-        pixels: How many pixels those are, shape (C,), int64, on the CPU.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        """Starts with no pixels of `num_classes` classes."""
-        self.sums = torch.zeros(num_classes, dtype=torch.float64)
-        self.pixels = torch.zeros(num_classes, dtype=torch.int64)
-
-    def add(self, label: npt.NDArray[np.uint8] | Tensor, logits: Tensor) -> None:
-        """Counts in one image or a batch of them.
-
-        Args:
-            label: The true classes, shape (H, W) or (B, H, W), uint8; 255 (ignore) is left out.
-            logits: The segmenter's output, shape (C, H, W) or (B, C, H, W), on any device.
-        """
-        # Summed on the CPU: a GPU adds in no fixed order, and some have no float64.
-        losses = pixel_losses(label, logits).cpu().double().flatten()
-        classes = _classes(label, losses).flatten()
-        counts = classes != IGNORE
-        classes, losses, length = classes[counts], losses[counts], len(self.sums)
-        self.sums += torch.bincount(classes, weights=losses, minlength=length)
-        self.pixels += torch.bincount(classes, minlength=length)
-
-    def means(self) -> list[float | None]:
-        """The mean loss of every class; None where a class had no pixel."""
-        pairs = zip(self.sums.tolist(), self.pixels.tolist(), strict=True)
-        return [total / count if count else None for total, count in pairs]
 
 
 def drop_pixels(
@@ -176,26 +284,3 @@ def choose_tau(candidates: Sequence[float], held_out: Sequence[float]) -> tuple[
     middle = (below + lowest) / 2
     # Between two neighbouring floats there is no middle, and it would round to either.
     return (middle if middle < lowest else below), reached
-
-
-def _classes(label: npt.NDArray[np.uint8] | Tensor, beside: Tensor) -> Tensor:
-    """The label map as int64 on the device of another tensor."""
-    # A copy, since torch warns where it shares an array that must not be written to.
-    held = label if isinstance(label, Tensor) else torch.tensor(label)
-    return held.to(beside.device, torch.int64)
-
-
-def pixel_losses(label: npt.NDArray[np.uint8] | Tensor, logits: Tensor) -> Tensor:
-    """The cross-entropy of every pixel.
-
-    Args:
-        label: The true classes, shape (H, W) or (B, H, W), uint8; 255 is ignore.
-        logits: The segmenter's output, shape (C, H, W) or (B, C, H, W), on any device.
-
-    Returns:
-        The label's shape, float32, on the device of the logits; 0 where ignored.
-    """
-    classes = _classes(label, logits)
-    rows = logits.float().movedim(-3, -1).flatten(0, -2)
-    losses = F.cross_entropy(rows, classes.flatten(), ignore_index=IGNORE, reduction="none")
-    return losses.view(classes.shape)

@@ -1,53 +1,92 @@
 """Segmenters that judge painted images: this project's own, or any other as ONNX."""
 
 import hashlib
-import math
+import json
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
-from geoseg_gan.checkpoints import load_segmenter
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.data.palette import Palette
-from geoseg_gan.errors import UserError
+from geoseg_gan.data.dataset import Fit, PairSource, WindowDataset
+from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.palette import IGNORE, Palette
+from geoseg_gan.data.scan import FolderIndex
+from geoseg_gan.models.checkpoints import load_segmenter
 from geoseg_gan.models.segmenters import segmenter_stride
+from geoseg_gan.synthesis.settings import OnnxSettings
+from geoseg_gan.utils.errors import UserError, plural
+from geoseg_gan.utils.files import write_json
 
-Predict = Callable[[Tensor], Tensor]
-"""Logits (B, C', h, w) for stored values (B, K, S, S), both on any device."""
 
-
-@dataclass
-class OnnxSettings:
-    """What an ONNX model expects of its images, which it cannot say itself.
-
-    Stored values are brought to [0, 1] by the generator's scaling (for 8-bit images: divided by
-    255); the model then gets (value - mean) / std.
+class ClassLosses:
+    """The mean cross-entropy of every true class, gathered over many images.
 
     Attributes:
-        mean: One number, or one a band.
-        std: One number, or one a band; above 0.
+        sums: Summed losses of every class's pixels, shape (C,), float64, on the CPU.
+        pixels: How many pixels those are, shape (C,), int64, on the CPU.
     """
 
-    mean: list[float] = field(default_factory=lambda: [0.5])
-    std: list[float] = field(default_factory=lambda: [0.5])
+    def __init__(self, num_classes: int) -> None:
+        """Starts with no pixels of `num_classes` classes."""
+        self.sums = torch.zeros(num_classes, dtype=torch.float64)
+        self.pixels = torch.zeros(num_classes, dtype=torch.int64)
 
-    def check(self) -> None:
-        """Refuses values out of range.
+    def add(self, label: npt.NDArray[np.uint8] | Tensor, logits: Tensor) -> None:
+        """Counts in one image or a batch of them.
 
-        Raises:
-            UserError: Naming the key, its value and what is allowed.
+        Args:
+            label: The true classes, shape (H, W) or (B, H, W), uint8; 255 (ignore) is left out.
+            logits: The segmenter's output, shape (C, H, W) or (B, C, H, W), on any device.
         """
-        if not self.mean or not all(map(math.isfinite, self.mean)):
-            raise UserError(f"onnx.mean={self.mean}: use one number, or one a band.")
-        if not self.std or not all(math.isfinite(v) and v > 0 for v in self.std):
-            raise UserError(f"onnx.std={self.std}: use one number above 0, or one a band.")
+        # Summed on the CPU: a GPU adds in no fixed order, and some have no float64.
+        losses = pixel_losses(label, logits).cpu().double().flatten()
+        classes = _classes(label, losses).flatten()
+        counts = classes != IGNORE
+        classes, losses, length = classes[counts], losses[counts], len(self.sums)
+        self.sums += torch.bincount(classes, weights=losses, minlength=length)
+        self.pixels += torch.bincount(classes, minlength=length)
+
+    def means(self) -> list[float | None]:
+        """The mean loss of every class; None where a class had no pixel."""
+        pairs = zip(self.sums.tolist(), self.pixels.tolist(), strict=True)
+        return [total / count if count else None for total, count in pairs]
+
+
+def pixel_losses(label: npt.NDArray[np.uint8] | Tensor, logits: Tensor) -> Tensor:
+    """The cross-entropy of every pixel.
+
+    Args:
+        label: The true classes, shape (H, W) or (B, H, W), uint8; 255 is ignore.
+        logits: The segmenter's output, shape (C, H, W) or (B, C, H, W), on any device.
+
+    Returns:
+        The label's shape, float32, on the device of the logits; 0 where ignored.
+    """
+    classes = _classes(label, logits)
+    rows = logits.float().movedim(-3, -1).flatten(0, -2)
+    losses = F.cross_entropy(rows, classes.flatten(), ignore_index=IGNORE, reduction="none")
+    return losses.view(classes.shape)
+
+
+def _classes(label: npt.NDArray[np.uint8] | Tensor, beside: Tensor) -> Tensor:
+    """The label map as int64 on the device of another tensor."""
+    # A copy, since torch warns where it shares an array that must not be written to.
+    held = label if isinstance(label, Tensor) else torch.tensor(label)
+    return held.to(beside.device, torch.int64)
+
+
+Predict = Callable[[Tensor], Tensor]
+
+"""Logits (B, C', h, w) for stored values (B, K, S, S), both on any device."""
 
 
 @dataclass(frozen=True)
@@ -335,3 +374,81 @@ def _listed(palette: Palette) -> str:
 
 def _kind(scaling: ImageScaling) -> str:
     return f"{len(scaling.low)}-band {scaling.dtype}"
+
+
+def with_class_losses(
+    recognizer: Recognizer,
+    path: Path,
+    onnx: OnnxSettings,
+    index: FolderIndex,
+    reader: MaskReader,
+    scaling: ImageScaling,
+    fit: Fit,
+    image_size: int,
+) -> Recognizer:
+    """A recognizer that knows its mean loss on every class of the real training split.
+
+    They are stored as `<model>.class_losses.json` beside the model, with what they were measured
+    on, so that the next call reads them.
+
+    Args:
+        recognizer: The segmenter.
+        path: Its file.
+        onnx: What it expects of its images.
+        index: The real training pairs.
+        reader: Reads their masks.
+        scaling: How their images are brought to it.
+        fit: How pictures become windows of `image_size` pixels.
+        image_size: Side of the windows in pixels.
+
+    Raises:
+        UserError: If the images are not of the kind that the recognizer judges.
+    """
+    bands = len(scaling.low)
+    if (index.bands, index.dtype.name) != (bands, scaling.dtype):
+        raise UserError(
+            f"{index.pairs[0].image} has {plural(index.bands, 'band')} of {index.dtype}, but "
+            f"{path} is to judge {plural(bands, 'band')} of {scaling.dtype}. Set data_root to the "
+            "data that the generator was trained on."
+        )
+    store = path.with_name(f"{path.name}.class_losses.json")
+    measured = {
+        "segmenter": recognizer.digest,
+        "channels": list(recognizer.channels),
+        "onnx": asdict(onnx),
+        "scaling": asdict(scaling),
+        "palette": reader.palette.to_dict(),
+        "images": _digest([(p.image.name, p.image.stat().st_size) for p in index.pairs]),
+        "pixels": index.pixels.sum(0).tolist(),
+        "fit": fit,
+        "image_size": image_size,
+    }
+    key = _digest(measured)
+    known = _stored(store)
+    if key not in known:
+        losses = ClassLosses(reader.palette.num_classes)
+        source = PairSource(index.pairs, reader)
+        windows = WindowDataset(source, index.sizes, image_size, fit, once=True)
+        for position in track(range(len(windows)), "Measuring losses by class on real data"):
+            sample = windows[position]
+            image = np.moveaxis(sample["image"].numpy(), 0, -1)
+            losses.add(sample["label"], recognizer.logits(image))
+        known[key] = measured | {"class_losses": losses.means()}
+        try:
+            write_json(store, known)
+        except OSError as error:
+            warnings.warn(f"{store} cannot be written ({error}): not kept.", stacklevel=2)
+    return replace(recognizer, class_losses=known[key]["class_losses"])
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """What was measured before; nothing where the file is none of ours."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

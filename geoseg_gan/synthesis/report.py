@@ -11,22 +11,32 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from geoseg_gan.checkpoints import LoadedGenerator
 from geoseg_gan.data.images import read_image
 from geoseg_gan.data.palette import IGNORE, Palette
-from geoseg_gan.errors import plural
-from geoseg_gan.pictures import beside, captioned, write_picture
-from geoseg_gan.plots import score_histogram
-from geoseg_gan.synthesis.masks import CandidateMasks
-from geoseg_gan.synthesis.paint import paint_batches
+from geoseg_gan.models.checkpoints import LoadedGenerator
+from geoseg_gan.synthesis.candidates import CandidateMasks
+from geoseg_gan.synthesis.generate_images import paint_batches
 from geoseg_gan.synthesis.recognizer import Recognizer
 from geoseg_gan.synthesis.writer import PairWriter
+from geoseg_gan.utils.errors import plural
+from geoseg_gan.utils.pictures import beside, captioned, write_picture
+from geoseg_gan.utils.plots import score_histogram
 
 SHEET = "contact_sheet.png"
+
+
 HISTOGRAM = "scores.png"
+
+
 EXTREMES = "best_and_worst.png"
+
+
 _ROWS, _COLUMNS = 4, 8
+
+
 _MOST_VARIANTS = 16
+
+
 _EXTREMES = 10
 
 

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.errors import UserError, check_choice
+from geoseg_gan.utils.errors import UserError, check_choice
 
 SAMPLINGS = ("uniform", "balanced", "hard")
+
 """The ways to draw masks: alike, rare classes more often, or hard classes more often."""
+
 
 _MOST = 20  # times that the hardest mask counts, in FreeMask
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geoseg_gan.pictures import RGB
-from geoseg_gan.plots import drawn, figure
 from geoseg_gan.trials.results import ONLY, REAL, mix_of
 from geoseg_gan.trials.statistics import Comparison, Estimate
 from geoseg_gan.trials.verdict import signed
+from geoseg_gan.utils.pictures import RGB
+from geoseg_gan.utils.plots import drawn, figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

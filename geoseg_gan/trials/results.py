@@ -9,18 +9,30 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.errors import UserError
-from geoseg_gan.files import atomic_path
-from geoseg_gan.metrics.tiles import TileConfusions
+from geoseg_gan.utils.confusion import TileConfusions
+from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.files import atomic_path
 
 FORMAT = 1
+
+
 REAL = "real"
+
 """The arm that all others are compared with."""
+
+
 PLAIN = "synthetic"
+
 """The recipe without a setting of its own."""
+
+
 PLACEBO = "placebo"
+
 """How names of recipes begin that paint nothing."""
+
+
 ONLY = f"{PLAIN}_only"
+
 """The arm that is trained on its pairs alone."""
 
 

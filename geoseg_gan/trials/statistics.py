@@ -7,13 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.errors import UserError
 from geoseg_gan.trials.results import REAL, RunResult, is_placebo, mix_of
+from geoseg_gan.utils.errors import UserError
 
 Floats = npt.NDArray[np.float64]
 
+
 DRAWS = 4000
+
 """Bootstrap draws; their own error on a bound is some 1 % of the interval's width."""
+
 
 _LEVEL = 0.95
 

@@ -10,8 +10,11 @@ from geoseg_gan.trials.statistics import Comparison, Estimate
 
 Kind = Literal["use", "no effect", "do not use", "no verdict"]
 
+
 FREE_RIVALS = ("oversample", "copy_paste")
+
 """Arms that need no generated pair."""
+
 
 RULE = (
     "The ratio (where there are several recipes, recipe and ratio) with the best mean IoU on the "

@@ -1,6 +1,7 @@
 """What tests of the segmenter's data share."""
 
 import pytest
+from defaults import defaults
 
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.settings import DataSettings
@@ -8,7 +9,8 @@ from geoseg_gan.data.settings import DataSettings
 
 @pytest.fixture
 def settings(palette):
-    return DataSettings(
+    return defaults(
+        DataSettings,
         palette=list(palette.classes),
         ignore=[list(color) for color in palette.ignore],
         num_workers=0,

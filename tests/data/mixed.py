@@ -2,10 +2,12 @@
 
 from types import SimpleNamespace
 
-from geoseg_gan.data.jitter import FlipStep, JitterSettings
-from geoseg_gan.data.mixing import SegmenterDataModule
+from defaults import defaults
 
-FLIPS = JitterSettings(flip=FlipStep(0.5))
+from geoseg_gan.data.segmenter_datamodule import SegmenterDataModule
+from geoseg_gan.data.settings import FlipStep, JitterSettings
+
+FLIPS = defaults(JitterSettings, flip=defaults(FlipStep, 0.5))
 
 
 def make(root, settings, **changes):

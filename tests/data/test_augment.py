@@ -1,11 +1,17 @@
 import numpy as np
 import pytest
 import torch
+from defaults import defaults
 
-from geoseg_gan.data.augment import AugmentSettings, ColorStep, jitter_color
-from geoseg_gan.data.jitter import AffineStep, FlipStep
-from geoseg_gan.data.transplant import TransplantStep
-from geoseg_gan.errors import UserError
+from geoseg_gan.data.augment import jitter_color
+from geoseg_gan.data.settings import (
+    AffineStep,
+    AugmentSettings,
+    ColorStep,
+    FlipStep,
+    TransplantStep,
+)
+from geoseg_gan.utils.errors import UserError
 
 
 def images(bands=3, count=2):
@@ -15,12 +21,12 @@ def images(bands=3, count=2):
 
 def only(**spans):
     off = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "gamma": 0.0}
-    return ColorStep(p=1.0, **(off | spans))
+    return defaults(ColorStep, p=1.0, **(off | spans))
 
 
 def test_off_leaves_the_batch_alone():
     batch = images()
-    assert jitter_color(batch, ColorStep(), 0, [0, 1]) is batch
+    assert jitter_color(batch, defaults(ColorStep), 0, [0, 1]) is batch
 
 
 def test_spans_of_zero_change_nothing():
@@ -53,7 +59,7 @@ def test_gamma_keeps_black_and_white():
 
 
 def test_a_sample_s_colour_depends_on_its_number_alone():
-    step, batch = ColorStep(p=0.8), images(count=4)
+    step, batch = defaults(ColorStep, p=0.8), images(count=4)
     whole = jitter_color(batch, step, 3, [4, 5, 6, 7])
     parts = [jitter_color(batch[i : i + 2], step, 3, [4 + i, 5 + i]) for i in (0, 2)]
     torch.testing.assert_close(whole, torch.cat(parts))
@@ -62,14 +68,14 @@ def test_a_sample_s_colour_depends_on_its_number_alone():
 
 def test_p_is_how_often_it_acts():
     batch = images(count=1).expand(400, 3, 8, 8)
-    changed = jitter_color(batch, ColorStep(p=0.25), 0, range(400))
+    changed = jitter_color(batch, defaults(ColorStep, p=0.25), 0, range(400))
     share = ((changed - batch).abs() > 1e-5).flatten(1).any(1).float().mean()
     assert 0.18 < share < 0.32
 
 
 @pytest.mark.parametrize("bands", [1, 5])
 def test_any_number_of_bands_stays_in_range(bands):
-    changed = jitter_color(images(bands), ColorStep(p=1.0), 0, [0, 1])
+    changed = jitter_color(images(bands), defaults(ColorStep, p=1.0), 0, [0, 1])
     assert changed.shape == (2, bands, 8, 8)
     assert changed.min() >= -1 and changed.max() <= 1
 
@@ -77,14 +83,14 @@ def test_any_number_of_bands_stays_in_range(bands):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"flip": FlipStep(p=2.0)}, r"augment\.flip\.p=2"),
-        ({"affine": AffineStep(scale=[2.0])}, r"augment\.affine\.scale="),
-        ({"copy_paste": TransplantStep(p=-1.0)}, r"augment\.copy_paste\.p=-1"),
-        ({"color": ColorStep(p=1.5)}, r"augment\.color\.p=1\.5"),
-        ({"color": ColorStep(contrast=1.0)}, r"augment\.color\.contrast=1"),
-        ({"color": ColorStep(gamma=-0.1)}, r"augment\.color\.gamma=-0\.1"),
+        ({"flip": defaults(FlipStep, p=2.0)}, r"augment\.flip\.p=2"),
+        ({"affine": defaults(AffineStep, scale=[2.0])}, r"augment\.affine\.scale="),
+        ({"copy_paste": defaults(TransplantStep, p=-1.0)}, r"augment\.copy_paste\.p=-1"),
+        ({"color": defaults(ColorStep, p=1.5)}, r"augment\.color\.p=1\.5"),
+        ({"color": defaults(ColorStep, contrast=1.0)}, r"augment\.color\.contrast=1"),
+        ({"color": defaults(ColorStep, gamma=-0.1)}, r"augment\.color\.gamma=-0\.1"),
     ],
 )
 def test_values_out_of_range_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
-        AugmentSettings(**settings).check()
+        defaults(AugmentSettings, **settings).check()

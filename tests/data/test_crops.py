@@ -4,28 +4,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from defaults import defaults
 
-from geoseg_gan.data.crops import CROPS, Focus, crop_focus, draw_focused
 from geoseg_gan.data.datamodule import SegmentationDataModule
 from geoseg_gan.data.dataset import PairDataset, PairSource
 from geoseg_gan.data.images import MaskReader, write_image
-from geoseg_gan.data.jitter import (
+from geoseg_gan.data.jitter import Warp, draw_warp, draw_window, sample_label
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.sampler import CROPS, Draw, Focus, crop_focus, draw_focused
+from geoseg_gan.data.settings import (
     AffineStep,
     ElasticStep,
     FlipStep,
     JitterSettings,
     QuarterTurnStep,
-    Warp,
-    draw_warp,
-    draw_window,
-    sample_label,
 )
-from geoseg_gan.data.pairs import find_pairs
-from geoseg_gan.data.sampler import Draw
-from geoseg_gan.errors import UserError
 from geoseg_gan.synthesis.sampling import mask_weights
+from geoseg_gan.utils.errors import UserError
 
-TURNS = JitterSettings(quarter_turn=QuarterTurnStep(0.75), flip=FlipStep(0.5))
+TURNS = defaults(
+    JitterSettings, quarter_turn=defaults(QuarterTurnStep, 0.75), flip=defaults(FlipStep, 0.5)
+)
 PIXELS = np.array([[90, 0, 10, 0, 0], [60, 0, 0, 0, 40], [35, 0, 30, 5, 30]])
 """Pixels of four classes, of which the second never occurs, and of ignore."""
 
@@ -94,10 +93,12 @@ def with_blob(height, width, row, column, side=6):
 @pytest.mark.parametrize(
     "settings",
     [
-        JitterSettings(),
+        defaults(JitterSettings),
         TURNS,
-        replace(TURNS, affine=AffineStep(1.0)),
-        replace(TURNS, affine=AffineStep(1.0), elastic=ElasticStep(1.0, 3.0, 48.0)),
+        replace(TURNS, affine=defaults(AffineStep, 1.0)),
+        replace(
+            TURNS, affine=defaults(AffineStep, 1.0), elastic=defaults(ElasticStep, 1.0, 3.0, 48.0)
+        ),
     ],
     ids=["off", "turned", "affine", "bent"],
 )

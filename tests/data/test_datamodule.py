@@ -6,24 +6,33 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from defaults import defaults
 
-from geoseg_gan.data import pair_datamodule as module
+from geoseg_gan.data import datamodule as module
 from geoseg_gan.data import scan as scan_module
 from geoseg_gan.data.datamodule import SegmentationDataModule
+from geoseg_gan.data.demo.world import MARKER
 from geoseg_gan.data.images import MaskReader, write_image
-from geoseg_gan.data.jitter import FlipStep, JitterSettings, QuarterTurnStep
 from geoseg_gan.data.pairs import DataError
 from geoseg_gan.data.palette import Palette, PaletteClass
-from geoseg_gan.data.settings import DataSettings
-from geoseg_gan.data.world import MARKER, DemoSettings
-from geoseg_gan.errors import UserError
+from geoseg_gan.data.settings import (
+    DataSettings,
+    DemoSettings,
+    FlipStep,
+    JitterSettings,
+    QuarterTurnStep,
+)
+from geoseg_gan.utils.errors import UserError
 
-TURNS = JitterSettings(quarter_turn=QuarterTurnStep(0.75), flip=FlipStep(0.5))
+TURNS = defaults(
+    JitterSettings, quarter_turn=defaults(QuarterTurnStep, 0.75), flip=defaults(FlipStep, 0.5)
+)
 
 
 @pytest.fixture
 def settings(palette):
-    return DataSettings(
+    return defaults(
+        DataSettings,
         palette=list(palette.classes),
         ignore=[list(color) for color in palette.ignore],
         num_workers=0,
@@ -309,11 +318,12 @@ LAND = Palette(
 
 @pytest.fixture
 def demo():
-    return DataSettings(
+    return defaults(
+        DataSettings,
         palette=list(LAND.classes),
         ignore=[[0, 0, 0]],
         num_workers=0,
-        demo=DemoSettings(train_tiles=2, val_tiles=1, tile_size=64, seed=4),
+        demo=defaults(DemoSettings, train_tiles=2, val_tiles=1, tile_size=64, seed=4),
     )
 
 

@@ -1,31 +1,38 @@
 import numpy as np
 import pytest
 import torch
+from defaults import defaults
 from torch.utils.data import DataLoader
 
 from geoseg_gan.data import dataset as module
 from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset, window_starts
 from geoseg_gan.data.images import MaskReader, resize_image, resize_label, write_image
-from geoseg_gan.data.jitter import (
+from geoseg_gan.data.jitter import draw_warp, draw_window, sample_image, sample_label
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.data.sampler import Draw, EpochSampler
+from geoseg_gan.data.scan import scan
+from geoseg_gan.data.settings import (
     AffineStep,
     ElasticStep,
     FlipStep,
     JitterSettings,
     QuarterTurnStep,
-    draw_warp,
-    draw_window,
-    sample_image,
-    sample_label,
+    TransplantStep,
 )
-from geoseg_gan.data.pairs import find_pairs
-from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.data.sampler import Draw, EpochSampler
-from geoseg_gan.data.scan import scan
-from geoseg_gan.data.transplant import Transplanter, TransplantStep, shown
-from geoseg_gan.errors import UserError
+from geoseg_gan.data.transplant import Transplanter, shown
+from geoseg_gan.utils.errors import UserError
 
-ALL_STEPS = JitterSettings(ElasticStep(0.5), AffineStep(0.5), QuarterTurnStep(0.75), FlipStep(0.5))
-TURNS = JitterSettings(quarter_turn=QuarterTurnStep(0.75), flip=FlipStep(0.5))
+ALL_STEPS = defaults(
+    JitterSettings,
+    defaults(ElasticStep, 0.5),
+    defaults(AffineStep, 0.5),
+    defaults(QuarterTurnStep, 0.75),
+    defaults(FlipStep, 0.5),
+)
+TURNS = defaults(
+    JitterSettings, quarter_turn=defaults(QuarterTurnStep, 0.75), flip=defaults(FlipStep, 0.5)
+)
 
 
 @pytest.fixture
@@ -105,7 +112,7 @@ def matches(item, image, label, turn, flip, top, left):
 
 
 def test_resize_shows_the_whole_picture(source):
-    dataset = PairDataset(source, 32, "resize", JitterSettings(), seed=0)
+    dataset = PairDataset(source, 32, "resize", defaults(JitterSettings), seed=0)
     item = dataset[Draw(2, 9)]
     image, label = source.read(2)
     np.testing.assert_array_equal(item["image"].numpy().transpose(1, 2, 0), resize_image(image, 32))
@@ -114,7 +121,7 @@ def test_resize_shows_the_whole_picture(source):
 
 def test_a_picture_of_exactly_the_crop_is_shown_whole(make_folder, tmp_path, source_of):
     source = source_of(make_folder(tmp_path / "data", train=2, size=32))
-    item = PairDataset(source, 32, "crop", JitterSettings(), seed=0)[Draw(1, 4)]
+    item = PairDataset(source, 32, "crop", defaults(JitterSettings), seed=0)[Draw(1, 4)]
     image, label = source.read(1)
     np.testing.assert_array_equal(item["image"].numpy().transpose(1, 2, 0), image)
     np.testing.assert_array_equal(item["label"].numpy(), label)
@@ -133,7 +140,7 @@ def test_an_item_is_fixed_by_seed_row_and_serial(source):
 
 def transplanter(source, reader, p=1.0):
     index = scan(list(source.pairs), reader)
-    step = TransplantStep(p, classes=[1, 2], min_pixels=8)
+    step = defaults(TransplantStep, p, classes=[1, 2], min_pixels=8)
     stems = [pair.stem for pair in source.pairs]
     return Transplanter(step, index.pixels, reader.palette, source.read, stems)
 

@@ -3,8 +3,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from geoseg_gan.data.demo import NUM_CLASSES, draw_tile
-from geoseg_gan.data.demo_scene import (
+from geoseg_gan.data.demo.scene import (
     BACKGROUND,
     CROPLAND,
     FOREST,
@@ -12,6 +11,7 @@ from geoseg_gan.data.demo_scene import (
     SEMINATURAL,
     SETTLEMENT,
 )
+from geoseg_gan.data.demo.tile import NUM_CLASSES, draw_tile
 
 TILES = 60
 

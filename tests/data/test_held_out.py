@@ -13,7 +13,7 @@ from mixed import make, ready, stems
 from geoseg_gan.data.images import write_image
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.split import hold_out
-from geoseg_gan.errors import UserError
+from geoseg_gan.utils.errors import UserError
 
 
 def pixels_of(loaders, classes=3):
@@ -185,7 +185,7 @@ def test_a_class_that_is_not_fitted_is_a_warning(one_with_settlement, settings):
 def test_the_demo_world_is_drawn_where_the_settings_name_one(tmp_path, settings, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "geoseg_gan.data.pair_datamodule.write_world", lambda *arguments: calls.append(arguments)
+        "geoseg_gan.data.datamodule.write_world", lambda *arguments: calls.append(arguments)
     )
     data = make(tmp_path, replace(settings, demo="a world"))
     data.prepare_data()

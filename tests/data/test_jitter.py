@@ -4,32 +4,30 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from defaults import defaults
 
-from geoseg_gan.data.jitter import (
+from geoseg_gan.data.jitter import Warp, draw_warp, draw_window, sample_image, sample_label
+from geoseg_gan.data.settings import (
     AffineStep,
     ElasticStep,
     FlipStep,
     JitterSettings,
     QuarterTurnStep,
-    Warp,
-    draw_warp,
-    draw_window,
-    sample_image,
-    sample_label,
+    TransplantStep,
 )
-from geoseg_gan.data.transplant import TransplantStep
-from geoseg_gan.errors import UserError
+from geoseg_gan.utils.errors import UserError
 
-STRONG = JitterSettings(
-    ElasticStep(1.0, amplitude=10.0, wavelength=24.0),
-    AffineStep(1.0, degrees=90.0, scale=[0.4, 2.5], translate=0.5),
-    QuarterTurnStep(0.75),
-    FlipStep(0.5),
+STRONG = defaults(
+    JitterSettings,
+    defaults(ElasticStep, 1.0, amplitude=10.0, wavelength=24.0),
+    defaults(AffineStep, 1.0, degrees=90.0, scale=[0.4, 2.5], translate=0.5),
+    defaults(QuarterTurnStep, 0.75),
+    defaults(FlipStep, 0.5),
 )
 
 
 def transplant(**knobs):
-    return JitterSettings(transplant=TransplantStep(**knobs))
+    return defaults(JitterSettings, transplant=defaults(TransplantStep, **knobs))
 
 
 def turned(array, flip, turns):
@@ -162,8 +160,12 @@ def test_the_same_state_of_the_generator_draws_the_same_warp():
 
 
 def test_switching_one_step_off_leaves_the_draws_of_the_others():
-    parts = {"flip": FlipStep(), "quarter_turn": QuarterTurnStep(), "affine": AffineStep()}
-    parts["elastic"] = ElasticStep()
+    parts = {
+        "flip": defaults(FlipStep),
+        "quarter_turn": defaults(QuarterTurnStep),
+        "affine": defaults(AffineStep),
+    }
+    parts["elastic"] = defaults(ElasticStep)
     fields = {"quarter_turn": "quarter_turns"}
     for seed in range(20):
         whole = draw_warp(STRONG, np.random.default_rng(seed))
@@ -176,15 +178,19 @@ def test_switching_one_step_off_leaves_the_draws_of_the_others():
 
 def test_no_step_acts_by_default_and_the_identity_is_exact():
     rng = np.random.default_rng(0)
-    assert {draw_warp(JitterSettings(), rng) for _ in range(50)} == {Warp()}
+    assert {draw_warp(defaults(JitterSettings), rng) for _ in range(50)} == {Warp()}
     image = noise(20, 30, 5, "uint16")
     maps = Warp().source_map(20, 30, (0, 6, 20))
     np.testing.assert_array_equal(sample_image(image, maps), image[:, 6:26])
 
 
 def test_steps_act_as_often_as_they_should():
-    settings = JitterSettings(
-        ElasticStep(0.2), AffineStep(0.6), QuarterTurnStep(0.75), FlipStep(0.5)
+    settings = defaults(
+        JitterSettings,
+        defaults(ElasticStep, 0.2),
+        defaults(AffineStep, 0.6),
+        defaults(QuarterTurnStep, 0.75),
+        defaults(FlipStep, 0.5),
     )
     rng = np.random.default_rng(0)
     warps = [draw_warp(settings, rng) for _ in range(2000)]
@@ -199,7 +205,7 @@ def test_steps_act_as_often_as_they_should():
 
 
 def test_affine_draws_stay_within_their_settings():
-    settings = JitterSettings(affine=AffineStep(1.0, 30.0, [0.5, 2.0], 0.2))
+    settings = defaults(JitterSettings, affine=defaults(AffineStep, 1.0, 30.0, [0.5, 2.0], 0.2))
     rng = np.random.default_rng(0)
     drawn = np.array([draw_warp(settings, rng).affine for _ in range(500)])
     a, b, c, d, dx, dy = drawn.T
@@ -214,7 +220,7 @@ def test_affine_draws_stay_within_their_settings():
 
 def test_a_scale_above_one_enlarges_what_is_shown():
     label = noise(64, 64, 1)[..., 0]
-    settings = JitterSettings(affine=AffineStep(1.0, 0.0, [2.0, 2.0], 0.0))
+    settings = defaults(JitterSettings, affine=defaults(AffineStep, 1.0, 0.0, [2.0, 2.0], 0.0))
     warp = draw_warp(settings, np.random.default_rng(0))
     larger = sample_label(label, warp.source_map(64, 64, (0, 0, 64)))
     np.testing.assert_array_equal(larger, label[16:48, 16:48].repeat(2, 0).repeat(2, 1))
@@ -268,15 +274,20 @@ def source_of(warp, height, width, columns, rows):
     ("steps", "error"),
     [
         ({}, 1e-4),
-        ({"affine": AffineStep(1.0, 60.0, [0.4, 2.5], 0.5)}, 1e-3),
-        ({"affine": AffineStep(1.0), "elastic": ElasticStep(1.0, 3.0, 48.0)}, 0.05),
+        ({"affine": defaults(AffineStep, 1.0, 60.0, [0.4, 2.5], 0.5)}, 1e-3),
+        (
+            {"affine": defaults(AffineStep, 1.0), "elastic": defaults(ElasticStep, 1.0, 3.0, 48.0)},
+            0.05,
+        ),
     ],
 )
 def test_points_of_the_frame_are_the_inverse_of_the_source_map(flip, turns, steps, error):
     rng = np.random.default_rng(turns)
     height, width = 90, 130
     for _ in range(5):
-        warp = replace(draw_warp(JitterSettings(**steps), rng), flip=flip, quarter_turns=turns)
+        warp = replace(
+            draw_warp(defaults(JitterSettings, **steps), rng), flip=flip, quarter_turns=turns
+        )
         x, y = rng.uniform(0, width - 1, 12), rng.uniform(0, height - 1, 12)
         points = warp.frame_points(height, width, x, y)
         assert all(axis.dtype == np.float32 and axis.shape == (12,) for axis in points)
@@ -286,7 +297,9 @@ def test_points_of_the_frame_are_the_inverse_of_the_source_map(flip, turns, step
 
 def test_a_warp_is_told_in_plain_numbers():
     assert Warp().to_dict() == {}
-    settings = replace(STRONG, flip=FlipStep(1), quarter_turn=QuarterTurnStep(1))
+    settings = replace(
+        STRONG, flip=defaults(FlipStep, 1), quarter_turn=defaults(QuarterTurnStep, 1)
+    )
     whole = draw_warp(settings, np.random.default_rng(0))
     told = json.loads(json.dumps(whole.to_dict()))
     assert list(told) == ["elastic", "affine", "quarter_turn", "flip"]  # the order they act in
@@ -299,17 +312,50 @@ def test_a_warp_is_told_in_plain_numbers():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (JitterSettings(flip=FlipStep(1.5)), r"jitter\.flip\.p=1\.5 is not a probability"),
-        (JitterSettings(elastic=ElasticStep(-0.1)), r"jitter\.elastic\.p=-0\.1"),
-        (JitterSettings(quarter_turn=QuarterTurnStep(2)), r"jitter\.quarter_turn\.p=2"),
-        (JitterSettings(affine=AffineStep(float("nan"))), r"jitter\.affine\.p=nan"),
-        (JitterSettings(affine=AffineStep(scale=[2.0, 1.0])), r"jitter\.affine\.scale=\[2\.0, 1"),
-        (JitterSettings(affine=AffineStep(scale=[0.0, 1.0])), r"jitter\.affine\.scale"),
-        (JitterSettings(affine=AffineStep(scale=[1.0])), r"jitter\.affine\.scale=\[1\.0\]"),
-        (JitterSettings(affine=AffineStep(degrees=181)), "degrees=181 must be within 0 to 180"),
-        (JitterSettings(affine=AffineStep(translate=1.1)), r"translate=1\.1 within 0 to 1"),
-        (JitterSettings(elastic=ElasticStep(amplitude=-1)), "amplitude=-1 must not be negative"),
-        (JitterSettings(elastic=ElasticStep(wavelength=1)), "wavelength=1 not below 2 pixels"),
+        (
+            defaults(JitterSettings, flip=defaults(FlipStep, 1.5)),
+            r"jitter\.flip\.p=1\.5 is not a probability",
+        ),
+        (
+            defaults(JitterSettings, elastic=defaults(ElasticStep, -0.1)),
+            r"jitter\.elastic\.p=-0\.1",
+        ),
+        (
+            defaults(JitterSettings, quarter_turn=defaults(QuarterTurnStep, 2)),
+            r"jitter\.quarter_turn\.p=2",
+        ),
+        (
+            defaults(JitterSettings, affine=defaults(AffineStep, float("nan"))),
+            r"jitter\.affine\.p=nan",
+        ),
+        (
+            defaults(JitterSettings, affine=defaults(AffineStep, scale=[2.0, 1.0])),
+            r"jitter\.affine\.scale=\[2\.0, 1",
+        ),
+        (
+            defaults(JitterSettings, affine=defaults(AffineStep, scale=[0.0, 1.0])),
+            r"jitter\.affine\.scale",
+        ),
+        (
+            defaults(JitterSettings, affine=defaults(AffineStep, scale=[1.0])),
+            r"jitter\.affine\.scale=\[1\.0\]",
+        ),
+        (
+            defaults(JitterSettings, affine=defaults(AffineStep, degrees=181)),
+            "degrees=181 must be within 0 to 180",
+        ),
+        (
+            defaults(JitterSettings, affine=defaults(AffineStep, translate=1.1)),
+            r"translate=1\.1 within 0 to 1",
+        ),
+        (
+            defaults(JitterSettings, elastic=defaults(ElasticStep, amplitude=-1)),
+            "amplitude=-1 must not be negative",
+        ),
+        (
+            defaults(JitterSettings, elastic=defaults(ElasticStep, wavelength=1)),
+            "wavelength=1 not below 2 pixels",
+        ),
         (transplant(p=1.5), r"jitter\.transplant\.p=1\.5 is not a probability"),
         (transplant(classes=[]), r"jitter\.transplant\.classes=\[\] names no class"),
         (transplant(max_share=0.0), r"jitter\.transplant\.max_share=0\.0 must be above 0"),
@@ -324,14 +370,16 @@ def test_settings_out_of_range_are_refused_by_their_key(settings, message):
 
 
 def test_settings_at_the_ends_of_their_ranges_are_taken():
-    JitterSettings().check()
+    defaults(JitterSettings).check()
     STRONG.check()
-    JitterSettings(ElasticStep(1, 0, 2), AffineStep(1, 180, [0.1, 10], 1)).check()
+    defaults(
+        JitterSettings, defaults(ElasticStep, 1, 0, 2), defaults(AffineStep, 1, 180, [0.1, 10], 1)
+    ).check()
     transplant(p=1, classes=["Settlement", 1], max_share=1, min_pixels=1, tries=1).check()
 
 
 def test_a_transplant_leaves_the_draws_of_the_geometry():
-    with_transplant = replace(STRONG, transplant=TransplantStep(1.0))
+    with_transplant = replace(STRONG, transplant=defaults(TransplantStep, 1.0))
     for seed in range(5):
         draws = [draw_warp(s, np.random.default_rng(seed)) for s in (STRONG, with_transplant)]
         assert draws[0] == draws[1]

@@ -4,8 +4,8 @@ import shutil
 import pytest
 
 from geoseg_gan.data.images import read_image, write_image
-from geoseg_gan.data.leaks import refuse_shared_images
 from geoseg_gan.data.pairs import DataError, find_pairs
+from geoseg_gan.data.split import refuse_shared_images
 
 
 @pytest.fixture

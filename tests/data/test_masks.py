@@ -5,13 +5,9 @@ import pytest
 from PIL import Image
 from rasters import noise, write_geotiff
 
-from geoseg_gan.data.images import (
-    MaskReader,
-    UnreadableError,
-    write_image,
-)
+from geoseg_gan.data.images import MaskReader, UnreadableError, write_image
 from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass, UnknownColorError
-from geoseg_gan.errors import UserError
+from geoseg_gan.utils.errors import UserError
 
 
 def label_of(palette, height=20, width=31):

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from defaults import defaults
 from mixed import make, ready, stems
 
-from geoseg_gan.data.jitter import JitterSettings
-from geoseg_gan.data.mixing_settings import MixingSettings
+from geoseg_gan.data.images import mask_reader
 from geoseg_gan.data.pairs import DataError
 from geoseg_gan.data.palette import PaletteClass
-from geoseg_gan.data.transplant import TransplantStep
-from geoseg_gan.errors import UserError
+from geoseg_gan.data.settings import JitterSettings, MixingSettings, TransplantStep
+from geoseg_gan.utils.errors import UserError
 
 
 def synthetic_in(batches):
@@ -101,9 +101,9 @@ def test_pictures_are_resized_where_the_settings_say_so(root, settings, made):
 
 def test_a_schedule_runs_over_the_epochs_of_the_training(root, settings, made):
     knobs = {"synthetic": [made], "synthetic_ratio": 0.25, "epochs": 4}
-    data = ready(root, settings, mixing=MixingSettings(schedule="first"), **knobs)
+    data = ready(root, settings, mixing=defaults(MixingSettings, schedule="first"), **knobs)
     assert [synthetic_in(stems(data, epoch)) for epoch in range(4)] == [12, 0, 0, 0]
-    data = ready(root, settings, mixing=MixingSettings(schedule="falling"), **knobs)
+    data = ready(root, settings, mixing=defaults(MixingSettings, schedule="falling"), **knobs)
     assert [synthetic_in(stems(data, epoch)) for epoch in range(4)] == [6, 4, 2, 0]
 
 
@@ -111,7 +111,7 @@ def test_only_synthetic_pairs_are_marked_and_lose_the_classes_that_do_not_count(
     root, settings, made
 ):
     knobs = {"synthetic": [made], "synthetic_ratio": 0.5}
-    mixing = MixingSettings(batch_norm="apart", classes=["Settlement"])
+    mixing = defaults(MixingSettings, batch_norm="apart", classes=["Settlement"])
     plain = ready(root, settings, **knobs).train_dataloader()
     gated = ready(root, settings, mixing=mixing, **knobs).train_dataloader()
     for batch, before in zip(gated, plain, strict=True):
@@ -151,10 +151,10 @@ def test_oversampling_leaves_the_share_of_synthetic_pairs(one_with_settlement, s
 
 
 def test_regions_are_pasted_between_fitted_real_pairs_only(root, settings, made):
-    step = TransplantStep(p=1.0, classes=["Settlement"], min_pixels=4)
+    step = defaults(TransplantStep, p=1.0, classes=["Settlement"], min_pixels=4)
     knobs = {"synthetic": [made], "inner_share": 0.25}
-    plain = ready(root, settings, jitter=JitterSettings(), **knobs).train_dataset
-    data = ready(root, settings, jitter=JitterSettings(transplant=step), **knobs)
+    plain = ready(root, settings, jitter=defaults(JitterSettings), **knobs).train_dataset
+    data = ready(root, settings, jitter=defaults(JitterSettings, transplant=step), **knobs)
     real, painted = data.train_dataset.parts
     assert painted.transplanter is None
     assert list(real.transplanter.stems) == [pair.stem for pair in data.train_index.pairs]
@@ -229,7 +229,7 @@ def test_an_unknown_class_to_draw_more_often_is_refused(root, settings):
 
 @pytest.mark.filterwarnings("ignore:.*never occurs in the masks")
 def test_an_absent_class_to_draw_more_often_is_refused(one_with_settlement, settings):
-    reader = settings.reader()
+    reader = mask_reader(settings)
     reader.write(
         one_with_settlement / "train" / "masks" / "train_000.png", np.zeros((48, 40), np.uint8)
     )

@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from geoseg_gan.data.names import Names
+from geoseg_gan.data.pairs import Names
 
 WORDS = ["a", "", "straße", os.fsdecode(b"\xff.png"), "last"]
 

@@ -4,14 +4,8 @@ import pickle
 import numpy as np
 import pytest
 
-from geoseg_gan.data.palette import (
-    IGNORE,
-    Palette,
-    PaletteClass,
-    UnknownColorError,
-    class_ids,
-)
-from geoseg_gan.errors import UserError
+from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass, UnknownColorError, class_ids
+from geoseg_gan.utils.errors import UserError
 
 RED, GREEN = [200, 0, 0], [0, 200, 0]
 

@@ -3,7 +3,7 @@ import pytest
 
 from geoseg_gan.data.jitter import Warp, sample_label
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.data.regions import MARGIN, cut, draw_place, draw_region, region_map, turned
+from geoseg_gan.data.transplant import MARGIN, cut, draw_place, draw_region, region_map, turned
 
 
 def field(size=40, **blocks):

@@ -3,8 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from geoseg_gan.data.crops import Focus
-from geoseg_gan.data.sampler import EpochSampler, batches_per_epoch
+from geoseg_gan.data.sampler import EpochSampler, Focus, batches_per_epoch
 
 
 def draws(sampler, epoch=0):

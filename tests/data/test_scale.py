@@ -1,11 +1,12 @@
 """What keeps the cost of a pair constant: no objects for pairs and windows that nobody asks for."""
 
 import numpy as np
+from defaults import defaults
 
 from geoseg_gan.data import pairs as module
 from geoseg_gan.data.datamodule import SegmentationDataModule
 from geoseg_gan.data.dataset import WindowGrid, window_starts
-from geoseg_gan.data.jitter import JitterSettings
+from geoseg_gan.data.settings import JitterSettings
 
 
 def test_a_start_makes_no_object_of_a_pair(root, settings, monkeypatch):
@@ -15,7 +16,7 @@ def test_a_start_makes_no_object_of_a_pair(root, settings, monkeypatch):
             settings,
             image_size=32,
             batch_size=4,
-            jitter=JitterSettings(),
+            jitter=defaults(JitterSettings),
             seed=0,
             inner_share=0.3,
         )

@@ -4,7 +4,7 @@ import pytest
 
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.split import split_pairs, split_rows, write_split
-from geoseg_gan.errors import UserError
+from geoseg_gan.utils.errors import UserError
 
 
 @pytest.fixture

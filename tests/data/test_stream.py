@@ -13,19 +13,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from defaults import defaults
 
-from geoseg_gan.data import packing as module
+from geoseg_gan.data import pack as module
 from geoseg_gan.data.datamodule import SegmentationDataModule
 from geoseg_gan.data.dataset import PairSource
-from geoseg_gan.data.jitter import FlipStep, JitterSettings
-from geoseg_gan.data.mixing import SegmenterDataModule
-from geoseg_gan.data.pack_settings import PackSettings
-from geoseg_gan.data.packing import pack_folder
+from geoseg_gan.data.images import mask_reader
+from geoseg_gan.data.pack import pack_folder
 from geoseg_gan.data.pairs import DataError, PairList, find_pairs
 from geoseg_gan.data.scan import default_cache_folder, scan
-from geoseg_gan.data.stream import address, open_stream
-from geoseg_gan.errors import UserError
-from geoseg_gan.train import train
+from geoseg_gan.data.segmenter_datamodule import SegmenterDataModule
+from geoseg_gan.data.settings import FlipStep, JitterSettings, PackSettings
+from geoseg_gan.data.stream import address, check_root, open_stream
+from geoseg_gan.training.train import train
+from geoseg_gan.utils.errors import UserError
 
 pytest.importorskip("litdata", reason="streams are an extra")
 
@@ -42,7 +43,9 @@ def pack(settings, tmp_path):
     def call(root, name="stream", **changed):
         out = tmp_path / name
         pack_folder(
-            PackSettings(str(root), str(out), 0.02, dataclasses.replace(settings, **changed))
+            defaults(
+                PackSettings, str(root), str(out), 0.02, dataclasses.replace(settings, **changed)
+            )
         )
         return out
 
@@ -63,7 +66,7 @@ def module_of(settings):
             dataclasses.replace(settings, format=kind, **changed),
             image_size=32,
             batch_size=BATCH,
-            jitter=JitterSettings(flip=FlipStep(p=0.5)),
+            jitter=defaults(JitterSettings, flip=defaults(FlipStep, p=0.5)),
             seed=3,
             **shares,
         )
@@ -92,7 +95,7 @@ def test_what_was_packed_is_read_back_bit_by_bit_without_a_scan(
     out = pack(root)
     assert {path.name for path in out.iterdir()} == {"stream.json", "train", "val"}
     for split in ("train", "val"):
-        reader = settings.reader()
+        reader = mask_reader(settings)
         pairs = find_pairs(root, split)
         seen, (index, source) = scan(pairs, reader), open_stream(out, split, reader)
         for name in ("sizes", "pixels", "unknown", "low", "high"):
@@ -185,7 +188,7 @@ def test_what_is_elsewhere_is_fetched_as_whole_files_or_pair_by_pair(stream, set
         return whole[int(offset) : int(offset) + int(length)]
 
     monkeypatch.setattr("litdata.streaming.downloader.LocalDownloader.download_bytes", ranged)
-    reader = settings.reader()
+    reader = mask_reader(settings)
     _, near = open_stream(stream, "train", reader)
     _, far = open_stream(Path(f"local:{stream}"), "train", reader)
     spawned = pickle.loads(pickle.dumps(far))
@@ -244,8 +247,8 @@ def test_a_stream_and_a_folder_are_not_taken_for_each_other(stream, root, settin
         find_pairs(stream, "train")
     settings.format = "stream"
     with pytest.raises(DataError, match=r"holds no stream\.json.*set data\.format=folder"):
-        settings.check_root(root)
-    settings.check_root(stream)
+        check_root(settings, root)
+    check_root(settings, stream)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +258,7 @@ def test_a_stream_and_a_folder_are_not_taken_for_each_other(stream, root, settin
 def test_a_stream_that_was_packed_by_other_settings_is_refused(stream, settings, key, value):
     changed = dataclasses.replace(settings, format="stream", **{key: value})
     with pytest.raises(DataError, match="was packed with another data"):
-        changed.check_root(stream)
+        check_root(changed, stream)
 
 
 @pytest.mark.parametrize(
@@ -271,14 +274,14 @@ def test_a_stream_that_was_packed_by_other_settings_is_refused(stream, settings,
 def test_a_stream_that_is_not_whole_or_could_run_code_is_refused(stream, settings, spoil):
     spoil(stream / "train")
     with pytest.raises(DataError, match=r"train is not whole: pairs\.npz or index\.json"):
-        open_stream(stream, "train", settings.reader())
+        open_stream(stream, "train", mask_reader(settings))
 
 
 def test_without_litdata_the_extra_is_named(stream, settings, monkeypatch):
     monkeypatch.setitem(sys.modules, "litdata", None)
     settings.format = "stream"
     with pytest.raises(UserError, match=r"pip install 'geoseg-gan\[stream\]'"):
-        settings.check_root(stream)
+        check_root(settings, stream)
 
 
 @pytest.mark.parametrize(
@@ -298,4 +301,4 @@ def test_packing_refuses_what_it_would_overwrite_or_cannot_read(pack, root, name
 @pytest.mark.parametrize("size", [0, 2048])
 def test_files_of_an_impossible_size_are_refused(settings, root, size):
     with pytest.raises(UserError, match=rf"chunk_mb={size}: use more than 0, up to 2047"):
-        PackSettings(str(root), "new", size, settings).check()
+        defaults(PackSettings, str(root), "new", size, settings).check()

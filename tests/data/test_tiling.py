@@ -5,18 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from defaults import defaults
 from PIL import Image
 
-from geoseg_gan.data import tiling
-from geoseg_gan.data.images import read_image, write_image
+from geoseg_gan.data import tile as tiling
+from geoseg_gan.data.images import mask_reader, read_image, write_image
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import PaletteClass
-from geoseg_gan.data.settings import DataSettings
-from geoseg_gan.data.tile_settings import TileSettings, choose_groups
-from geoseg_gan.data.tiling import cut_folder, grid_starts
-from geoseg_gan.errors import UserError
+from geoseg_gan.data.settings import DataSettings, TileSettings
+from geoseg_gan.data.tile import choose_groups, cut_folder, grid_starts
+from geoseg_gan.utils.errors import UserError
 
-DATA = DataSettings(
+DATA = defaults(
+    DataSettings,
     palette=[
         PaletteClass("water", [0, 0, 200]),
         PaletteClass("road", [90, 90, 90]),
@@ -24,7 +25,7 @@ DATA = DataSettings(
     ],
     ignore=[[0, 0, 0], [255, 255, 255]],
 )
-READER = DATA.reader()
+READER = mask_reader(DATA)
 STEMS = [f"{scene}_{part}" for scene in ("north", "south", "west") for part in (1, 2)]
 
 
@@ -48,8 +49,12 @@ def source(tmp_path):
 
 @pytest.fixture
 def settings(source, tmp_path):
-    return TileSettings(
-        source=str(source), data_root=str(tmp_path / "out" / "tiles"), tile_size=16, data=DATA
+    return defaults(
+        TileSettings,
+        source=str(source),
+        data_root=str(tmp_path / "out" / "tiles"),
+        tile_size=16,
+        data=DATA,
     )
 
 
@@ -137,7 +142,9 @@ def test_no_group_stands_on_both_sides(settings, changes, count, val):
 
 def test_val_share_draws_by_seed():
     groups = {f"g{i:02d}" for i in range(20)}
-    draws = [choose_groups(groups, TileSettings(val_share=0.3, seed=s)) for s in (0, 0, 1)]
+    draws = [
+        choose_groups(groups, defaults(TileSettings, val_share=0.3, seed=s)) for s in (0, 0, 1)
+    ]
     assert [len(draw) for draw in draws] == [6, 6, 6]
     assert draws[0] == draws[1] != draws[2]
 
@@ -204,7 +211,7 @@ def test_index_masks_stay_index_masks(tmp_path, settings):
     cut_folder(settings)
     for split, stem in (("train", "a"), ("val", "b")):
         mask = root_of(settings) / split / "masks" / f"{stem}_r00_c00.png"
-        np.testing.assert_array_equal(data.reader().read(mask)[0], labels[stem])
+        np.testing.assert_array_equal(mask_reader(data).read(mask)[0], labels[stem])
 
 
 def test_ignore_colours_become_one(source, settings):

@@ -3,25 +3,18 @@ import pickle
 
 import numpy as np
 import pytest
+from defaults import defaults
 
 from geoseg_gan.data.images import MaskReader
-from geoseg_gan.data.jitter import (
-    AffineStep,
-    JitterSettings,
-    QuarterTurnStep,
-    Warp,
-    draw_warp,
-    draw_window,
-    sample_label,
-)
+from geoseg_gan.data.jitter import Warp, draw_warp, draw_window, sample_label
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.data.regions import MARGIN, slices, turned
 from geoseg_gan.data.scan import scan
-from geoseg_gan.data.transplant import Graft, Transplanter, TransplantStep, rare, shown
-from geoseg_gan.errors import UserError
+from geoseg_gan.data.settings import AffineStep, JitterSettings, QuarterTurnStep, TransplantStep
+from geoseg_gan.data.transplant import MARGIN, Graft, Transplanter, rare, shown, slices, turned
+from geoseg_gan.utils.errors import UserError
 
-ALWAYS = TransplantStep(p=1.0, min_pixels=8)
+ALWAYS = defaults(TransplantStep, p=1.0, min_pixels=8)
 
 
 def label_of(number, size=48):
@@ -93,7 +86,7 @@ def test_a_graft_is_a_region_of_the_donor_turned_and_put_elsewhere(transplanter)
 
 
 def test_a_graft_goes_onto_the_ground_it_came_from(transplanter):
-    made = transplanter(TransplantStep(1.0, classes=["Forest land"], min_pixels=8))
+    made = transplanter(defaults(TransplantStep, 1.0, classes=["Forest land"], min_pixels=8))
     label = np.zeros((48, 48), np.uint8)
     assert draw(made, 0, label) is None  # class 1 lies in class 2, of which there is none
     label[:, 20:] = 2
@@ -109,8 +102,8 @@ def test_all_chance_comes_from_the_generator(transplanter):
 
 
 def test_grafts_come_with_their_probability(transplanter):
-    assert not any(draw(transplanter(TransplantStep(0.0)), seed) for seed in range(50))
-    made = transplanter(TransplantStep(0.3, min_pixels=8))
+    assert not any(draw(transplanter(defaults(TransplantStep, 0.0)), seed) for seed in range(50))
+    made = transplanter(defaults(TransplantStep, 0.3, min_pixels=8))
     drawn = [draw(made, seed) is not None for seed in range(400)]
     assert np.mean(drawn) == pytest.approx(0.3, abs=0.06)
 
@@ -120,12 +113,12 @@ def test_a_region_takes_its_share_of_what_is_seen_and_lies_in_it(transplanter):
     view = (4, 10, 24, 30)
     named = {"classes": [2], "min_pixels": 8}
     # The frame holds 80 pixels with the block: a ninth of the 720 in view.
-    large = transplanter(TransplantStep(1.0, max_share=0.112, **named))
+    large = transplanter(defaults(TransplantStep, 1.0, max_share=0.112, **named))
     for seed in range(30):
         top, left, height, width = draw(large, seed, label, view).box
         assert top >= 4 + MARGIN and top + height <= 28 - MARGIN
         assert left >= 10 + MARGIN and left + width <= 40 - MARGIN
-    small = transplanter(TransplantStep(1.0, max_share=0.110, **named))
+    small = transplanter(defaults(TransplantStep, 1.0, max_share=0.110, **named))
     assert draw(small, 0, label, view) is None
     assert draw(small, 0, label) is not None  # of the whole label it is a 29th
 
@@ -233,7 +226,7 @@ def test_classes_are_given_by_name_or_id_and_rows_without_them_are_no_donors(pal
     pixels = np.array([[9, 40, 0, 0], [9, 0, 31, 0], [9, 32, 32, 0]], np.int64)
 
     def donors(classes):
-        step = TransplantStep(1.0, classes=classes)
+        step = defaults(TransplantStep, 1.0, classes=classes)
         made = Transplanter(step, pixels, palette, read, ["a", "b", "c"])
         return {c: rows.tolist() for c, rows in made.donors.items()}
 
@@ -245,12 +238,15 @@ def test_classes_are_given_by_name_or_id_and_rows_without_them_are_no_donors(pal
     ("step", "message"),
     [
         (
-            TransplantStep(1.0, classes=["Setlement"]),
+            defaults(TransplantStep, 1.0, classes=["Setlement"]),
             r"jitter\.transplant\.classes: 'Setlement' is not a class.*: 2 'Settlement', ",
         ),
-        (TransplantStep(1.0, classes=[3]), r"jitter\.transplant\.classes: 3 is not a class"),
         (
-            TransplantStep(1.0, classes=["Forest land", 2], min_pixels=5000),
+            defaults(TransplantStep, 1.0, classes=[3]),
+            r"jitter\.transplant\.classes: 3 is not a class",
+        ),
+        (
+            defaults(TransplantStep, 1.0, classes=["Forest land", 2], min_pixels=5000),
             r"no training mask holds min_pixels=5000 of Forest land, Settlement\. Lower it",
         ),
     ],
@@ -262,9 +258,9 @@ def test_classes_that_are_not_there_are_refused(step, message, transplanter):
 
 def test_messages_name_the_setting_as_the_command_calls_it(transplanter):
     with pytest.raises(UserError, match=r"^augment\.copy_paste\.classes: 'Lake'"):
-        transplanter(TransplantStep(1.0, classes=["Lake"]), key="augment.copy_paste")
+        transplanter(defaults(TransplantStep, 1.0, classes=["Lake"]), key="augment.copy_paste")
     with pytest.raises(UserError, match=r"^augment\.copy_paste\.p=2 "):
-        TransplantStep(2).check("augment.copy_paste")
+        defaults(TransplantStep, 2).check("augment.copy_paste")
 
 
 # What is seen
@@ -282,10 +278,12 @@ def test_the_view_is_what_a_warp_shows():
 
 @pytest.mark.parametrize("turns", [0.0, 1.0])
 def test_grafts_lie_in_the_window_that_is_cropped(transplanter, turns):
-    settings = JitterSettings(
-        affine=AffineStep(1.0, degrees=0, scale=[1.5, 2.0]), quarter_turn=QuarterTurnStep(turns)
+    settings = defaults(
+        JitterSettings,
+        affine=defaults(AffineStep, 1.0, degrees=0, scale=[1.5, 2.0]),
+        quarter_turn=defaults(QuarterTurnStep, turns),
     )
-    made = transplanter(TransplantStep(1.0, classes=[2], min_pixels=8))
+    made = transplanter(defaults(TransplantStep, 1.0, classes=[2], min_pixels=8))
     label = np.zeros((96, 96), np.uint8)
     for seed in range(20):
         rng = np.random.default_rng(seed)

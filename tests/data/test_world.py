@@ -5,16 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from defaults import defaults
 
-from geoseg_gan.data import world as module
+from geoseg_gan.data.demo import world as module
+from geoseg_gan.data.demo.world import MARKER, is_drawn, write_world
 from geoseg_gan.data.images import MaskReader, read_image
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import Palette, PaletteClass
-from geoseg_gan.data.world import MARKER, DemoSettings, is_drawn, write_world
-from geoseg_gan.errors import UserError
+from geoseg_gan.data.settings import DemoSettings
+from geoseg_gan.utils.errors import UserError
 
 PALETTE = Palette([PaletteClass(f"class {i}", [40 * i, 10, 9]) for i in range(6)], [[0, 0, 0]])
-SMALL = DemoSettings(train_tiles=3, val_tiles=1, tile_size=64, seed=1)
+SMALL = defaults(DemoSettings, train_tiles=3, val_tiles=1, tile_size=64, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def test_a_world_that_stands_is_not_drawn_again(world, monkeypatch):
 
 def test_an_empty_folder_may_be_drawn_into(tmp_path):
     (tmp_path / "demo").mkdir()
-    settings = DemoSettings(train_tiles=1, val_tiles=1, tile_size=64)
+    settings = defaults(DemoSettings, train_tiles=1, val_tiles=1, tile_size=64)
     assert not is_drawn(tmp_path / "demo", settings)
     write_world(tmp_path / "demo", PALETTE, settings)
     assert is_drawn(tmp_path / "demo", settings)

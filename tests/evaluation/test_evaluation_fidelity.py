@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.data.demo import draw_tile
+from geoseg_gan.data.demo.tile import draw_tile
 from geoseg_gan.evaluation.fidelity import (
     BLURS,
     NOISES,
@@ -11,12 +11,13 @@ from geoseg_gan.evaluation.fidelity import (
     compare,
     controls,
     coverage,
+    fid,
     halves,
+    kid,
     memorisation,
 )
 from geoseg_gan.evaluation.images import ImageSet
-from geoseg_gan.metrics.fidelity import fid, kid
-from geoseg_gan.models.features import Lite0Features
+from geoseg_gan.models.pretrained.features import Lite0Features
 
 CPU = torch.device("cpu")
 

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from geoseg_gan.checkpoints import load_generator
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import PairSource, WindowDataset
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.scan import scan
 from geoseg_gan.evaluation.images import ImageSet, collect, painted_like, spread
+from geoseg_gan.models.checkpoints import load_generator
 
 
 @pytest.fixture

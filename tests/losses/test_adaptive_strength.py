@@ -1,10 +1,12 @@
 import pytest
+from defaults import defaults
 
-from geoseg_gan.losses.augment import AdaptiveStrength, DiffAugmentSettings
+from geoseg_gan.losses.diff_augment import AdaptiveStrength
+from geoseg_gan.losses.settings import DiffAugmentSettings
 
 
 def build(**settings):
-    return AdaptiveStrength(DiffAugmentSettings(adaptive=True, images=1000, **settings))
+    return AdaptiveStrength(defaults(DiffAugmentSettings, adaptive=True, images=1000, **settings))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ def test_the_probability_stays_between_zero_and_most():
 
 
 def test_a_fixed_probability_stays_while_the_gap_is_watched():
-    strength = AdaptiveStrength(DiffAugmentSettings(p=1.0, most=0.8))
+    strength = AdaptiveStrength(defaults(DiffAugmentSettings, p=1.0, most=0.8))
     strength.measured(1.0, 0.0, 0.0, images=100)
     assert (strength.p, strength.gap) == (1.0, 1.0)
 

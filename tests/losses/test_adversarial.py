@@ -5,7 +5,7 @@ import torch
 
 from geoseg_gan.data.batch import Batch, one_hot_of
 from geoseg_gan.losses.adversarial import ADVERSARIAL, build_adversarial
-from geoseg_gan.models.discriminator import DiscriminatorOutput
+from geoseg_gan.models.discriminators.output import DiscriminatorOutput
 
 
 def output(*scales):

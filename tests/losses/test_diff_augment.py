@@ -2,9 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from defaults import defaults
 
 from geoseg_gan.data.batch import Batch, one_hot_of
-from geoseg_gan.losses.augment import DiffAugment, DiffAugmentSettings, _Color
+from geoseg_gan.losses.diff_augment import DiffAugment, _Color
+from geoseg_gan.losses.settings import DiffAugmentSettings
 
 SIDE = 40
 
@@ -24,7 +26,7 @@ def changed(p=1.0, serials=range(4), bands=3, **settings):
     """A batch, what was painted of it, and both after augmentation."""
     batch = batch_of(serials, bands)
     fake = -batch.image
-    augment = DiffAugment(DiffAugmentSettings(**settings), seed=0)
+    augment = DiffAugment(defaults(DiffAugmentSettings, **settings), seed=0)
     return batch, fake, *both(augment, batch, fake, p)
 
 
@@ -57,7 +59,7 @@ def test_a_probability_between_changes_some_pairs():
 
 
 def test_the_draw_belongs_to_the_pair_and_the_seed():
-    augment = DiffAugment(DiffAugmentSettings(), seed=0)
+    augment = DiffAugment(defaults(DiffAugmentSettings), seed=0)
     together, _ = both(augment, batch_of(range(4)))
     whole = batch_of(range(4))
     alone = replace(
@@ -68,7 +70,7 @@ def test_the_draw_belongs_to_the_pair_and_the_seed():
     again, _ = both(augment, alone)
     assert torch.equal(again.image, together.image[2:3])
     assert torch.equal(again.label, together.label[2:3])
-    other, _ = both(DiffAugment(DiffAugmentSettings(), seed=1), alone)
+    other, _ = both(DiffAugment(defaults(DiffAugmentSettings), seed=1), alone)
     assert not torch.equal(other.image, again.image)
     numbered, _ = both(augment, replace(alone, serials=[3]))
     assert not torch.equal(numbered.image, again.image)
@@ -169,11 +171,11 @@ def test_images_of_one_band_change_in_brightness_and_contrast():
 def test_gradients_pass_to_what_stays_in_sight():
     batch = batch_of(range(4))
     fake = (-batch.image).requires_grad_()
-    after, painted = both(DiffAugment(DiffAugmentSettings(color=False), 0), batch, fake)
+    after, painted = both(DiffAugment(defaults(DiffAugmentSettings, color=False), 0), batch, fake)
     painted.sum().backward()
     assert fake.grad.sum() == 3 * after.valid.sum()
     assert set(fake.grad.unique().tolist()) == {0, 1}
     fake = (-batch.image).requires_grad_()
-    _, painted = both(DiffAugment(DiffAugmentSettings(geometry=False), 0), batch, fake)
+    _, painted = both(DiffAugment(defaults(DiffAugmentSettings, geometry=False), 0), batch, fake)
     painted.square().sum().backward()
     assert (fake.grad != 0).all()

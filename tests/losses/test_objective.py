@@ -3,18 +3,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from defaults import defaults
 
 from geoseg_gan.data.batch import Batch, one_hot_of
-from geoseg_gan.losses.augment import DiffAugmentSettings
 from geoseg_gan.losses.objective import Objective
 from geoseg_gan.losses.settings import (
+    DiffAugmentSettings,
     DiversitySettings,
     ObjectiveSettings,
     PenaltySettings,
     PerceptualSettings,
     Weight,
 )
-from geoseg_gan.models.discriminator import DiscriminatorOutput
+from geoseg_gan.models.discriminators.output import DiscriminatorOutput
 
 
 class Mean(torch.nn.Module):
@@ -56,7 +57,7 @@ FAKE = torch.full((2, 3, 4, 4), -0.25)
 
 
 def build(**settings):
-    return Objective(ObjectiveSettings(**settings), bands=3, seed=0)
+    return Objective(defaults(ObjectiveSettings, **settings), bands=3, seed=0)
 
 
 def d_terms(objective, discriminator, batch, fake):
@@ -112,7 +113,7 @@ def test_weights_of_zero_leave_terms_out(adversarial, network, names):
 
 
 def test_the_diversity_term_paints_once_more_with_other_noise():
-    objective = build(diversity=DiversitySettings(weight=2.0, limit=1.0))
+    objective = build(diversity=defaults(DiversitySettings, weight=2.0, limit=1.0))
     batch = batch_of(ignored=2)
     terms = g_terms(objective, Mean(), batch, FAKE, lambda: (FAKE + 0.4, torch.tensor([1.0, 2.0])))
     # Half of the ground is ignored: mean differences of 0.2 over noise distances of 1 and 2.
@@ -124,7 +125,7 @@ def test_ignored_ground_reaches_neither_network(adversarial, network):
     objective = build(
         adversarial=adversarial,
         feature_matching=Weight(5.0),
-        diversity=DiversitySettings(weight=1.0, limit=9.0),
+        diversity=defaults(DiversitySettings, weight=1.0, limit=9.0),
     )
     discriminator, batch = network(), batch_of(0.5, ignored=2)
     fake = FAKE.clone().requires_grad_()
@@ -205,7 +206,7 @@ class Linear(torch.nn.Module):
 
 def test_r1_of_a_known_gradient_by_hand():
     discriminator = Linear()
-    objective = build(r1=PenaltySettings(weight=10.0, every=1))
+    objective = build(r1=defaults(PenaltySettings, weight=10.0, every=1))
     terms = d_terms(objective, discriminator, batch_of(), FAKE)
     # The gradient is 0.5 at each of 48 values: 48 / 4, times half of the weight.
     assert terms["r1"].item() == pytest.approx(5 * 12)
@@ -214,7 +215,7 @@ def test_r1_of_a_known_gradient_by_hand():
 
 
 def test_a_lazy_r1_counts_as_many_times_as_batches_pass():
-    objective = build(r1=PenaltySettings(weight=10.0, every=3))
+    objective = build(r1=defaults(PenaltySettings, weight=10.0, every=3))
     found = [d_terms(objective, Linear(), batch_of(), FAKE).get("r1") for _ in range(5)]
     assert [value is not None for value in found] == [True, False, False, True, False]
     assert found[0].item() == found[3].item() == pytest.approx(3 * 5 * 12)
@@ -238,7 +239,7 @@ class Convolved(torch.nn.Module):
 
 
 def test_r1_is_unaffected_by_autocast():
-    objective, discriminator = build(r1=PenaltySettings(10.0, every=1)), Convolved()
+    objective, discriminator = build(r1=defaults(PenaltySettings, 10.0, every=1)), Convolved()
     plain = d_terms(objective, discriminator, batch_of(), FAKE)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = d_terms(objective, discriminator, batch_of(), FAKE)
@@ -249,7 +250,9 @@ def test_r1_is_unaffected_by_autocast():
 
 @pytest.mark.parametrize("color", [False, True])
 def test_feature_matching_compares_the_same_ground_under_augmentation(color):
-    objective = build(feature_matching=Weight(1.0), augment=DiffAugmentSettings(p=1.0, color=color))
+    objective = build(
+        feature_matching=Weight(1.0), augment=defaults(DiffAugmentSettings, p=1.0, color=color)
+    )
     rng = torch.Generator().manual_seed(0)
     batch = replace(batch_of(side=32), image=torch.rand(2, 3, 32, 32, generator=rng))
     discriminator = Mean()
@@ -260,7 +263,7 @@ def test_feature_matching_compares_the_same_ground_under_augmentation(color):
 
 
 def test_both_steps_of_a_batch_see_the_same_augmentation():
-    objective = build(feature_matching=Weight(1.0), augment=DiffAugmentSettings(p=1.0))
+    objective = build(feature_matching=Weight(1.0), augment=defaults(DiffAugmentSettings, p=1.0))
     discriminator, batch = Mean(), batch_of(side=32)
     fake = torch.full((2, 3, 32, 32), -0.25)
     d_terms(objective, discriminator, batch, fake)
@@ -270,7 +273,7 @@ def test_both_steps_of_a_batch_see_the_same_augmentation():
 
 
 def test_monitored_realness_is_without_augmentation():
-    objective = build(augment=DiffAugmentSettings(p=1.0))
+    objective = build(augment=defaults(DiffAugmentSettings, p=1.0))
     batch = batch_of(0.5, ignored=2)
     assert objective.realness(Mean(), batch.image, batch).item() == pytest.approx(0.25)
 
@@ -302,7 +305,7 @@ def test_means_over_classes_are_those_of_all_parts_of_a_batch(balance):
 @pytest.fixture(scope="module")
 def perceiving():
     """An objective with a perceptual term, whose network is loaded."""
-    objective = build(perceptual=PerceptualSettings(weight=10.0))
+    objective = build(perceptual=defaults(PerceptualSettings, weight=10.0))
     g_terms(objective, Mean(), batch_of(side=32), torch.zeros(2, 3, 32, 32), unused)
     return objective
 
@@ -329,8 +332,10 @@ def test_the_perceptual_network_is_in_neither_state_nor_parameters(perceiving):
 
 
 def test_what_it_remembers_survives_a_file_that_can_run_nothing():
-    settings = ObjectiveSettings(
-        r1=PenaltySettings(10.0, every=3), augment=DiffAugmentSettings(adaptive=True, images=1000)
+    settings = defaults(
+        ObjectiveSettings,
+        r1=defaults(PenaltySettings, 10.0, every=3),
+        augment=defaults(DiffAugmentSettings, adaptive=True, images=1000),
     )
     first, second = (Objective(settings, bands=3, seed=0) for _ in range(2))
     for _ in range(2):

@@ -1,15 +1,16 @@
 import pytest
+from defaults import defaults
 
-from geoseg_gan.errors import UserError
-from geoseg_gan.losses.augment import DiffAugmentSettings
 from geoseg_gan.losses.objective import Objective
 from geoseg_gan.losses.settings import (
+    DiffAugmentSettings,
     DiversitySettings,
     ObjectiveSettings,
     PenaltySettings,
     PerceptualSettings,
     Weight,
 )
+from geoseg_gan.utils.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -17,35 +18,37 @@ from geoseg_gan.losses.settings import (
     [
         ({"adversarial": "hing"}, r"loss\.adversarial=hing .*Did you mean 'hinge'"),
         ({"feature_matching": Weight(-1.0)}, r"loss\.feature_matching\.weight=-1"),
-        ({"perceptual": PerceptualSettings(-1.0)}, r"loss\.perceptual\.weight=-1"),
-        ({"diversity": DiversitySettings(-1.0)}, r"loss\.diversity\.weight=-1"),
-        ({"diversity": DiversitySettings(1.0, limit=0.0)}, r"loss\.diversity\.limit=0"),
+        ({"perceptual": defaults(PerceptualSettings, -1.0)}, r"loss\.perceptual\.weight=-1"),
+        ({"diversity": defaults(DiversitySettings, -1.0)}, r"loss\.diversity\.weight=-1"),
+        ({"diversity": defaults(DiversitySettings, 1.0, limit=0.0)}, r"loss\.diversity\.limit=0"),
         ({"labelmix": Weight(-1.0)}, r"loss\.labelmix\.weight=-1"),
-        ({"r1": PenaltySettings(-1.0)}, r"loss\.r1\.weight=-1"),
-        ({"r1": PenaltySettings(1.0, every=0)}, r"loss\.r1\.every=0"),
-        ({"augment": DiffAugmentSettings(p=1.5)}, r"loss\.augment\.p=1\.5: use 0 to 1"),
-        ({"augment": DiffAugmentSettings(target=-0.1)}, r"loss\.augment\.target=-0\.1"),
-        ({"augment": DiffAugmentSettings(most=2.0)}, r"loss\.augment\.most=2"),
-        ({"augment": DiffAugmentSettings(images=0)}, r"loss\.augment\.images=0"),
+        ({"r1": defaults(PenaltySettings, -1.0)}, r"loss\.r1\.weight=-1"),
+        ({"r1": defaults(PenaltySettings, 1.0, every=0)}, r"loss\.r1\.every=0"),
+        ({"augment": defaults(DiffAugmentSettings, p=1.5)}, r"loss\.augment\.p=1\.5: use 0 to 1"),
+        ({"augment": defaults(DiffAugmentSettings, target=-0.1)}, r"loss\.augment\.target=-0\.1"),
+        ({"augment": defaults(DiffAugmentSettings, most=2.0)}, r"loss\.augment\.most=2"),
+        ({"augment": defaults(DiffAugmentSettings, images=0)}, r"loss\.augment\.images=0"),
         (
-            {"augment": DiffAugmentSettings(p=0.5, color=False, geometry=False)},
+            {"augment": defaults(DiffAugmentSettings, p=0.5, color=False, geometry=False)},
             r"loss\.augment\.p=0\.5 changes nothing",
         ),
         (
-            {"augment": DiffAugmentSettings(adaptive=True, color=False, geometry=False)},
+            {"augment": defaults(DiffAugmentSettings, adaptive=True, color=False, geometry=False)},
             r"changes nothing with color=false and geometry=false: .* adaptive=false",
         ),
     ],
 )
 def test_settings_out_of_range_are_refused_in_one_line(settings, message):
     with pytest.raises(UserError, match=message) as refusal:
-        ObjectiveSettings(**settings).check()
+        defaults(ObjectiveSettings, **settings).check()
     assert "\n" not in str(refusal.value)
 
 
 def test_the_defaults_are_in_range():
-    ObjectiveSettings().check()
-    ObjectiveSettings(augment=DiffAugmentSettings(color=False, geometry=False)).check()
+    defaults(ObjectiveSettings).check()
+    defaults(
+        ObjectiveSettings, augment=defaults(DiffAugmentSettings, color=False, geometry=False)
+    ).check()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +83,7 @@ def test_the_defaults_are_in_range():
             r"Set it to 0, or use loss=oasis",
         ),
         (
-            {"diversity": DiversitySettings(1.0)},
+            {"diversity": defaults(DiversitySettings, 1.0)},
             "realness",
             0,
             "compares images of different noise, but the generator takes none",
@@ -92,7 +95,7 @@ def test_networks_that_do_not_fit_are_refused_with_why_and_what_to_use(
     settings, judges, noise, why, use
 ):
     with pytest.raises(UserError, match=f"{why}.*{use}") as refusal:
-        ObjectiveSettings(**settings).check_fit(judges, noise)
+        defaults(ObjectiveSettings, **settings).check_fit(judges, noise)
     assert "\n" not in str(refusal.value)
 
 
@@ -107,8 +110,10 @@ def test_networks_that_do_not_fit_are_refused_with_why_and_what_to_use(
     ],
 )
 def test_networks_that_fit_are_taken(adversarial, judges):
-    ObjectiveSettings(adversarial).check_fit(judges, 0)
-    ObjectiveSettings(adversarial, diversity=DiversitySettings(1.0)).check_fit(judges, 1)
+    defaults(ObjectiveSettings, adversarial).check_fit(judges, 0)
+    defaults(ObjectiveSettings, adversarial, diversity=defaults(DiversitySettings, 1.0)).check_fit(
+        judges, 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,7 +124,11 @@ def test_networks_that_fit_are_taken(adversarial, judges):
     ],
 )
 def test_a_perceptual_network_that_cannot_be_is_refused_at_once(network, bands, message):
-    settings = ObjectiveSettings(perceptual=PerceptualSettings(1.0, network))
+    settings = defaults(ObjectiveSettings, perceptual=defaults(PerceptualSettings, 1.0, network))
     with pytest.raises(UserError, match=message):
         Objective(settings, bands, seed=0)
-    Objective(ObjectiveSettings(perceptual=PerceptualSettings(0.0, network)), bands, seed=0)
+    Objective(
+        defaults(ObjectiveSettings, perceptual=defaults(PerceptualSettings, 0.0, network)),
+        bands,
+        seed=0,
+    )

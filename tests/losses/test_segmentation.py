@@ -3,9 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from defaults import defaults
 
-from geoseg_gan.errors import UserError
-from geoseg_gan.losses.segmentation import SegmentationLoss, SegmentationLossSettings
+from geoseg_gan.losses.segmentation import SegmentationLoss
+from geoseg_gan.losses.settings import SegmentationLossSettings
+from geoseg_gan.utils.errors import UserError
 
 
 def logits_of(probabilities):
@@ -15,7 +17,7 @@ def logits_of(probabilities):
 
 
 def test_cross_entropy_is_the_mean_over_labelled_pixels():
-    loss = SegmentationLoss(SegmentationLossSettings(dice=0.0))
+    loss = SegmentationLoss(defaults(SegmentationLossSettings, dice=0.0))
     label = torch.tensor([[[1, 0, 255]]], dtype=torch.uint8)
     terms = loss(logits_of([0.5, 0.75, 0.9]), label)
     assert terms["ce"].item() == pytest.approx((math.log(2) + math.log(4)) / 2)
@@ -23,14 +25,14 @@ def test_cross_entropy_is_the_mean_over_labelled_pixels():
 
 
 def test_class_weights_weigh_pixels_by_their_class():
-    loss = SegmentationLoss(SegmentationLossSettings(dice=0.0), [1.0, 3.0])
+    loss = SegmentationLoss(defaults(SegmentationLossSettings, dice=0.0), [1.0, 3.0])
     label = torch.tensor([[[1, 0, 255]]], dtype=torch.uint8)
     terms = loss(logits_of([0.5, 0.75, 0.9]), label)
     assert terms["ce"].item() == pytest.approx((3 * math.log(2) + math.log(4)) / 4)
 
 
 def test_dice_leaves_ignored_pixels_out():
-    loss = SegmentationLoss(SegmentationLossSettings(ce=0.0, dice=2.0))
+    loss = SegmentationLoss(defaults(SegmentationLossSettings, ce=0.0, dice=2.0))
     label = torch.tensor([[[1, 0, 255]]], dtype=torch.uint8)
     terms = loss(logits_of([0.5, 0.25, 0.9]), label)
     # Class 0: 2 * 0.75 / (0.5 + 0.75 + 1); class 1: 2 * 0.5 / (0.5 + 0.25 + 1).
@@ -39,7 +41,7 @@ def test_dice_leaves_ignored_pixels_out():
 
 
 def test_a_batch_without_a_labelled_pixel_costs_nothing_and_has_a_gradient():
-    loss = SegmentationLoss(SegmentationLossSettings())
+    loss = SegmentationLoss(defaults(SegmentationLossSettings))
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     total = loss(logits, torch.full((2, 4, 4), 255, dtype=torch.uint8)).total()
     total.backward()
@@ -49,10 +51,15 @@ def test_a_batch_without_a_labelled_pixel_costs_nothing_and_has_a_gradient():
 
 def test_balanced_weights_follow_the_median_frequency():
     shares = np.array([0.6, 0.3, 0.1, 0.0])
-    weights = SegmentationLossSettings(class_weights="balanced").weights(shares)
+    weights = defaults(SegmentationLossSettings, class_weights="balanced").weights(shares)
     assert weights == pytest.approx([0.5, 1.0, 3.0, 1.0])
-    assert SegmentationLossSettings().weights(shares) is None
-    assert SegmentationLossSettings(class_weights=[1, 2, 3, 4]).weights(shares) == [1, 2, 3, 4]
+    assert defaults(SegmentationLossSettings).weights(shares) is None
+    assert defaults(SegmentationLossSettings, class_weights=[1, 2, 3, 4]).weights(shares) == [
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -68,4 +75,4 @@ def test_balanced_weights_follow_the_median_frequency():
 )
 def test_values_out_of_range_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
-        SegmentationLossSettings(**settings).check(3)
+        defaults(SegmentationLossSettings, **settings).check(3)

@@ -6,15 +6,12 @@ from pathlib import Path
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from geoseg_gan.config import register
-
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 
 
 @functools.cache
 def settings_of(kind, choice):
     """The settings that a file stands for, defaults included."""
-    register()
     with initialize_config_module("geoseg_gan.configs", version_base="1.3"):
         return OmegaConf.to_container(compose(f"model/{kind}/{choice}").model[kind])
 

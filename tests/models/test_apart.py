@@ -6,9 +6,8 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from geoseg_gan.models import apart
-from geoseg_gan.models.apart import norms_apart
-from geoseg_gan.models.layers import share_batch_norms
+from geoseg_gan.models import layers as apart
+from geoseg_gan.models.layers import norms_apart, share_batch_norms
 
 
 def network():

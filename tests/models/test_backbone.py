@@ -6,8 +6,8 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
-from geoseg_gan.errors import UserError
-from geoseg_gan.models.backbone import PACKAGED, VGG, Backbone
+from geoseg_gan.models.pretrained.backbone import PACKAGED, VGG, Backbone
+from geoseg_gan.utils.errors import UserError
 
 NAMES = (PACKAGED, VGG, "resnet18", "resnet18.a1_in1k")
 

@@ -5,12 +5,12 @@ import torch
 from choices import check_testers, settings_of, tensors
 
 from geoseg_gan.data.batch import one_hot_of
-from geoseg_gan.errors import UserError
 from geoseg_gan.models import layers
-from geoseg_gan.models.patch import PatchDis
-from geoseg_gan.models.pixel import PixelDis
-from geoseg_gan.models.projected import ProjectedDis
+from geoseg_gan.models.discriminators.oasis import PixelDis
+from geoseg_gan.models.discriminators.patch import PatchDis
+from geoseg_gan.models.discriminators.projected import ProjectedDis
 from geoseg_gan.models.registry import build_discriminator
+from geoseg_gan.utils.errors import UserError
 
 CLASSES = 4
 

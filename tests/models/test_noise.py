@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from geoseg_gan.errors import UserError
-from geoseg_gan.models.noise import REGIONS, NoiseSpec, sample_noise
+from geoseg_gan.models.generators.noise import REGIONS, NoiseSpec, sample_noise
 from geoseg_gan.models.registry import build_generator
+from geoseg_gan.utils.errors import UserError
 
 SPEC = NoiseSpec(style=2, region=3, texture=3)
 

@@ -3,8 +3,8 @@ import torch
 
 from geoseg_gan.data.batch import one_hot_of
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.errors import UserError
 from geoseg_gan.models.registry import build_discriminator
+from geoseg_gan.utils.errors import UserError
 
 PATCH = {"name": "patch", "width": 4, "scales": 1}
 

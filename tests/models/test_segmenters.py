@@ -5,14 +5,11 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 import yaml
+from defaults import defaults
 
-from geoseg_gan.errors import UserError
-from geoseg_gan.models.segmenters import (
-    SegmenterSettings,
-    build_segmenter,
-    check_segmenter,
-    segmenter_stride,
-)
+from geoseg_gan.models.segmenters import build_segmenter, check_segmenter, segmenter_stride
+from geoseg_gan.models.settings import SegmenterSettings
+from geoseg_gan.utils.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "segmenter"
 CHOICES = {path.stem: yaml.safe_load(path.read_text()) for path in CONFIGS.glob("*.yaml")}
@@ -52,7 +49,7 @@ def network(choice):
 
 
 def test_every_choice_passes_its_check_offline(choice, offline):
-    check_segmenter(SegmenterSettings(**choice), 64)
+    check_segmenter(defaults(SegmenterSettings, **choice), 64)
 
 
 @pytest.mark.parametrize("bands", [1, 5])
@@ -84,12 +81,12 @@ def test_the_state_of_every_choice_restores_it_without_packaged_weights(choice, 
 
 
 def test_the_default_is_the_choice_unet():
-    assert vars(SegmenterSettings()) == CHOICES["unet"]
+    assert vars(defaults(SegmenterSettings)) == CHOICES["unet"]
 
 
 @pytest.mark.parametrize("bands", [1, 5])
 def test_packaged_weights_adapt_to_the_bands(bands):
-    network = build_segmenter(vars(SegmenterSettings()), 2, bands)
+    network = build_segmenter(vars(defaults(SegmenterSettings)), 2, bands)
     assert network.encoder.model.conv_stem.in_channels == bands
 
 
@@ -127,18 +124,18 @@ def test_packaged_weights_adapt_to_the_bands(bands):
 )
 def test_a_mistake_is_refused_in_one_line(changes, message, offline):
     with pytest.raises(UserError, match=message) as caught:
-        check_segmenter(SegmenterSettings(**changes), 64)
+        check_segmenter(defaults(SegmenterSettings, **changes), 64)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("size", "fitting"), [(100, 96), (15, 32), (250, 256)])
 def test_an_image_size_that_does_not_fit_is_refused_with_one_that_does(size, fitting):
     with pytest.raises(UserError, match=rf"multiple of 32.*Use e.g. image_size={fitting}\."):
-        check_segmenter(SegmenterSettings(), size)
+        check_segmenter(defaults(SegmenterSettings), size)
 
 
 def test_encoders_that_cannot_be_built_without_memory_are_checked_too():
-    settings = SegmenterSettings("segformer", "mit_b0", None)
+    settings = defaults(SegmenterSettings, "segformer", "mit_b0", None)
     check_segmenter(settings, 64)
 
 

@@ -3,27 +3,30 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from defaults import defaults
 from torch.utils.data import DataLoader
 
 from geoseg_gan.data.images import MaskReader, resize_label
-from geoseg_gan.data.jitter import (
+from geoseg_gan.data.jitter import draw_warp, draw_window, sample_label
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.data.scan import scan
+from geoseg_gan.data.settings import (
     AffineStep,
     FlipStep,
     JitterSettings,
     QuarterTurnStep,
-    draw_warp,
-    draw_window,
-    sample_label,
+    TransplantStep,
 )
-from geoseg_gan.data.pairs import find_pairs
-from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.data.scan import scan
-from geoseg_gan.data.transplant import Transplanter, TransplantStep
-from geoseg_gan.errors import UserError
-from geoseg_gan.synthesis.masks import CandidateMasks
+from geoseg_gan.data.transplant import Transplanter
+from geoseg_gan.synthesis.candidates import CandidateMasks
+from geoseg_gan.utils.errors import UserError
 
-JITTER = JitterSettings(
-    affine=AffineStep(0.5), quarter_turn=QuarterTurnStep(0.75), flip=FlipStep(0.5)
+JITTER = defaults(
+    JitterSettings,
+    affine=defaults(AffineStep, 0.5),
+    quarter_turn=defaults(QuarterTurnStep, 0.75),
+    flip=defaults(FlipStep, 0.5),
 )
 
 
@@ -166,7 +169,7 @@ def test_only_masks_that_hold_a_required_class_are_drawn_until_it_is_seen(corner
         reader,
         image_size=32,
         fit="crop",
-        jitter=JitterSettings(),
+        jitter=defaults(JitterSettings),
         seed=0,
         start=0,
         stop=60,
@@ -221,7 +224,7 @@ def test_classes_that_no_mask_holds_together_are_refused_by_name(candidates, ind
 
 @pytest.fixture
 def transplanter(index, reader):
-    return lambda p: Transplanter.of_masks(TransplantStep(p, min_pixels=8), index, reader)
+    return lambda p: Transplanter.of_masks(defaults(TransplantStep, p, min_pixels=8), index, reader)
 
 
 def test_a_transplanter_that_never_acts_changes_nothing(candidates, transplanter):

@@ -3,15 +3,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from defaults import defaults
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.scan import scan
-from geoseg_gan.errors import UserError
-from geoseg_gan.synthesis import class_losses
-from geoseg_gan.synthesis.class_losses import with_class_losses
-from geoseg_gan.synthesis.recognizer import OnnxSettings, Recognizer
+from geoseg_gan.synthesis import recognizer as class_losses
+from geoseg_gan.synthesis.recognizer import Recognizer, with_class_losses
+from geoseg_gan.synthesis.settings import OnnxSettings
+from geoseg_gan.utils.errors import UserError
 
 BYTES = ImageScaling([0, 0, 0], [255, 255, 255])
 
@@ -37,7 +38,7 @@ def measure(palette, tmp_path, make_folder):
             return logits
 
         recognizer = Recognizer("abc", None, None, predict, channels)
-        path, onnx = tmp_path / "model.onnx", onnx or OnnxSettings()
+        path, onnx = tmp_path / "model.onnx", onnx or defaults(OnnxSettings)
         measured = with_class_losses(recognizer, path, onnx, index, reader, scaling, "crop", 32)
         return measured.class_losses
 
@@ -73,7 +74,7 @@ def test_losses_are_measured_once_and_read_after(measure):
 def test_what_would_change_them_has_them_measured_anew_beside_the_others(measure):
     measure()
     for changes in (
-        {"onnx": OnnxSettings([0.4], [0.5])},
+        {"onnx": defaults(OnnxSettings, [0.4], [0.5])},
         {"scaling": ImageScaling([0, 0, 0], [200, 255, 255])},
         {"channels": (2, 0, 1)},
         {"index": measure.index.rows([0, 1])},

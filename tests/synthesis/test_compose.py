@@ -4,35 +4,39 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from defaults import defaults
 
-from geoseg_gan.checkpoints import load_generator
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.images import MaskReader, read_image, resize_image, resize_label
-from geoseg_gan.data.jitter import (
+from geoseg_gan.data.jitter import sample_image, sample_label
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.data.scan import scan
+from geoseg_gan.data.settings import (
     AffineStep,
     FlipStep,
     JitterSettings,
     QuarterTurnStep,
-    sample_image,
-    sample_label,
+    TransplantStep,
 )
-from geoseg_gan.data.pairs import find_pairs
-from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.data.regions import region_map
-from geoseg_gan.data.scan import scan
-from geoseg_gan.data.transplant import Transplanter, TransplantStep
-from geoseg_gan.errors import UserError
-from geoseg_gan.synthesis.compose import Blend, ComposeSettings, Composition
-from geoseg_gan.synthesis.judge import Judge
-from geoseg_gan.synthesis.masks import CandidateMasks
-from geoseg_gan.synthesis.paint import paint, paint_batches, stored
-from geoseg_gan.synthesis.styles import Styles, match_styles
+from geoseg_gan.data.transplant import Transplanter, region_map
+from geoseg_gan.models.checkpoints import load_generator
+from geoseg_gan.synthesis.candidates import CandidateMasks
+from geoseg_gan.synthesis.compose import Blend, Composition, Styles, match_styles
+from geoseg_gan.synthesis.filter import Judge
+from geoseg_gan.synthesis.generate_images import paint, paint_batches, stored
+from geoseg_gan.synthesis.settings import ComposeSettings
 from geoseg_gan.synthesis.writer import read_manifest
+from geoseg_gan.utils.errors import UserError
 
 CPU = torch.device("cpu")
-STEP = TransplantStep(p=0.7, max_share=0.8, min_pixels=8)
-JITTER = JitterSettings(
-    affine=AffineStep(0.5), quarter_turn=QuarterTurnStep(0.75), flip=FlipStep(0.5), transplant=STEP
+STEP = defaults(TransplantStep, p=0.7, max_share=0.8, min_pixels=8)
+JITTER = defaults(
+    JitterSettings,
+    affine=defaults(AffineStep, 0.5),
+    quarter_turn=defaults(QuarterTurnStep, 0.75),
+    flip=defaults(FlipStep, 0.5),
+    transplant=STEP,
 )
 
 
@@ -61,7 +65,7 @@ def candidates(index, palette):
             start=0,
             stop=24,
             transplanter=Transplanter.of_masks(STEP, index, reader),
-            compose=ComposeSettings(paint, **settings),
+            compose=defaults(ComposeSettings, paint, **settings),
             styles=styles,
         )
 
@@ -139,8 +143,8 @@ def test_a_candidate_of_which_nothing_is_painted_is_dropped_and_told_why(candida
 def test_a_placebo_is_all_real(index, palette):
     reader = MaskReader(palette)
     drawn = CandidateMasks(
-        index.pairs, reader, image_size=64, fit="crop", jitter=JitterSettings(), seed=3, start=0,
-        stop=4, compose=ComposeSettings("none"),
+        index.pairs, reader, image_size=64, fit="crop", jitter=defaults(JitterSettings), seed=3, start=0,
+        stop=4, compose=defaults(ComposeSettings, "none"),
     )  # fmt: skip
     for number in range(4):
         candidate = drawn.at(number)
@@ -190,7 +194,11 @@ def test_a_style_is_that_of_the_class_in_another_tile(index, palette):
 @pytest.mark.parametrize("what", ["all", "regions"])
 def test_the_same_bytes_whatever_batch_and_workers(paint, generator, root, what):
     checkpoint = generator(root)
-    settings = {"jitter": JITTER, "compose": ComposeSettings(what, 0.5, 0.8), "num_samples": 6}
+    settings = {
+        "jitter": JITTER,
+        "compose": defaults(ComposeSettings, what, 0.5, 0.8),
+        "num_samples": 6,
+    }
     one = paint(checkpoint, "one", bs=1, variants=2, **settings)
     many = paint(checkpoint, "many", bs=4, num_workers=2, variants=2, **settings)
     files = sorted(path.name for path in one.iterdir())
@@ -201,7 +209,7 @@ def test_the_same_bytes_whatever_batch_and_workers(paint, generator, root, what)
 def test_the_folder_tells_what_is_painted_and_takes_no_other(paint, generator, root):
     checkpoint = generator(root)
     settings = {"jitter": JITTER, "num_samples": 8}
-    folder = paint(checkpoint, "out", compose=ComposeSettings("grafts"), **settings)
+    folder = paint(checkpoint, "out", compose=defaults(ComposeSettings, "grafts"), **settings)
     lines = read_manifest(folder)
     assert {line["kept"] for line in lines} == {True, False}
     for line in lines:
@@ -210,16 +218,16 @@ def test_the_folder_tells_what_is_painted_and_takes_no_other(paint, generator, r
     facts = json.loads((folder / "generation.json").read_text())
     assert facts["config"]["compose"] == {"paint": "grafts", "share": 0.5, "match": 0.0}
     with pytest.raises(UserError, match="compose"):
-        paint(checkpoint, "out", compose=ComposeSettings("regions"), **settings)
+        paint(checkpoint, "out", compose=defaults(ComposeSettings, "regions"), **settings)
 
 
 @pytest.mark.parametrize(
     ("compose", "message"),
     [
-        (ComposeSettings("grafts"), r"jitter\.transplant\.p=0"),
-        (ComposeSettings("some"), r"compose\.paint=some"),
-        (ComposeSettings("regions", share=0), r"compose\.share=0 "),
-        (ComposeSettings(match=1.5), r"compose\.match=1\.5 "),
+        (defaults(ComposeSettings, "grafts"), r"jitter\.transplant\.p=0"),
+        (defaults(ComposeSettings, "some"), r"compose\.paint=some"),
+        (defaults(ComposeSettings, "regions", share=0), r"compose\.share=0 "),
+        (defaults(ComposeSettings, match=1.5), r"compose\.match=1\.5 "),
     ],
 )
 def test_settings_that_cannot_be_are_refused(paint, tmp_path, compose, message):
@@ -230,4 +238,4 @@ def test_settings_that_cannot_be_are_refused(paint, tmp_path, compose, message):
 
 def test_a_placebo_with_other_masks_is_refused():
     with pytest.raises(UserError, match=r"compose\.paint=none keeps the real image"):
-        ComposeSettings("none").check(transplant=0.5)
+        defaults(ComposeSettings, "none").check(transplant=0.5)

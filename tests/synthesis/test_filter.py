@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.errors import UserError
-from geoseg_gan.synthesis.filter import ClassLosses, choose_tau, drop_pixels, pixel_losses, score
+from geoseg_gan.synthesis.filter import choose_tau, drop_pixels, score
+from geoseg_gan.synthesis.recognizer import ClassLosses, pixel_losses
+from geoseg_gan.utils.errors import UserError
 
 
 def label_of(rows):

@@ -1,9 +1,9 @@
 import pytest
 
 from geoseg_gan.data.synthetic import FACTS
-from geoseg_gan.errors import UserError
-from geoseg_gan.files import write_json
-from geoseg_gan.synthesis.folder import stored_facts
+from geoseg_gan.synthesis.writer import stored_facts
+from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.files import write_json
 
 SAID = {"format": 1, "segmenter": None, "config": {"seed": 0, "layout": "pairs", "variants": 1}}
 

@@ -3,11 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from defaults import defaults
 from torch.nn import functional as F
 
-from geoseg_gan.data.jitter import JitterSettings, draw_warp
-from geoseg_gan.synthesis.judge import Judge
-from geoseg_gan.synthesis.masks import Candidate
+from geoseg_gan.data.jitter import draw_warp
+from geoseg_gan.data.settings import JitterSettings
+from geoseg_gan.synthesis.candidates import Candidate
+from geoseg_gan.synthesis.filter import Judge
 from geoseg_gan.synthesis.recognizer import Recognizer
 
 LABEL = np.array([[0, 0, 0, 1], [0, 0, 1, 255]], np.uint8)
@@ -17,7 +19,7 @@ IMAGE = np.zeros((2, 4, 3), np.uint8)
 
 
 def candidate(label=LABEL, **changes):
-    warp = draw_warp(JitterSettings(), np.random.default_rng(0))
+    warp = draw_warp(defaults(JitterSettings), np.random.default_rng(0))
     return Candidate(3, 3, 0, "a", warp, (0, 0, 4), label, **changes)
 
 

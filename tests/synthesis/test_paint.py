@@ -3,15 +3,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from defaults import defaults
 
-from geoseg_gan.checkpoints import load_generator
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.images import MaskReader
-from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.data.pairs import find_pairs
-from geoseg_gan.synthesis import paint as module
-from geoseg_gan.synthesis.masks import CandidateMasks
-from geoseg_gan.synthesis.paint import paint, paint_batches, stored
+from geoseg_gan.data.settings import JitterSettings
+from geoseg_gan.models.checkpoints import load_generator
+from geoseg_gan.synthesis import generate_images as module
+from geoseg_gan.synthesis.candidates import CandidateMasks
+from geoseg_gan.synthesis.generate_images import paint, paint_batches, stored
 
 CPU = torch.device("cpu")
 
@@ -36,7 +37,7 @@ def loaded(generator, root):
 
 @pytest.fixture
 def candidates(root, palette):
-    knobs = {"image_size": 32, "fit": "crop", "jitter": JitterSettings()}
+    knobs = {"image_size": 32, "fit": "crop", "jitter": defaults(JitterSettings)}
     pairs = find_pairs(root, "train")
     return SomeLacking(pairs, MaskReader(palette), **knobs, seed=5, start=2, stop=12)
 

@@ -4,14 +4,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from defaults import defaults
 from onnx import TensorProto, helper, numpy_helper
 
-from geoseg_gan.checkpoints import RunFacts, SegmenterFacts, save_network
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.palette import Palette
-from geoseg_gan.errors import UserError
+from geoseg_gan.models.checkpoints import RunFacts, SegmenterFacts, save_network
 from geoseg_gan.models.segmenters import build_segmenter
-from geoseg_gan.synthesis.recognizer import OnnxSettings, load_recognizer
+from geoseg_gan.synthesis.recognizer import load_recognizer
+from geoseg_gan.synthesis.settings import OnnxSettings
+from geoseg_gan.utils.errors import UserError
 
 BYTES = ImageScaling([0, 0, 0], [255, 255, 255])
 SETTINGS = {
@@ -86,7 +88,7 @@ def save_onnx(tmp_path):
 
 
 def load(path, palette, scaling=BYTES, size=32, class_map=None, settings=None):
-    settings = settings or OnnxSettings()
+    settings = settings or defaults(OnnxSettings)
     return load_recognizer(path, palette, scaling, size, "cpu", class_map, settings)
 
 
@@ -157,7 +159,9 @@ class TestOwn:
 class TestOnnx:
     def test_images_are_shifted_and_scaled_by_mean_and_std(self, palette, save_onnx):
         path = save_onnx(np.eye(3))
-        recognizer = load(path, palette, settings=OnnxSettings([0.5, 0.25, 0.0], [0.5, 0.25, 1.0]))
+        recognizer = load(
+            path, palette, settings=defaults(OnnxSettings, [0.5, 0.25, 0.0], [0.5, 0.25, 1.0])
+        )
         image = np.broadcast_to(np.array([0, 102, 204], np.uint8), (32, 32, 3))
         logits = recognizer.logits(image)
         assert (logits.shape, logits.dtype) == ((3, 32, 32), torch.float32)
@@ -168,7 +172,7 @@ class TestOnnx:
     def test_values_are_shares_of_the_generator_s_range(self, palette, save_onnx):
         path = save_onnx([[1], [2], [3]], (1, 1, 32, 32))
         scaling = ImageScaling([100], [300], "uint16")
-        recognizer = load(path, palette, scaling, settings=OnnxSettings([0.0], [1.0]))
+        recognizer = load(path, palette, scaling, settings=defaults(OnnxSettings, [0.0], [1.0]))
         logits = recognizer.logits(np.full((32, 32, 1), 150, np.uint16))
         torch.testing.assert_close(logits[:, 0, 0], torch.tensor([0.25, 0.5, 0.75]))
 
@@ -256,13 +260,13 @@ class TestOnnx:
     def test_means_of_another_number_of_bands_are_refused(self, palette, save_onnx, values):
         path = save_onnx(np.eye(3))
         with pytest.raises(UserError, match=r"onnx.mean=\["):
-            load(path, palette, settings=OnnxSettings(mean=values))
+            load(path, palette, settings=defaults(OnnxSettings, mean=values))
 
 
 @pytest.mark.parametrize("values", [[0.0], [], [float("nan")]])
 def test_deviations_that_cannot_divide_are_refused(values):
     with pytest.raises(UserError, match=r"onnx.std=\["):
-        OnnxSettings(std=values).check()
+        defaults(OnnxSettings, std=values).check()
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.pt2", "model.ts", "model.h5", "model"])

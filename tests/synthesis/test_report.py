@@ -1,17 +1,18 @@
 import numpy as np
 import pytest
 import torch
+from defaults import defaults
 from PIL import Image
 from torch.nn import functional as F
 
-from geoseg_gan.checkpoints import load_generator
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.images import MaskReader, write_image
-from geoseg_gan.data.jitter import JitterSettings
 from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.settings import JitterSettings
+from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.synthesis import report
-from geoseg_gan.synthesis.masks import CandidateMasks
-from geoseg_gan.synthesis.paint import paint
+from geoseg_gan.synthesis.candidates import CandidateMasks
+from geoseg_gan.synthesis.generate_images import paint
 from geoseg_gan.synthesis.recognizer import Recognizer
 from geoseg_gan.synthesis.writer import PairWriter
 
@@ -139,7 +140,7 @@ def test_the_best_stand_left_and_the_worst_right(
 ):
     root = make_folder(tmp_path / "data", train=3, val=0)
     loaded, cpu = load_generator(generator(root)), torch.device("cpu")
-    knobs = {"image_size": 32, "fit": "crop", "jitter": JitterSettings(), "seed": 3}
+    knobs = {"image_size": 32, "fit": "crop", "jitter": defaults(JitterSettings), "seed": 3}
     pairs = find_pairs(root, "train")
     # Numbers beyond the range that is left to paint are drawn again all the same.
     candidates = CandidateMasks(pairs, writer.reader, **knobs, start=12, stop=12)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from geoseg_gan.errors import UserError
 from geoseg_gan.synthesis.sampling import SAMPLINGS, expected_shares, mask_weights
+from geoseg_gan.utils.errors import UserError
 
 PIXELS = np.array([[60, 0, 0, 40], [30, 10, 0, 0], [10, 30, 0, 60]])
 """Three masks; the third class does not occur, the last column is ignore."""

@@ -2,13 +2,15 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from defaults import defaults
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.images import MaskReader
-from geoseg_gan.data.jitter import JitterSettings, draw_warp
+from geoseg_gan.data.jitter import draw_warp
+from geoseg_gan.data.settings import JitterSettings
 from geoseg_gan.synthesis import writer as module
-from geoseg_gan.synthesis.judge import Verdict
-from geoseg_gan.synthesis.masks import Candidate
+from geoseg_gan.synthesis.candidates import Candidate
+from geoseg_gan.synthesis.filter import Verdict
 from geoseg_gan.synthesis.writer import Manifest, PairWriter, read_manifest
 
 LABEL = np.zeros((8, 8), np.uint8)
@@ -27,7 +29,7 @@ def open_writer(tmp_path, palette):
 
 
 def candidate(index):
-    warp = draw_warp(JitterSettings(), np.random.default_rng(0))
+    warp = draw_warp(defaults(JitterSettings), np.random.default_rng(0))
     return Candidate(index, index, 0, "a", warp, (0, 0, 8), LABEL)
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from geoseg_gan.metrics.tiles import TileConfusions
 from geoseg_gan.trials.results import RunResult, recipe_of
 from geoseg_gan.trials.statistics import Tally
+from geoseg_gan.utils.confusion import TileConfusions
 
 TILE = 1000  # pixels of each of two classes in every tile
 

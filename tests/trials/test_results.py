@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
 
-from geoseg_gan.errors import UserError
-from geoseg_gan.metrics.tiles import TileConfusions
 from geoseg_gan.trials.results import (
     ONLY,
     Mix,
@@ -14,6 +12,8 @@ from geoseg_gan.trials.results import (
     result_path,
     write_result,
 )
+from geoseg_gan.utils.confusion import TileConfusions
+from geoseg_gan.utils.errors import UserError
 
 
 @pytest.fixture

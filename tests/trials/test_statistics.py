@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from geoseg_gan.errors import UserError
-from geoseg_gan.metrics.tiles import TileConfusions
 from geoseg_gan.trials.statistics import Comparison, share_interval, tally
+from geoseg_gan.utils.confusion import TileConfusions
+from geoseg_gan.utils.errors import UserError
 
 
 def compare(results, **settings):

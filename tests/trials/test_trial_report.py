@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from geoseg_gan.data.palette import Palette, PaletteClass
-from geoseg_gan.errors import UserError
 from geoseg_gan.trials.report import write_report
+from geoseg_gan.utils.errors import UserError
 
 SETTINGS = {
     "share_gan": False,

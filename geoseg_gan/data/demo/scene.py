@@ -1,0 +1,234 @@
+"""What the modules of the demo world share: the scene, its units, and small drawing helpers.
+
+Lengths are in fine pixels, of which there are `FINE` to a pixel of the finished tile (about
+0.75 m).
+"""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+FINE = 2
+
+
+BACKGROUND, FOREST, GRASSLAND, CROPLAND, SETTLEMENT, SEMINATURAL = range(6)
+
+
+Floats = npt.NDArray[np.float32]
+
+
+Points = npt.NDArray[np.float64]
+
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Sky:
+    """What changes from flight to flight, and is the same all over one tile.
+
+    Attributes:
+        season: 0 (early spring) to 1 (late autumn).
+        dryness: 0 (lush) to 1 (parched).
+        azimuth: Direction towards the sun in the image plane, in radians.
+        elevation: Height of the sun above the horizon, in radians.
+        ambient: Share of the light that reaches a shadow, 0 to 1.
+        haze: Share of veiling light, 0 to 1.
+        gains: White balance, one factor each for red, green and blue.
+    """
+
+    season: float
+    dryness: float
+    azimuth: float
+    elevation: float
+    ambient: float
+    haze: float
+    gains: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Building:
+    """A rectangular building with a gable, hip or flat roof.
+
+    Attributes:
+        centre: Position (x, y).
+        heading: Direction of the ridge, in radians.
+        length: Extent along the ridge.
+        width: Extent across the ridge.
+        wall: Height of the eaves.
+        roof: "gable", "hip" or "flat".
+    """
+
+    centre: tuple[float, float]
+    heading: float
+    length: float
+    width: float
+    wall: float
+    roof: str
+
+
+@dataclass
+class Scene:
+    """The ground of one tile and a margin around it, on the fine grid.
+
+    Attributes:
+        label: uint8 (N, N), the class IDs.
+        parcel: int32 (N, N), the parcel each pixel belongs to, from 0.
+        parcels: Number of parcels.
+        edge: float32 (N, N), distance to the nearest parcel border.
+        heading: Main direction of the field borders, in radians.
+        water: bool (N, N), which background is water rather than bare ground.
+        grain: float32 (N, N), noise as fine as tufts and clods; the painters share it.
+        mottle: float32 (N, N), noise as broad as wet patches; the painters share it.
+        roads: Centre line (M, 2), width and whether it is paved, for each road.
+        plots: Corners (4, 2) of each built-up plot.
+        buildings: All buildings.
+        albedo: float32 (N, N, 3), reflectance of red, green and blue, 0 to 1.
+        height: float32 (N, N), height above the ground.
+    """
+
+    label: npt.NDArray[np.uint8]
+    parcel: npt.NDArray[np.int32]
+    parcels: int
+    edge: Floats
+    heading: float
+    water: Mask
+    grain: Floats
+    mottle: Floats
+    roads: list[tuple[Points, float, bool]] = field(default_factory=list)
+    plots: list[Points] = field(default_factory=list)
+    buildings: list[Building] = field(default_factory=list)
+    albedo: Floats = field(init=False)
+    height: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start from level, black ground."""
+        self.albedo = np.zeros((*self.label.shape, 3), np.float32)
+        self.height = np.zeros(self.label.shape, np.float32)
+
+
+def fractal_noise(rng: np.random.Generator, side: int, cell: float, octaves: int = 3) -> Floats:
+    """Draw smooth noise whose coarsest features are about `cell` fine pixels wide.
+
+    Args:
+        rng: Source of randomness.
+        side: Side of the square to fill, in fine pixels.
+        cell: Width of the coarsest features, in fine pixels; at least 1.
+        octaves: Number of scales, each half as wide and about half as strong as the one before.
+
+    Returns:
+        float32 (side, side) with mean about 0 and standard deviation about 1.
+    """
+    total = np.zeros((side, side), np.float32)
+    power = 0.0
+    for octave in range(octaves):
+        step = max(cell / 2**octave, 1.0)
+        # a coarse octave is smooth enough to be drawn small and enlarged, which is far cheaper
+        zoom = max(int(step / 5), 1)
+        knots = int(side / step) + 4
+        grid = rng.standard_normal((knots, knots), dtype=np.float32)
+        pitch = step / zoom
+        small = cv2.resize(grid, None, fx=pitch, fy=pitch, interpolation=cv2.INTER_CUBIC)
+        layer = cv2.resize(small, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
+        left, top = (rng.random(2) * (len(layer) - side)).astype(int)
+        total += np.float32(0.55**octave) * layer[top : top + side, left : left + side]
+        power += 0.5 * 0.55 ** (2 * octave)
+    return np.asarray(total / np.sqrt(power), np.float32)
+
+
+def rgb(*colour: float) -> Floats:
+    """Give a colour as reflectance.
+
+    Args:
+        *colour: Red, green and blue on the scale of 0 to 255.
+
+    Returns:
+        float32 (3,), 0 to 1.
+    """
+    return np.array([channel / 255 for channel in colour], np.float32)
+
+
+def shade(colour: Floats, tone: Floats) -> Floats:
+    """Lighten or darken colours pixel by pixel.
+
+    Args:
+        colour: float32 (3,), one colour for all pixels, or (N, N, 3).
+        tone: float32 (N, N), the factor of each pixel.
+
+    Returns:
+        float32 (N, N, 3).
+    """
+    if colour.ndim == 1:
+        return np.asarray(cv2.merge([tone * channel for channel in colour]), np.float32)
+    return np.asarray(cv2.multiply(colour, cv2.merge([tone] * 3)), np.float32)
+
+
+def lay(scene: Scene, mask: Mask, albedo: Floats, height: Floats) -> None:
+    """Cover the masked part of a scene, in place.
+
+    Args:
+        scene: The scene to change.
+        mask: bool (N, N), where to cover it.
+        albedo: float32 (N, N, 3), the new reflectance.
+        height: float32 (N, N), the new height above the ground.
+    """
+    where = mask.view(np.uint8)
+    cv2.copyTo(albedo, where, scene.albedo)
+    cv2.copyTo(height, where, scene.height)
+
+
+def pixels(points: Points) -> npt.NDArray[np.int32]:
+    """Round positions to the whole pixels that OpenCV draws with.
+
+    Args:
+        points: Positions (x, y), (M, 2).
+
+    Returns:
+        int32 (M, 2).
+    """
+    return np.round(points).astype(np.int32)
+
+
+def densify(points: Points, step: float = 10.0 * FINE) -> Points:
+    """Put further points on a line, so that it can be bent.
+
+    Args:
+        points: Corners of the line, (M, 2).
+        step: Spacing aimed at; neighbours end up less than twice as far apart.
+
+    Returns:
+        The corners with points between them, (K, 2).
+    """
+    pieces = [
+        np.linspace(start, end, max(int(np.hypot(*(end - start)) / step), 1), endpoint=False)
+        for start, end in pairwise(points)
+    ]
+    return np.vstack([*pieces, points[-1:]])
+
+
+def split(polygon: Points, point: Points, normal: Points) -> tuple[Points, Points, Points]:
+    """Cut a convex polygon in two along a straight line.
+
+    Args:
+        polygon: Corners (M, 2).
+        point: A point on the line, (2,).
+        normal: A direction across the line, (2,).
+
+    Returns:
+        The part behind the line, the part ahead of it along `normal`, and the two ends of the cut.
+    """
+    offset = (polygon - point) @ normal
+    halves: tuple[list[Points], list[Points]] = ([], [])
+    ends = []
+    for i, j in zip(range(len(polygon)), np.roll(range(len(polygon)), -1), strict=True):
+        halves[int(offset[i] > 0)].append(polygon[i])
+        if (offset[i] > 0) != (offset[j] > 0):
+            share = offset[i] / (offset[i] - offset[j])
+            crossing = polygon[i] + share * (polygon[j] - polygon[i])
+            ends.append(crossing)
+            halves[0].append(crossing)
+            halves[1].append(crossing)
+    return np.array(halves[0]), np.array(halves[1]), np.array(ends)

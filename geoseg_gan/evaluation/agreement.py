@@ -1,0 +1,251 @@
+"""Agreement and diversity: whether images obey their masks, and how much they vary."""
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.evaluation.images import ImageSet, spread, tracked
+from geoseg_gan.models.checkpoints import LoadedGenerator
+from geoseg_gan.models.pretrained.features import Lite0Features
+from geoseg_gan.synthesis.generate_images import paint
+from geoseg_gan.synthesis.recognizer import Recognizer
+from geoseg_gan.utils.confusion import class_iou, confusion_matrix, mean_iou
+
+
+def layer_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """Perceptual distance in the manner of LPIPS, with all channels weighted alike.
+
+    Every feature map is brought to length 1 along its channels; squared differences are summed over
+    channels and averaged over space and layers (Zhang et al. 2018, equation 1, without the weights
+    learnt from human judgement, which exist for other networks only).
+
+    Args:
+        first: Feature maps (B, C, H, W) of several layers.
+        second: The same of other images.
+
+    Returns:
+        Shape (B,), in 0..4; 0 for equal images.
+    """
+    parts = []
+    for ours, theirs in zip(first, second, strict=True):
+        gap = F.normalize(ours.float(), dim=1) - F.normalize(theirs.float(), dim=1)
+        parts.append(gap.square().sum(1).mean((1, 2)))
+    return torch.stack(parts).mean(0)
+
+
+def feature_distance(first: Tensor, second: Tensor) -> Tensor:
+    """Euclidean distance of pooled features brought to length 1, as in `fidelity.nearest`.
+
+    Args:
+        first: Shape (B, D).
+        second: Shape (B, D).
+
+    Returns:
+        Shape (B,), in 0..2.
+    """
+    gap = F.normalize(first.float(), dim=1) - F.normalize(second.float(), dim=1)
+    return gap.square().sum(1).sqrt()
+
+
+def composition_pairs(
+    shares: npt.NDArray[np.float64], groups: Sequence[str], count: int
+) -> list[tuple[int, int]]:
+    """Pairs of different tiles of like composition, from different ground where there is any.
+
+    Args:
+        shares: Share of every class in each tile, shape (N, C).
+        groups: The ground that each tile shows.
+        count: How many pairs at most.
+
+    Returns:
+        Positions of the tiles; pairs that differ least in composition (L1) come first, and no tile
+        stands in two pairs.
+    """
+    names = np.unique(groups, return_inverse=True)[1]
+    gaps = np.abs(shares[:, None] - shares).sum(2)
+    allowed = ~np.eye(len(shares), dtype=bool)
+    if len(set(names.tolist())) > 1:
+        allowed &= names[:, None] != names
+    upper = np.argwhere(np.triu(allowed))
+    order = upper[np.argsort(gaps[upper[:, 0], upper[:, 1]], kind="stable")]
+    pairs: list[tuple[int, int]] = []
+    used: set[int] = set()
+    for one, other in order.tolist():
+        if len(pairs) == count:
+            break
+        if one not in used and other not in used:
+            pairs.append((one, other))
+            used |= {one, other}
+    return pairs
+
+
+_MASKS = 64
+
+"""Masks that are painted several times, and pairs of real tiles beside them, at most."""
+
+
+def confusion(
+    recognizer: Recognizer,
+    images: ImageSet,
+    num_classes: int,
+    title: str | None = None,
+    *,
+    batch_size: int = 16,
+) -> Tensor:
+    """What a segmenter finds in images where their masks show a class.
+
+    Args:
+        recognizer: The segmenter.
+        images: The images with their masks.
+        num_classes: C.
+        title: Of the progress bar; None for none.
+        batch_size: Images judged at once on a GPU.
+
+    Returns:
+        Counts of pixels, shape (C, C), int64: rows are classes of masks, columns are found ones.
+    """
+    total = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    for first in tracked(range(0, len(images), batch_size), title):
+        rows = slice(first, first + batch_size)
+        seen = recognizer.batch_logits(torch.from_numpy(images.pixels[rows])).argmax(1).cpu()
+        total += confusion_matrix(torch.from_numpy(images.counted[rows]), seen, num_classes)
+    return total
+
+
+def agreement(total: Tensor, names: list[str]) -> dict[str, Any]:
+    """How well a segmenter finds the masks in the images.
+
+    Args:
+        total: What `confusion` found.
+        names: The C classes.
+
+    Returns:
+        "miou", "pixel_accuracy", and "classes": IoU by name, NaN where a class does not occur.
+    """
+    return {
+        "miou": mean_iou(total),
+        "pixel_accuracy": float(total.diagonal().sum() / max(1, int(total.sum()))),
+        "classes": dict(zip(names, class_iou(total).tolist(), strict=True)),
+    }
+
+
+Distances = tuple[float, float]
+
+"""Between features, and between layers (see metrics.diversity)."""
+
+
+def varied(
+    network: Lite0Features,
+    generator: LoadedGenerator,
+    labels: Sequence[npt.NDArray[np.uint8]],
+    numbers: Sequence[int],
+    *,
+    variants: int,
+    seed: int,
+    device: torch.device,
+    title: str | None = None,
+) -> list[Distances]:
+    """Distances between images painted from one mask with different noise.
+
+    Args:
+        network: Gives features, on `device`.
+        generator: On `device`.
+        labels: The masks, each of shape (S, S), uint8.
+        numbers: A number for each of them, which with the seed fixes its noise.
+        variants: Images for each mask, 2 or more.
+        seed: Fixes the noise.
+        device: Where both are.
+        title: Of the progress bar; None for none.
+
+    Returns:
+        The mean distances of every mask.
+    """
+    scaling = generator.facts.scaling
+    found = []
+    for label, number in tracked(list(zip(labels, numbers, strict=True)), title):
+        images = paint(
+            generator,
+            [label] * variants,
+            seed=seed + 1,  # other noise than what was painted for the other figures
+            indices=[number * variants + variant for variant in range(variants)],
+            device=device,
+        )
+        found.append(_distances(network, np.stack(images), scaling, device, variants))
+    return found
+
+
+def varied_rows(count: int) -> list[int]:
+    """Which of `count` masks are painted several times: all of few, else evenly spread."""
+    return spread(count, _MASKS)
+
+
+def diversity(found: Sequence[Distances], generator: LoadedGenerator) -> dict[str, Any]:
+    """How much the images of a mask vary.
+
+    Args:
+        found: What `varied` found.
+        generator: The generator.
+
+    Returns:
+        "features" and "layers", the mean distances, "masks", how many were painted, and
+        "deterministic", whether the generator takes no noise at all.
+    """
+    means = np.mean(found, 0)
+    return {
+        "features": float(means[0]),
+        "layers": float(means[1]),
+        "masks": len(found),
+        "deterministic": generator.network.noise.channels == 0,
+    }
+
+
+def real_diversity(
+    network: Lite0Features,
+    real: ImageSet,
+    scaling: ImageScaling,
+    classes: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """The same distances between different real tiles of like composition.
+
+    Args:
+        network: Gives features, on `device`.
+        real: Real images.
+        scaling: From stored values to [-1, 1].
+        classes: C.
+        device: Where the network is.
+
+    Returns:
+        "features", "layers" and "pairs"; NaN where there are no two tiles.
+    """
+    pairs = composition_pairs(real.shares(classes), real.groups, _MASKS)
+    if not pairs:
+        return {"features": math.nan, "layers": math.nan, "pairs": 0}
+    found = [_distances(network, real.pixels[list(pair)], scaling, device, 2) for pair in pairs]
+    means = np.mean(found, 0)
+    return {"features": float(means[0]), "layers": float(means[1]), "pairs": len(pairs)}
+
+
+def _distances(
+    network: Lite0Features,
+    pixels: np.ndarray,
+    scaling: ImageScaling,
+    device: torch.device,
+    count: int,
+) -> Distances:
+    """Mean feature and layer distance over all pairs of some images (N, S, S, K)."""
+    stacked = np.ascontiguousarray(np.moveaxis(pixels, -1, 1))
+    images = scaling.to_network(torch.from_numpy(stacked).to(device))
+    first, second = (list(side) for side in zip(*combinations(range(count), 2), strict=True))
+    pooled, layers = network.pooled(images), network.layers(images)
+    by_feature = feature_distance(pooled[first], pooled[second]).mean()
+    by_layer = layer_distance([m[first] for m in layers], [m[second] for m in layers]).mean()
+    return float(by_feature), float(by_layer)

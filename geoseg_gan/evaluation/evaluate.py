@@ -1,0 +1,528 @@
+"""The evaluate command: how good are generated pairs, beside what real images reach?"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from geoseg_gan.config import plain
+from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.data.datamodule import check_same_type
+from geoseg_gan.data.dataset import Fit, PairSource, WindowDataset
+from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.pairs import Pair, find_pairs
+from geoseg_gan.data.scan import check_sizes, scan
+from geoseg_gan.data.split import refuse_shared_images, shared_ground, split_pairs
+from geoseg_gan.data.synthetic import SyntheticFacts, read_synthetic, refuse_synthetic
+from geoseg_gan.distributed import run_together
+from geoseg_gan.evaluation import fidelity
+from geoseg_gan.evaluation.agreement import (
+    Distances,
+    agreement,
+    confusion,
+    diversity,
+    real_diversity,
+    varied,
+    varied_rows,
+)
+from geoseg_gan.evaluation.artefacts import spectra, texture
+from geoseg_gan.evaluation.images import SPLITS, ImageSet, collect, painted_like, spread
+from geoseg_gan.evaluation.report import (
+    CLOSEST,
+    RESULT,
+    print_figures,
+    write_closest,
+    write_evaluation,
+    write_pictures,
+)
+from geoseg_gan.evaluation.settings import EvaluateConfig
+from geoseg_gan.models.checkpoints import LoadedGenerator, load_generator
+from geoseg_gan.models.pretrained.features import (
+    FEATURES,
+    MINIMUM_SIZE,
+    Lite0Features,
+    build_features,
+)
+from geoseg_gan.synthesis.recognizer import Recognizer, load_recognizer
+from geoseg_gan.team import Team
+from geoseg_gan.utils.errors import UserError, check_choice, plural
+from geoseg_gan.utils.files import held
+
+FEWEST = 16
+
+"""Images below which no figure means anything."""
+
+
+_MOST_TRAINING = 5000  # windows that are searched for copies, evenly spread where there are more
+
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is evaluated, and how the real tiles beside it are read.
+
+    Attributes:
+        generator: The generator; None where a folder is evaluated.
+        synthetic: The folder; None where a generator is evaluated.
+        root: The data folder.
+        reader: Reads masks.
+        image_size: Side of all images in pixels.
+        fit: How tiles become windows.
+        train_pairs: The tiles that were trained on.
+        val_pairs: The tiles that painted images are judged by.
+        kind: What these are called: "validation", or "held-out" where they are training tiles.
+    """
+
+    generator: LoadedGenerator | None
+    synthetic: SyntheticFacts | None
+    root: Path
+    reader: MaskReader
+    image_size: int
+    fit: Fit
+    train_pairs: Sequence[Pair]
+    val_pairs: Sequence[Pair]
+    kind: str
+
+    def windows(self, pairs: Sequence[Pair]) -> WindowDataset:
+        """All windows of some pairs, once it is sure that they can be compared.
+
+        Raises:
+            UserError: If their images are of another type, or too small.
+        """
+        index = scan(pairs, self.reader)
+        check_same_type(scan(self.train_pairs, self.reader), index)
+        if self.fit == "crop":
+            check_sizes(index, self.image_size)
+        source = PairSource(pairs, self.reader)
+        return WindowDataset(source, index.sizes, self.image_size, self.fit)
+
+
+@dataclass(frozen=True)
+class Subject(Source):
+    """The same with all that it takes to measure it.
+
+    Attributes:
+        scaling: From stored values to [-1, 1].
+        device: Where networks are.
+        recognizer: The segmenter that tells agreement; None for none.
+        extract: Gives features.
+        perceptual: The network that tells images apart, for diversity.
+        train: Windows of the training tiles, and `train_rows`, which of them are looked at.
+        val: Windows of the tiles to judge by, and `val_rows`.
+        painted: Windows of a folder's pairs, and `painted_rows`; None and empty for a generator.
+    """
+
+    scaling: ImageScaling
+    device: torch.device
+    recognizer: Recognizer | None
+    extract: fidelity.Extractor
+    perceptual: Lite0Features
+    train: WindowDataset
+    train_rows: list[int]
+    val: WindowDataset
+    val_rows: list[int]
+    painted: WindowDataset | None
+    painted_rows: list[int]
+
+    def counts(self) -> dict[str, int]:
+        """How many images there are of each kind."""
+        return {
+            "painted": len(self.val_rows if self.painted is None else self.painted_rows),
+            self.kind: len(self.val_rows),
+            "training": len(self.train_rows),
+        }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What all processes have measured, in order of the images.
+
+    Attributes:
+        real: The real images to judge by.
+        fake: What is judged: images of the same masks, or the pairs of a generated folder.
+        of_real: Features of the former, shape (N, D).
+        of_fake: Features of the latter.
+        of_train: Features of training images.
+        of_controls: Features of real images once damaged, by the damage; empty unless asked for.
+        confusions: What the segmenter finds in "painted" and "real" images; empty without one.
+        distances: Between images of one mask, by mask; empty for a folder.
+    """
+
+    real: ImageSet
+    fake: ImageSet
+    of_real: Floats
+    of_fake: Floats
+    of_train: Floats
+    of_controls: dict[str, Floats]
+    confusions: dict[str, Tensor]
+    distances: list[Distances]
+
+
+def measure(config: EvaluateConfig, subject: Subject, team: Team) -> Measured | None:
+    """Measures this process's share of the images, in the batches of one process alone.
+
+    Returns:
+        What all have measured, in rank 0; None in the others.
+
+    Raises:
+        UserError: If a user's mistake was found in any process.
+    """
+
+    def title(text: str) -> str | None:
+        return text if team.leads else None
+
+    def joined(features: Floats) -> Floats:
+        parts = [part for part in team.gather([features]) if len(part)]
+        return np.concatenate(parts) if parts else features
+
+    extract, seed, device = subject.extract, config.seed, subject.device
+    mine = team.part(len(subject.val_rows), config.bs)
+    real = collect(subject.val, [subject.val_rows[row] for row in mine])
+    if subject.painted is not None:
+        others = team.part(len(subject.painted_rows), config.bs)
+        fake = collect(subject.painted, [subject.painted_rows[row] for row in others])
+    else:
+        assert subject.generator is not None, "either a generator or a folder is evaluated"
+        text = title("Painting held-out masks")
+        place = {"first": mine.start, "batch_size": config.bs}
+        fake = painted_like(subject.generator, real, seed, device, text, **place)
+    of_real = extract(real, title(f"Features of {subject.kind} images"))
+    of_fake = extract(fake, title("Features of painted images"))
+    rows = [subject.train_rows[n] for n in team.part(len(subject.train_rows), config.bs)]
+    of_train = extract.of_windows(subject.train, rows, title("Features of training images"))
+    damaged = {}
+    if config.controls:
+        damaged = fidelity.controls(extract, real, seed, first=mine.start, quiet=not team.leads)
+    confusions = {}
+    if subject.recognizer is not None:
+        for kind, images in (("painted", fake), ("real", real)):
+            found = confusion(
+                subject.recognizer,
+                images,
+                subject.reader.palette.num_classes,
+                title(f"Judging {kind} images"),
+                batch_size=config.bs,
+            )
+            confusions[kind] = sum(team.share(found), torch.zeros_like(found))
+    distances: list[Distances] = []
+    if subject.generator is not None:
+        shown = [row for row in varied_rows(len(subject.val_rows)) if row in mine]
+        distances = varied(
+            subject.perceptual,
+            subject.generator,
+            [real.labels[row - mine.start] for row in shown],
+            shown,
+            variants=config.variants,
+            seed=seed,
+            device=device,
+            title=title("Painting masks several times"),
+        )
+    reals, fakes = team.gather([real]), team.gather([fake])
+    whole_real, whole_fake, whole_train = (joined(part) for part in (of_real, of_fake, of_train))
+    controls = {name: joined(part) for name, part in damaged.items()}
+    distances = team.gather(distances)
+    if not team.leads:
+        return None
+    return Measured(
+        ImageSet.joined(reals),
+        ImageSet.joined(fakes),
+        whole_real,
+        whole_fake,
+        whole_train,
+        controls,
+        confusions,
+        distances,
+    )
+
+
+def open_subject(config: EvaluateConfig, team: Team) -> Subject:
+    """Loads networks and lists the images, of which there must be enough.
+
+    Raises:
+        UserError: If a checkpoint or a folder is not as it must be.
+    """
+    device = team.device(config.trainer)
+    source = _open(config, device)
+    if source.image_size < MINIMUM_SIZE:
+        raise UserError(
+            f"the images are {source.image_size} px wide: features need {MINIMUM_SIZE} px. Train "
+            "with a larger image_size."
+        )
+    if team.leads:
+        refuse_shared_images(source.train_pairs, source.val_pairs)
+    val, train = (source.windows(pairs) for pairs in (source.val_pairs, source.train_pairs))
+    painted = None if source.synthetic is None else source.windows(source.synthetic.pairs)
+    scaling = _scaling(source)
+    bands = len(scaling.low)
+    weights = config.features_weights
+    network = build_features(config.features, bands, None if weights is None else Path(weights))
+    perceptual = network if isinstance(network, Lite0Features) else Lite0Features(bands)
+    subject = Subject(
+        **vars(source),
+        scaling=scaling,
+        device=device,
+        recognizer=_recognizer(config, source, scaling, device),
+        extract=fidelity.Extractor(network.to(device), scaling, device, config.bs),
+        perceptual=perceptual.to(device),
+        train=train,
+        train_rows=spread(len(train), _MOST_TRAINING),
+        val=val,
+        val_rows=spread(len(val), config.num_samples),
+        painted=painted,
+        painted_rows=[] if painted is None else spread(len(painted), config.num_samples),
+    )
+    counts = subject.counts()
+    if min(counts.values()) < FEWEST:
+        shown = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise UserError(
+            f"figures need {FEWEST} images of each kind, but there are so many: {shown}. Give "
+            "more tiles, or train with a smaller image_size, which makes more windows of a tile."
+        )
+    return subject
+
+
+def _open(config: EvaluateConfig, device: torch.device) -> Source:
+    if config.gen_ckpt is not None:
+        generator = load_generator(Path(config.gen_ckpt), device)
+        trained = generator.facts.config
+        data = trained["data"]
+        root = Path(config.data_root or trained["data_root"])
+        refuse_synthetic(root)
+        fitted, held_out = split_pairs(root, trained)
+        if config.split == "held_out" and not held_out:
+            raise UserError(
+                f"split=held_out: the training of {config.gen_ckpt} held no tiles out "
+                "(inner_share=0). Use split=val, or train with inner_share=0.15 or so."
+            )
+        return Source(
+            generator,
+            None,
+            root,
+            MaskReader(generator.facts.palette, data["mask_format"], data["unknown"]),
+            trained["image_size"],
+            cast(Fit, data["fit"]),
+            fitted,
+            held_out
+            if config.split == "held_out"
+            else find_pairs(root, "val", data["group_regex"]),
+            SPLITS[config.split],
+        )
+    assert config.folder is not None, "check() has made sure"
+    synthetic = read_synthetic(Path(config.folder))
+    root = Path(config.data_root or synthetic.data_root)
+    refuse_synthetic(root)
+    return Source(
+        None,
+        synthetic,
+        root,
+        synthetic.reader(),
+        synthetic.image_size,
+        "crop",
+        find_pairs(root, "train"),
+        find_pairs(root, "val"),
+        SPLITS["val"],
+    )
+
+
+def _recognizer(
+    config: EvaluateConfig, source: Source, scaling: ImageScaling, device: torch.device
+) -> Recognizer | None:
+    if config.segmenter_ckpt is None:
+        return None
+    return load_recognizer(
+        Path(config.segmenter_ckpt),
+        source.reader.palette,
+        scaling,
+        source.image_size,
+        device,
+        config.class_map,
+        config.onnx,
+    )
+
+
+def _scaling(source: Source) -> ImageScaling:
+    index = scan(source.train_pairs, source.reader)
+    known = None if source.generator is None else source.generator.facts.scaling
+    scaling = known or ImageScaling.fit(index)
+    if (len(scaling.low), scaling.dtype) != (index.bands, index.dtype.name):
+        raise UserError(
+            f"data_root={source.root} holds images with {plural(index.bands, 'band')} of "
+            f"{index.dtype}, but the generator paints {plural(len(scaling.low), 'band')} of "
+            f"{scaling.dtype}. Give the data that it was trained on, or data like it."
+        )
+    return scaling
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, float]:
+    """Measures fidelity, agreement, diversity, artefacts and memorisation.
+
+    Args:
+        config: What is evaluated, on which real tiles.
+
+    Returns:
+        The main figures by name: "kid", "fid", "precision", "recall", "checkerboard", and
+        "agreement" and "diversity" where they could be had.
+
+    Raises:
+        UserError: If the configuration, a checkpoint or a folder is not as it must be.
+    """
+    return run_together(_evaluate, config)
+
+
+def _evaluate(config: EvaluateConfig, team: Team) -> dict[str, float]:
+    check(config)
+    with team.leader_first():
+        subject = open_subject(config, team)
+    with held(Path(config.out_dir)) if team.leads else nullcontext():
+        if team.leads:
+            _check_unwritten(config)  # once more: another call may have ended meanwhile
+            _say_start(config, subject, team)
+        measured = measure(config, subject, team)
+        return _report(config, subject, measured) if measured is not None else {}
+
+
+def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dict[str, float]:
+    """Works out all figures from what was measured, and writes them; the main ones."""
+    generator, recognizer, scaling = subject.generator, subject.recognizer, subject.scaling
+    real, fake = measured.real, measured.fake
+    of_real, of_fake, of_train = measured.of_real, measured.of_fake, measured.of_train
+    names = subject.reader.palette.names
+    near = fidelity.memorisation(of_train, of_fake, of_real)
+    train_rows = subject.train_rows
+    figures: dict[str, Any] = {
+        "images": subject.counts(),
+        "warnings": _warnings(subject),
+        "fidelity": {
+            "painted": fidelity.compare(of_real, of_fake),
+            "real halves": fidelity.halves(of_real, real.groups, config.seed),
+            "training ground": fidelity.compare(of_real, of_train),
+            **{
+                name: fidelity.compare(of_real, features, paired=True)
+                for name, features in measured.of_controls.items()
+            },
+        },
+        "coverage": {
+            "painted": fidelity.coverage(of_real, of_fake),
+            "training ground": fidelity.coverage(of_real, of_train),
+        },
+        "agreement": None,
+        "diversity": None,
+        "spectrum": spectra(real, fake, scaling),
+        "texture": texture(real, fake, scaling, names),
+        "memorisation": near,
+    }
+    if recognizer is not None:
+        figures["agreement"] = {k: agreement(v, names) for k, v in measured.confusions.items()}
+    if generator is not None:
+        figures["diversity"] = {
+            "painted": diversity(measured.distances, generator),
+            "real": real_diversity(subject.perceptual, real, scaling, len(names), subject.device),
+        }
+    facts = {
+        "settings": plain(config),
+        "checkpoint": None
+        if generator is None
+        else {"sha256": generator.digest, "epoch": generator.epoch},
+        "segmenter": None if recognizer is None else {"sha256": recognizer.digest},
+        "image_size": subject.image_size,
+    }
+    closest = np.argsort(near["painted"])[:CLOSEST].tolist()
+    originals = collect(subject.train, [train_rows[near["rows"][row]] for row in closest])
+    near["closest"] = [
+        {"painted": fake.names[row], "training": original, "distance": near["painted"][row]}
+        for row, original in zip(closest, originals.names, strict=True)
+    ]
+    folder = Path(config.out_dir)
+    palette, kind = subject.reader.palette, subject.kind
+    write_pictures(folder, figures, palette, scaling, real=real, fake=fake, kind=kind)
+    write_closest(folder, near["closest"], fake.part(closest), originals, scaling)
+    write_evaluation(folder, figures, facts)
+    print_figures(folder, figures)
+    return _main_figures(figures)
+
+
+def check(config: EvaluateConfig) -> None:
+    """Refuses a configuration before anything slow starts or anything is written.
+
+    Raises:
+        UserError: Naming the key, its value and what to do.
+    """
+    if (config.gen_ckpt is None) == (config.folder is None):
+        raise UserError(
+            "Set gen_ckpt to a G_e###.pt that training wrote, or folder to the save_dir of "
+            "generate; one of the two."
+        )
+    check_choice("features", config.features, FEATURES)
+    check_choice("split", config.split, SPLITS)
+    if config.split == "held_out" and config.gen_ckpt is None:
+        raise UserError(
+            f"split=held_out: of folder={config.folder} it is not known which tiles its generator "
+            "held out. Give gen_ckpt instead, or use split=val."
+        )
+    if config.features_weights is not None and config.features == "lite0":
+        raise UserError(
+            f"features_weights={config.features_weights}: features=lite0 brings its own. Leave it "
+            "away, or set features=inception."
+        )
+    if config.num_samples < FEWEST or config.variants < 2 or config.bs < 1 or config.seed < 0:
+        raise UserError(
+            f"num_samples={config.num_samples} must be {FEWEST} or more, variants="
+            f"{config.variants} 2 or more, bs={config.bs} positive, seed={config.seed} 0 or more."
+        )
+    config.onnx.check()
+    config.trainer.check(config.devices)
+    _check_unwritten(config)
+
+
+def _check_unwritten(config: EvaluateConfig) -> None:
+    if (Path(config.out_dir) / RESULT).exists():
+        raise UserError(
+            f"out_dir={config.out_dir} already holds an evaluation. Choose another out_dir."
+        )
+
+
+def _warnings(subject: Subject) -> list[str]:
+    """What is known of data and segmenter that makes figures better than they are."""
+    warnings = [shared_ground(subject.train_pairs, subject.val_pairs, kind=subject.kind)]
+    recognizer = subject.recognizer
+    if (
+        recognizer is not None
+        and subject.synthetic is not None
+        and subject.synthetic.filter_digest == recognizer.digest
+    ):
+        warnings.append(
+            "Agreement is flattered: the pairs were kept because this very segmenter recognised "
+            "them. Measure it with another segmenter, or on the generator (gen_ckpt)."
+        )
+    return [warning for warning in warnings if warning]
+
+
+def _main_figures(figures: dict[str, Any]) -> dict[str, float]:
+    found = {key: figures["fidelity"]["painted"][key] for key in ("kid", "fid")}
+    found |= figures["coverage"]["painted"]
+    found["checkerboard"] = figures["spectrum"]["gap"]["checkerboard"]
+    found["repetition"] = float(np.mean(figures["texture"]["painted"] or [np.nan]))
+    if figures["agreement"]:
+        found["agreement"] = figures["agreement"]["painted"]["miou"]
+    if figures["diversity"]:
+        found["diversity"] = figures["diversity"]["painted"]["layers"]
+    return found
+
+
+def _say_start(config: EvaluateConfig, subject: Subject, team: Team) -> None:
+    what, tiles = config.gen_ckpt or config.folder, len(subject.val_pairs)
+    print(
+        f"Evaluating {what} on {plural(tiles, f'{subject.kind} tile')} of {subject.root}, in "
+        f"windows of {subject.image_size} px, with features of {config.features} on "
+        f"{team.where(config.trainer)}, into {config.out_dir}."
+    )
+    if config.segmenter_ckpt is None:
+        print("Without segmenter_ckpt there will be no figure for agreement.")

@@ -1,1 +1,0 @@
-"""How good predictions and pictures are, in plain torch and NumPy."""

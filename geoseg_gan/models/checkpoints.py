@@ -1,0 +1,243 @@
+"""The one place that saves and loads networks.
+
+A network's file holds tensors and plain types only and is read with `weights_only=True`, so that
+nothing in it can run code. Each is enough by itself: palette, image scaling and the training run's
+configuration travel with the weights.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+
+from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.data.palette import Palette
+from geoseg_gan.models.discriminators.oasis import BESIDE, unlike
+from geoseg_gan.models.registry import Generator, build_generator
+from geoseg_gan.models.segmenters import build_segmenter
+from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.files import atomic_path
+
+Kind = Literal["generator", "discriminator", "segmenter"]
+
+
+FORMATS: dict[Kind, int] = {"generator": 2, "discriminator": 2, "segmenter": 1}
+
+"""The format of each kind, which grows when older files can no longer be read."""
+
+
+_WRITTEN_AS: dict[str, str] = {
+    "generator": "a G_e###.pt, which train writes",
+    "discriminator": "a D_e###.pt, which train writes",
+    "segmenter": "a segmenter.pt, which train_segmenter writes",
+}
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What every checkpoint of a run carries beside the weights.
+
+    Attributes:
+        config: The training run's resolved configuration, plain types only.
+        palette: Classes and colours.
+        scaling: Between stored image values and [-1, 1].
+    """
+
+    config: dict[str, Any]
+    palette: Palette
+    scaling: ImageScaling
+
+
+@dataclass(frozen=True)
+class LoadedGenerator:
+    """A generator ready to paint, in evaluation mode.
+
+    Attributes:
+        network: The generator.
+        facts: The run it comes from.
+        epoch: How many epochs it was trained.
+        digest: SHA-256 of the file, in hexadecimal.
+    """
+
+    network: Generator
+    facts: RunFacts
+    epoch: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class SegmenterFacts:
+    """What a segmenter's checkpoint carries beside the weights and the run.
+
+    Attributes:
+        held_out: Agreement (mIoU) on every window of the real training tiles that were held out of
+            training; empty where none were.
+        scores: Figures on real data by name, such as "val/miou".
+    """
+
+    held_out: list[float]
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class LoadedSegmenter:
+    """A segmenter ready to judge, in evaluation mode.
+
+    Attributes:
+        network: Gives logits (B, C, H, W) for images (B, K, H, W) in [-1, 1].
+        facts: The run it comes from.
+        judged: What is known of it.
+        digest: SHA-256 of the file, in hexadecimal.
+    """
+
+    network: nn.Module
+    facts: RunFacts
+    judged: SegmenterFacts
+    digest: str
+
+
+def save_network(
+    path: Path,
+    kind: Kind,
+    network: nn.Module,
+    facts: RunFacts,
+    epoch: int,
+    judged: SegmenterFacts | None = None,
+) -> None:
+    """Writes a network, whole or not at all.
+
+    Args:
+        path: Where to; an existing file is replaced.
+        kind: What the network is.
+        network: Its state is saved from whatever device it is on.
+        facts: The run it comes from.
+        epoch: How many epochs it was trained.
+        judged: What is known of a segmenter.
+    """
+    content = {
+        "format": FORMATS[kind],
+        "kind": kind,
+        "epoch": epoch,
+        "weights": {name: value.cpu() for name, value in network.state_dict().items()},
+        "config": facts.config,
+        "palette": facts.palette.to_dict(),
+        "scaling": asdict(facts.scaling),
+    }
+    if judged is not None:
+        content["judged"] = asdict(judged)
+    with atomic_path(path) as scratch:
+        torch.save(content, scratch)
+
+
+def load_generator(path: Path, device: torch.device | str = "cpu") -> LoadedGenerator:
+    """Reads a `G_e###.pt` and builds its generator.
+
+    Raises:
+        UserError: If there is no such file, or it is not a generator this version can read.
+    """
+    content = _read(path, "generator")
+    facts = _facts(content)
+    settings: Mapping[str, Any] = facts.config["model"]["generator"]
+    network = build_generator(settings, facts.palette.num_classes, len(facts.scaling.low))
+    _fill(network, content, device)
+    return LoadedGenerator(cast(Generator, network), facts, content["epoch"], _digest(path))
+
+
+def start_from(path: Path, generator: nn.Module, discriminator: nn.Module, facts: RunFacts) -> None:
+    """Fills the networks of a new run with those of a run that ended, as for larger images.
+
+    Args:
+        path: A `G_e###.pt`. The `D_e###.pt` of the same epoch beside it fills the discriminator;
+            where there is none, as beside `G_best.pt`, that starts anew.
+        generator: Filled in place.
+        discriminator: Filled in place; what judges beside it (see `BESIDE`) starts anew where the
+            other run had none of these settings.
+        facts: The new run.
+
+    Raises:
+        UserError: If the file is no generator, or the new run's networks, classes or bands are not
+            those of the run it is from.
+    """
+    beside = path.with_name(f"D{path.name[1:]}")
+    wanted: list[tuple[Kind, Path, nn.Module]] = [("generator", path, generator)]
+    if beside.is_file():
+        wanted.append(("discriminator", beside, discriminator))
+    for kind, source, network in wanted:
+        content = _read(source, kind)
+        theirs = _facts(content)
+        if theirs.palette.to_dict()["classes"] != facts.palette.to_dict()["classes"]:
+            raise UserError(f"init_from: {source} was trained on other classes than data= has.")
+        settings, own = theirs.config["model"][kind], facts.config["model"][kind]
+        for key in unlike(own, settings):
+            raise UserError(
+                f"init_from: {source} has model.{kind}.{key}={settings.get(key)}, not "
+                f"{own[key]}. Give its settings, or leave init_from away."
+            )
+        if len(theirs.scaling.low) != len(facts.scaling.low):
+            raise UserError(
+                f"init_from: {source} was trained on images of {len(theirs.scaling.low)} bands, "
+                f"and these have {len(facts.scaling.low)}."
+            )
+        anew = {key for key in BESIDE if settings.get(key) != own.get(key)}
+        shared = {n: w for n, w in content["weights"].items() if n.split(".")[0] not in anew}
+        network.load_state_dict(network.state_dict() | shared)
+    if not beside.is_file():
+        warnings.warn(f"{beside} is not there: the discriminator starts anew.", stacklevel=2)
+
+
+def load_segmenter(path: Path, device: torch.device | str = "cpu") -> LoadedSegmenter:
+    """Reads a `segmenter.pt` and builds its network.
+
+    Raises:
+        UserError: If there is no such file, or it is not a segmenter this version can read.
+    """
+    content = _read(path, "segmenter")
+    facts = _facts(content)
+    settings: Mapping[str, Any] = facts.config["segmenter"]
+    network = build_segmenter(
+        settings, facts.palette.num_classes, len(facts.scaling.low), pretrained=False
+    )
+    _fill(network, content, device)
+    # Older files also hold class losses.
+    known = {f.name: content["judged"][f.name] for f in fields(SegmenterFacts)}
+    return LoadedSegmenter(network, facts, SegmenterFacts(**known), _digest(path))
+
+
+def _facts(content: Mapping[str, Any]) -> RunFacts:
+    scaling = ImageScaling(**content["scaling"])
+    return RunFacts(content["config"], Palette.from_dict(content["palette"]), scaling)
+
+
+def _fill(network: nn.Module, content: Mapping[str, Any], device: torch.device | str) -> None:
+    network.load_state_dict(content["weights"])
+    network.to(device).eval().requires_grad_(False)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read(path: Path, kind: Kind) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist. Give {_WRITTEN_AS[kind]}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises of every kind for files that are none of its own
+        content = None
+    if not isinstance(content, dict) or "format" not in content or "kind" not in content:
+        raise UserError(f"{path} is not a checkpoint of this project. Give {_WRITTEN_AS[kind]}.")
+    if content["kind"] != kind:
+        raise UserError(
+            f"{path} holds a {content['kind']}, but a {kind} is needed: give {_WRITTEN_AS[kind]}."
+        )
+    if content["format"] != FORMATS[kind]:
+        raise UserError(
+            f"{path} has format {content['format']}, but this version reads format "
+            f"{FORMATS[kind]}. Use the version of geoseg-gan that wrote it, or train again."
+        )
+    return content

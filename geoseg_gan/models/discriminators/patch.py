@@ -1,0 +1,108 @@
+"""The PatchGAN discriminator."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geoseg_gan.models.discriminators.output import DiscriminatorOutput, Judges
+from geoseg_gan.models.layers import condition_channels, condition_of, convolution
+
+
+class PatchDis(nn.Module):
+    """PatchGAN on image and label map at one or more scales (Isola 2017; Wang et al. 2018).
+
+    With three layers a logit judges 70x70 pixels. There is no normalisation over space by default:
+    it would hide from the discriminator how bright the image is.
+
+    Args:
+        num_classes: C, channels of the one-hot label map.
+        image_channels: K, bands of the image.
+        width: Channels of the first layer; each further layer has twice as many, up to 8 times.
+        layers: Strided layers of each scale.
+        scales: How many copies look at the image, each at half the resolution of the one before.
+        spectral_norm: Divides weights by their spectral norm (Miyato et al. 2018).
+        instance_norm: Normalises each feature map over space, but for the first layer's.
+        edges: Shows the network the outlines of regions as well.
+    """
+
+    judges: Judges = "realness"
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_channels: int,
+        *,
+        width: int = 64,
+        layers: int = 3,
+        scales: int = 2,
+        spectral_norm: bool = True,
+        instance_norm: bool = False,
+        edges: bool = False,
+    ) -> None:
+        """Builds the network.
+
+        Raises:
+            ValueError: If width, layers or scales are below 1.
+        """
+        super().__init__()
+        if min(width, layers, scales) < 1:
+            raise ValueError(
+                f"width={width}, layers={layers} and scales={scales} must be 1 or more"
+            )
+        self.minimum_size = 2 ** (layers + scales + 1)
+        self.edges = edges
+        channels = condition_channels(num_classes, edges) + image_channels
+        self.scales = nn.ModuleList(
+            _Patch(channels, width, layers, spectral_norm, instance_norm) for _ in range(scales)
+        )
+
+    def blocks(self) -> list[nn.Module]:
+        """The parts that activation checkpointing computes anew."""
+        return [block for scale in self.scales for block in cast(_Patch, scale).blocks]
+
+    def forward(self, image: Tensor, one_hot: Tensor) -> DiscriminatorOutput:
+        """Judges images.
+
+        Args:
+            image: Shape (B, K, H, W), in [-1, 1]; H and W at least `minimum_size`.
+            one_hot: Shape (B, C, H, W).
+        """
+        x = torch.cat([image, condition_of(one_hot, self.edges)], 1)
+        logits, features = [], []
+        for number, patch in enumerate(self.scales):
+            if number:
+                x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+            logit, layers = patch(x)
+            logits.append(logit)
+            features.append(layers)
+        return DiscriminatorOutput(logits, features)
+
+
+class _Patch(nn.Module):
+    def __init__(
+        self, channels: int, width: int, layers: int, spectral_norm: bool, instance_norm: bool
+    ) -> None:
+        super().__init__()
+        widths = [channels, *(width * min(2**level, 8) for level in range(layers + 1))]
+        blocks = []
+        for level in range(layers + 1):
+            stride = 2 if level < layers else 1
+            block = [
+                convolution(
+                    widths[level], widths[level + 1], 4, stride=stride, normed=spectral_norm
+                )
+            ]
+            if instance_norm and level:
+                block.append(nn.InstanceNorm2d(widths[level + 1]))
+            blocks.append(nn.Sequential(*block, nn.LeakyReLU(0.2)))
+        self.blocks = nn.ModuleList(blocks)
+        self.head = convolution(widths[-1], 1, 4, normed=spectral_norm)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        features = []
+        for block in self.blocks:
+            x = block(x)
+            features.append(x)
+        return self.head(x), features

@@ -1,0 +1,161 @@
+"""Discriminators on the features of a frozen pretrained network."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geoseg_gan.models.discriminators.output import DiscriminatorOutput, Judges
+from geoseg_gan.models.discriminators.patch import PatchDis
+from geoseg_gan.models.layers import condition_channels, condition_of, convolution
+from geoseg_gan.models.pretrained.backbone import PACKAGED, Backbone
+
+_FINEST = 4
+
+"""Stride of the finest feature map that is judged, in pixels; the paper's."""
+
+
+class ProjectedDis(nn.Module):
+    """Small discriminators on randomly mixed pretrained features (Sauer et al. 2021).
+
+    Feature maps at 1/4 to 1/32 of the resolution are projected by 1x1 convolutions and, from the
+    coarsest to the finest, added up and projected by 3x3 ones (sec. 3.2). Both kinds keep the
+    random weights they start with, so that no feature can be neglected. A discriminator of its own
+    judges each mixed map.
+
+    Different from the paper, each is shown the share of every class in the ground that a feature
+    sees, and gives a map of logits: what is judged is whether an image shows its mask. And images
+    are smoothed before the backbone, whose strided first layer would take a pattern of two pixels
+    for something else, and leave it in what is painted (Zhang 2019, "Shift-Invariant Again").
+
+    Args:
+        num_classes: C, channels of the one-hot label map.
+        image_channels: K, bands of the image.
+        backbone: "lite2" (needs no download), or the name of a convolutional network of timm.
+        mixed: Channels of the finest mixed map; each coarser one has twice as many.
+        width: Channels of each discriminator's first layer; the second has twice as many.
+        patch: Width of a PatchGAN on the image itself that judges beside them, as Kumari et al.
+            2022 ("Ensembling Off-the-shelf Models") combine both kinds; 0 for none.
+        spectral_norm: Divides the discriminators' weights by their spectral norm.
+        edges: Shows the discriminators the outlines of regions as well.
+    """
+
+    judges: Judges = "realness"
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_channels: int,
+        *,
+        backbone: str = PACKAGED,
+        mixed: int = 64,
+        width: int = 64,
+        patch: int = 0,
+        spectral_norm: bool = True,
+        edges: bool = False,
+    ) -> None:
+        """Builds the discriminators; the backbone is loaded when it is first needed.
+
+        Raises:
+            UserError: If there is no such backbone, or it has no feature maps.
+            ValueError: If mixed or width are below 1, patch is negative, or all feature maps are
+                finer than a quarter of the resolution.
+        """
+        super().__init__()
+        if min(mixed, width) < 1 or patch < 0:
+            raise ValueError(
+                f"mixed={mixed} and width={width} must be 1 or more, patch={patch} 0 or more"
+            )
+        self.backbone = Backbone(backbone, image_channels)
+        self.minimum_size = 32
+        self.edges = edges
+        strides = self.backbone.strides()
+        self.first = next((i for i, s in enumerate(strides) if s >= _FINEST), len(strides))
+        channels = self.backbone.channels()[self.first :]
+        if not channels:
+            raise ValueError(f"backbone={backbone} has no feature map of stride {_FINEST} or more")
+        mixes = [mixed * 2**level for level in range(len(channels))]
+        # Buffers, since they are saved with the discriminator but never learnt.
+        for level, (found, mix) in enumerate(zip(channels, mixes, strict=True)):
+            self.register_buffer(f"across_channels_{level}", _random(mix, found, 1))
+            if level < len(channels) - 1:
+                self.register_buffer(f"across_scales_{level}", _random(mix, mixes[level + 1], 3))
+        condition = condition_channels(num_classes, edges)
+        self.scales = nn.ModuleList(_Judge(mix + condition, width, spectral_norm) for mix in mixes)
+        self.patch = None
+        if patch:
+            self.patch = PatchDis(
+                num_classes,
+                image_channels,
+                width=patch,
+                scales=1,
+                spectral_norm=spectral_norm,
+                edges=edges,
+            )
+
+    def blocks(self) -> list[nn.Module]:
+        """The parts that activation checkpointing computes anew: those of its PatchGAN."""
+        return [] if self.patch is None else self.patch.blocks()
+
+    def forward(self, image: Tensor, one_hot: Tensor) -> DiscriminatorOutput:
+        """Judges images.
+
+        Args:
+            image: Shape (B, K, H, W), in [-1, 1]; H and W at least `minimum_size`.
+            one_hot: Shape (B, C, H, W).
+        """
+        condition = condition_of(one_hot, self.edges)
+        mixed: list[Tensor] = []
+        maps = self.backbone(_smooth(image))[self.first :]
+        for level, found in reversed(list(enumerate(maps))):
+            x = F.conv2d(found, self.get_buffer(f"across_channels_{level}").to(found.dtype))
+            if mixed:
+                weight = self.get_buffer(f"across_scales_{level}").to(found.dtype)
+                coarser = F.interpolate(mixed[-1], size=x.shape[-2:], mode="bilinear")
+                x = x + F.conv2d(coarser, weight, padding=1)
+            mixed.append(x)
+        logits, features = [], []
+        for judge, x in zip(self.scales, reversed(mixed), strict=True):
+            height, width = x.shape[-2:]
+            told = F.adaptive_avg_pool2d(condition, (height, width))
+            logit, layers = judge(torch.cat([x, told.to(x.dtype)], 1))
+            logits.append(logit)
+            features.append(layers)
+        if self.patch is not None:
+            output: DiscriminatorOutput = self.patch(image, one_hot)
+            logits += output.logits
+            features += output.features
+        return DiscriminatorOutput(logits, features)
+
+
+class _Judge(nn.Module):
+    def __init__(self, channels: int, width: int, spectral_norm: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            [
+                convolution(channels, width, 3, normed=spectral_norm),
+                convolution(width, 2 * width, 3, stride=2, normed=spectral_norm),
+            ]
+        )
+        self.head = convolution(2 * width, 1, 3, normed=spectral_norm)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        features = []
+        for block in self.blocks:
+            x = F.leaky_relu(block(x), 0.2)
+            features.append(x)
+        return self.head(x), features
+
+
+def _smooth(image: Tensor) -> Tensor:
+    """Weights 1/4, 1/2, 1/4 along rows and columns, which let no pattern of two pixels pass."""
+    kernel = torch.tensor([0.25, 0.5, 0.25], dtype=image.dtype, device=image.device)
+    bands = image.shape[1]
+    weight = torch.outer(kernel, kernel).expand(bands, 1, 3, 3)
+    return F.conv2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), weight, groups=bands)
+
+
+def _random(channels: int, of: int, kernel: int) -> Tensor:
+    """Random weights that keep the size of activations."""
+    return torch.randn(channels, of, kernel, kernel) / math.sqrt(of * kernel**2)

@@ -1,0 +1,175 @@
+"""The noise maps that generators take, made outside of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+REGIONS = 256
+
+"""Regions of one image that can have a vector of their own; further ones share theirs."""
+
+
+@dataclass(frozen=True)
+class NoiseSpec:
+    """What a generator's noise map (B, Z, H, W) is made of.
+
+    Style channels hold one standard normal draw an image, broadcast over space: they choose how the
+    image looks as a whole. Region channels hold one draw for each connected region of the label
+    map, so that two fields of one class can look different. Texture channel k holds white noise at
+    1/2^k of the resolution: without it a convolutional network has nothing inside a broad region
+    from which texture could grow, and paints it flat or repeats itself.
+
+    Attributes:
+        style: Channels of one draw an image.
+        region: Channels of one draw a region.
+        texture: Octaves of spatial noise, from single pixels upwards.
+    """
+
+    style: int
+    region: int
+    texture: int
+
+    def __post_init__(self) -> None:
+        """Refuses negative numbers.
+
+        Raises:
+            ValueError: Naming the generator's settings that they come from.
+        """
+        if min(self.style, self.region, self.texture) < 0:
+            raise ValueError(
+                f"style_channels={self.style}, region_channels={self.region} and "
+                f"texture_octaves={self.texture} must be 0 or more"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Z; 0 makes the generator deterministic."""
+        return self.style + self.region + self.texture
+
+
+def sample_noise(
+    spec: NoiseSpec,
+    seed: int,
+    indices: Sequence[int],
+    regions: Tensor,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draws one noise map for every index, the same whatever else is in the batch.
+
+    Args:
+        spec: What the map is made of.
+        seed: The run's seed.
+        indices: Number of each pair, or of each training sample counted over the whole run.
+        regions: Number of the region of every pixel, shape (len(indices), H, W), an integer dtype,
+            as `data.regions.region_map` counts them.
+        device: Where it is drawn; draws differ between kinds of devices.
+
+    Returns:
+        Shape (len(indices), Z, H, W), float32, every channel of unit variance at every pixel.
+
+    Raises:
+        ValueError: If there are more or fewer region maps than indices.
+    """
+    if len(regions) != len(indices):
+        raise ValueError(f"{len(indices)} indices need as many region maps, not {len(regions)}")
+    drawn = draw_noise(spec, seed, indices, regions.shape[-2:], device)
+    return noise_maps(spec, drawn, regions.to(device))
+
+
+def draw_noise(
+    spec: NoiseSpec,
+    seed: int,
+    indices: Sequence[int],
+    size: Sequence[int],
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draws the numbers that noise maps are made of, far fewer than their pixels.
+
+    Args:
+        spec: What the maps are made of.
+        seed: The run's seed.
+        indices: Number of each pair.
+        size: Height and width of the maps.
+        device: Where they are drawn.
+
+    Returns:
+        Shape (len(indices), M), float32.
+    """
+    sizes = _draws(spec, size)
+    rng = torch.Generator(device)
+    drawn = torch.empty(len(indices), sum(sizes), device=device)
+    for row, index in zip(drawn, indices, strict=True):
+        rng.manual_seed(_mix(seed, index))
+        row.normal_(generator=rng)
+    return drawn
+
+
+def noise_maps(spec: NoiseSpec, drawn: Tensor, regions: Tensor) -> Tensor:
+    """Makes noise maps, on whatever device the draws are.
+
+    Args:
+        spec: What they are made of.
+        drawn: What `draw_noise` drew, shape (B, M).
+        regions: Number of the region of every pixel, shape (B, H, W), on the same device.
+
+    Returns:
+        Shape (B, Z, H, W), float32, every channel of unit variance at every pixel.
+    """
+    height, width = regions.shape[-2:]
+    shapes, sizes = _octaves(spec, (height, width)), _draws(spec, (height, width))
+    style, *octaves, table = torch.split(drawn, sizes, 1)
+    parts = [style.view(*style.shape, 1, 1).expand(-1, -1, height, width)]
+    for octave, ((rows, columns), draw) in enumerate(zip(shapes, octaves, strict=True)):
+        coarse = draw.view(-1, 1, rows, columns)
+        if octave:
+            fine = F.interpolate(coarse, scale_factor=2**octave, mode="bilinear")
+            spread = _spread(rows, octave, drawn.device)[:, None] * _spread(
+                columns, octave, drawn.device
+            )
+            coarse = (fine / spread)[..., :height, :width]
+        parts.append(coarse)
+    if spec.region:
+        vectors = table.view(-1, spec.region, REGIONS)
+        rows_of = (regions.long() % REGIONS).flatten(1).unsqueeze(1)
+        found = vectors.gather(2, rows_of.expand(-1, spec.region, -1))
+        parts.append(found.view(-1, spec.region, height, width))
+    return torch.cat(parts, 1)
+
+
+def _octaves(spec: NoiseSpec, size: Sequence[int]) -> list[tuple[int, int]]:
+    """Rows and columns of draws in every octave of texture."""
+    height, width = size
+    return [(-(-height // 2**k), -(-width // 2**k)) for k in range(spec.texture)]
+
+
+def _draws(spec: NoiseSpec, size: Sequence[int]) -> list[int]:
+    """How many numbers style, every octave and regions take."""
+    octaves = [rows * columns for rows, columns in _octaves(spec, size)]
+    # A table of fixed size for regions: to count them would make a GPU wait.
+    return [spec.style, *octaves, spec.region * REGIONS]
+
+
+@lru_cache(maxsize=64)
+def _spread(length: int, octave: int, device: torch.device | str) -> Tensor:
+    """Standard deviation of white noise of some length after linear enlargement by 2^octave.
+
+    Between two draws their mean varies less than either; divided by this, every pixel has unit
+    variance, and no grid of the draws' places shows in what is painted.
+    """
+    weights = F.interpolate(
+        torch.eye(length, device=device).unsqueeze(0), scale_factor=2**octave, mode="linear"
+    )
+    return weights[0].square().sum(0).sqrt()
+
+
+def _mix(seed: int, index: int) -> int:
+    """One 63-bit seed from two numbers (the splitmix64 finaliser)."""
+    mask = (1 << 64) - 1
+    value = (seed * 0x9E3779B97F4A7C15 + index + 0x9E3779B97F4A7C15) & mask
+    value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & mask
+    value = ((value ^ value >> 27) * 0x94D049BB133111EB) & mask
+    return (value ^ value >> 31) >> 1

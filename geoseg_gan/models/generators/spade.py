@@ -1,0 +1,259 @@
+"""Generators whose normalisation layers are told the mask: SPADE, CLADE and OASIS."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geoseg_gan.models.generators.noise import NoiseSpec
+from geoseg_gan.models.layers import (
+    PixelNorm,
+    condition_channels,
+    condition_of,
+    convolution,
+    memory_format_of,
+)
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": lambda channels: nn.BatchNorm2d(channels, affine=False),
+    "instance": lambda channels: nn.InstanceNorm2d(channels),
+    "pixel": lambda channels: PixelNorm(),
+}
+
+"""Normalisation without scale and shift of its own, by name."""
+
+
+MODULATIONS = ("spade", "clade")
+
+
+class Spade(nn.Module):
+    """Spatially adaptive denormalisation: (1 + gamma) * norm(x) + beta (Park et al. 2019, eq. 1).
+
+    Both maps are convolved from the condition. The paper writes gamma alone; learning its distance
+    from 1 starts the network as one without modulation.
+
+    Args:
+        channels: Of the features.
+        condition: Channels of the condition.
+        hidden: Channels between the two convolutions; 128 in the paper.
+        norm: A key of NORMS.
+    """
+
+    def __init__(self, channels: int, condition: int, hidden: int, norm: str) -> None:
+        """Builds the layers."""
+        super().__init__()
+        self.norm = NORMS[norm](channels)
+        self.shared = nn.Conv2d(condition, hidden, 3, padding=1)
+        self.gamma = nn.Conv2d(hidden, channels, 3, padding=1)
+        self.beta = nn.Conv2d(hidden, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Modulates (B, c, H, W) by a condition (B, D, H, W)."""
+        hidden = F.relu(self.shared(condition))
+        return _modulate(self.norm(x), self.gamma(hidden), self.beta(hidden))
+
+
+class Clade(nn.Module):
+    """Class-adaptive denormalisation: gamma and beta looked up by class (Tan et al. 2021, eq. 3).
+
+    The look-up is a product with the condition, which is one-hot at full resolution and, where
+    several classes share a pixel at a lower one, mixes their entries.
+
+    Args:
+        channels: Of the features.
+        condition: Channels of the condition.
+        norm: A key of NORMS.
+    """
+
+    def __init__(self, channels: int, condition: int, norm: str) -> None:
+        """Starts every class with gamma 1 and beta 0, but for a little chance."""
+        super().__init__()
+        self.norm = NORMS[norm](channels)
+        self.gamma = nn.Conv2d(condition, channels, 1, bias=False)
+        self.beta = nn.Conv2d(condition, channels, 1, bias=False)
+        for table in (self.gamma, self.beta):
+            nn.init.normal_(table.weight, std=0.1)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Modulates (B, c, H, W) by a condition (B, D, H, W)."""
+        return _modulate(self.norm(x), self.gamma(condition), self.beta(condition))
+
+
+def _modulate(normed: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    return torch.addcmul(normed + beta, normed, gamma)
+
+
+class _Block(nn.Module):
+    """A residual block of two modulated convolutions (Park et al. 2019, fig. 4)."""
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        modulation: Callable[[int], nn.Module],
+        noise: int,
+        spectral_norm: bool,
+    ) -> None:
+        super().__init__()
+        middle = min(channels, out_channels)
+        self.noise = nn.Conv2d(noise, channels, 1, bias=False) if noise else None
+        self.first, self.second = modulation(channels), modulation(middle)
+        self.first_conv = convolution(channels, middle, 3, normed=spectral_norm)
+        self.second_conv = convolution(middle, out_channels, 3, normed=spectral_norm)
+        self.skip = modulation(channels) if channels != out_channels else None
+        if self.skip is not None:
+            self.skip_conv = convolution(
+                channels, out_channels, 1, bias=False, normed=spectral_norm
+            )
+
+    def forward(self, x: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
+        if self.noise is not None:
+            x = x + self.noise(noise)
+        y: Tensor = self.first_conv(F.leaky_relu(self.first(x, condition), 0.2))
+        y = self.second_conv(F.leaky_relu(self.second(y, condition), 0.2))
+        if self.skip is not None:
+            x = self.skip_conv(self.skip(x, condition))
+        return x + y
+
+
+class ModulatedGen(nn.Module):
+    """Residual blocks from coarse to fine whose normalisation is told the mask.
+
+    With the defaults it is the generator of SPADE (Park et al. 2019) without its image encoder;
+    with `modulation="clade"` that of CLADE (Tan et al. 2021); with `condition_noise` and one middle
+    block that of OASIS (Schönfeld et al. 2021).
+
+    Differences from the papers: features are enlarged bilinearly, since the steps that nearest
+    neighbours leave show in the spectrum; the condition is averaged, not sampled, at lower
+    resolutions, so that thin roads reach them; the unknown has a channel of its own; and noise is a
+    map, of which a part belongs to the image, a part to each region and a part to each pixel. SPADE
+    and CLADE take noise at the coarsest stage only, where a small region would have none: here each
+    block adds a linear map of it to its features besides (Karras et al. 2019, sec. 2).
+
+    Args:
+        num_classes: C, channels of the one-hot label map.
+        image_channels: K, bands of the image.
+        modulation: "spade" or "clade".
+        width: Channels of the finest stage; each coarser one has twice as many.
+        depth: How often the resolution is halved.
+        max_width: Upper limit of a stage's channels.
+        middle_blocks: Blocks of the second-coarsest stage.
+        hidden: Channels inside each SPADE layer; CLADE has none.
+        head_width: Channels of a plain convolution at full resolution that ends the network, whose
+            blocks then work at half resolution and below; 0 for blocks at full resolution.
+        condition_noise: Gives the noise to the modulation with the mask, instead of adding it to
+            the features.
+        style_channels: Noise channels of one draw an image.
+        region_channels: Noise channels of one draw a connected region.
+        texture_octaves: Noise channels that vary from pixel to pixel (see NoiseSpec).
+        edges: Shows the network the outlines of regions as well.
+        norm: "batch" as in the papers, "instance" or "pixel" (see PixelNorm).
+        spectral_norm: Divides the blocks' weights by their spectral norm.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_channels: int,
+        *,
+        modulation: str = "spade",
+        width: int = 64,
+        depth: int = 5,
+        max_width: int = 1024,
+        middle_blocks: int = 2,
+        hidden: int = 128,
+        head_width: int = 0,
+        condition_noise: bool = False,
+        style_channels: int = 32,
+        region_channels: int = 32,
+        texture_octaves: int = 5,
+        edges: bool = False,
+        norm: str = "batch",
+        spectral_norm: bool = True,
+    ) -> None:
+        """Builds the network.
+
+        Raises:
+            ValueError: If a number is out of range, or `modulation` or `norm` is unknown.
+        """
+        super().__init__()
+        if min(width, depth, max_width, middle_blocks, hidden) < 1 or head_width < 0:
+            raise ValueError(
+                f"width={width}, depth={depth}, max_width={max_width}, middle_blocks="
+                f"{middle_blocks} and hidden={hidden} must be 1 or more, head_width={head_width} 0 "
+                "or more"
+            )
+        for name, value, known in (("modulation", modulation, MODULATIONS), ("norm", norm, NORMS)):
+            if value not in known:
+                raise ValueError(f"{name}={value} is not one of {', '.join(known)}")
+        self.noise = NoiseSpec(style_channels, region_channels, texture_octaves)
+        self.edges = edges
+        self.condition_noise = condition_noise
+        self.stride = 2**depth
+        shown = condition_channels(num_classes, edges)
+        told = shown + self.noise.channels
+        # From the coarsest stage, at 1 / stride of the resolution, to full or half resolution.
+        stages = depth + 1 - bool(head_width)
+        widths = [min(width * 2 ** (stages - 1 - stage), max_width) for stage in range(stages)]
+        self.stem = nn.Conv2d(told, widths[0], 3, padding=1)
+
+        def modulate(features: int) -> nn.Module:
+            condition = told if condition_noise else shown
+            if modulation == "clade":
+                return Clade(features, condition, norm)
+            return Spade(features, condition, hidden, norm)
+
+        added = 0 if condition_noise else self.noise.channels
+        self.stages = nn.ModuleList()
+        for stage, out_channels in enumerate(widths):
+            channels = widths[max(stage - 1, 0)]
+            # The papers' blocks in the middle come before the one that narrows.
+            wide = [channels] * (middle_blocks - 1) if stage == 1 else []
+            blocks = [
+                _Block(channels, each, modulate, added, spectral_norm)
+                for each in (*wide, out_channels)
+            ]
+            self.stages.append(nn.ModuleList(blocks))
+        self.finish = None
+        if head_width:
+            self.finish = nn.Conv2d(widths[-1] + told, head_width, 3, padding=1)
+        self.head = nn.Conv2d(head_width or widths[-1], image_channels, 3, padding=1)
+
+    def blocks(self) -> list[nn.Module]:
+        """The parts that activation checkpointing computes anew."""
+        return [block for stage in self.stages.children() for block in stage.children()]
+
+    def forward(self, one_hot: Tensor, noise: Tensor) -> Tensor:
+        """Paints an image.
+
+        Args:
+            one_hot: Shape (B, C, H, W); H and W are multiples of `stride`; all zero where ignored.
+            noise: Shape (B, Z, H, W), as `sample_noise` draws it.
+
+        Returns:
+            Shape (B, K, H, W), in [-1, 1].
+        """
+        full = torch.cat([condition_of(one_hot, self.edges), noise], 1)
+        memory_format = memory_format_of(self.stem)
+        full = full.contiguous(memory_format=memory_format)
+        pyramid = [full]
+        while 2 ** (len(pyramid) - 1) < self.stride:
+            pyramid.append(F.avg_pool2d(pyramid[-1], 2))
+        x = self.stem(pyramid[-1])
+        shown = full.shape[1] - noise.shape[1]
+        for stage, blocks in enumerate(self.stages):
+            if stage:
+                x = F.interpolate(x, scale_factor=2.0, mode="bilinear")
+            told = pyramid[-1 - stage]
+            # Slices of what lies channel by channel are copied here, once for all layers.
+            own = told[:, shown:].contiguous(memory_format=memory_format)
+            condition = told
+            if not self.condition_noise:
+                condition = told[:, :shown].contiguous(memory_format=memory_format)
+            for block in blocks.children():
+                x = block(x, condition, own)
+        if self.finish is not None:
+            x = F.interpolate(x, scale_factor=2.0, mode="bilinear")
+            x = self.finish(torch.cat([x, full], 1))
+        return torch.tanh(self.head(F.leaky_relu(x, 0.2)))

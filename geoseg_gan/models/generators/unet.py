@@ -1,0 +1,107 @@
+"""The U-Net generator."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from geoseg_gan.models.generators.noise import NoiseSpec
+from geoseg_gan.models.layers import PixelNorm, condition_channels, condition_of, memory_format_of
+
+
+class UNetGen(nn.Module):
+    """U-Net from one-hot label map and noise to image (after Isola et al. 2017, sec. 3.2.1).
+
+    Differences from the paper: the decoder enlarges bilinearly and then convolves, and the encoder
+    shrinks with kernels that their stride divides. Every output pixel so gets the same number of
+    kernel taps, which is what transposed convolutions fail at, and why they leave a checkerboard
+    (Odena et al. 2016); nearest neighbour instead of bilinear would leave its two-pixel steps in
+    the spectrum. Noise enters as a map instead of dropout, and normalisation is per pixel (see
+    PixelNorm).
+
+    Args:
+        num_classes: C, channels of the one-hot label map.
+        image_channels: K, bands of the image.
+        width: Channels at full resolution; each deeper level has twice as many. The default has the
+            paper's 64 at half resolution, where the paper's network begins.
+        depth: How often the resolution is halved.
+        max_width: Upper limit of a level's channels.
+        style_channels: Noise channels of one draw an image.
+        region_channels: Noise channels of one draw a connected region.
+        texture_octaves: Noise channels that vary from pixel to pixel (see NoiseSpec).
+        edges: Shows the network the outlines of regions as well.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_channels: int,
+        *,
+        width: int = 32,
+        depth: int = 6,
+        max_width: int = 512,
+        style_channels: int = 16,
+        region_channels: int = 16,
+        texture_octaves: int = 5,
+        edges: bool = False,
+    ) -> None:
+        """Builds the network.
+
+        Raises:
+            ValueError: If width, depth or max_width are below 1, or a noise count is negative.
+        """
+        super().__init__()
+        if min(width, depth, max_width) < 1:
+            raise ValueError(
+                f"width={width}, depth={depth} and max_width={max_width} must be 1 or more"
+            )
+        self.noise = NoiseSpec(style_channels, region_channels, texture_octaves)
+        self.edges = edges
+        self.stride = 2**depth
+        widths = [min(width * 2**level, max_width) for level in range(depth + 1)]
+        self.stem = nn.Conv2d(
+            condition_channels(num_classes, edges) + self.noise.channels, width, 3, padding=1
+        )
+        self.down = nn.ModuleList(
+            _block(nn.Conv2d(above, below, 4, stride=2, padding=1))
+            for above, below in pairwise(widths)
+        )
+        # Squeezed before they are enlarged: a third less arithmetic than at the finer resolution.
+        self.squeeze = nn.ModuleList(
+            nn.Conv2d(below, above, 1) for above, below in pairwise(widths)
+        )
+        self.up = nn.ModuleList(
+            _block(nn.Conv2d(2 * above, above, 3, padding=1)) for above in widths[:-1]
+        )
+        self.head = nn.Conv2d(width, image_channels, 3, padding=1)
+
+    def blocks(self) -> list[nn.Module]:
+        """The parts that activation checkpointing computes anew."""
+        return [*self.down, *self.up]
+
+    def forward(self, one_hot: Tensor, noise: Tensor) -> Tensor:
+        """Paints an image.
+
+        Args:
+            one_hot: Shape (B, C, H, W); H and W are multiples of `stride`.
+            noise: Shape (B, Z, H, W), as `sample_noise` draws it.
+
+        Returns:
+            Shape (B, K, H, W), in [-1, 1].
+        """
+        told = torch.cat([condition_of(one_hot, self.edges), noise], 1)
+        x = F.leaky_relu(self.stem(told.contiguous(memory_format=memory_format_of(self.stem))), 0.2)
+        skips = []
+        for down in self.down:
+            skips.append(x)
+            x = down(x)
+        stages = list(zip(self.squeeze, self.up, skips, strict=True))
+        for squeeze, up, skip in reversed(stages):
+            x = F.interpolate(squeeze(x), scale_factor=2.0, mode="bilinear")
+            x = up(torch.cat([x, skip], 1))
+        return torch.tanh(self.head(x))
+
+
+def _block(convolution: nn.Conv2d) -> nn.Sequential:
+    return nn.Sequential(convolution, PixelNorm(), nn.LeakyReLU(0.2))

@@ -1,0 +1,146 @@
+"""Frozen networks whose features tell images apart: for metrics, never for training."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geoseg_gan.models.pretrained.lite import LITE0, load_lite
+from geoseg_gan.utils.errors import UserError, check_choice
+
+FEATURES = ("lite0", "inception")
+
+
+MINIMUM_SIZE = 32
+
+"""Smallest height and width in pixels that Lite0's five halvings leave something of."""
+
+
+_NOT_WEIGHTS = (
+    "does not hold torch-fidelity's Inception weights. Give that file, or leave it away to "
+    "download them."
+)
+
+
+class Lite0Features(nn.Module):
+    """EfficientNet-Lite0 with ImageNet weights that are installed with the package.
+
+    Images are taken at the size they have: resizing would smooth away what distinguishes painted
+    from real texture (Parmar et al. 2022, "On Aliased Resizing").
+
+    Args:
+        bands: K of the images.
+    """
+
+    def __init__(self, bands: int) -> None:
+        """Builds the network and loads its weights."""
+        import timm
+
+        super().__init__()
+        self.network: Any = timm.create_model(
+            LITE0, pretrained=False, num_classes=0, in_chans=bands
+        )
+        load_lite(self.network, LITE0, bands)
+        self.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def pooled(self, images: Tensor) -> Tensor:
+        """The mean over space of the last feature map.
+
+        Args:
+            images: Shape (B, K, H, W), in [-1, 1], at least 32 pixels a side.
+
+        Returns:
+            Shape (B, 1280), float32.
+        """
+        features: Tensor = self.network.forward_features(images)
+        return features.mean((2, 3)).float()
+
+    @torch.inference_mode()
+    def layers(self, images: Tensor) -> list[Tensor]:
+        """The feature maps at strides 2, 4, 8, 16 and 32, each (B, C, H / stride, W / stride)."""
+        maps: list[Tensor] = self.network.forward_intermediates(images, intermediates_only=True)
+        return maps
+
+
+class InceptionFeatures(nn.Module):
+    """Inception-v3 as torch-fidelity and torchmetrics use it, for figures that compare with papers.
+
+    Args:
+        weights: The file of its weights; None to download it on first use.
+
+    Raises:
+        UserError: If the file does not exist, is another, or cannot be downloaded.
+    """
+
+    def __init__(self, weights: Path | None) -> None:
+        """Loads the network."""
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        super().__init__()
+        if weights is not None:
+            _check_weights(weights)
+        try:
+            self.network = FeatureExtractorInceptionV3(
+                "inception-v3-compat",
+                ["2048"],
+                feature_extractor_weights_path=None if weights is None else str(weights),
+            )
+        except OSError as error:
+            raise UserError(
+                f"features=inception: its weights cannot be downloaded ({error}). Give them as "
+                "features_weights=FILE, or use features=lite0, which needs none."
+            ) from None
+        except RuntimeError:
+            raise UserError(f"features_weights={weights} {_NOT_WEIGHTS}") from None
+        self.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def pooled(self, images: Tensor) -> Tensor:
+        """The 2048 features before the classifier.
+
+        Args:
+            images: Shape (B, 3, H, W), in [-1, 1]; the network enlarges them to 299 pixels.
+
+        Returns:
+            Shape (B, 2048), float32.
+        """
+        stored = ((images + 1) * 127.5).round().clamp(0, 255).byte()
+        features: Tensor = self.network(stored)[0]
+        return features.float()
+
+
+def _check_weights(path: Path) -> None:
+    """Refuses a file that is no table of tensors: torch-fidelity would run what it holds."""
+    if not path.is_file():
+        raise UserError(
+            f"features_weights={path} does not exist. Give the file of torch-fidelity's Inception "
+            "weights, or leave it away to download them."
+        )
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+        raise UserError(f"features_weights={path} {_NOT_WEIGHTS}") from None
+
+
+def build_features(
+    name: str, bands: int, weights: Path | None = None
+) -> Lite0Features | InceptionFeatures:
+    """Builds a feature network by name.
+
+    Args:
+        name: One of FEATURES.
+        bands: K of the images.
+        weights: A file of weights for inception.
+
+    Raises:
+        UserError: If there is no such network, or it does not take images of so many bands.
+    """
+    check_choice("features", name, FEATURES)
+    if name == "lite0":
+        return Lite0Features(bands)
+    if bands != 3:
+        raise UserError(f"features=inception takes RGB images, not {bands} bands. Use lite0.")
+    return InceptionFeatures(weights)

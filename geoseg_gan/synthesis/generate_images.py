@@ -1,0 +1,321 @@
+"""Painting label maps with a trained generator."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from geoseg_gan.data.batch import ImageScaling, one_hot_of, to_device
+from geoseg_gan.data.transplant import region_map
+from geoseg_gan.models.checkpoints import LoadedGenerator
+from geoseg_gan.models.generators.noise import NoiseSpec, draw_noise, noise_maps
+from geoseg_gan.synthesis.candidates import Candidate, CandidateMasks
+from geoseg_gan.synthesis.compose import Blend
+from geoseg_gan.utils.errors import UserError
+
+Look = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+
+"""What is seen in label maps (B, H, W) and their painted images (B, H, W, K), row by row."""
+
+
+Painted = tuple[Candidate, npt.NDArray[Any] | None, tuple[Tensor, ...] | None]
+
+"""A candidate, its image (H, W, K) in the stored dtype, and what was seen in it, on the CPU; both
+None where it was not worth painting."""
+
+
+_AHEAD = 2  # batches that a GPU is given before they are needed, and that it may be behind
+
+
+Item = TypeVar("Item")
+
+
+def paint(
+    generator: LoadedGenerator,
+    labels: Sequence[npt.NDArray[np.uint8]],
+    *,
+    seed: int,
+    indices: Sequence[int],
+    device: torch.device,
+) -> list[npt.NDArray[Any]]:
+    """Paints one image for each label map.
+
+    On a CPU each image is painted by itself, since the order of additions, and with it the last
+    bit, would depend on the batch; little speed is lost there.
+
+    Args:
+        generator: A loaded generator, on `device`.
+        labels: Label maps of one shape (H, W), uint8.
+        seed: The run's seed.
+        indices: Number of each pair, which with the seed fixes its noise.
+        device: Where the generator is.
+
+    Returns:
+        Images of shape (H, W, K) in the stored dtype of the training images.
+    """
+    step = 1 if device.type == "cpu" else len(labels)
+    painted: list[npt.NDArray[Any]] = []
+    for first in range(0, len(labels), step):
+        rows = slice(first, first + step)
+        part = labels[rows]
+        inputs = _inputs(generator, part, _regions(generator, part), seed, indices[rows], device)
+        painted += list(_images(generator, inputs).cpu().numpy())
+    return painted
+
+
+def default_workers(device: torch.device, processes: int = 1) -> int:
+    """How many processes are to draw masks, so that painting need not wait for them.
+
+    Args:
+        device: Where images are painted: one worker keeps a CPU busy.
+        processes: How many paint on this machine and share its cores.
+    """
+    if device.type == "cpu":
+        return 1
+    return max(1, min(8, (os.cpu_count() or 1) // processes - 1))
+
+
+def paint_batches(
+    generator: LoadedGenerator,
+    candidates: CandidateMasks,
+    batches: Sequence[list[int]],
+    *,
+    num_workers: int,
+    device: torch.device,
+    look: Look = lambda labels, images: (),
+) -> Iterator[list[Painted]]:
+    """Paints candidates while workers draw the next masks.
+
+    On a GPU the next batches are made and sent in a thread, and some are painted while what earlier
+    ones gave is handed on, so that the GPU always has work. On a CPU everything follows one by one,
+    and each image makes a batch (see `paint`).
+
+    Args:
+        generator: A loaded generator, on `device`.
+        candidates: The masks; their seed also fixes the noise.
+        batches: Numbers of the candidates of every batch. Those that are unfit are handed on
+            unpainted.
+        num_workers: Processes that read and jitter masks.
+        device: Where the generator is.
+        look: What is to be seen in the images, on `device`.
+
+    Raises:
+        UserError: If a mask cannot be read.
+    """
+    on_gpu = device.type == "cuda"
+    loader: DataLoader[_Item | str] = DataLoader(
+        _Drawn(candidates, generator.network.noise),
+        batch_sampler=batches,
+        num_workers=min(num_workers, len(batches)),
+        collate_fn=list,
+    )
+    prepared = (
+        _prepare(generator, part, candidates, device)
+        for batch in _checked(loader)
+        for part in ([batch] if on_gpu else [[item] for item in batch])
+    )
+    shots = (_shoot(generator, part, look) for part in (_ahead(prepared) if on_gpu else prepared))
+    for shot in _lagging(shots) if on_gpu else shots:
+        yield shot.settle()
+
+
+class _Item(NamedTuple):
+    """A candidate and its regions (H, W), int32; the latter None where there is no need."""
+
+    candidate: Candidate
+    regions: npt.NDArray[np.int32] | None
+
+
+class _Inputs(NamedTuple):
+    """What a batch is painted from, on the device: masks (B, H, W), their regions, and draws."""
+
+    labels: Tensor
+    regions: Tensor
+    drawn: Tensor
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Candidates of a batch, and what those to be painted are painted from."""
+
+    candidates: list[Candidate]
+    inputs: _Inputs | None
+    blend: Blend | None = None
+
+
+@dataclass(frozen=True)
+class _Shot:
+    """A batch that is painted, or on a GPU will be once `done` has happened."""
+
+    candidates: list[Candidate]
+    values: tuple[Tensor, ...]
+    done: torch.cuda.Event | None
+
+    def settle(self) -> list[Painted]:
+        """Waits for it."""
+        if self.done is not None:
+            self.done.synchronize()
+        rows = zip(*self.values, strict=True)
+        found: list[Painted] = []
+        for candidate in self.candidates:
+            if candidate.unfit:
+                found.append((candidate, None, None))
+            else:
+                image, *seen = next(rows)
+                found.append((candidate, image.numpy(), tuple(seen)))
+        return found
+
+
+class _Drawn(Dataset[_Item | str]):
+    """Candidates by number; what a user must mend is text, as workers would add a traceback."""
+
+    def __init__(self, candidates: CandidateMasks, noise: NoiseSpec) -> None:
+        self._candidates = candidates
+        self._noise = noise
+
+    def __getitem__(self, index: int) -> _Item | str:
+        try:
+            candidate = self._candidates.at(index)
+        except UserError as error:
+            return str(error)
+        wanted = self._noise.region and not candidate.unfit
+        return _Item(candidate, region_map(candidate.label) if wanted else None)
+
+
+def _checked(loader: Iterable[Any]) -> Iterator[list[_Item]]:
+    for batch in loader:
+        for item in batch:
+            if isinstance(item, str):
+                raise UserError(item)
+        yield batch
+
+
+def _prepare(
+    generator: LoadedGenerator, batch: list[_Item], source: CandidateMasks, device: torch.device
+) -> _Prepared:
+    candidates = [item.candidate for item in batch]
+    wanted = [item for item in batch if not item.candidate.unfit]
+    if not wanted:
+        return _Prepared(candidates, None)
+    labels, indices = zip(*((c.label, c.index) for c, _ in wanted), strict=True)
+    regions = [item.regions for item in wanted if item.regions is not None]
+    compositions, styles = zip(*((c.composition, c.style) for c, _ in wanted), strict=True)
+    return _Prepared(
+        candidates,
+        _inputs(generator, labels, regions, source.seed, indices, device),
+        Blend.of(compositions, styles, source.compose.match, device),
+    )
+
+
+def _regions(
+    generator: LoadedGenerator, labels: Sequence[npt.NDArray[np.uint8]]
+) -> list[npt.NDArray[np.int32]]:
+    """Connected regions of label maps; none where the noise has no need of them."""
+    return [region_map(label) for label in labels] if generator.network.noise.region else []
+
+
+@torch.inference_mode()
+def _inputs(
+    generator: LoadedGenerator,
+    labels: Sequence[npt.NDArray[np.uint8]],
+    regions: Sequence[npt.NDArray[np.int32]],
+    seed: int,
+    indices: Sequence[int],
+    device: torch.device,
+) -> _Inputs:
+    stacked = np.stack(labels)
+    # Drawn on the CPU everywhere, so that every device paints from the same noise; its maps, which
+    # are large, are made where they are used.
+    drawn = draw_noise(generator.network.noise, seed, indices, stacked.shape[1:])
+    return _Inputs(
+        to_device(stacked, device),
+        to_device(np.stack(regions) if regions else stacked, device),
+        to_device(drawn.numpy(), device),
+    )
+
+
+@torch.inference_mode()
+def _images(generator: LoadedGenerator, inputs: _Inputs, blend: Blend | None = None) -> Tensor:
+    """Painted images (B, H, W, K) in the stored dtype, on the device of the inputs."""
+    if blend is not None and blend.nothing and blend.real is not None:
+        return blend.real
+    one_hot = one_hot_of(inputs.labels, generator.facts.palette.num_classes)
+    noise = noise_maps(generator.network.noise, inputs.drawn, inputs.regions)
+    images = generator.network(one_hot, noise)
+    if blend is not None:
+        images = blend.match_painted(images, inputs.labels)
+    return stored(images, generator.facts.scaling, blend)
+
+
+def stored(images: Tensor, scaling: ImageScaling, blend: Blend | None = None) -> Tensor:
+    """Does for a batch, where it is, what `ImageScaling.to_stored` does for an image.
+
+    Args:
+        images: Shape (B, K, H, W), in [-1, 1], on any device.
+        scaling: From stored values to [-1, 1].
+        blend: Real images to lay them over, in stored values.
+
+    Returns:
+        Shape (B, H, W, K), in the stored dtype, on the same device.
+    """
+    low, high = (
+        to_device(np.array(bound, np.float32).reshape(-1, 1, 1), images.device)
+        for bound in (scaling.low, scaling.high)
+    )
+    values = (images.float().clamp(-1, 1) + 1) / 2 * (high - low) + low
+    if blend is not None:
+        values = blend.over_real(values)
+    kind = np.dtype(scaling.dtype)
+    if np.issubdtype(kind, np.integer):
+        info = np.iinfo(kind)
+        values = values.round().clamp(info.min, info.max)
+    return values.permute(0, 2, 3, 1).contiguous().to(getattr(torch, kind.name))
+
+
+@torch.inference_mode()
+def _shoot(generator: LoadedGenerator, part: _Prepared, look: Look) -> _Shot:
+    """Paints and looks; on a GPU all of this only starts."""
+    if part.inputs is None:
+        return _Shot(part.candidates, (), None)
+    labels = part.inputs.labels
+    images = _images(generator, part.inputs, part.blend)
+    values = (images, *look(labels, images))
+    if labels.device.type == "cpu":
+        return _Shot(part.candidates, values, None)
+    values = tuple(_fetched(value) for value in values)
+    done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    done.record(torch.cuda.current_stream(labels.device))
+    return _Shot(part.candidates, values, done)
+
+
+def _fetched(value: Tensor) -> Tensor:
+    """A copy on the host, there once the device has come to it."""
+    host = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+    return host.copy_(value, non_blocking=True)
+
+
+def _ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items, of which the next ones are made in a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, items, None) for _ in range(_AHEAD))
+        while (item := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, items, None))
+            yield item
+
+
+def _lagging(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, each once some later ones are there."""
+    waiting: deque[Item] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > _AHEAD:
+            yield waiting.popleft()
+    yield from waiting

@@ -1,0 +1,101 @@
+"""Knobs of the generate command."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from geoseg_gan.config import command
+from geoseg_gan.data.settings import JitterSettings
+from geoseg_gan.utils.device import TrainerSettings
+from geoseg_gan.utils.errors import UserError, check_choice
+
+
+@dataclass
+class ComposeSettings:
+    """What of an image is painted, the rest being the source tile's real image."""
+
+    paint: str
+    share: float
+    match: float
+
+    def check(self, transplant: float, key: str = "compose") -> None:
+        """Refuses values out of range, and to paint grafts where there are none.
+
+        Args:
+            transplant: Probability of jitter.transplant.
+            key: What the group is called in the configuration.
+
+        Raises:
+            UserError: Naming the key, its value and what to do.
+        """
+        check_choice(f"{key}.paint", self.paint, ("all", "grafts", "regions", "none"))
+        if not 0 < self.share <= 1:
+            raise UserError(f"{key}.share={self.share} must be above 0 and at most 1.")
+        if not 0 <= self.match <= 1:
+            raise UserError(f"{key}.match={self.match} must be within 0 to 1.")
+        if self.paint == "grafts" and transplant == 0:
+            raise UserError(
+                f"{key}.paint=grafts paints only what is transplanted into masks, and "
+                "jitter.transplant.p=0 transplants nothing. Set it above 0, as jitter=transplant "
+                "does."
+            )
+        if self.paint == "none" and transplant > 0:
+            raise UserError(
+                f"{key}.paint=none keeps the real image, which does not show what "
+                f"jitter.transplant.p={transplant} pastes into its mask. Set that to 0."
+            )
+
+
+@dataclass
+class OnnxSettings:
+    """What an ONNX model expects of its images, which it cannot say itself.
+
+    Stored values are brought to [0, 1] by the generator's scaling (for 8-bit images: divided by
+    255); the model then gets (value - mean) / std.
+    """
+
+    mean: list[float]
+    std: list[float]
+
+    def check(self) -> None:
+        """Refuses values out of range.
+
+        Raises:
+            UserError: Naming the key, its value and what is allowed.
+        """
+        if not self.mean or not all(map(math.isfinite, self.mean)):
+            raise UserError(f"onnx.mean={self.mean}: use one number, or one a band.")
+        if not self.std or not all(math.isfinite(v) and v > 0 for v in self.std):
+            raise UserError(f"onnx.std={self.std}: use one number above 0, or one a band.")
+
+
+@dataclass
+class GenerateConfig:
+    """Configuration of scripts/generate.py."""
+
+    gen_ckpt: str
+    data_root: str | None
+    save_dir: str
+    num_samples: int
+    variants: int
+    image_size: int | None
+    segmenter_ckpt: str | None
+    tau: Any
+    keep: int | None
+    max_tries: int | None
+    alpha: float | None
+    class_map: list[int] | None
+    sampling: str
+    require_classes: list[Any]
+    layout: str
+    bs: int
+    seed: int
+    num_workers: int | None
+    devices: int
+    jitter: JitterSettings
+    compose: ComposeSettings
+    onnx: OnnxSettings
+    trainer: TrainerSettings
+
+
+generate_command = command("generate", GenerateConfig, "geoseg_gan.synthesis.generate:generate")

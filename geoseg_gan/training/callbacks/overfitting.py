@@ -1,0 +1,92 @@
+"""How far the discriminator overfits, measured while it trains."""
+
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from geoseg_gan.data.batch import Batch, Sample, make_batch
+from geoseg_gan.data.dataset import PairDataset
+from geoseg_gan.data.sampler import Draw
+from geoseg_gan.models.discriminators.output import Discriminator
+from geoseg_gan.training.gan import GAN
+
+_KEPT = 64
+
+"""Held-out crops that are kept in memory to draw from."""
+
+
+class Overfitting(Callback):
+    """Compares how real training and held-out images look to the discriminator.
+
+    Every so many batches it judges the real images of the batch, as many held-out ones, and what
+    the generator paints of the batch, all without augmentation. TensorBoard gets the three as
+    `overfitting/train`, `held_out` and `fake`, the gap (see `AdaptiveStrength`) as
+    `overfitting/gap`, and the probability of augmentation, which may follow it, as
+    `overfitting/augment_p`. A gap that climbs towards 1 tells of a discriminator that knows its
+    training images by heart.
+
+    Args:
+        held_out: Tiles that are not trained on, under the same jitter as those that are, lest what
+            jitter does to an image tell both apart.
+        every: Batches from one measurement to the next.
+    """
+
+    def __init__(self, held_out: PairDataset, every: int = 16) -> None:
+        """Reads the crops, of as many tiles as there are."""
+        self.every = every
+        draws = [Draw(number % len(held_out), number) for number in range(_KEPT)]
+        self.kept = [held_out[draw] for draw in draws]
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, sample: Any, index: int
+    ) -> None:
+        """Measures where it is time to."""
+        assert isinstance(module, GAN)
+        if trainer.global_step % self.every:
+            return
+        rng = np.random.default_rng((module.seed, trainer.global_step, trainer.global_rank))
+        drawn = rng.choice(len(self.kept), len(sample["label"]))
+        held_out = default_collate([self.kept[row] for row in drawn.tolist()])
+        means = self._judge(trainer, module, sample, held_out)
+        # All processes must come to the same strength.
+        train, unseen, fake = cast(
+            Tensor, trainer.strategy.reduce(means, reduce_op="mean")
+        ).tolist()
+        strength = module.objective.strength
+        strength.measured(train, unseen, fake, self.every * module.global_batch)
+        figures = {"train": train, "held_out": unseen, "fake": fake, "gap": strength.gap or 0.0}
+        figures["augment_p"] = strength.p
+        named = {f"overfitting/{name}": value for name, value in figures.items()}
+        # At once: what modules log is written every so many batches, and gone when an epoch ends.
+        for logger in trainer.loggers:
+            logger.log_metrics(named, trainer.global_step)
+
+    @torch.no_grad()
+    def _judge(self, trainer: L.Trainer, module: GAN, sample: Sample, held_out: Sample) -> Tensor:
+        """Mean realness of training, held-out and painted images, shape (3,)."""
+
+        def open_batch(sample: Sample) -> Batch:
+            moved = sample.copy()
+            for key in ("image", "label"):
+                moved[key] = moved[key].to(module.device)
+            return make_batch(moved, module.scaling, module.num_classes)
+
+        discriminator = cast(Discriminator, module.discriminator)
+        batch, unseen = open_batch(sample), open_batch(held_out)
+        # Neither statistics nor power iterations are to move.
+        module.discriminator.eval()
+        with trainer.precision_plugin.forward_context(), module.painting() as generator:
+            noise = module.noise_of(sample, range(len(batch.label)), module.seed)
+            judged = [
+                (batch.image, batch),
+                (unseen.image, unseen),
+                (generator(batch.one_hot, noise), batch),
+            ]
+            means = [module.objective.realness(discriminator, *pair) for pair in judged]
+        module.discriminator.train()
+        return torch.stack(means).float()

@@ -1,0 +1,121 @@
+"""What a segmenter's training leaves behind after each epoch: pictures, and a point to resume."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+
+from geoseg_gan.data.dataset import WindowDataset
+from geoseg_gan.data.palette import Palette
+from geoseg_gan.models.checkpoints import RunFacts
+from geoseg_gan.training.callbacks.timing import Resumable
+from geoseg_gan.training.segmenter import Segmenter
+from geoseg_gan.utils.pictures import RGB, beside
+from geoseg_gan.utils.plots import confusion_picture
+
+MONITOR = "inner/miou"
+
+
+class SegmenterExporter(Resumable):
+    """Keeps the weights that did best on held-out tiles, and all that resuming needs.
+
+    With every validation TensorBoard gets the confusion matrix of the held-out tiles and a grid of
+    image, mask and prediction.
+
+    Args:
+        out_dir: Where `last.ckpt` goes.
+        facts: The run.
+        dataset: Where the shown windows come from; None for no pictures.
+        keep_best: Whether the best epoch's weights are kept, else the last ones count.
+        samples: How many windows are shown.
+    """
+
+    def __init__(
+        self,
+        out_dir: Path,
+        facts: RunFacts,
+        dataset: WindowDataset | None,
+        keep_best: bool,
+        samples: int,
+    ) -> None:
+        """Starts without a best epoch."""
+        super().__init__(out_dir, facts)
+        self.dataset = dataset
+        self.keep_best = keep_best
+        self.samples = samples
+        self.best_score = -1.0
+        self.best_epoch = 0
+        self.best_weights: dict[str, torch.Tensor] | None = None
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Keeps the best weights, and saves."""
+        assert isinstance(module, Segmenter)
+        epoch = trainer.current_epoch + 1
+        score = float(trainer.callback_metrics.get(MONITOR, torch.nan))
+        if self.keep_best and (score > self.best_score or self.best_weights is None):
+            self.best_score, self.best_epoch = score, epoch
+            weights = module.network.state_dict()
+            self.best_weights = {name: value.cpu().clone() for name, value in weights.items()}
+        self.save_last(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Shows."""
+        assert isinstance(module, Segmenter)
+        if trainer.is_global_zero:
+            self._show(trainer, module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best epoch so far, as `last.ckpt` keeps it."""
+        return {
+            "score": self.best_score,
+            "epoch": self.best_epoch,
+            "weights": self.best_weights,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the best epoch of the run that goes on."""
+        self.best_score, self.best_epoch = state_dict["score"], state_dict["epoch"]
+        self.best_weights = state_dict["weights"]
+
+    def _show(self, trainer: L.Trainer, module: Segmenter) -> None:
+        if trainer.logger is None:
+            return
+        board = cast(Any, trainer.logger).experiment
+        step = trainer.global_step
+        if self.dataset is not None and self.samples:
+            grid = prediction_grid(module, self.facts.palette, self.dataset, self.samples)
+            board.add_image("image, mask, prediction", grid, step, dataformats="HWC")
+        if module.confusion.numel():
+            matrix = confusion_picture(module.confusion.cpu().numpy(), module.names)
+            board.add_image("inner/confusion", matrix, step, dataformats="HWC")
+
+
+def prediction_grid(
+    module: Segmenter, palette: Palette, dataset: WindowDataset, samples: int
+) -> RGB:
+    """Image, mask and prediction of some windows, evenly spread over a dataset, a row each.
+
+    Args:
+        module: Whose predictions are shown.
+        palette: Colours of mask and prediction.
+        dataset: Where the windows come from.
+        samples: How many are shown, 1 or more.
+    """
+    count = min(samples, len(dataset))
+    shown = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
+    sample = default_collate([dataset[i] for i in shown])
+    network, device = module.network, next(module.network.parameters()).device
+    was_training = network.training
+    network.eval()
+    with torch.no_grad():
+        logits = network(module.scaling.to_network(sample["image"].to(device)))
+    network.train(was_training)
+    predicted = logits.argmax(1).cpu().numpy()
+    pictures = []
+    for pixels, label, guess in zip(sample["image"], sample["label"], predicted, strict=True):
+        image = module.scaling.shown(np.moveaxis(pixels.numpy(), 0, -1))
+        pictures += [image, palette.color_table[label.numpy()], palette.color_table[guess]]
+    return beside(pictures, columns=3)

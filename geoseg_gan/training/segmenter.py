@@ -1,0 +1,136 @@
+"""The LightningModule of a segmenter."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from geoseg_gan.data.augment import jitter_color
+from geoseg_gan.data.batch import ImageScaling, Sample
+from geoseg_gan.data.settings import ColorStep
+from geoseg_gan.losses.segmentation import SegmentationLoss
+from geoseg_gan.models.layers import norms_apart
+from geoseg_gan.training.settings import SegmenterOptimizerSettings
+from geoseg_gan.utils.confusion import class_iou, confusion_matrix, mean_iou
+
+
+class Segmenter(L.LightningModule):
+    """Trains a segmenter, and watches it on real tiles that were held out of training.
+
+    Args:
+        network: Gives logits (B, C, H, W) for images (B, K, H, W) in [-1, 1].
+        loss: What it minimises.
+        names: The C classes.
+        scaling: From stored image values to [-1, 1].
+        lr: The highest learning rate.
+        optimizer: How it is optimised.
+        color: Random light and colour of training images.
+        seed: Fixes them for every sample of the run.
+        global_batch: Batch size over all processes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: SegmentationLoss,
+        *,
+        names: Sequence[str],
+        scaling: ImageScaling,
+        lr: float,
+        optimizer: SegmenterOptimizerSettings,
+        color: ColorStep,
+        seed: int,
+        global_batch: int,
+    ) -> None:
+        """Keeps the parts; the optimiser comes later, from `configure_optimizers`."""
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.names = list(names)
+        self.scaling = scaling
+        self.lr = lr
+        self.optimizer_settings = optimizer
+        self.color = color
+        self.seed = seed
+        self.global_batch = global_batch
+        self.confusion = torch.zeros(0)
+        """Pixels by true and predicted class over the last pass through the held-out tiles."""
+
+    def training_step(self, sample: Sample, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        image = self.scaling.to_network(sample["image"])
+        local = image.shape[0]
+        first = self.global_step * self.global_batch + self.global_rank * local
+        image = jitter_color(image, self.color, self.seed, range(first, first + local))
+        terms = self.loss(self._logits(image, sample), sample["label"])
+        total = terms.total()
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+        self.log("lr", _rate(cast(LightningOptimizer, self.optimizers())))
+        self.log("loss", total.detach(), prog_bar=True, logger=False)
+        return total
+
+    def _logits(self, image: Tensor, sample: Sample) -> Tensor:
+        """Logits of a training batch; synthetic images that are marked are normalised apart."""
+        if "synthetic" not in sample:
+            return cast(Tensor, self.network(image))
+        synthetic = sample["synthetic"].int()
+        order = synthetic.argsort(stable=True)  # real ones first
+        batch = len(image)
+        with norms_apart(self.network, batch - int(synthetic.sum()), batch):
+            logits: Tensor = self.network(image[order])
+        return logits[order.argsort()]
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts counting."""
+        classes = len(self.names)
+        self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=self.device)
+
+    def validation_step(self, sample: Sample, batch_idx: int) -> None:
+        """Counts one batch of held-out windows."""
+        logits = self.network(self.scaling.to_network(sample["image"]))
+        self.confusion += confusion_matrix(sample["label"], logits.argmax(1), len(self.names))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs IoU by class and mIoU over the windows of all processes."""
+        if self.trainer.world_size > 1:
+            self.confusion = self.trainer.strategy.reduce(self.confusion, reduce_op="sum")
+        self.log("inner/miou", mean_iou(self.confusion), prog_bar=True)
+        self.log_dict(iou_scores(self.confusion, self.names, "inner_iou"))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, its rate set at every step."""
+        # One kernel for a step is a tenth of a CPU's time; it would clip gradients still scaled.
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        decay = self.optimizer_settings.weight_decay
+        optimizer = AdamW(self.network.parameters(), self.lr, weight_decay=decay, fused=not scaled)
+        schedule = {"scheduler": LambdaLR(optimizer, self._factor), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clips gradients, which are unscaled here under every precision."""
+        if self.optimizer_settings.clip:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.optimizer_settings.clip)
+
+    def _factor(self, step: int) -> float:
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        warm_up = self.optimizer_settings.warm_up * total
+        if step < warm_up:
+            return (step + 1) / (warm_up + 1)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm_up) / (total - warm_up))))
+
+
+def iou_scores(confusion: Tensor, names: Sequence[str], prefix: str) -> dict[str, float]:
+    """IoU by class as named figures; classes that occur in neither are left out."""
+    ious = class_iou(confusion).tolist()
+    return {f"{prefix}/{n}": v for n, v in zip(names, ious, strict=True) if not math.isnan(v)}
+
+
+def _rate(optimizer: LightningOptimizer) -> float:
+    rate: float = optimizer.param_groups[0]["lr"]
+    return rate

@@ -1,0 +1,86 @@
+"""Files that appear whole or not at all."""
+
+import fcntl
+import json
+import os
+import platform
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EACCES, EAGAIN
+from pathlib import Path
+from typing import Any
+
+from geoseg_gan.utils.errors import UserError
+
+LOCK = ".lock"
+
+"""The file by which a folder is held. It stays there: only whether it is held counts."""
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Holds a folder for a block, against other processes and machines that share its file system.
+
+    The system gives it free when this process ends, however it ends. Where a file system has no
+    locks, a warning says so.
+
+    Args:
+        folder: The folder, which is made as needed.
+
+    Raises:
+        UserError: If another process holds it, naming which.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (EACCES, EAGAIN):
+                lock.seek(0)
+                raise UserError(
+                    f"out_dir={folder} is in use by another call ({lock.read().strip()}). Wait for "
+                    "it to end, or give this one another out_dir."
+                ) from None
+            warnings.warn(
+                f"the file system of {folder} has no locks ({error.strerror}): see to it that no "
+                "other call uses this out_dir at the same time.",
+                stacklevel=3,
+            )
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}")
+        lock.flush()
+        yield
+
+
+# Read once, since asking sets it: two threads that ask at once would leave it at 0.
+_UMASK = os.umask(0)
+
+
+os.umask(_UMASK)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a scratch path beside `path`, and moves it there if the block ends well.
+
+    The ending is kept, since libraries choose a format by it. Parents are made as needed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    scratch = Path(name)
+    try:
+        yield scratch
+        # mkstemp makes files private; a run folder is as readable as the umask says.
+        scratch.chmod(0o666 & ~_UMASK)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes `content` as indented JSON, whole or not at all."""
+    with atomic_path(path) as scratch:
+        scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

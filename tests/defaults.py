@@ -1,0 +1,39 @@
+"""Settings as the YAML files fill them in, for tests that change a few of them."""
+
+import copy
+import functools
+from dataclasses import fields, is_dataclass, replace
+
+from geoseg_gan.config import compose
+from geoseg_gan.synthesis.settings import GenerateConfig
+from geoseg_gan.training.settings import TrainConfig, TrainSegmenterConfig
+
+
+@functools.cache
+def _found():
+    found = {}
+
+    def walk(settings):
+        found.setdefault(type(settings), settings)
+        for entry in fields(settings):
+            if is_dataclass(value := getattr(settings, entry.name)):
+                walk(value)
+
+    walk(compose(TrainConfig, ["jitter=none", "loss.feature_matching.weight=0", "data=demo"]))
+    walk(compose(GenerateConfig, ["gen_ckpt=G.pt", "jitter=none"]))
+    walk(compose(TrainSegmenterConfig, ["augment=none"]))
+    return found
+
+
+def defaults(kind, *values, **changes):
+    """An instance of a settings class: every step off, every optional term without weight.
+
+    Args:
+        kind: The dataclass.
+        values: Its first fields in order.
+        changes: Other fields by name.
+    """
+    names = (entry.name for entry in fields(kind))
+    return replace(
+        copy.deepcopy(_found()[kind]), **dict(zip(names, values, strict=False)), **changes
+    )

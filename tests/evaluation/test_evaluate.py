@@ -1,0 +1,234 @@
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from geoseg_gan.data.images import read_image, write_image
+from geoseg_gan.data.synthetic import FACTS
+from geoseg_gan.evaluation import evaluate as command_module
+from geoseg_gan.evaluation.evaluate import evaluate
+from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.files import LOCK, held
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
+PICTURES = ("kid", "spectrum", "repetition", "memorisation", "samples", "closest")
+
+
+@pytest.fixture
+def data(make_folder, tmp_path):
+    return make_folder(tmp_path / "data", train=6, val=5)
+
+
+@pytest.fixture
+def run(tmp_path, composed):
+    """Evaluates: `run("name", "gen_ckpt=...")` gives the folder and the main figures."""
+
+    def call(name, *settings):
+        folder = tmp_path / name
+        config = composed("evaluate", f"out_dir={folder}", "trainer=cpu", "variants=2", *settings)
+        return folder, evaluate(config)
+
+    return call
+
+
+def stored(folder):
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def test_a_generator_is_measured_beside_real_images(run, data, generator, segmenter, capsys):
+    folder, main = run("out", f"gen_ckpt={generator(data)}", f"segmenter_ckpt={segmenter()}")
+    content = stored(folder)
+    figures = content["figures"]
+    assert figures["images"] == {"painted": 20, "validation": 20, "training": 24}
+    rows = figures["fidelity"]
+    assert list(rows)[:3] == ["painted", "real halves", "training ground"] and len(rows) == 11
+    # What an untrained network paints is nothing like these images; other ground is.
+    assert rows["painted"]["kid"] > 10 * abs(rows["training ground"]["kid"])
+    assert set(figures["coverage"]["painted"]) == {"precision", "recall"}
+    for side in ("painted", "real"):
+        assert set(figures["agreement"][side]) == {"miou", "pixel_accuracy", "classes"}
+        assert list(figures["agreement"][side]["classes"])[1] == "Forest land"
+    assert figures["diversity"]["painted"]["layers"] > 0 < figures["diversity"]["real"]["layers"]
+    assert set(figures["spectrum"]["gap"]) == {"low", "middle", "high", "checkerboard"}
+    assert len(figures["memorisation"]["closest"]) == 5
+    assert len(content["checkpoint"]["sha256"]) == 64
+    with Image.open(folder / "samples.png") as sheet:
+        assert sheet.width == 6 * 32 + 5 * 2  # mask, real and painted image, twice
+    assert main["kid"] == rows["painted"]["kid"] and {"agreement", "diversity"} <= set(main)
+    for name in PICTURES:
+        assert (folder / f"{name}.png").is_file(), name
+    text = (folder / "evaluation.md").read_text()
+    assert all(f"({name}.png)" in text for name in PICTURES) and "known damage" in text
+    assert "Warning: FID is biased upwards with so few images (20; 2048 are needed)" in text
+    for key in ("KID x 1000", "agreement, mIoU %", "diversity, layers", "checkerboard", "Forest"):
+        assert key in text
+    shown = capsys.readouterr().out
+    assert shown.startswith("Evaluating ") and "warning: FID is biased" in shown
+
+
+def test_tiles_that_training_held_out_can_take_the_place_of_validation(
+    run, make_folder, tiny_config, generator, tmp_path, monkeypatch, capsys
+):
+    data = make_folder(tmp_path / "data", train=10, val=0)
+    monkeypatch.setitem(tiny_config, "inner_share", 0.4)
+    folder, _ = run("out", f"gen_ckpt={generator(data)}", "split=held_out")
+    figures = stored(folder)["figures"]
+    assert figures["images"] == {"painted": 16, "held-out": 16, "training": 24}
+    # Two halves of the same ground: what was held out is among what was fitted in neither figure.
+    assert figures["memorisation"]["held_out"] and min(figures["memorisation"]["held_out"]) > 0
+    text = (folder / "evaluation.md").read_text()
+    assert "against 16 real held-out windows" in text and "validation" not in text
+    assert "on 4 held-out tiles of" in capsys.readouterr().out
+
+
+def test_damaged_images_are_measured_only_where_asked_for(run, data, generator):
+    folder, _ = run("out", f"gen_ckpt={generator(data)}", "controls=false")
+    rows = stored(folder)["figures"]["fidelity"]
+    assert list(rows) == ["painted", "real halves", "training ground"]
+    assert "known damage" not in (folder / "evaluation.md").read_text()
+
+
+def test_a_generator_that_held_nothing_out_cannot_be_judged_by_that(run, data, generator, tmp_path):
+    with pytest.raises(UserError, match=r"held no tiles out \(inner_share=0\)\. Use split=val"):
+        run("out", f"gen_ckpt={generator(data)}", "split=held_out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_seed_gives_the_same_figures(run, data, generator):
+    settings = (f"gen_ckpt={generator(data)}", "num_samples=16")
+    first, second = (stored(run(name, *settings)[0]) for name in ("a", "b"))
+    assert first["figures"] == second["figures"]
+    other = stored(run("c", *settings, "seed=1")[0])
+    assert other["figures"]["fidelity"] != first["figures"]["fidelity"]
+
+
+def test_two_processes_measure_what_one_does(run, data, generator, segmenter, monkeypatch):
+    monkeypatch.setattr(command_module, "write_pictures", lambda *_, **__: None)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the process that is started: the last digits depend on it
+    settings = (f"gen_ckpt={generator(data)}", f"segmenter_ckpt={segmenter()}", "bs=8")
+    (alone, main), (together, same) = (run(f"of_{n}", *settings, f"devices={n}") for n in (1, 2))
+    torch.set_num_threads(threads)
+    assert same == main
+    assert stored(together)["figures"] == stored(alone)["figures"]
+
+
+@pytest.fixture
+def paired(make_generated, tmp_path):
+    """Writes a generated folder of a data folder: `paired(root, count)`."""
+
+    def call(root, count, **settings):
+        pairs = make_generated(tmp_path / "pairs", range(count), **settings)
+        facts = json.loads((pairs / FACTS).read_text())
+        facts["config"]["data_root"] = str(root)
+        (pairs / FACTS).write_text(json.dumps(facts))
+        return pairs
+
+    return call
+
+
+def test_a_folder_of_pairs_is_measured_by_its_own_masks(run, data, paired, segmenter):
+    pairs = paired(data, 18)
+    folder, main = run("out", f"folder={pairs}", f"segmenter_ckpt={segmenter()}")
+    figures = stored(folder)["figures"]
+    assert figures["images"]["painted"] == 18
+    assert figures["diversity"] is None and "diversity" not in main
+    # All masks are alike: half class 1, half class 2, and no third.
+    assert figures["agreement"]["painted"]["classes"]["Forest land"] is not None
+    text = (folder / "evaluation.md").read_text()
+    assert "it needs a generator (gen_ckpt), not a folder" in text
+
+
+def test_the_segmenter_that_filtered_a_folder_is_no_judge_of_it(run, data, paired, segmenter):
+    pairs, path = paired(data, 16), segmenter()
+    facts = json.loads((pairs / FACTS).read_text())
+    facts["segmenter"] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    (pairs / FACTS).write_text(json.dumps(facts))
+    folder, _ = run("filter", f"folder={pairs}", f"segmenter_ckpt={path}")
+    assert "Warning: Agreement is flattered" in (folder / "evaluation.md").read_text()
+    other = segmenter(held_out=(0.1,))
+    folder, _ = run("other", f"folder={pairs}", f"segmenter_ckpt={other}")
+    assert "flattered" not in (folder / "evaluation.md").read_text()
+
+
+def test_without_a_segmenter_the_lack_of_agreement_is_said(run, data, generator, capsys):
+    folder, _ = run("out", f"gen_ckpt={generator(data)}")
+    assert "Not measured: no segmenter was given" in (folder / "evaluation.md").read_text()
+    assert "Without segmenter_ckpt there will be no figure" in capsys.readouterr().out
+
+
+def test_copies_of_training_images_are_found(run, make_folder, paired, tmp_path):
+    data = make_folder(tmp_path / "data", train=16, val=16)
+    pairs = paired(data, 16, size=64)
+    for number in range(6):
+        image = read_image(data / "train/images" / f"train_{number:03d}.png")
+        write_image(pairs / f"pair_{number:05d}_img.jpg", image)
+    near = stored(run("out", f"folder={pairs}")[0])["figures"]["memorisation"]
+    copied, others = near["painted"][:6], near["painted"][6:] + near["held_out"]
+    assert max(copied) < min(others)
+    assert near["rows"][:6] == [0, 1, 2, 3, 4, 5]
+    assert len(near["closest"]) == 5
+    for entry in near["closest"]:
+        assert entry["painted"].removeprefix("pair_00") == entry["training"].removeprefix("train_")
+
+
+def test_an_evaluation_is_not_overwritten(run, data, generator):
+    folder, _ = run("out", f"gen_ckpt={generator(data)}", "num_samples=16")
+    before = (folder / "evaluation.json").read_bytes()
+    with pytest.raises(UserError, match=r"already holds an evaluation\. Choose another out_dir"):
+        run("out", f"gen_ckpt={generator(data)}")
+    assert (folder / "evaluation.json").read_bytes() == before
+
+
+def test_two_calls_do_not_write_into_one_folder(run, data, generator, tmp_path):
+    with held(tmp_path / "out"), pytest.raises(UserError, match=r"out is in use by another call"):
+        run("out", f"gen_ckpt={generator(data)}")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
+
+
+def test_validation_images_that_stand_in_training_are_refused(run, data, generator):
+    shutil.copy(data / "train/images/train_000.png", data / "val/images/val_000.png")
+    with pytest.raises(UserError, match="has the same pixels as"):
+        run("out", f"gen_ckpt={generator(data)}")
+
+
+def test_ground_that_stands_in_both_splits_is_warned_of(run, data, generator):
+    for path in [*(data / "val").rglob("val_000.png")]:
+        path.rename(path.with_name("train_000.png"))
+    folder, _ = run("out", f"gen_ckpt={generator(data)}", "num_samples=16")
+    assert "Warning: 1 group of ground (e.g. 'train_000')" in (folder / "evaluation.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ([], "Set gen_ckpt to a G_e###.pt .* or folder"),
+        (["gen_ckpt=a", "folder=b"], "one of the two"),
+        (["gen_ckpt=a", "features=vgg"], "features=vgg is not one of"),
+        (["gen_ckpt=a", "features_weights=b"], "features=lite0 brings its own"),
+        (["gen_ckpt=a", "num_samples=3"], "num_samples=3 must be 16 or more"),
+        (["gen_ckpt=a", "split=test"], "split=test is not one of val, held_out"),
+        (["folder=a", "split=held_out"], "Give gen_ckpt instead, or use split=val"),
+        (["gen_ckpt=a", "variants=1"], "variants=1 2 or more"),
+        (["gen_ckpt=missing.pt"], "missing.pt does not exist"),
+        (["folder=missing"], "missing"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_written(run, tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        run("out", *settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_script_tells_a_mistake_in_one_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 1 and re.fullmatch("error: Set gen_ckpt[^\n]*\n", done.stderr)

@@ -1,0 +1,99 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.evaluation.agreement import agreement, confusion, diversity, real_diversity, varied
+from geoseg_gan.evaluation.images import ImageSet
+from geoseg_gan.models.checkpoints import LoadedGenerator, RunFacts
+from geoseg_gan.models.pretrained.features import Lite0Features
+from geoseg_gan.models.registry import build_generator
+from geoseg_gan.synthesis.recognizer import Recognizer
+
+CPU = torch.device("cpu")
+SCALING = ImageScaling([0, 0, 0], [255, 255, 255])
+
+
+def image_set(labels, pixels=None, groups=None):
+    labels = np.asarray(labels, np.uint8)
+    if pixels is None:
+        pixels = np.repeat(labels[..., None] * 100, 3, 3)
+    names = [str(row) for row in range(len(labels))]
+    return ImageSet(pixels, labels, labels, names, groups or names)
+
+
+def by_value():
+    """Sees class v / 100 where the first band is v."""
+
+    def predict(pixels):
+        return F.one_hot((pixels[:, 0] // 100).long(), 3).permute(0, 3, 1, 2).float()
+
+    return Recognizer("", None, None, predict, [0, 1, 2])
+
+
+def test_agreement_counts_over_all_images_by_class():
+    images = image_set([[[0, 0], [1, 1]], [[0, 1], [1, 255]]])
+    images.pixels[0, 1] = 0  # class 1 painted as class 0
+    found = agreement(confusion(by_value(), images, 3, batch_size=1), ["a", "b", "c"])
+    assert found["classes"]["a"] == pytest.approx(3 / 5)
+    assert found["classes"]["b"] == pytest.approx(2 / 4)
+    assert math.isnan(found["classes"]["c"])
+    assert found["miou"] == pytest.approx((3 / 5 + 2 / 4) / 2)
+    assert found["pixel_accuracy"] == pytest.approx(5 / 7)
+
+
+@pytest.fixture
+def painter(tiny_config, palette):
+    """A small generator: `painter(**settings)`."""
+
+    def build(**settings):
+        torch.manual_seed(0)
+        network = build_generator(tiny_config["model"]["generator"] | settings, 3, 3).eval()
+        return LoadedGenerator(network, RunFacts({}, palette, SCALING), 1, "")
+
+    return build
+
+
+def measure(generator, images, variants=2):
+    rows = list(range(len(images)))
+    settings = {"variants": variants, "seed": 0, "device": CPU}
+    found = varied(Lite0Features(3), generator, images.labels, rows, **settings)
+    return diversity(found, generator)
+
+
+def test_a_generator_with_noise_varies(painter):
+    images = image_set(np.arange(3).repeat(32 * 32).reshape(3, 32, 32))
+    found = measure(painter(), images)
+    assert found["features"] > 0 and found["layers"] > 0
+    assert found["masks"] == 3 and not found["deterministic"]
+
+
+def test_a_generator_without_noise_is_reported_as_what_it_is(painter):
+    images = image_set(np.zeros((2, 32, 32)))
+    found = measure(
+        painter(style_channels=0, region_channels=0, texture_octaves=0), images, variants=3
+    )
+    assert found["features"] == found["layers"] == 0
+    assert found["deterministic"]
+
+
+def test_real_diversity_compares_tiles_of_like_composition_and_other_ground():
+    rng = np.random.default_rng(0)
+    labels = np.zeros((4, 32, 32), np.uint8)
+    labels[2:] = 1
+    pixels = rng.integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
+    pixels[2] = pixels[0]  # like nothing of its own composition
+    network = Lite0Features(3)
+    images = image_set(labels, pixels, ["a", "b", "a", "b"])
+    found = real_diversity(network, images, SCALING, 2, CPU)
+    assert found["pairs"] == 2 and found["layers"] > 0 and found["features"] > 0
+    same = image_set(labels, np.repeat(pixels[:1], 4, 0), ["a", "b", "a", "b"])
+    assert real_diversity(network, same, SCALING, 2, CPU)["layers"] == pytest.approx(0, abs=1e-6)
+
+
+def test_one_real_tile_has_nothing_to_differ_from():
+    found = real_diversity(Lite0Features(3), image_set(np.zeros((1, 32, 32))), SCALING, 2, CPU)
+    assert found["pairs"] == 0 and math.isnan(found["layers"])

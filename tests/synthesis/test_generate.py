@@ -1,0 +1,250 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.split import split_rows
+from geoseg_gan.synthesis import generate as command_module
+from geoseg_gan.synthesis.generate import generate
+from geoseg_gan.synthesis.writer import PairWriter, read_manifest
+from geoseg_gan.training.train import train
+from geoseg_gan.utils.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path, make_folder):
+    return make_folder(tmp_path / "data")
+
+
+@pytest.fixture
+def run(root, generator, composed):
+    """Calls generate on a small generator and returns the folder."""
+    gen_ckpt = generator(root)
+
+    def call(name, *overrides):
+        folder = root.parent / name
+        common = (f"gen_ckpt={gen_ckpt}", f"save_dir={folder}", "num_workers=0")
+        generate(composed("generate", *common, *overrides))
+        return folder
+
+    return call
+
+
+def contents(folder, pattern="pair_*"):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob(pattern))}
+
+
+def test_pairs_need_the_checkpoint_alone(run, capsys):
+    folder = run("synthetic", "num_samples=5")
+    names = {path.name for path in folder.iterdir()}
+    pairs = {f"pair_{i:05d}_{part}" for i in range(5) for part in ("img.jpg", "mask.png")}
+    assert names == pairs | {"manifest.jsonl", "generation.json", "contact_sheet.png"}
+    assert "Generated 5 pairs in " in capsys.readouterr().out
+    facts = json.loads((folder / "generation.json").read_text())
+    assert facts["palette"]["classes"][2]["name"] == "Settlement"
+    assert len(facts["checkpoint"]["sha256"]) == 64
+
+
+def test_pairs_may_be_larger_than_what_the_generator_was_trained_on(run, capsys):
+    folder = run("whole", "num_samples=2", "image_size=64", "jitter=none")
+    assert "2 pairs of 64x64 px" in capsys.readouterr().out
+    for part in ("img.jpg", "mask.png"):
+        with Image.open(folder / f"pair_00001_{part}") as picture:
+            assert picture.size == (64, 64)
+    assert json.loads((folder / "generation.json").read_text())["image_size"] == 64
+
+
+def test_sides_that_the_generator_cannot_paint_are_refused(run):
+    with pytest.raises(UserError, match=r"image_size=33: this generator paints multiples"):
+        run("odd", "num_samples=1", "image_size=33")
+
+
+def test_a_placebo_needs_no_painting(run, root, monkeypatch):
+    monkeypatch.setattr("geoseg_gan.synthesis.generate_images.noise_maps", None)
+    folder = run("placebo", "num_samples=2", "image_size=64", "jitter=none", "compose.paint=none")
+    for line in read_manifest(folder):
+        with (
+            Image.open(root / "train" / "images" / f"{line['source']}.png") as real,
+            Image.open(folder / f"pair_{line['index']:05d}_img.jpg") as packed,
+        ):
+            difference = np.abs(np.asarray(real, float) - np.asarray(packed, float))
+        assert difference.mean() < 6  # of JPEG alone: the images are noise
+
+
+def test_masks_that_the_generator_was_not_to_see_are_not_painted(
+    tmp_path, trained, composed, tiny, paint
+):
+    root, _ = trained
+    paths = (f"data_root={root}", f"out_dir={tmp_path / 'held'}")
+    train(composed("train", *tiny, *paths, "epochs=1", "inner_share=0.5", "seed=3"))
+    folder = paint(tmp_path / "held" / "G_e001.pt", "synthetic", num_samples=40)
+    drawn = {line["source"] for line in read_manifest(folder)}
+    fitted, held_out = split_rows(find_pairs(root, "train"), None, 0.5, 3)
+    assert drawn == {f"train_{row:03d}" for row in fitted} and len(held_out) == 3
+    assert json.loads((folder / "generation.json").read_text())["masks"] == 3
+
+
+def test_masks_are_in_the_palette_and_images_of_their_size_at_full_colour(run, palette):
+    folder = run("synthetic", "num_samples=4")
+    for index in range(4):
+        label, unknown = MaskReader(palette).read(folder / f"pair_{index:05d}_mask.png")
+        assert label.shape == (32, 32)
+        assert unknown == 0
+        with Image.open(folder / f"pair_{index:05d}_img.jpg") as picture:
+            assert picture.size == (32, 32)
+            assert picture.layer[1][1:3] == (1, 1)  # chroma at full resolution: 4:4:4
+
+
+def test_the_manifest_tells_how_each_pair_came_about(run, root):
+    folder = run("synthetic", "num_samples=6", "jitter=strong")
+    lines = read_manifest(folder)
+    stems = {pair.stem for pair in find_pairs(root, "train")}
+    assert [line["index"] for line in lines] == list(range(6))
+    assert all(line["source"] in stems and line["kept"] for line in lines)
+    assert any("affine" in line["jitter"] and "elastic" in line["jitter"] for line in lines)
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_batch_and_workers(run):
+    first = contents(run("first", "num_samples=7", "bs=8"))
+    second = contents(run("second", "num_samples=7", "bs=3", "num_workers=2"))
+    assert first == second
+    other = contents(run("other", "num_samples=7", "seed=1"))
+    assert all(other[name] != first[name] for name in first if name.endswith("img.jpg"))
+
+
+def test_without_jitter_masks_are_crops_of_training_masks(run, root, palette):
+    folder = run("synthetic", "num_samples=4", "jitter=none")
+    reader = MaskReader(palette)
+    masks = {pair.stem: reader.read(pair.mask)[0] for pair in find_pairs(root, "train")}
+    for line in read_manifest(folder):
+        top, left, side = line["window"]
+        label, _ = reader.read(folder / f"pair_{line['index']:05d}_mask.png")
+        expected = masks[line["source"]][top : top + side, left : left + side]
+        assert np.array_equal(label, expected)
+        assert line["jitter"] == {}
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(run, monkeypatch):
+    whole = contents(run("whole", "num_samples=9", "bs=2"))
+    add = PairWriter.add
+
+    def interrupted(self, candidate, image, verdict):
+        if candidate.index == 4:
+            raise KeyboardInterrupt
+        add(self, candidate, image, verdict)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PairWriter, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run("parts", "num_samples=9", "bs=2")
+    folder = run("parts", "num_samples=9", "bs=2")
+    assert contents(folder) == whole
+    assert [line["index"] for line in read_manifest(folder)] == list(range(9))
+
+
+def test_a_manifest_line_cut_off_by_a_crash_is_done_again(run):
+    folder = run("synthetic", "num_samples=3")
+    before = contents(folder)
+    text = (folder / "manifest.jsonl").read_text()
+    (folder / "manifest.jsonl").write_text(text[:-10])
+    (folder / "pair_00002_img.jpg").unlink()
+    run("synthetic", "num_samples=3")
+    assert contents(folder) == before
+    assert (folder / "manifest.jsonl").read_text() == text
+
+
+def test_more_pairs_of_the_same_generation_are_added(run):
+    folder = run("synthetic", "num_samples=2")
+    first = contents(folder)
+    run("synthetic", "num_samples=4")
+    assert len(contents(folder)) == 8
+    assert {name: contents(folder)[name] for name in first} == first
+
+
+def test_a_finished_folder_stays_as_it_is(run):
+    folder = run("synthetic", "num_samples=3")
+    before = contents(folder, "*")
+    run("synthetic", "num_samples=2")
+    assert contents(folder, "*") == before
+
+
+def test_pairs_of_another_generation_are_not_mixed_in(run):
+    folder = run("synthetic", "num_samples=2")
+    before = contents(folder, "*")
+    with pytest.raises(UserError, match=r"config.seed was 0, now 1"):
+        run("synthetic", "num_samples=4", "seed=1")
+    assert contents(folder, "*") == before
+
+
+def test_a_folder_with_other_files_is_refused(run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep me")
+    with pytest.raises(UserError, match="holds other files"):
+        run("mine", "num_samples=2")
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_the_folders_layout_pairs_by_stem(run):
+    folder = run("synthetic", "num_samples=3", "layout=folders")
+    images = sorted(path.stem for path in (folder / "images").iterdir())
+    assert images == sorted(path.stem for path in (folder / "masks").iterdir())
+    assert images == ["pair_00000", "pair_00001", "pair_00002"]
+
+
+def test_images_that_jpeg_cannot_hold_become_geotiffs_in_their_dtype(
+    tmp_path, make_folder, composed, tiny
+):
+    root = make_folder(tmp_path / "data", train=2, val=1, bands=5, dtype="uint16")
+    out_dir, folder = tmp_path / "run", tmp_path / "synthetic"
+    train(composed("train", *tiny, f"data_root={root}", f"out_dir={out_dir}", "epochs=1"))
+    generate(
+        composed(
+            "generate", f"gen_ckpt={out_dir / 'G_e001.pt'}", f"save_dir={folder}", "num_samples=2"
+        )
+    )
+    from geoseg_gan.data.images import read_image
+
+    image = read_image(folder / "pair_00001_img.tif")
+    assert image.shape == (32, 32, 5)
+    assert image.dtype == np.uint16
+
+
+def test_checkpoints_that_are_none_are_refused_in_one_line(trained, composed, tmp_path):
+    _, out_dir = trained
+    (tmp_path / "notes.pt").write_text("not a checkpoint")
+    newer = torch.load(out_dir / "G_e002.pt", weights_only=True) | {"format": 99}
+    torch.save(newer, tmp_path / "newer.pt")
+    for name, message in (
+        (tmp_path / "none.pt", "does not exist"),
+        (tmp_path / "notes.pt", "is not a checkpoint of this project"),
+        (out_dir / "last.ckpt", "is not a checkpoint of this project"),
+        (out_dir / "D_e002.pt", "holds a discriminator"),
+        (tmp_path / "newer.pt", "has format 99"),
+    ):
+        with pytest.raises(UserError, match=message):
+            generate(composed("generate", f"gen_ckpt={name}", f"save_dir={tmp_path / 'out'}"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_data_folder_that_is_gone_is_named(run, root):
+    shutil.rmtree(root)
+    with pytest.raises(UserError, match="is missing"):
+        run("synthetic", "num_samples=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("num_samples=0", "num_samples=0"),
+        ("layout=folder", "Did you mean 'folders'"),
+        ("num_workers=-1", "num_workers=-1"),
+    ],
+)
+def test_values_out_of_range_are_refused(override, message, composed):
+    with pytest.raises(UserError, match=message):
+        command_module.check(composed("generate", "gen_ckpt=G.pt", override))

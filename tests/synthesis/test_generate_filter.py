@@ -1,0 +1,336 @@
+"""Filtered generation, mostly on masks and predictions made by hand.
+
+The recognizer sees class 0 in the left half of every image and class 1 in the right half, so that
+the score of each mask is known; jitter=none and masks of the image's size keep them as they are.
+"""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from defaults import defaults
+from PIL import Image
+from torch.nn import functional as F
+
+from geoseg_gan.data.images import MaskReader, write_image
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.palette import Palette
+from geoseg_gan.data.settings import JitterSettings, TransplantStep
+from geoseg_gan.synthesis import generate as command_module
+from geoseg_gan.synthesis import generate as generate_inputs
+from geoseg_gan.synthesis import report
+from geoseg_gan.synthesis.recognizer import Recognizer
+from geoseg_gan.synthesis.writer import PairWriter, read_manifest
+from geoseg_gan.utils.errors import UserError
+
+SIDE = 32
+
+
+def stripes(*ends):
+    """A mask whose columns up to each end are of a class: `stripes((16, 0), (32, 1))`."""
+    row = np.concatenate([np.full(width, kind) for width, kind in ends]).astype(np.uint8)
+    return np.broadcast_to(row, (SIDE, SIDE)).copy()
+
+
+MASKS = {
+    "same": stripes((16, 0), (16, 1)),
+    "ignored": stripes((16, 0), (16, 255)),  # class 1 is predicted where nothing counts
+    "shifted": stripes((8, 0), (24, 1)),  # IoU 8/16 and 16/24
+    "third": stripes((16, 0), (16, 2)),  # IoU 1, 0 (predicted only) and 0 (true only)
+    "plain": stripes((32, 0)),  # IoU 16/32 and 0
+    "void": stripes((32, 255)),
+}
+SCORES = {"same": 1, "ignored": 1, "shifted": 7 / 12, "third": 1 / 3, "plain": 0.25, "void": None}
+LOGITS = 2 * F.one_hot(torch.tensor(MASKS["same"]).long(), 3).permute(2, 0, 1)[None].float()
+"""Cross-entropy 0.24 (ln(e^2 + 2) - 2) where right, 2.24 where wrong."""
+
+
+@pytest.fixture
+def recognizer():
+    return Recognizer("abc", [1.0, 1.0, None], [1.0], lambda pixels: LOGITS.clone(), range(3))
+
+
+@pytest.fixture
+def root(tmp_path, palette):
+    """A data folder of the hand-made masks."""
+    for stem, label in MASKS.items():
+        write_image(tmp_path / f"data/train/images/{stem}.png", np.zeros((SIDE, SIDE, 3), np.uint8))
+        MaskReader(palette).write(tmp_path / f"data/train/masks/{stem}.png", label)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def run(paint, root, generator, recognizer, monkeypatch):
+    """Calls generate on the hand-made masks with the hand-made recognizer."""
+    gen_ckpt = generator(root)
+    # Drawing axes takes longer than all the rest.
+    monkeypatch.setattr(report, "score_histogram", lambda *_: np.zeros((8, 8, 3), np.uint8))
+
+    def call(name, recognizer=recognizer, **settings):
+        monkeypatch.setattr(generate_inputs, "load_recognizer", lambda *_: recognizer)
+        return paint(gen_ckpt, name, segmenter_ckpt="hand.pt", **settings)
+
+    return call
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def pairs(folder):
+    return {name: content for name, content in files(folder).items() if name.startswith("pair_")}
+
+
+def facts(folder):
+    return json.loads((folder / "generation.json").read_text())
+
+
+def sources(folder):
+    return [line["source"] for line in read_manifest(folder)]
+
+
+def test_pairs_above_tau_are_kept_and_all_scores_listed(run, capsys):
+    folder = run("out", num_samples=20, seed=5, tau=0.65)
+    assert "Generated 20 pairs, kept 7 with tau=0.65" in capsys.readouterr().out.splitlines()
+    lines = read_manifest(folder)
+    assert [line["index"] for line in lines] == list(range(20))
+    assert {line["source"] for line in lines} == set(MASKS)
+    for line in lines:
+        score = SCORES[line["source"]]
+        assert line.get("score") == (None if score is None else pytest.approx(score, abs=1e-12))
+        assert line["kept"] == (line["source"] in ("same", "ignored"))
+        why = {None: "all of it is ignored"}.get(score, "score is not above tau=0.65")
+        assert line.get("why") == (None if line["kept"] else why)
+    kept = [line["index"] for line in lines if line["kept"]]
+    assert len(kept) == 7 and kept != list(range(7))
+    parts = {f"pair_{i:05d}_{part}" for i in kept for part in ("img.jpg", "mask.png")}
+    pictures = {"contact_sheet.png", "scores.png", "best_and_worst.png"}
+    assert set(files(folder)) == parts | pictures | {"manifest.jsonl", "generation.json"}
+
+
+def test_a_score_equal_to_tau_is_dropped(run):
+    at, below = run("at", num_samples=20, tau=0.25), run("below", num_samples=20, tau=0.249)
+    kept = [{line["source"] for line in read_manifest(f) if line["kept"]} for f in (at, below)]
+    assert kept == [{"same", "ignored", "shifted", "third"}, set(MASKS) - {"void"}]
+
+
+def test_where_nothing_is_kept_it_shows_the_scores_it_saw(run, recognizer, capsys):
+    wrong = replace(recognizer, predict=lambda pixels: LOGITS.flip(-1))
+    folder = run("out", num_samples=12, tau=0.5, recognizer=wrong)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Generated 12 pairs, kept 0 with tau=0.5 Nothing was kept: scores ran from 0.0" in out
+    assert "to 0.250, median" in out
+    assert not pairs(folder)
+    assert set(files(folder)) == {
+        "manifest.jsonl",
+        "generation.json",
+        "scores.png",
+        "best_and_worst.png",
+    }
+
+
+def test_keep_stops_at_the_number_whatever_batch_and_workers(run, capsys):
+    first = run("first", keep=4, bs=8)
+    out = capsys.readouterr().out
+    lines = read_manifest(first)
+    assert f"Generated {len(lines)} pairs, kept 4 with tau=0.65" in out.splitlines()
+    assert "Gave up" not in out
+    assert sum(line["kept"] for line in lines) == 4 and lines[-1]["kept"]
+    assert len(pairs(first)) == 8
+    second = run("second", keep=4, bs=3, num_workers=2)
+    assert files(second) == files(first)
+    # Another call finds it done; a higher number goes on, as one call would have.
+    assert files(run("second", keep=4)) == files(first)
+    assert files(run("second", keep=6)) == files(run("third", keep=6))
+
+
+def test_keep_gives_up_at_max_tries(run, capsys):
+    folder = run("out", keep=5, max_tries=6)
+    out = capsys.readouterr().out
+    kept = sum(line["kept"] for line in read_manifest(folder))
+    assert len(read_manifest(folder)) == 6
+    assert f"Gave up at max_tries=6: kept {kept} of the 5 asked for." in out
+    assert len(pairs(folder)) == 2 * kept < 10
+    run("out", keep=5)
+    assert "Gave up" not in capsys.readouterr().out
+    assert len(pairs(folder)) == 10
+
+
+@pytest.mark.parametrize("asked", [{"num_samples": 16}, {"keep": 5}, {"keep": 5, "tau": "auto"}])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(run, tmp_path, monkeypatch, asked):
+    whole = files(run("whole", **asked, bs=4))
+    add = PairWriter.add
+
+    def interrupted(self, candidate, image, verdict):
+        if candidate.index == 6:
+            raise KeyboardInterrupt
+        add(self, candidate, image, verdict)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PairWriter, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run("parts", **asked, bs=4)
+    assert len(read_manifest(tmp_path / "parts")) == 6
+    # The threshold is the folder's: nothing is scored to choose another.
+    monkeypatch.setattr(command_module, "choose_tau", None)
+    assert files(run("parts", **asked, bs=4)) == whole
+
+
+def test_auto_parts_what_scores_like_real_pairs_from_the_rest(run, recognizer, capsys):
+    # Only the pairs that score 1 reach 1 on average; the next ones score 7/12.
+    folder = run("out", num_samples=20, tau="auto")
+    assert facts(folder)["tau"] == pytest.approx(19 / 24)
+    assert facts(folder)["config"]["tau"] == "auto"
+    kept = {line["source"] for line in read_manifest(folder) if line["kept"]}
+    assert kept == {"same", "ignored"}
+    out = " ".join(capsys.readouterr().out.split())
+    assert "tau=auto: 0.7917; those of 20 candidates that score above it reach the mean" in out
+    assert "with tau=0.7917" in out
+    low = run("low", num_samples=20, tau="auto", recognizer=replace(recognizer, held_out=[0.1]))
+    assert facts(low)["tau"] == 0
+    dark = replace(recognizer, predict=lambda pixels: LOGITS.flip(-1))
+    run("dark", num_samples=20, tau="auto", recognizer=dark)
+    assert "which keeps the best tenth of 20 candidates" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_auto_warns_of_windows_of_another_size(run, recognizer):
+    other = replace(recognizer, window=64)
+    with pytest.warns(
+        UserWarning, match=r"pairs of 32 px with real windows of 64 px.*image_size=32"
+    ):
+        run("out", other, tau="auto", num_samples=4)
+
+
+def test_pixels_that_are_unlike_their_class_get_the_first_ignore_colour(
+    paint, root, generator, palette, recognizer, monkeypatch
+):
+    two = Palette(palette.classes, [[9, 8, 7], [0, 0, 0]])
+    monkeypatch.setattr(generate_inputs, "load_recognizer", lambda *_: recognizer)
+    folder = paint(
+        generator(root, palette=two),
+        "out",
+        segmenter_ckpt="hand.pt",
+        tau=0.2,
+        alpha=1.25,
+        num_samples=20,
+    )
+    # Wrong pixels cost 2.24, more than 1.25 times 1; class 2 has no mean and stays.
+    losses = {
+        stem: label != MASKS["same"] if stem in ("shifted", "plain") else label == 255
+        for stem, label in MASKS.items()
+    }
+    for line in read_manifest(folder):
+        if not line["kept"]:
+            assert line["source"] == "void"
+            continue
+        label, dropped = MASKS[line["source"]], losses[line["source"]]
+        rgb = np.asarray(Image.open(folder / f"pair_{line['index']:05d}_mask.png"))
+        expected = np.where(
+            dropped[..., None], (9, 8, 7), palette.decode(np.where(dropped, 0, label))
+        )
+        assert np.array_equal(rgb, expected)
+        assert line["ignored_pixels"] == (dropped & (label != 255)).sum()
+    assert facts(folder)["config"]["alpha"] == 1.25
+
+
+def test_a_palette_without_colour_for_ignore_has_no_pixel_filter(
+    run, paint, generator, palette, root
+):
+    bare = Palette(palette.classes)
+    for stem in ("ignored", "void"):
+        for part in ("images", "masks"):
+            (root / "train" / part / f"{stem}.png").unlink()
+    gen_ckpt = generator(root, palette=bare)
+    with pytest.raises(UserError, match=r"alpha=1\.25 writes ignored pixels, but the palette"):
+        run("out", alpha=1.25)
+    assert not (root.parent / "out").exists()
+    assert pairs(paint(gen_ckpt, "out", segmenter_ckpt="hand.pt", tau=0.2, num_samples=2))
+
+
+def printed_shares(out):
+    """The class shares of the table on the console, in percent: by class, then by column."""
+    rows = re.findall(
+        r"^(Background|Forest land|Settlement) +([\d.]+)% +([\d.]+)% +([\d.]+)%", out, re.M
+    )
+    return np.array([row[1:] for row in rows], float)
+
+
+def shares_on_disk(folder, palette):
+    reader = MaskReader(palette)
+    labels = [reader.read(path)[0] for path in folder.glob("pair_*_mask.png")]
+    counts = np.bincount(np.concatenate(labels).ravel(), minlength=256)[:3]
+    return counts / counts.sum()
+
+
+def test_balanced_masks_are_drawn_for_their_rare_classes(run, palette, capsys):
+    folder = run("out", num_samples=60, sampling="balanced", tau=0.3)
+    shares = printed_shares(capsys.readouterr().out)
+    columns = {
+        stem: [(label == c).mean(0).sum() for c in range(3)] for stem, label in MASKS.items()
+    }
+    counts = np.array(list(columns.values()))  # in columns of 32 pixels
+    assert counts.sum(0).tolist() == [88, 40, 16]
+    weights = (counts / [88, 40, 16]).mean(1)
+    assert shares[:, 0] == pytest.approx(100 * np.array([88, 40, 16]) / 144, abs=0.051)
+    mean = weights @ counts
+    assert shares[:, 1] == pytest.approx(100 * mean / mean.sum(), abs=0.051)
+    assert shares[:, 2] == pytest.approx(100 * shares_on_disk(folder, palette), abs=0.051)
+    drawn = sources(folder)
+    assert "void" not in drawn
+    assert drawn.count("third") / 60 == pytest.approx(weights[3], abs=0.15)  # 0.39, else 0.17
+
+
+def test_hard_masks_are_drawn_more_often(run, recognizer, capsys):
+    # Hardness of class 2 is 9: "third" is the hardest; "void" and those of class 0 alone the
+    # easiest, tied or not. FreeMask's counts are 1 + 20 * rank / 6 of at most 20.
+    hard = replace(recognizer, class_losses=[0.1, 1.0, 9.0])
+    run("out", num_samples=60, sampling="hard", tau=0.2, recognizer=hard)
+    # Ranks: void 1, ignored and plain 2.5, same (0.55) 4, shifted (0.775) 5, third (4.55) 6.
+    counts = {"void": 4, "ignored": 9, "plain": 9, "same": 14, "shifted": 18, "third": 20}
+    within = {stem: [(label == c).mean() for c in range(3)] for stem, label in MASKS.items()}
+    mean = sum(counts[stem] * np.array(within[stem]) for stem in MASKS)
+    shares = printed_shares(capsys.readouterr().out)
+    assert shares[:, 1] == pytest.approx(100 * mean / mean.sum(), abs=0.051)
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (["Settlement"], {"third"}),
+        ([2, "Background"], {"third"}),
+        (["Forest land"], {"same", "shifted"}),
+    ],
+)
+def test_required_classes_are_named_or_numbered(run, classes, expected):
+    assert set(sources(run("out", num_samples=8, require_classes=classes))) == expected
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["Setlement"], "'Setlement' is not a class.*of these: 2 'Settlement'"),
+        ([3], "require_classes: 3 is not a class"),
+        ([1, 2], "no training mask .* holds Forest land and Settlement"),
+    ],
+)
+def test_required_classes_that_cannot_be_are_refused(run, tmp_path, classes, message):
+    with pytest.raises(UserError, match=message):
+        run("out", require_classes=classes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_transplanted_regions_stand_in_the_manifest(paint, generator, make_folder, tmp_path):
+    root = make_folder(tmp_path / "blobs", train=4, val=1)
+    jitter = defaults(JitterSettings, transplant=defaults(TransplantStep, p=1, max_share=0.8))
+    lines = read_manifest(paint(generator(root), "out", jitter=jitter, num_samples=8))
+    steps = [line["jitter"]["transplant"] for line in lines if "transplant" in line["jitter"]]
+    assert steps
+    stems = {pair.stem for pair in find_pairs(root, "train")}
+    for step in steps:
+        assert step["donor"] in stems and step["class"] in ("Forest land", "Settlement")
+        assert step["pixels"] >= 32 and len(step["from"]) == len(step["to"]) == 4

@@ -1,0 +1,157 @@
+"""Generation judged by segmenters from files, and settings that cannot work together."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch.nn import functional as F
+
+from geoseg_gan.data.images import MaskReader, read_image
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.palette import Palette
+from geoseg_gan.synthesis import generate as command_module
+from geoseg_gan.synthesis.generate import check
+from geoseg_gan.synthesis.recognizer import ClassLosses
+from geoseg_gan.synthesis.writer import read_manifest
+from geoseg_gan.utils.errors import UserError
+
+
+@pytest.fixture
+def data(make_folder, tmp_path):
+    return make_folder(tmp_path / "data", train=3, val=1, size=32)
+
+
+def pairs(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("pair_*"))}
+
+
+def facts(folder):
+    return json.loads((folder / "generation.json").read_text())
+
+
+@pytest.fixture
+def save_onnx(tmp_path):
+    """Writes an ONNX model that is one 1x1 convolution, by its weight (C, K)."""
+
+    def save(weight):
+        weight = np.asarray(weight, np.float32)[..., None, None]
+        graph = helper.make_graph(
+            [helper.make_node("Conv", ["x", "w"], ["y"])],
+            "segmenter",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, weight.shape[1], 32, 32))],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(weight, "w")],
+        )
+        opsets = [helper.make_opsetid("", 17)]
+        onnx.save(
+            helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "m.onnx"
+        )
+        return tmp_path / "m.onnx"
+
+    return save
+
+
+def test_an_onnx_model_judges_with_losses_measured_once(
+    paint, generator, make_folder, save_onnx, tmp_path, palette, monkeypatch
+):
+    root = make_folder(tmp_path / "blobs", train=3, val=1)
+    gen_ckpt, model = generator(root), save_onnx(np.eye(3))
+    asked = {"segmenter_ckpt": str(model), "tau": 0.0, "alpha": 1.25, "num_samples": 4}
+    folder = paint(gen_ckpt, "first", **asked)
+    assert any(line["kept"] for line in read_manifest(folder))
+    assert len(facts(folder)["segmenter"]["sha256"]) == 64
+    (stored,) = json.loads((tmp_path / "m.onnx.class_losses.json").read_text()).values()
+    # With mean and std 0.5 the logits are the image in [-1, 1].
+    losses, labels = [], []
+    for pair in find_pairs(root, "train"):
+        logits = torch.from_numpy(read_image(pair.image) / 127.5 - 1).view(-1, 3)
+        labels.append(torch.from_numpy(MaskReader(palette).read(pair.mask)[0]).view(-1).long())
+        losses.append(F.cross_entropy(logits, labels[-1], ignore_index=255, reduction="none"))
+    all_losses, all_labels = torch.cat(losses), torch.cat(labels)
+    expected = [float(all_losses[all_labels == c].mean()) for c in range(3)]
+    assert stored["class_losses"] == pytest.approx(expected, abs=1e-5)
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassLosses, "add", None)
+        assert pairs(paint(gen_ckpt, "second", **asked)) == pairs(folder)
+    with pytest.raises(UserError, match=r"tau=auto compares .* knows none"):
+        paint(gen_ckpt, "third", **(asked | {"tau": "auto"}))
+
+
+def test_an_own_segmenter_judges_and_its_facts_are_recorded(paint, data, generator, segmenter):
+    gen_ckpt = generator(data, gsd=0.5)
+    ckpt = segmenter()
+    folder = paint(gen_ckpt, "out", segmenter_ckpt=str(ckpt), tau=0.05, num_samples=3)
+    content = facts(folder)
+    assert (content["gsd"], content["mask_format"], content["tau"]) == (0.5, "rgb", 0.05)
+    loaded = torch.load(ckpt, weights_only=True)
+    assert loaded["kind"] == "segmenter" and len(content["segmenter"]["sha256"]) == 64
+    assert content["config"]["sampling"] == "uniform" and content["image_size"] == 32
+    ckpt.write_bytes(ckpt.read_bytes() + b"\0")
+    with pytest.raises(UserError, match=r"segmenter\.sha256 was"):
+        paint(gen_ckpt, "out", segmenter_ckpt=str(ckpt), tau=0.05, num_samples=5)
+
+
+def test_segmenters_that_do_not_fit_are_refused_before_anything_is_written(
+    paint, data, generator, segmenter, save_onnx, palette, tmp_path, monkeypatch
+):
+    gen_ckpt = generator(data)
+    content = palette.to_dict()
+    content["classes"][1]["name"] = "Woods"
+    for make, message in (
+        (lambda: segmenter(palette=Palette(palette.classes[:2])), "has the classes .* generator's"),
+        (lambda: segmenter(palette=Palette.from_dict(content)), "'Woods'"),
+        (lambda: segmenter(bands=4), "4-band uint8 images, but the generator paints 3-band"),
+        (lambda: save_onnx(np.ones((4, 3))), "tells 4 classes apart, but .* palette has 3"),
+        (lambda: save_onnx(np.ones((3, 4))), r"takes .*\[1, 4, 32, 32\], but"),
+        (lambda: tmp_path / "model.pth", "can run code"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
+            patch.setattr(command_module, "paint_and_judge", None)
+            paint(gen_ckpt, "out", segmenter_ckpt=str(make()), num_samples=2)
+    assert not (tmp_path / "out").exists()
+    mapped = paint(
+        gen_ckpt,
+        "out",
+        segmenter_ckpt=str(save_onnx(np.ones((4, 3)))),
+        num_samples=2,
+        class_map=[3, 0, 1],
+    )
+    assert len(read_manifest(mapped)) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["keep=3"], "keep=3 needs a segmenter to judge by: set segmenter_ckpt"),
+        (["alpha=1.25"], "alpha=1.25 needs a segmenter"),
+        (["class_map=[0,1]"], r"class_map=\[0, 1\] needs a segmenter"),
+        (["tau=auto"], "tau=auto needs a segmenter"),
+        (["sampling=hard"], "sampling=hard needs a segmenter"),
+        (["sampling=hart"], "sampling=hart is not one of .* mean 'hard'"),
+        (["tau=1"], "tau=1: use a number from 0 to below 1, or auto"),
+        (["tau=-0.1"], "tau=-0.1: use"),
+        (["tau=best"], "tau=best: use"),
+        (["tau=null"], "tau=None: use"),
+        (["tau=true"], "tau=True: use"),
+        (["tau=nan"], "tau=nan: use"),
+        (["segmenter_ckpt=s.pt", "alpha=0"], "alpha=0.0 must be positive"),
+        (["segmenter_ckpt=s.pt", "alpha=nan"], "alpha=nan must be positive"),
+        (["segmenter_ckpt=s.pt", "keep=0"], "keep=0 must be 1 or more"),
+        (["segmenter_ckpt=s.pt", "keep=2", "max_tries=0"], "max_tries=0 must be 1 or more"),
+        (["segmenter_ckpt=s.pt", "keep=5", "max_tries=4"], "max_tries=4 bounds keep=5"),
+        (["segmenter_ckpt=s.pt", "max_tries=4"], "max_tries=4 bounds keep=None"),
+        (["segmenter_ckpt=s.onnx", "onnx.std=[0]"], r"onnx.std=\[0"),
+        (["jitter.transplant.p=2"], "jitter.transplant.p=2"),
+    ],
+)
+def test_settings_that_cannot_work_together_are_refused(composed, overrides, message):
+    with pytest.raises(UserError, match=message):
+        check(composed("generate", "gen_ckpt=G.pt", *overrides))
+
+
+def test_classes_are_given_by_name_and_id_on_the_command_line(composed):
+    config = composed("generate", "gen_ckpt=G.pt", "require_classes=[Settlement,3]")
+    assert config.require_classes == ["Settlement", 3]

@@ -1,0 +1,150 @@
+"""Several images of each mask."""
+
+from itertools import groupby
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from geoseg_gan.synthesis import generate as command_module
+from geoseg_gan.synthesis import generate as generate_inputs
+from geoseg_gan.synthesis import report
+from geoseg_gan.synthesis.recognizer import Recognizer
+from geoseg_gan.synthesis.writer import PairWriter, read_manifest
+from geoseg_gan.utils.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path, make_folder):
+    return make_folder(tmp_path / "data")
+
+
+@pytest.fixture
+def run(paint, root, generator):
+    """Calls generate, four images a mask, on a small generator and returns the folder."""
+    gen_ckpt = generator(root)
+    return lambda name, **settings: paint(gen_ckpt, name, **({"variants": 4} | settings))
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Has generate judge by a segmenter that sees class 1 where it is bright, else class 0."""
+
+    def predict(pixels):
+        gray = torch.as_tensor(pixels, dtype=torch.float32).mean(1)
+        bright = (gray > gray.mean()).long()
+        return 5 * F.one_hot(bright, 3).permute(0, 3, 1, 2).float()
+
+    recognizer = Recognizer("abc", [1.0] * 3, [0.2], predict, range(3))
+    monkeypatch.setattr(generate_inputs, "load_recognizer", lambda *_: recognizer)
+    # Drawing axes takes longer than all the rest.
+    monkeypatch.setattr(report, "score_histogram", lambda *_: np.zeros((8, 8, 3), np.uint8))
+    return {"segmenter_ckpt": "hand.pt"}
+
+
+def files(folder, pattern="*"):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob(pattern))}
+
+
+def pair(folder, index):
+    parts = (f"pair_{index:05d}_mask.png", f"pair_{index:05d}_img.jpg")
+    return tuple((folder / part).read_bytes() for part in parts)
+
+
+def test_variants_share_a_mask_and_no_image(run, capsys):
+    folder, plain = run("out", num_samples=10), run("plain", num_samples=10, variants=1)
+    lines = read_manifest(folder)
+    assert [line["index"] for line in lines] == list(range(10))
+    assert [line["mask_index"] for line in lines] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
+    assert [line["variant"] for line in lines] == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    alone = read_manifest(plain)
+    assert [(line["mask_index"], line["variant"]) for line in alone] == [(i, 0) for i in range(10)]
+    images = set()
+    for line in lines:
+        mask, image = pair(folder, line["index"])
+        assert mask == pair(plain, line["mask_index"])[0]
+        assert line["source"] == alone[line["mask_index"]]["source"]
+        images.add(image)
+    assert len(images) == 10
+    assert pair(folder, 0) == pair(plain, 0)  # the same mask and noise
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Painting 10 pairs (3 masks, up to 4 images each) of 32x32 px" in said
+    assert "Painting 10 pairs of 32x32 px" in said
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_the_same_pairs_for_any_batch_and_workers(run):
+    first = files(run("first", num_samples=10, bs=8))
+    assert files(run("second", num_samples=10, bs=3, num_workers=2)) == first
+
+
+def test_a_run_interrupted_within_a_mask_goes_on_there(run, tmp_path, monkeypatch, capsys):
+    whole = files(run("whole", num_samples=12, bs=4))
+    assert "12 pairs (3 masks, 4 images each)" in " ".join(capsys.readouterr().out.split())
+    add = PairWriter.add
+
+    def interrupted(self, candidate, image, verdict):
+        if candidate.index == 6:
+            raise KeyboardInterrupt
+        add(self, candidate, image, verdict)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PairWriter, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run("parts", num_samples=12, bs=4)
+    assert len(read_manifest(tmp_path / "parts")) == 6
+    capsys.readouterr()
+    assert files(run("parts", num_samples=12, bs=4)) == whole
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Painting 6 pairs (2 masks, up to 4 images each)" in said
+
+
+def test_variants_are_judged_each_by_itself(run, seen, capsys):
+    everything = read_manifest(run("all", num_samples=24, tau=0, **seen))
+    scores = [line["score"] for line in everything]
+    assert all(len({line["score"] for line in g}) > 1 for _, g in groupby(everything, mask_of))
+    tau = float(np.median(scores))
+    folder = run("out", keep=7, tau=tau, **seen)
+    lines = read_manifest(folder)
+    assert [line["score"] for line in lines] == scores[: len(lines)]
+    assert [line["kept"] for line in lines] == [score > tau for score in scores[: len(lines)]]
+    assert sum(line["kept"] for line in lines) == 7 and lines[-1]["kept"]
+    assert "pairs (4 images of each mask)" in " ".join(capsys.readouterr().out.split())
+    shown = min(4, len({line["mask_index"] for line in lines if line["kept"]}))
+    with Image.open(folder / "contact_sheet.png") as sheet:
+        assert sheet.size == (5 * 34 - 2, shown * 34 - 2)
+    auto = run("auto", num_samples=8, tau="auto", **seen)
+    assert len(read_manifest(auto)) == 8
+
+
+def mask_of(line):
+    return line["mask_index"]
+
+
+def test_another_number_of_variants_is_not_mixed_in(run):
+    folder = run("out", num_samples=4)
+    before = files(folder)
+    with pytest.raises(UserError, match=r"config\.variants was 4, now 2"):
+        run("out", num_samples=8, variants=2)
+    assert files(folder) == before
+
+
+def test_a_generator_without_noise_paints_one_image_of_a_mask(
+    paint, root, generator, tiny_config, tmp_path, monkeypatch
+):
+    settings = tiny_config["model"]["generator"]
+    for key in ("style_channels", "region_channels", "texture_octaves"):
+        if key in settings:
+            monkeypatch.setitem(settings, key, 0)
+    gen_ckpt = generator(root)
+    with pytest.raises(UserError, match=r"variants=2: the generator takes no noise.*variants=1"):
+        paint(gen_ckpt, "out", num_samples=2, variants=2)
+    assert not (tmp_path / "out").exists()
+    assert len(files(paint(gen_ckpt, "out", num_samples=2), "pair_*")) == 4
+
+
+def test_no_variants_are_refused(composed):
+    with pytest.raises(UserError, match="variants=0 must be 1 or more"):
+        command_module.check(composed("generate", "gen_ckpt=G.pt", "variants=0"))

@@ -1,0 +1,192 @@
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from defaults import defaults
+from lightning.pytorch.loggers import Logger
+from small_gan import MODULATED, PROJECTED, build, fit, samples, settings
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from geoseg_gan.data.dataset import PairDataset, PairSource
+from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.sampler import Draw
+from geoseg_gan.data.settings import JitterSettings
+from geoseg_gan.losses.objective import Objective
+from geoseg_gan.losses.settings import DiffAugmentSettings
+from geoseg_gan.training.callbacks.overfitting import Overfitting
+from geoseg_gan.training.train import train
+from geoseg_gan.utils.errors import UserError
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
+FIGURES = ("train", "held_out", "fake", "gap", "augment_p")
+
+
+@pytest.fixture
+def crops(tmp_path, make_folder, palette):
+    """Held-out crops of 32 px of three pictures of 48."""
+    pairs = find_pairs(make_folder(tmp_path / "held_out", train=3, val=0, size=48), "train")
+    reader = MaskReader(palette)
+    return PairDataset(PairSource(pairs, reader), 32, "crop", defaults(JitterSettings), 0)
+
+
+class Recorder(Logger):
+    """Keeps the figures by the batch after which they were logged."""
+
+    name, version = "recorder", 0
+
+    def __init__(self):
+        super().__init__()
+        self.figures = {}
+
+    def log_hyperparams(self, *_):
+        pass
+
+    def log_metrics(self, metrics, step=None):
+        found = {n.split("/")[1]: v for n, v in metrics.items() if n.startswith("overfitting/")}
+        if found:
+            self.figures[step] = found
+
+
+def adaptive(**changes):
+    augment = defaults(DiffAugmentSettings, adaptive=True, images=40, **changes)
+    return Objective(settings(augment=augment), bands=3, seed=0)
+
+
+def test_it_measures_every_so_many_batches(crops):
+    recorder, module = Recorder(), build(batch=2, objective=adaptive(p=0.5))
+    fit(module, callbacks=[Overfitting(crops, every=2)], logger=recorder)
+    assert list(recorder.figures) == [2, 4]
+    for figures in recorder.figures.values():
+        assert tuple(figures) == FIGURES
+        assert all(math.isfinite(value) for value in figures.values())
+    strength = module.objective.strength
+    assert recorder.figures[4]["gap"] == strength.gap
+    assert recorder.figures[4]["augment_p"] == strength.p != 0.5
+
+
+def test_realness_is_that_of_training_held_out_and_painted_images(crops, monkeypatch):
+    monkeypatch.setattr(
+        Objective, "realness", lambda self, judge, image, batch: image.mean().detach()
+    )
+    recorder, module = Recorder(), build(batch=8)
+    fit(module, callbacks=[Overfitting(crops, every=1)], logger=recorder)
+    figures = recorder.figures[1]
+    real = torch.stack([sample["image"] for sample in samples()])
+    assert figures["train"] == pytest.approx(module.scaling.to_network(real).mean().item())
+    means = [
+        module.scaling.to_network(crops[Draw(n % 3, n)]["image"][None]).mean().item()
+        for n in range(64)
+    ]
+    assert min(means) <= figures["held_out"] <= max(means)
+    assert figures["fake"] not in (figures["train"], figures["held_out"])
+
+
+def test_the_probability_grows_by_images_over_the_pace(crops, monkeypatch):
+    monkeypatch.setattr(Overfitting, "_judge", lambda *_: torch.tensor([1.0, -1.0, -1.0]))
+    recorder, module = Recorder(), build(batch=2, objective=adaptive())
+    fit(module, callbacks=[Overfitting(crops, every=2)], logger=recorder)
+    # Two batches of two images, over 40.
+    assert [f["augment_p"] for f in recorder.figures.values()] == pytest.approx([0.1, 0.2])
+    assert recorder.figures[4]["gap"] == 1
+
+
+@pytest.mark.parametrize("generator_and_discriminator", [{}, {"discriminator": PROJECTED}])
+def test_the_measurement_leaves_the_networks_as_they_were(crops, generator_and_discriminator):
+    runs = []
+    for callbacks in ([], [Overfitting(crops, every=1)]):
+        module = build(generator=MODULATED, **generator_and_discriminator)
+        fit(module, callbacks=callbacks)
+        assert module.discriminator.training and module.average.training
+        runs.append(module.state_dict())
+    first, second = runs
+    assert second.pop("objective._extra_state")["strength"]["gap"] is not None
+    del first["objective._extra_state"]
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_crops_of_all_tiles_are_drawn_from(crops):
+    kept = Overfitting(crops).kept
+    assert len(kept) == 64
+    assert len({sample["stem"] for sample in kept}) == 3
+    assert not torch.equal(kept[0]["label"], kept[3]["label"])
+
+
+@pytest.fixture
+def run(tmp_path, make_folder, composed, tiny):
+    """Trains with held-out tiles and adaptive augmentation: `run("name", "setting=value")`."""
+    root = make_folder(tmp_path / "data")
+
+    def call(name, *more):
+        knobs = (
+            f"data_root={root}", f"out_dir={tmp_path / name}", "epochs=2", "epoch_steps=16",
+            "inner_share=0.3", "loss.augment.adaptive=true", "loss.augment.images=400",
+            "loss.augment.target=0", "samples=0", "optimizer.schedule=constant", *more,
+        )  # fmt: skip
+        train(composed("train", *tiny, *knobs))
+        return tmp_path / name
+
+    return call
+
+
+def strength_of(out_dir):
+    last = torch.load(out_dir / "last.ckpt", weights_only=True)
+    return last["state_dict"]["objective._extra_state"]["strength"]
+
+
+def test_a_run_logs_its_overfitting_and_a_resumed_one_goes_on_with_it(run):
+    whole, parts = run("whole"), run("parts", "epochs=1")
+    board = EventAccumulator(str(whole))
+    board.Reload()
+    assert {f"overfitting/{name}" for name in FIGURES} <= set(board.Tags()["scalars"])
+    once = strength_of(parts)
+    assert once["gap"] is not None
+    run("parts", "resume=true")
+    assert strength_of(parts) == strength_of(whole)
+    assert strength_of(parts)["gap"] != once["gap"]
+
+
+def test_without_held_out_tiles_adaptive_strength_is_refused(run, tmp_path, composed, tiny):
+    with pytest.raises(UserError, match=r"adaptive=true follows .*: set inner_share=") as refusal:
+        run("run", "inner_share=0")
+    assert "\n" not in str(refusal.value)
+    split = tmp_path / "split.csv"
+    split.write_text("stem,part\ntrain_000,fit\ntrain_001,fit\n")
+    with pytest.raises(UserError, match=r"split\.csv names none: give some the part inner"):
+        run("run", "inner_share=0", f"data.split_file={split}")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_one_strength(tmp_path, make_folder, tiny):
+    root, out_dir = make_folder(tmp_path / "data"), tmp_path / "run"
+    knobs = [o for o in tiny if not o.startswith("trainer=")]
+    # Each process prints the probability that it ends with.
+    (tmp_path / "run.py").write_text(
+        "import geoseg_gan.training.gan as gan\n"
+        "def say(self):\n"
+        "    print(f'rank {self.global_rank} {self.objective.strength.state()}', flush=True)\n"
+        "gan.GAN.on_train_end = say\n"
+        "from geoseg_gan.train import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [
+            sys.executable, "run.py", *knobs, f"data_root={root}", f"out_dir={out_dir}",
+            "trainer=ddp", "devices=2", "epochs=1", "epoch_steps=16", "inner_share=0.3",
+            "loss.augment.adaptive=true", "loss.augment.p=0.5", "loss.augment.images=400",
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    ranks, states = zip(*(line.split(" ", 2)[1:] for line in said), strict=True)
+    assert ranks == ("0", "1") and states[0] == states[1]
+    assert strength_of(out_dir)["p"] in (pytest.approx(0.58), pytest.approx(0.42))

@@ -1,0 +1,139 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from parallel_runs import free_port
+
+from geoseg_gan.models.checkpoints import load_generator
+from geoseg_gan.training.train import train
+from geoseg_gan.utils.errors import UserError
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["weights"]
+
+
+@pytest.mark.parametrize(("scale_lr", "rate"), [("none", 1e-3), ("linear", 4e-3)])
+def test_the_rate_grows_with_the_batch_where_it_is_to(
+    scale_lr, rate, tmp_path, make_folder, composed, tiny
+):
+    root = make_folder(tmp_path / "data")
+    asked = ["epochs=1", "lr=1e-3", "base_bs=2", "bs=8", "accumulate=2", f"scale_lr={scale_lr}"]
+    asked += ["optimizer.schedule=constant", f"data_root={root}", f"out_dir={tmp_path / 'run'}"]
+    figures = train(composed("train", *tiny, *asked))
+    assert figures["lr/g"] == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["bs=6", "accumulate=4"], "multiple of devices=1, times accumulate=4"),
+        (["bs=6", "devices=2", "trainer.num_nodes=2"], "devices=2, times trainer.num_nodes=2"),
+        (["trainer.num_nodes=0"], "trainer.num_nodes=0: use 1 or more"),
+        (["scale_lr=root"], "scale_lr=root"),
+        (["base_bs=0"], "base_bs=0 must be positive"),
+        (["speed.compile=[segmenter]"], "speed.compile=segmenter"),
+        (["init_from=nowhere/G_e001.pt"], "init_from=nowhere/G_e001.pt does not exist"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    asked, message, tmp_path, make_folder, composed, tiny
+):
+    root, out_dir = make_folder(tmp_path / "data"), tmp_path / "run"
+    with pytest.raises(UserError, match=message):
+        train(composed("train", *tiny, *asked, f"data_root={root}", f"out_dir={out_dir}"))
+    assert not out_dir.exists()
+
+
+@pytest.mark.parametrize("experiment", ["refine", "cpu_refine"])
+def test_a_second_training_does_not_start_from_nothing(experiment, composed, tmp_path):
+    with pytest.raises(UserError, match=r"init_from=G_e###.pt does not exist"):
+        train(composed("train", f"experiment={experiment}", f"out_dir={tmp_path / 'run'}"))
+
+
+def test_a_run_starts_from_both_networks_of_another_at_another_size(
+    trained, composed, tiny, tmp_path
+):
+    root, first = trained
+    out_dir = tmp_path / "larger"
+    asked = [f"init_from={first / 'G_e002.pt'}", "image_size=64", "lr=1e-9", "epochs=1"]
+    train(composed("train", *tiny, *asked, f"data_root={root}", f"out_dir={out_dir}"))
+    for before, after in (("G_e002.pt", "G_e001.pt"), ("D_e002.pt", "D_e001.pt")):
+        old, new = weights(first / before), weights(out_dir / after)
+        for name, value in old.items():
+            if not name.endswith(("_u", "_v")):  # the estimates of norms go on
+                torch.testing.assert_close(new[name], value, atol=1e-6, rtol=0)
+    assert load_generator(out_dir / "G_e001.pt").facts.config["image_size"] == 64
+
+
+def test_without_a_discriminator_beside_it_that_one_starts_anew(trained, composed, tiny, tmp_path):
+    root, first = trained
+    (first / "D_e002.pt").unlink()
+    asked = [f"init_from={first / 'G_e002.pt'}", "epochs=1", f"data_root={root}"]
+    with pytest.warns(UserWarning, match=r"D_e002.pt is not there: the discriminator starts anew"):
+        train(composed("train", *tiny, *asked, f"out_dir={tmp_path / 'again'}"))
+
+
+@pytest.mark.parametrize(("before", "after"), [("projected", "patch"), (None, "projected")])
+def test_a_discriminator_may_get_and_lose_what_judges_beside_it(
+    before, after, tmp_path, make_folder, composed, tiny
+):
+    root, first, second = make_folder(tmp_path / "data"), tmp_path / "first", tmp_path / "second"
+
+    def run(out_dir, beside, *asked):
+        judge = ["model/discriminator=oasis", "model.discriminator.width=4"]
+        judge += ["model.discriminator.depth=2", f"loss={'both' if beside else 'oasis'}"]
+        judge += [f"model.discriminator.{beside}=4"] if beside else []
+        own = [o for o in tiny if not o.startswith(("model.discriminator.", "model/discriminator"))]
+        paths = [f"data_root={root}", f"out_dir={out_dir}"]
+        train(composed("train", *own, *judge, "epochs=1", *paths, *asked))
+        return weights(out_dir / "D_e001.pt")
+
+    old = run(first, before)
+    new = run(second, after, f"init_from={first / 'G_e001.pt'}", "lr=1e-9")
+    assert {name.split(".")[0] for name in new} ^ {name.split(".")[0] for name in old} == {
+        beside for beside in (before, after) if beside
+    }
+    for name in new:
+        if not name.startswith(f"{after}.") and not name.endswith(("_u", "_v")):
+            torch.testing.assert_close(new[name], old[name], atol=1e-6, rtol=0)
+
+
+def test_networks_of_other_settings_or_classes_are_refused(trained, composed, tiny, tmp_path):
+    root, first = trained
+    common = [f"init_from={first / 'G_e002.pt'}", f"data_root={root}"]
+    common += [f"out_dir={tmp_path / 'again'}"]
+    with pytest.raises(UserError, match=r"has model.generator.width=4, not 6. Give its settings"):
+        train(composed("train", *tiny, *common, "model.generator.width=6"))
+    renamed = [o.replace("Settlement", "Town") for o in tiny]
+    with pytest.raises(UserError, match=r"was trained on other classes"):
+        train(composed("train", *renamed, *common))
+    assert not (tmp_path / "again").exists()
+
+
+def test_two_nodes_under_torchrun_train_one_run(tmp_path, make_folder, tiny):
+    """Two agents of one process each stand for two machines."""
+    root, port = make_folder(tmp_path / "data"), free_port()
+    common = [o for o in tiny if not o.startswith("trainer=")]
+    common += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.num_nodes=2", "epochs=1"]
+    common += [f"data_root={root}", f"out_dir={tmp_path / 'run'}"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+    launcher += ["--master_addr=127.0.0.1", f"--master_port={port}"]
+    agents = [
+        subprocess.Popen(
+            [*launcher, f"--node_rank={node}", str(SCRIPT), *common],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for node in range(2)
+    ]
+    told = [agent.communicate(timeout=120) for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], told
+    assert sum(out.count("Epoch 1: saved samples and checkpoints.") for out, _ in told) == 1
+    assert len(list((tmp_path / "run").glob("events.out*"))) == 1

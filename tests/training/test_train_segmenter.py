@@ -1,0 +1,322 @@
+import json
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from defaults import defaults
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.data.images import MaskReader, read_image
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.settings import ColorStep
+from geoseg_gan.losses.segmentation import SegmentationLoss
+from geoseg_gan.losses.settings import SegmentationLossSettings
+from geoseg_gan.models.checkpoints import load_segmenter
+from geoseg_gan.training.segmenter import Segmenter
+from geoseg_gan.training.settings import SegmenterOptimizerSettings
+from geoseg_gan.training.train_segmenter import check, train_segmenter
+from geoseg_gan.utils.confusion import TileConfusions, mean_iou
+from geoseg_gan.utils.errors import UserError
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "train_segmenter.py"
+
+
+@pytest.fixture
+def fit(tmp_path, make_folder, composed, tiny_segmenter):
+    """Trains a tiny segmenter and returns its folder and figures: `fit("run", "epochs=3")`."""
+    root = make_folder(tmp_path / "data")
+
+    def call(name, *overrides):
+        paths = (f"data_root={root}", f"out_dir={tmp_path / name}")
+        scores = train_segmenter(composed("train_segmenter", *tiny_segmenter, *paths, *overrides))
+        return tmp_path / name, scores
+
+    return call
+
+
+def weights(folder, name="segmenter.pt"):
+    return torch.load(folder / name, weights_only=True)["weights"]
+
+
+def assert_same_weights(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def board_of(folder):
+    board = EventAccumulator(str(folder))
+    board.Reload()
+    return board
+
+
+def predictions(segmenter, pairs, palette):
+    """Label and logits of whole pictures, computed the plain way."""
+    reader = MaskReader(palette)
+    for pair in pairs:
+        image = torch.from_numpy(np.moveaxis(read_image(pair.image), -1, 0).copy())[None]
+        logits = segmenter.network(segmenter.facts.scaling.to_network(image))[0]
+        yield torch.from_numpy(reader.read(pair.mask)[0].astype(np.int64)), logits
+
+
+def test_a_run_leaves_a_segmenter_its_figures_and_pictures(fit, capsys):
+    folder, scores = fit("run", "epochs=2")
+    names = {path.name for path in folder.iterdir() if not path.name.startswith("events")}
+    assert names == {
+        "segmenter.pt", "scores.json", "tiles.npz", "last.ckpt", "config.yaml", "hparams.yaml",
+        "predictions_inner.png", "predictions_val.png", "confusion_inner.png", "confusion_val.png",
+    }  # fmt: skip
+    stored = json.loads((folder / "scores.json").read_text())
+    assert {k: v for k, v in stored.items() if k != "epoch"} == scores
+    assert {"val/miou", "inner/miou", "val_iou/Settlement", "inner_iou/Background"} <= set(scores)
+    with np.load(folder / "tiles.npz", allow_pickle=False) as arrays:
+        for part, tiles in (("inner", 2), ("val", 2)):
+            confusions = TileConfusions.from_arrays(arrays, part)
+            assert len(confusions.stems) == tiles
+            total = torch.from_numpy(confusions.counts.sum(0))
+            assert mean_iou(total) == scores[f"{part}/miou"]
+    shown = capsys.readouterr().out
+    for text in ("real training tiles", "held out", "Settlement", "val IoU", "segmenter.pt"):
+        assert text in shown
+    board = board_of(folder)
+    assert set(board.Tags()["scalars"]) >= {
+        "train/ce", "train/dice", "inner/miou", "inner_iou/Settlement", "lr", "images_per_second",
+        "val/miou", "val_iou/Forest land",
+    }  # fmt: skip
+    assert {"image, mask, prediction", "inner/confusion"} <= set(board.Tags()["images"])
+    assert len(board.Scalars("inner/miou")) == 2
+
+
+def test_it_learns_to_tell_the_classes_apart(fit):
+    _, scores = fit("run", "epochs=2", "epoch_steps=60", "select=last", "lr=0.01")
+    assert scores["val/miou"] > 0.7
+
+
+def test_validation_figures_are_those_of_an_independent_library(fit, palette, tmp_path):
+    folder, scores = fit("run", "epochs=2", "image_size=64")
+    loaded = load_segmenter(folder / "segmenter.pt")
+    metric = MulticlassJaccardIndex(3, average=None, ignore_index=255)
+    for label, logits in predictions(loaded, find_pairs(tmp_path / "data", "val"), palette):
+        metric.update(logits.argmax(0), label)
+    expected = metric.compute()
+    for name, value in zip(palette.names, expected.tolist(), strict=True):
+        assert scores[f"val_iou/{name}"] == pytest.approx(value, abs=1e-6)
+    assert scores["val/miou"] == pytest.approx(expected.mean().item(), abs=1e-6)
+
+
+def test_held_out_tiles_are_checked_as_often_as_asked_and_nothing_else_changes(fit):
+    weights, checks = [], []
+    for every in (1, 3):
+        folder, scores = fit(f"every_{every}", "epochs=4", "select=last", f"validate_every={every}")
+        checks.append(len(board_of(folder).Scalars("inner/miou")))
+        weights.append(torch.load(folder / "segmenter.pt", weights_only=True)["weights"])
+        assert "inner/miou" in scores
+    assert checks == [4, 1]
+    assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
+
+
+def test_the_best_epoch_on_held_out_tiles_is_kept(fit):
+    folder, _ = fit("run", "epochs=5", "lr=0.02")
+    scores = [event.value for event in board_of(folder).Scalars("inner/miou")]
+    stored = torch.load(folder / "segmenter.pt", weights_only=True)
+    assert len(scores) == 5
+    assert stored["epoch"] == 1 + int(np.argmax(scores))
+    assert stored["judged"]["scores"]["inner/miou"] == pytest.approx(max(scores), abs=1e-6)
+
+
+def test_the_last_weights_can_be_kept_and_nothing_held_out(fit):
+    folder, scores = fit("run", "epochs=2", "select=last", "inner_share=0")
+    stored = torch.load(folder / "segmenter.pt", weights_only=True)
+    last = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+    assert stored["epoch"] == 2
+    assert_same_weights(stored["weights"], {k.removeprefix("network."): v for k, v in last.items()})
+    assert stored["judged"]["held_out"] == []
+    assert "inner/miou" not in scores and "val/miou" in scores
+
+
+def test_a_resumed_run_ends_as_the_uninterrupted_one(fit, monkeypatch):
+    from geoseg_gan.training.segmenter import Segmenter
+
+    whole, _ = fit("whole", "epochs=3", "augment=strong")
+    step = Segmenter.training_step
+
+    def interrupted(self, sample, batch_idx):
+        if self.current_epoch == 2:
+            raise KeyboardInterrupt
+        return step(self, sample, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmenter, "training_step", interrupted)
+        with pytest.raises(SystemExit):
+            fit("parts", "epochs=3", "augment=strong")
+    parts, _ = fit("parts", "epochs=3", "augment=strong", "resume=true")
+    assert_same_weights(weights(whole), weights(parts))
+    assert (whole / "scores.json").read_text() == (parts / "scores.json").read_text()
+
+
+def test_a_run_interrupted_while_it_is_judged_goes_on_with_that(fit):
+    folder, scores = fit("run", "epochs=2")
+    before = weights(folder)
+    (folder / "segmenter.pt").unlink()
+    assert fit("run", "epochs=2", "resume=true")[1] == scores
+    assert_same_weights(weights(folder), before)
+    with pytest.raises(UserError, match="has all its 2 epochs"):
+        fit("run", "epochs=2", "resume=true")
+
+
+def test_synthetic_pairs_are_mixed_in_without_changing_the_number_of_steps(
+    fit, make_generated, tmp_path, capsys
+):
+    made = make_generated(tmp_path / "made", range(3))
+    more = make_generated(tmp_path / "more", range(3, 5), layout="folders")
+    real, _ = fit("real", "epochs=1")
+    mixed, _ = fit("mixed", "epochs=1", f"synthetic=[{made},{more}]", "synthetic_ratio=0.5")
+    assert "50% of every epoch from 5 pairs in" in " ".join(capsys.readouterr().out.split())
+    steps = [torch.load(f / "last.ckpt", weights_only=True)["global_step"] for f in (real, mixed)]
+    assert steps[0] == steps[1]
+    first, second = weights(real), weights(mixed)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    unmixed, _ = fit("unmixed", "epochs=1", f"synthetic={made}", "synthetic_ratio=0")
+    assert_same_weights(first, weights(unmixed))
+
+
+def test_training_mixes_as_the_settings_say(fit, make_generated, tmp_path, monkeypatch):
+    from geoseg_gan.training import segmenter
+
+    seen, apart = [], segmenter.norms_apart
+
+    def spy(network, first, batch):
+        seen.append((first, batch))
+        return apart(network, first, batch)
+
+    monkeypatch.setattr(segmenter, "norms_apart", spy)
+    made = make_generated(tmp_path / "made", range(3))
+    ways = ("schedule=first", "batch_norm=apart", "classes=[Settlement]")
+    knobs = ("epochs=2", f"synthetic={made}", "synthetic_ratio=0.5", "epoch_steps=2")
+    _, scores = fit("run", *knobs, *(f"mixing.{way}" for way in ways))
+    assert seen == [(0, 2), (0, 2), (2, 2), (2, 2)]
+    assert np.isfinite(scores["val/miou"])
+    with pytest.raises(UserError, match=r"keeps the statistics of real images.*lower ratio"):
+        fit("all", *knobs, "mixing.batch_norm=apart", "synthetic_ratio=1")
+
+
+def test_real_images_give_the_logits_that_they_would_without_synthetic_ones():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2))
+    module = Segmenter(
+        network,
+        SegmentationLoss(defaults(SegmentationLossSettings), None),
+        names=["a", "b"],
+        scaling=ImageScaling([0] * 3, [255] * 3),
+        lr=1.0,
+        optimizer=defaults(SegmenterOptimizerSettings),
+        color=defaults(ColorStep),
+        seed=0,
+        global_batch=5,
+    )
+    image = torch.randn(5, 3, 4, 4) * torch.arange(1, 6).view(-1, 1, 1, 1)
+    made = torch.tensor([False, True, False, True, False])
+    alone, alone_made = deepcopy(network), deepcopy(network)
+    logits = module._logits(image, {"synthetic": made})
+    torch.testing.assert_close(logits[~made], alone(image[~made]))
+    torch.testing.assert_close(logits[made], alone_made(image[made]))
+    torch.testing.assert_close(network[1].running_var, alone[1].running_var)
+
+
+def test_a_generated_folder_is_refused_as_validation(fit, make_generated, tmp_path, make_folder):
+    make_folder(tmp_path / "data")
+    made = make_generated(tmp_path / "made", range(3), layout="folders")
+    for name in ("images", "masks"):
+        folder = tmp_path / "data" / "val" / name
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        folder.symlink_to(made / name)
+    with pytest.raises(UserError, match=r"holds generated pairs.*must be real"):
+        fit("run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_overwritten(fit):
+    folder, _ = fit("run", "epochs=1")
+    before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+    with pytest.raises(UserError, match=r"already holds a run.*resume=true"):
+        fit("run", "epochs=1")
+    assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+
+
+def test_it_trains_in_bfloat16(fit):
+    folder, scores = fit("run", "epochs=1", "precision=bf16-mixed")
+    assert np.isfinite(list(scores.values())).all()
+    assert {value.dtype for value in weights(folder).values()} <= {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize("augment", ["none", "copy_paste"])
+def test_every_augmentation_trains(augment, fit):
+    folder, _ = fit("run", "epochs=1", f"augment={augment}", "oversample_classes=[Settlement]")
+    assert (folder / "segmenter.pt").is_file()
+
+
+def test_sixteen_bit_images_of_five_bands_train(tmp_path, make_folder, composed, tiny_segmenter):
+    root = make_folder(tmp_path / "data", train=4, val=1, bands=5, dtype="uint16")
+    paths = (f"data_root={root}", f"out_dir={tmp_path / 'run'}", "epochs=1", "augment=strong")
+    train_segmenter(composed("train_segmenter", *tiny_segmenter, *paths))
+    assert len(load_segmenter(tmp_path / "run" / "segmenter.pt").facts.scaling.low) == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epochs=0", "epochs=0 must be positive"),
+        ("bs=1", "batch normalisation"),
+        ("select=first", "select=first is not one of best, last"),
+        ("inner_share=0.6", "inner_share=0.6: use a share from 0 to 0.5"),
+        ("validate_every=0", "validate_every=0"),
+        ("validate_every=2", "leaves out epochs that select=best chooses from"),
+        ("inner_share=0", "select=best needs held-out"),
+        ("synthetic_ratio=1.5", "synthetic_ratio=1.5"),
+        ("oversample_factor=0.5", "oversample_factor=0.5"),
+        ("mixing.schedule=frist", "mixing.schedule=frist.*Did you mean 'first'"),
+        ("mixing.batch_norm=own", "mixing.batch_norm=own is not one of shared, apart"),
+        ("mixing.classes=[]", r"mixing.classes=\[\] would ignore every synthetic pixel"),
+        ("mixing.classes=[Tree]", "mixing.classes: 'Tree' is not a class"),
+        ("epoch_steps=0", "epoch_steps=0"),
+        ("image_size=50", "image_size=64"),
+        ("segmenter.arch=unett", "Did you mean 'unet'"),
+        ("loss.class_weights=[1,2]", "6 numbers"),
+        ("augment.color.p=2", "augment.color.p=2"),
+        ("optimizer.warm_up=1", "optimizer.warm_up=1"),
+        ("data_root=nowhere", "nowhere is not a folder"),
+    ],
+)
+def test_values_out_of_range_are_refused(override, message, composed, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        check(composed("train_segmenter", override))
+
+
+def test_two_processes_train_on_a_mix(tmp_path, make_folder, make_generated, tiny_segmenter):
+    root = make_folder(tmp_path / "data", train=10)
+    made = make_generated(tmp_path / "made", range(3))
+    common = [o for o in tiny_segmenter if not o.startswith(("bs=", "trainer="))]
+    common += [f"data_root={root}", "bs=4", "epochs=2", f"synthetic={made}", "trainer=ddp"]
+    common.append("mixing.batch_norm=apart")  # of the batches' one synthetic image, one has none
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *common, "devices=2", f"out_dir={tmp_path / 'two'}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Saved the segmenter of epoch") == 1
+    scores = json.loads((tmp_path / "two" / "scores.json").read_text())
+    logged = [event.value for event in board_of(tmp_path / "two").Scalars("inner/miou")]
+    # Both processes' held-out windows are in the logged figure: it is what one process measures.
+    assert scores["inner/miou"] == pytest.approx(max(logged), abs=1e-6)

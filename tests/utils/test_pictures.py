@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+from PIL import Image, JpegImagePlugin
+
+from geoseg_gan.utils.pictures import beside, write_picture
+
+
+def plain(value, height=4, width=6):
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def test_pictures_stand_in_one_row_with_white_lines_between():
+    sheet = beside([plain(10), plain(20), plain(30)])
+    assert sheet.shape == (4, 6 * 3 + 2 * 2, 3) and sheet.dtype == np.uint8
+    expected = [10] * 6 + [255] * 2 + [20] * 6 + [255] * 2 + [30] * 6
+    np.testing.assert_array_equal(sheet, np.tile(np.array(expected)[None, :, None], (4, 1, 3)))
+
+
+def test_a_row_that_is_not_full_ends_in_white():
+    sheet = beside([plain(10), plain(20), plain(30)], columns=2)
+    assert sheet.shape == (4 * 2 + 2, 6 * 2 + 2, 3)
+    assert (sheet[:4, :6] == 10).all() and (sheet[:4, 8:] == 20).all()
+    assert (sheet[6:, :6] == 30).all() and (sheet[6:, 6:] == 255).all()
+    assert (sheet[4:6] == 255).all() and (sheet[:, 6:8] == 255).all()
+
+
+def test_one_picture_is_left_as_it_is():
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    np.testing.assert_array_equal(beside([picture]), picture)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
+def test_lossless_pictures_read_back_exactly(tmp_path, suffix):
+    picture = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
+    path = tmp_path / "new" / f"a{suffix}"
+    write_picture(path, picture)
+    with Image.open(path) as stored:
+        np.testing.assert_array_equal(np.asarray(stored), picture)
+
+
+def test_jpegs_keep_their_colours_at_full_resolution(tmp_path):
+    write_picture(tmp_path / "a.jpg", plain(90, 32, 32))
+    with Image.open(tmp_path / "a.jpg") as stored:
+        assert JpegImagePlugin.get_sampling(stored) == 0
+        assert stored.size == (32, 32)
