@@ -10,7 +10,7 @@ from geoseg_gan.losses.objective import Objective
 from geoseg_gan.losses.settings import ObjectiveSettings, Weight
 from geoseg_gan.models.registry import build_discriminator, build_generator
 from geoseg_gan.training.gan import GAN
-from geoseg_gan.training.settings import OptimizerSettings
+from geoseg_gan.training.settings import OptimizerSettings, SpeedSettings
 
 UNET = {"name": "unet", "width": 4, "depth": 2, "max_width": 8}
 UNET |= {"style_channels": 2, "region_channels": 2, "texture_octaves": 2}
@@ -57,7 +57,7 @@ def build(
         seed=0,
         global_batch=batch,
         accumulate=accumulate,
-        speed=speed,
+        speed=speed or defaults(SpeedSettings),
     )
 
 

@@ -75,12 +75,12 @@ class SegmenterDataModule(PairDataModule):
         batch_size: int,
         jitter: JitterSettings,
         seed: int,
+        mixing: MixingSettings,
         on_gpu: bool = False,
         inner_share: float = 0.0,
         epoch_steps: int | None = None,
         synthetic: Sequence[Path] = (),
         synthetic_ratio: float = 0.0,
-        mixing: MixingSettings | None = None,
         epochs: int = 1,
         oversample: Sequence[str | int] = (),
         oversample_factor: float = 1.0,
@@ -99,7 +99,7 @@ class SegmenterDataModule(PairDataModule):
         )
         self.synthetic = synthetic
         self.synthetic_ratio = synthetic_ratio
-        self.mixing = mixing or MixingSettings()
+        self.mixing = mixing
         self.epochs = epochs
         self._gate = self.mixing.gate(self.palette)
         self.oversample = oversample

@@ -131,6 +131,7 @@ class CandidateMasks(Dataset[Candidate]):
         image_size: int,
         fit: Fit,
         jitter: JitterSettings,
+        compose: ComposeSettings,
         seed: int,
         start: int,
         stop: int,
@@ -139,7 +140,6 @@ class CandidateMasks(Dataset[Candidate]):
         pixels: npt.NDArray[np.int64] | None = None,
         transplanter: Transplanter | None = None,
         variants: int = 1,
-        compose: ComposeSettings | None = None,
         styles: Styles | None = None,
     ) -> None:
         """Chooses the masks; nothing is read yet."""
@@ -154,7 +154,7 @@ class CandidateMasks(Dataset[Candidate]):
         self.required = list(required)
         self.transplanter = transplanter
         self.variants = variants
-        self.compose = compose or ComposeSettings()
+        self.compose = compose
         self.styles = styles
         self._last: Candidate | None = None  # its other variants need no drawing
         rows = np.arange(len(pairs))

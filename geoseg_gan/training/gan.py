@@ -82,8 +82,8 @@ class GAN(L.LightningModule):
         optimizer: OptimizerSettings,
         seed: int,
         global_batch: int,
+        speed: SpeedSettings,
         accumulate: int = 1,
-        speed: SpeedSettings | None = None,
     ) -> None:
         """Keeps the parts; optimisers come later, from `configure_optimizers`."""
         super().__init__()
@@ -99,7 +99,7 @@ class GAN(L.LightningModule):
         self.seed = seed
         self.global_batch = global_batch
         self.accumulate = accumulate
-        self.speed = speed or SpeedSettings()
+        self.speed = speed
         prepare_networks(self.speed, generator, discriminator)
         self.time_used = 0.0
         """Share of the time budget that is used up, in [0, 1]; a callback keeps it."""

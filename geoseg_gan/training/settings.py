@@ -12,6 +12,7 @@ from geoseg_gan.data.settings import (
 )
 from geoseg_gan.losses.settings import ObjectiveSettings, SegmentationLossSettings
 from geoseg_gan.models.settings import ModelSettings, SegmenterSettings
+from geoseg_gan.synthesis.settings import OnnxSettings
 from geoseg_gan.utils.device import TrainerSettings
 from geoseg_gan.utils.errors import UserError, check_choice
 
@@ -130,6 +131,7 @@ class TrainConfig:
     trainer: TrainerSettings
     optimizer: OptimizerSettings
     speed: SpeedSettings
+    onnx: OnnxSettings
 
 
 @dataclass

@@ -24,7 +24,6 @@ from geoseg_gan.models.pretrained.features import MINIMUM_SIZE
 from geoseg_gan.models.registry import Generator, build_discriminator, build_generator
 from geoseg_gan.models.settings import ModelSettings
 from geoseg_gan.synthesis.recognizer import load_recognizer
-from geoseg_gan.synthesis.settings import OnnxSettings
 from geoseg_gan.training.callbacks.evaluation import MONITORS, Evaluator
 from geoseg_gan.training.callbacks.overfitting import Overfitting
 from geoseg_gan.training.callbacks.precision import PrecisionChoice
@@ -278,7 +277,7 @@ def _evaluator(config: TrainConfig, data: SegmentationDataModule, facts: RunFact
         path = Path(config.segmenter_ckpt)
         size = config.image_size
         recognizer = load_recognizer(
-            path, facts.palette, facts.scaling, size, device, None, OnnxSettings()
+            path, facts.palette, facts.scaling, size, device, None, config.onnx
         )
     evaluation = QuickEvaluation(
         held_out,

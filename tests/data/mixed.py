@@ -5,13 +5,19 @@ from types import SimpleNamespace
 from defaults import defaults
 
 from geoseg_gan.data.segmenter_datamodule import SegmenterDataModule
-from geoseg_gan.data.settings import FlipStep, JitterSettings
+from geoseg_gan.data.settings import FlipStep, JitterSettings, MixingSettings
 
 FLIPS = defaults(JitterSettings, flip=defaults(FlipStep, 0.5))
 
 
 def make(root, settings, **changes):
-    knobs = {"image_size": 32, "batch_size": 4, "jitter": FLIPS, "seed": 0} | changes
+    knobs = {
+        "image_size": 32,
+        "batch_size": 4,
+        "jitter": FLIPS,
+        "seed": 0,
+        "mixing": defaults(MixingSettings),
+    } | changes
     return SegmenterDataModule(root, settings, **knobs)
 
 

@@ -20,6 +20,7 @@ from geoseg_gan.data.settings import (
 )
 from geoseg_gan.data.transplant import Transplanter
 from geoseg_gan.synthesis.candidates import CandidateMasks
+from geoseg_gan.synthesis.settings import ComposeSettings
 from geoseg_gan.utils.errors import UserError
 
 JITTER = defaults(
@@ -43,7 +44,13 @@ def index(make_folder, tmp_path, reader):
 @pytest.fixture
 def candidates(index, reader):
     def make(**changes):
-        knobs = {"image_size": 48, "fit": "crop", "jitter": JITTER, "seed": 4}
+        knobs = {
+            "image_size": 48,
+            "fit": "crop",
+            "compose": defaults(ComposeSettings),
+            "jitter": JITTER,
+            "seed": 4,
+        }
         knobs |= {"start": 0, "stop": 40, "pixels": index.pixels}
         return CandidateMasks(index.pairs, reader, **(knobs | changes))
 
@@ -170,6 +177,7 @@ def test_only_masks_that_hold_a_required_class_are_drawn_until_it_is_seen(corner
         image_size=32,
         fit="crop",
         jitter=defaults(JitterSettings),
+        compose=defaults(ComposeSettings),
         seed=0,
         start=0,
         stop=60,

@@ -13,6 +13,7 @@ from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.synthesis import generate_images as module
 from geoseg_gan.synthesis.candidates import CandidateMasks
 from geoseg_gan.synthesis.generate_images import paint, paint_batches, stored
+from geoseg_gan.synthesis.settings import ComposeSettings
 
 CPU = torch.device("cpu")
 
@@ -37,7 +38,12 @@ def loaded(generator, root):
 
 @pytest.fixture
 def candidates(root, palette):
-    knobs = {"image_size": 32, "fit": "crop", "jitter": defaults(JitterSettings)}
+    knobs = {
+        "image_size": 32,
+        "fit": "crop",
+        "compose": defaults(ComposeSettings),
+        "jitter": defaults(JitterSettings),
+    }
     pairs = find_pairs(root, "train")
     return SomeLacking(pairs, MaskReader(palette), **knobs, seed=5, start=2, stop=12)
 

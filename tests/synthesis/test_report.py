@@ -14,6 +14,7 @@ from geoseg_gan.synthesis import report
 from geoseg_gan.synthesis.candidates import CandidateMasks
 from geoseg_gan.synthesis.generate_images import paint
 from geoseg_gan.synthesis.recognizer import Recognizer
+from geoseg_gan.synthesis.settings import ComposeSettings
 from geoseg_gan.synthesis.writer import PairWriter
 
 BYTES = ImageScaling([0, 0, 0], [255, 255, 255])
@@ -140,7 +141,13 @@ def test_the_best_stand_left_and_the_worst_right(
 ):
     root = make_folder(tmp_path / "data", train=3, val=0)
     loaded, cpu = load_generator(generator(root)), torch.device("cpu")
-    knobs = {"image_size": 32, "fit": "crop", "jitter": defaults(JitterSettings), "seed": 3}
+    knobs = {
+        "image_size": 32,
+        "fit": "crop",
+        "compose": defaults(ComposeSettings),
+        "jitter": defaults(JitterSettings),
+        "seed": 3,
+    }
     pairs = find_pairs(root, "train")
     # Numbers beyond the range that is left to paint are drawn again all the same.
     candidates = CandidateMasks(pairs, writer.reader, **knobs, start=12, stop=12)
