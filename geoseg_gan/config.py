@@ -188,13 +188,15 @@ def knob_texts(name: str) -> dict[str, tuple[str, str]]:
 
 
 def _help(name: str) -> str:
-    """What `--help` tells of a command: a line for each knob, and the choices of each group."""
+    """What `--help` tells of a command: the head of its YAML file, knobs, and choices of groups."""
     folder = Path(str(resources.files(CONFIGS)))
-    lines = [
+    text = (folder / f"{name}.yaml").read_text()
+    lines = [line.removeprefix("# ") for line in text.partition("defaults:")[0].splitlines()]
+    lines.append("")
+    lines += [
         f"  {f'{key}={default}'.replace(', ', ','):<34}{comment}"
         for key, (default, comment) in knob_texts(name).items()
     ]
-    text = (folder / f"{name}.yaml").read_text()
     groups = re.findall(r"^  - (?!override)(\w+)(?:@\S+)?: \S+$", text, re.MULTILINE)
     if groups:
         lines += ["", "Groups, chosen as group=choice and adjusted as group.key=value:"]
