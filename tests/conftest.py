@@ -14,7 +14,7 @@ from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.images import MaskFormat, MaskReader, write_image
 from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass
 from geoseg_gan.data.settings import PackSettings, TileSettings
-from geoseg_gan.data.synthetic import FACTS
+from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.evaluation.settings import EvaluateConfig
 from geoseg_gan.models.checkpoints import RunFacts, SegmenterFacts, save_network
 from geoseg_gan.models.registry import build_generator
@@ -204,7 +204,7 @@ def make_generated(palette) -> Callable[..., Path]:
             "image_size": size,
             "config": {"layout": layout, "data_root": "data"},
         }
-        write_json(folder / FACTS, facts)
+        write_json(folder / GENERATION, facts)
         suffix = ".jpg" if dtype == "uint8" and bands in (1, 3) else ".tif"
         label = np.where(np.arange(size) < size // 2, 1, 2).astype(np.uint8)[None].repeat(size, 0)
         for number in numbers:

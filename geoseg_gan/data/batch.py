@@ -102,7 +102,7 @@ class ImageScaling:
             pixels = pixels.round().clip(info.min, info.max)
         return np.ascontiguousarray(pixels.astype(dtype))
 
-    def shown(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    def to_rgb(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """Maps stored values (H, W, K) to an RGB picture (H, W, 3) of the first three bands."""
         bands = slice(3) if pixels.shape[2] >= 3 else [0, 0, 0]
         low, high = np.asarray(self.low)[bands], np.asarray(self.high)[bands]

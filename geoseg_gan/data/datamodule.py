@@ -21,7 +21,7 @@ from geoseg_gan.data.palette import Palette
 from geoseg_gan.data.sampler import EpochSampler, Focus, batches_per_epoch, crop_focus
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
 from geoseg_gan.data.settings import DataSettings, JitterSettings
-from geoseg_gan.data.split import shared_ground, split_rows
+from geoseg_gan.data.split import shared_groups, split_rows
 from geoseg_gan.data.stream import open_stream, read_facts
 from geoseg_gan.utils.errors import plural
 
@@ -145,7 +145,7 @@ class PairDataModule(L.LightningDataModule):
         index, source = self._open_split("val")
         check_same_type(train, index)
         held_out = self.inner_dataset.source.pairs if self.inner_dataset else []
-        if warning := shared_ground(train.pairs, index.pairs, held_out):
+        if warning := shared_groups(train.pairs, index.pairs, held_out):
             rank_zero_warn(warning)
         return index, source
 

@@ -17,10 +17,10 @@ from geoseg_gan.data.jitter import Window, draw_warp, draw_window, sample_image,
 from geoseg_gan.data.memory import free_memory
 from geoseg_gan.data.pairs import Pair, some_pairs
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.data.sampler import Draw, draw_focused
+from geoseg_gan.data.sampler import SampleIndex, draw_focused
 from geoseg_gan.data.scan import FolderIndex
 from geoseg_gan.data.settings import JitterSettings
-from geoseg_gan.data.transplant import Transplanter, region_map, shown
+from geoseg_gan.data.transplant import Transplanter, region_map, visible_box
 from geoseg_gan.utils.errors import UserError
 
 Fit = Literal["crop", "resize"]
@@ -131,9 +131,9 @@ class PairDataset(Dataset[Sample]):
         """How many pairs there are."""
         return len(self.source.pairs)
 
-    def __getitem__(self, draw: Draw | int) -> Sample:
+    def __getitem__(self, draw: SampleIndex | int) -> Sample:
         """One item: image (K, S, S) in its stored dtype, label (S, S) uint8."""
-        row, serial, focus = draw if isinstance(draw, Draw) else Draw(draw, draw)
+        row, serial, focus = draw if isinstance(draw, SampleIndex) else SampleIndex(draw, draw)
         rng = np.random.default_rng((self.seed, serial))
         image, label = self.source.read(row)
         whole = self.fit == "resize"
@@ -145,7 +145,7 @@ class PairDataset(Dataset[Sample]):
             window = draw_focused(label, focus, warp, self.image_size, rng)
         maps = warp.source_map(height, width, window)
         if self.transplanter is not None:
-            graft = self.transplanter.draw(rng, label, None if whole else shown(maps, label))
+            graft = self.transplanter.draw(rng, label, None if whole else visible_box(maps, label))
             if graft is not None:
                 image, label = graft.apply_pair(image, label)
         if whole:

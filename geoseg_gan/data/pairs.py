@@ -16,7 +16,7 @@ from geoseg_gan.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
 from geoseg_gan.utils.errors import UserError, plural
 
 
-class Names(Sequence[str]):
+class PackedStrings(Sequence[str]):
     """Strings, one after another in a single piece of memory.
 
     A list of 100,000 strings is as many objects, each of which every loader process would copy as
@@ -39,8 +39,8 @@ class Names(Sequence[str]):
     @overload
     def __getitem__(self, position: int) -> str: ...
     @overload
-    def __getitem__(self, position: slice) -> "Names": ...
-    def __getitem__(self, position: int | slice) -> "str | Names":
+    def __getitem__(self, position: slice) -> "PackedStrings": ...
+    def __getitem__(self, position: int | slice) -> "str | PackedStrings":
         """One string, or some of them."""
         if isinstance(position, slice):
             return self.rows(range(len(self))[position])
@@ -55,16 +55,16 @@ class Names(Sequence[str]):
 
     def __eq__(self, other: object) -> bool:
         """Whether the other holds the same strings."""
-        if not isinstance(other, Names):
+        if not isinstance(other, PackedStrings):
             return NotImplemented
         return self._bytes == other._bytes and np.array_equal(self._ends, other._ends)
 
     __hash__ = None  # type: ignore[assignment]
 
-    def rows(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> "Names":
+    def rows(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> "PackedStrings":
         """Some of the strings, in the order asked for."""
         starts, ends = self._ends[:-1][rows].tolist(), self._ends[1:][rows].tolist()
-        chosen = Names()
+        chosen = PackedStrings()
         chosen._bytes = b"".join(
             self._bytes[start:end] for start, end in zip(starts, ends, strict=True)
         )
@@ -72,11 +72,13 @@ class Names(Sequence[str]):
         return chosen
 
     def arrays(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """The bytes and where each string ends, as `of_arrays` takes them."""
+        """The bytes and where each string ends, as `from_arrays` takes them."""
         return np.frombuffer(self._bytes, np.uint8), self._ends
 
     @classmethod
-    def of_arrays(cls, data: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> "Names":
+    def from_arrays(
+        cls, data: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]
+    ) -> "PackedStrings":
         """The strings that `arrays` gave."""
         names = cls()
         names._bytes, names._ends = data.tobytes(), ends
@@ -127,10 +129,10 @@ class PairList(Sequence[Pair]):
 
     images: Path
     masks: Path
-    stems: Names
-    image_names: Names
-    mask_names: Names
-    groups: Names
+    stems: PackedStrings
+    image_names: PackedStrings
+    mask_names: PackedStrings
+    groups: PackedStrings
 
     def __len__(self) -> int:
         """How many pairs there are."""
@@ -234,10 +236,10 @@ def find_folder_pairs(folder: Path, group: Callable[[str], str], advice: str) ->
     return PairList(
         folder / "images",
         folder / "masks",
-        Names(stems),
-        Names(images[stem] for stem in stems),
-        Names(masks[stem] for stem in stems),
-        Names(group(stem) for stem in stems),
+        PackedStrings(stems),
+        PackedStrings(images[stem] for stem in stems),
+        PackedStrings(masks[stem] for stem in stems),
+        PackedStrings(group(stem) for stem in stems),
     )
 
 

@@ -214,7 +214,7 @@ def class_ids(classes: Sequence[str | int], palette: Palette, key: str) -> list[
     """The class IDs that a setting lists by name or by ID, each once and in its order.
 
     Args:
-        classes: Names or IDs.
+        classes: PackedStrings or IDs.
         palette: Whose.
         key: The setting, as messages name it.
 

@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 
 from geoseg_gan.data.jitter import Warp, Window, draw_window
 from geoseg_gan.data.settings import Schedule
-from geoseg_gan.data.transplant import rare
+from geoseg_gan.data.transplant import rare_classes
 from geoseg_gan.utils.errors import UserError, check_choice
 
 
@@ -88,7 +88,7 @@ def crop_focus(crops: str, pixels: npt.NDArray[np.int64]) -> Focus | None:
 
     - "uniform": none; a tile is drawn, and a window of it.
     - "balanced": all, on one of the classes that occur, all alike, and then on one of its pixels.
-    - "rare": half of them, on classes that are rare (see `transplant.rare`) in the same way.
+    - "rare": half of them, on classes that are rare (see `rare_classes`), in the same way.
 
     Args:
         crops: One of `CROPS`.
@@ -109,7 +109,7 @@ def crop_focus(crops: str, pixels: npt.NDArray[np.int64]) -> Focus | None:
             f"crops={crops}: no training mask holds a pixel of any class. Check data_root and "
             "data.palette, or set crops=uniform."
         )
-    classes = rare(pixels) if crops == "rare" else occurring
+    classes = rare_classes(pixels) if crops == "rare" else occurring
     return Focus(0.5 if crops == "rare" else 1.0, classes, pixels[:, classes])
 
 
@@ -147,7 +147,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 _NONE = -1  # the class of a crop that is to show none
 
 
-class Draw(NamedTuple):
+class SampleIndex(NamedTuple):
     """A pair to show, and the draw of randomness to show it with.
 
     Carrying the draw in the index makes augmentation the same whatever the number of workers, and
@@ -169,7 +169,7 @@ def batches_per_epoch(length: int, global_batch: int) -> int:
     return max(1, length // global_batch)
 
 
-class EpochSampler(Sampler[Draw]):
+class EpochSampler(Sampler[SampleIndex]):
     """Random order without replacement, new every epoch, fixed by the seed.
 
     An epoch is a whole number of global batches; with fewer pairs than an epoch, pairs repeat. The
@@ -243,7 +243,7 @@ class EpochSampler(Sampler[Draw]):
         """How many items this rank draws in an epoch."""
         return self.batches * self.global_batch // self.world_size
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[SampleIndex]:
         """Yields this rank's draws of the current epoch."""
         rng = np.random.default_rng((self.seed, self.epoch))
         total = self.batches * self.global_batch
@@ -261,7 +261,7 @@ class EpochSampler(Sampler[Draw]):
         mine = np.arange(total).reshape(self.batches, self.world_size, -1)[:, self.rank].ravel()
         for position in mine.tolist():
             row, class_id = order[:, position].tolist()
-            yield Draw(row, first + position, None if class_id == _NONE else class_id)
+            yield SampleIndex(row, first + position, None if class_id == _NONE else class_id)
 
     def _real(self, rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
         rounds = math.ceil(count / self.length)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from rich.progress import track
 
 from geoseg_gan.data.images import MaskReader, UnreadableError, read_image
-from geoseg_gan.data.pairs import DataError, Names, Pair, PairList, some_pairs
+from geoseg_gan.data.pairs import DataError, PackedStrings, Pair, PairList, some_pairs
 from geoseg_gan.data.palette import IGNORE, UnknownColorError
 from geoseg_gan.utils.errors import plural
 from geoseg_gan.utils.files import atomic_path
@@ -97,14 +97,16 @@ class Figures:
         return Figures(**{entry.name: getattr(self, entry.name)[rows] for entry in fields(self)})
 
 
-def stamps_of(pairs: Sequence[Pair]) -> Names:
+def stamps_of(pairs: Sequence[Pair]) -> PackedStrings:
     """A name, size and time stamp for both files of every pair."""
     if not isinstance(pairs, PairList):
-        return Names(f"{_stamp(str(p.image))}|{_stamp(str(p.mask))}" for p in pairs)
+        return PackedStrings(f"{_stamp(str(p.image))}|{_stamp(str(p.mask))}" for p in pairs)
     # Of 100,000 files, making paths would take longer than asking for their stamps.
     images, masks = f"{pairs.images}{os.sep}", f"{pairs.masks}{os.sep}"
     names = zip(pairs.image_names, pairs.mask_names, strict=True)
-    return Names(f"{_stamp(images + image)}|{_stamp(masks + mask)}" for image, mask in names)
+    return PackedStrings(
+        f"{_stamp(images + image)}|{_stamp(masks + mask)}" for image, mask in names
+    )
 
 
 def _stamp(path: str) -> str:
@@ -115,7 +117,7 @@ def _stamp(path: str) -> str:
     return f"{path.rpartition(os.sep)[2]}:{seen.st_size}:{seen.st_mtime_ns}"
 
 
-def save_figures(path: Path, stamps: Names, figures: Figures) -> None:
+def save_figures(path: Path, stamps: PackedStrings, figures: Figures) -> None:
     """Keeps what was seen, with a stamp for every pair; where there is no room, nothing."""
     text, ends = stamps.arrays()
     columns = {entry.name: getattr(figures, entry.name) for entry in fields(figures)}
@@ -126,12 +128,12 @@ def save_figures(path: Path, stamps: Names, figures: Figures) -> None:
         return  # a home without room costs the next start its speed, and nothing else
 
 
-def load_figures(path: Path) -> tuple[Names, Figures] | None:
+def load_figures(path: Path) -> tuple[PackedStrings, Figures] | None:
     """Stamps and figures that were kept; None where there are none, or they are not whole."""
     try:
         with path.open("rb") as source, np.load(source, allow_pickle=False) as stored:
             columns = {entry.name: stored[entry.name] for entry in fields(Figures)}
-            stamps = Names.of_arrays(stored["stamps"], stored["stamp_ends"])
+            stamps = PackedStrings.from_arrays(stored["stamps"], stored["stamp_ends"])
             whole = all(len(column) == len(stamps) for column in columns.values())
             return (stamps, Figures(**columns)) if whole else None
     except (OSError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile):

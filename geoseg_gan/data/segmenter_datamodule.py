@@ -19,11 +19,11 @@ from geoseg_gan.data.datamodule import PairDataModule, check_same_type
 from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset
 from geoseg_gan.data.pairs import Pair, groups_of, stems_of
 from geoseg_gan.data.palette import IGNORE, class_ids
-from geoseg_gan.data.sampler import Draw, EpochSampler
+from geoseg_gan.data.sampler import EpochSampler, SampleIndex
 from geoseg_gan.data.scan import FolderIndex
 from geoseg_gan.data.settings import DataSettings, JitterSettings, MixingSettings, Schedule
 from geoseg_gan.data.synthetic import (
-    SyntheticFacts,
+    SyntheticFolder,
     check_synthetic,
     read_synthetic,
     refuse_synthetic,
@@ -60,7 +60,7 @@ class SegmenterDataModule(PairDataModule):
     Attributes:
         inner_dataset: Windows of the held-out tiles; None where none are held out.
         val_dataset: Windows of the validation tiles; None where there are none.
-        synthetic_facts: What the generated folders say of themselves.
+        synthetic_folders: What the generated folders say of themselves.
 
     Raises:
         UserError: On `setup`, for a folder that is not as the settings say.
@@ -105,7 +105,7 @@ class SegmenterDataModule(PairDataModule):
         self.oversample = oversample
         self.oversample_factor = oversample_factor
         self.val_dataset: WindowDataset | None = None
-        self.synthetic_facts: list[SyntheticFacts] = []
+        self.synthetic_folders: list[SyntheticFolder] = []
         self._real: PairDataset | None = None
         self._synthetic: list[PairDataset] = []
         self._repeats: npt.NDArray[np.float64] | None = None
@@ -119,14 +119,14 @@ class SegmenterDataModule(PairDataModule):
         self._warn_of_classes(index, "The segmenter cannot learn it.")
         self._repeats = self._oversampled(index)
         self._real = self._pair_dataset(real, self._transplanter(index, real))
-        self._synthetic, self.synthetic_facts = [], []
+        self._synthetic, self.synthetic_folders = [], []
         for folder in self.synthetic:
             facts = read_synthetic(folder)
             check_synthetic(facts, self.palette, self.settings.gsd)
             seen, painted = self._open(facts.pairs, facts.reader(), folder)
             check_same_type(index, seen)
             self._synthetic.append(self._pair_dataset(painted))
-            self.synthetic_facts.append(facts)
+            self.synthetic_folders.append(facts)
         if opened := self._open_val(index):
             self.val_dataset = self._windows(*opened)
         else:
@@ -233,7 +233,7 @@ class MixedDataset(Dataset[Sample]):
         """How many pairs there are in all parts."""
         return self.ends[-1]
 
-    def __getitem__(self, draw: Draw) -> Sample:
+    def __getitem__(self, draw: SampleIndex) -> Sample:
         """One item: image (K, S, S) in its stored dtype, label (S, S) uint8."""
         number = bisect_right(self.ends, draw.row)
         part = self.parts[number]

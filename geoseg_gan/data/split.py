@@ -37,7 +37,7 @@ def refuse_shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> None:
         )
 
 
-def shared_ground(
+def shared_groups(
     train: Sequence[Pair],
     val: Sequence[Pair],
     held_out: Sequence[Pair] = (),

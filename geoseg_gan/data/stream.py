@@ -21,7 +21,7 @@ import numpy.typing as npt
 from geoseg_gan.data.dataset import Decoded, PairSource
 from geoseg_gan.data.demo.world import is_drawn
 from geoseg_gan.data.images import MaskReader, mask_reader, read_image
-from geoseg_gan.data.pairs import STREAM, DataError, Names, PairList, Split
+from geoseg_gan.data.pairs import STREAM, DataError, PackedStrings, PairList, Split
 from geoseg_gan.data.scan import FolderIndex, default_cache_folder
 from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.utils.errors import UserError
@@ -147,7 +147,7 @@ def open_stream(root: Path, split: Split, reader: MaskReader) -> tuple[FolderInd
         # Other formats can hold what runs code when it is read.
         if config["data_format"] != ["bytes", "bytes"]:
             raise ValueError(config)
-        names = {n: Names.of_arrays(columns[n], columns[f"{n}_ends"]) for n in NAMES}
+        names = {n: PackedStrings.from_arrays(columns[n], columns[f"{n}_ends"]) for n in NAMES}
         pairs = PairList(root / split / "images", root / split / "masks", **names)
         figures = {name: columns[name] for name in FIGURES}
         source = StreamSource(

@@ -11,7 +11,7 @@ from geoseg_gan.data.images import IMAGE_SUFFIXES, MaskFormat, MaskReader
 from geoseg_gan.data.pairs import DataError, Pair
 from geoseg_gan.data.palette import Palette
 
-FACTS = "generation.json"
+GENERATION = "generation.json"
 
 """The file by which a generated folder is known."""
 
@@ -20,7 +20,7 @@ _GSD_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
-class SyntheticFacts:
+class SyntheticFolder:
     """What a generated folder holds.
 
     Attributes:
@@ -50,24 +50,24 @@ class SyntheticFacts:
         return MaskReader(self.palette, self.mask_format)
 
 
-def read_synthetic(folder: Path) -> SyntheticFacts:
+def read_synthetic(folder: Path) -> SyntheticFolder:
     """Reads what a generated folder says of itself, and lists its pairs.
 
     Raises:
         DataError: If it is not a generated folder, holds no pair, or an image lacks its mask.
     """
-    path = folder / FACTS
+    path = folder / GENERATION
     if not path.is_file():
         raise DataError(
-            f"synthetic={folder} is not a generated folder: it holds no {FACTS}. Give the save_dir "
-            "of scripts/generate.py."
+            f"synthetic={folder} is not a generated folder: it holds no {GENERATION}. Give the "
+            "save_dir of scripts/generate.py."
         )
     try:
         facts = json.loads(path.read_text())
         layout, mask_format = facts["config"]["layout"], facts["mask_format"]
         if layout not in _NAMES or mask_format not in get_args(MaskFormat):
             raise ValueError(layout, mask_format)
-        return SyntheticFacts(
+        return SyntheticFolder(
             folder=folder,
             palette=Palette.from_dict(facts["palette"]),
             mask_format=cast(MaskFormat, mask_format),
@@ -85,7 +85,7 @@ def read_synthetic(folder: Path) -> SyntheticFacts:
         ) from None
 
 
-def check_synthetic(facts: SyntheticFacts, palette: Palette, gsd: float | None) -> None:
+def check_synthetic(facts: SyntheticFolder, palette: Palette, gsd: float | None) -> None:
     """Refuses a generated folder of other classes, and warns of another resolution.
 
     Args:
@@ -122,10 +122,10 @@ def refuse_synthetic(root: Path) -> None:
     suspects = [(path, path.resolve()) for path in (root, *splits, *parts)]
     suspects += [(path, path.resolve().parent) for path in parts]
     for path, folder in suspects:
-        if (folder / FACTS).is_file():
+        if (folder / GENERATION).is_file():
             raise DataError(
-                f"data_root={root}: {path} holds generated pairs ({folder / FACTS}). Training and "
-                "validation pairs must be real: put them there, and give the generated folder as "
+                f"data_root={root}: {path} holds generated pairs ({folder / GENERATION}). Training "
+                "and validation pairs must be real: put them there, and give the generated folder as "
                 "synthetic=... ."
             )
 

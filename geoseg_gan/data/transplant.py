@@ -222,7 +222,7 @@ _FEATHER = 0.75  # pixels of standard deviation: an edge as soft as a resampled 
 
 
 @dataclass(frozen=True, eq=False)
-class Graft:
+class Transplant:
     """A region on its way into another picture.
 
     Attributes:
@@ -321,7 +321,11 @@ class Transplanter:
         self.read = read
         self.stems = stems
         named = step.classes is not None
-        asked = class_ids(step.classes or [], palette, f"{key}.classes") if named else rare(pixels)
+        asked = (
+            class_ids(step.classes or [], palette, f"{key}.classes")
+            if named
+            else rare_classes(pixels)
+        )
         donors = {c: np.flatnonzero(pixels[:, c] >= step.min_pixels) for c in asked}
         self.donors = {c: rows for c, rows in donors.items() if len(rows)}
         if not self.donors:
@@ -344,7 +348,9 @@ class Transplanter:
         read = partial(_read_mask, index, reader)
         return cls(step, index.pixels, reader.palette, read, stems, key)
 
-    def draw(self, rng: np.random.Generator, label: Label, view: Box | None = None) -> Graft | None:
+    def draw(
+        self, rng: np.random.Generator, label: Label, view: Box | None = None
+    ) -> Transplant | None:
         """Draws one graft for a label map; all chance comes from `rng`.
 
         Args:
@@ -374,7 +380,7 @@ class Transplanter:
             if place is None:
                 continue
             patch = np.where(region.filled, cut(donor, region.box), np.uint8(IGNORE))
-            return Graft(
+            return Transplant(
                 self.stems[row],
                 self.palette.names[class_id],
                 region.pixels,
@@ -388,7 +394,7 @@ class Transplanter:
         return None
 
 
-def rare(pixels: npt.NDArray[np.int64]) -> list[int]:
+def rare_classes(pixels: npt.NDArray[np.int64]) -> list[int]:
     """The classes under half of an even share of the labelled pixels, or else under an even share.
 
     Args:
@@ -405,7 +411,7 @@ def rare(pixels: npt.NDArray[np.int64]) -> list[int]:
     return occurring
 
 
-def shown(maps: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]], label: Label) -> Box:
+def visible_box(maps: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]], label: Label) -> Box:
     """The part of a label map that lies between the outermost source coordinates.
 
     Args:

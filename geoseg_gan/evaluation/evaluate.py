@@ -18,8 +18,8 @@ from geoseg_gan.data.dataset import Fit, PairSource, WindowDataset
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.pairs import Pair, find_pairs
 from geoseg_gan.data.scan import check_sizes, scan
-from geoseg_gan.data.split import refuse_shared_images, shared_ground, split_pairs
-from geoseg_gan.data.synthetic import SyntheticFacts, read_synthetic, refuse_synthetic
+from geoseg_gan.data.split import refuse_shared_images, shared_groups, split_pairs
+from geoseg_gan.data.synthetic import SyntheticFolder, read_synthetic, refuse_synthetic
 from geoseg_gan.distributed import run_together
 from geoseg_gan.evaluation import fidelity
 from geoseg_gan.evaluation.agreement import (
@@ -82,7 +82,7 @@ class Source:
     """
 
     generator: LoadedGenerator | None
-    synthetic: SyntheticFacts | None
+    synthetic: SyntheticFolder | None
     root: Path
     reader: MaskReader
     image_size: int
@@ -491,7 +491,7 @@ def _check_unwritten(config: EvaluateConfig) -> None:
 
 def _warnings(subject: Subject) -> list[str]:
     """What is known of data and segmenter that makes figures better than they are."""
-    warnings = [shared_ground(subject.train_pairs, subject.val_pairs, kind=subject.kind)]
+    warnings = [shared_groups(subject.train_pairs, subject.val_pairs, kind=subject.kind)]
     recognizer = subject.recognizer
     if (
         recognizer is not None

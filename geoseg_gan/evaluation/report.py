@@ -154,10 +154,10 @@ def write_closest(
         scaling: How both are shown.
     """
     above = [
-        captioned(scaling.shown(pixels), f"{entry['distance']:.2f}")
+        captioned(scaling.to_rgb(pixels), f"{entry['distance']:.2f}")
         for pixels, entry in zip(painted.pixels, closest, strict=True)
     ]
-    below = [scaling.shown(pixels) for pixels in originals.pixels]
+    below = [scaling.to_rgb(pixels) for pixels in originals.pixels]
     write_picture(folder / "closest.png", beside([*above, *below], columns=len(closest)))
 
 
@@ -167,8 +167,8 @@ def _samples(real: ImageSet, fake: ImageSet, palette: Palette, scaling: ImageSca
     pictures = []
     for row in spread(len(fake), _SAMPLES):
         pictures.append(palette.color_table[fake.labels[row]])
-        pictures += [scaling.shown(real.pixels[row])] * paired
-        pictures.append(scaling.shown(fake.pixels[row]))
+        pictures += [scaling.to_rgb(real.pixels[row])] * paired
+        pictures.append(scaling.to_rgb(fake.pixels[row]))
     return beside(pictures, columns=6 if paired else 4)
 
 

@@ -22,7 +22,7 @@ from geoseg_gan.data.jitter import (
 from geoseg_gan.data.pairs import Pair
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.settings import JitterSettings
-from geoseg_gan.data.transplant import Graft, Transplanter, shown
+from geoseg_gan.data.transplant import Transplant, Transplanter, visible_box
 from geoseg_gan.models.registry import Generator
 from geoseg_gan.synthesis.compose import Composition, Style, Styles, draw_painted
 from geoseg_gan.synthesis.settings import ComposeSettings
@@ -56,7 +56,7 @@ class Candidate:
     warp: Warp
     window: Window
     label: npt.NDArray[np.uint8]
-    graft: Graft | None = None
+    graft: Transplant | None = None
     lacks: tuple[str, ...] = ()
     composition: Composition | None = None
     style: Style | None = None
@@ -90,7 +90,7 @@ class _View(NamedTuple):
     warp: Warp
     window: Window
     maps: tuple[FloatArray, FloatArray]
-    graft: Graft | None
+    graft: Transplant | None
     label: npt.NDArray[np.uint8]
 
 
@@ -265,7 +265,9 @@ class CandidateMasks(Dataset[Candidate]):
         maps = warp.source_map(height, width, window)
         graft = None
         if self.transplanter is not None:
-            graft = self.transplanter.draw(rng, label, None if resized else shown(maps, label))
+            graft = self.transplanter.draw(
+                rng, label, None if resized else visible_box(maps, label)
+            )
             if graft is not None:
                 label = graft.apply(label)
         if resized:

@@ -16,7 +16,7 @@ from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
 from geoseg_gan.data.split import split_pairs
-from geoseg_gan.data.synthetic import FACTS
+from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.data.transplant import Transplanter
 from geoseg_gan.distributed import run_together
 from geoseg_gan.generate_rounds import Line, Rounds, plan_rounds
@@ -315,7 +315,9 @@ def _begin(config: GenerateConfig, opened: Opened, team: Team) -> tuple[float, i
     stored = stored_facts(folder, facts)
     if stored is None:
         tau = _choose_tau(config, opened)
-        write_json(folder / FACTS, facts if opened.recognizer is None else facts | {"tau": tau})
+        write_json(
+            folder / GENERATION, facts if opened.recognizer is None else facts | {"tau": tau}
+        )
     else:
         tau = stored.get("tau", 0.0)
     manifest = read_manifest(folder)

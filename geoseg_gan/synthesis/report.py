@@ -64,7 +64,7 @@ def write_contact_sheet(writer: PairWriter, kept: list[int], variants: int) -> N
         for index in range(mask_index * variants, mask_index * variants + shown):
             image_path, _ = writer.paths(index)
             pictures.append(
-                writer.scaling.shown(read_image(image_path))
+                writer.scaling.to_rgb(read_image(image_path))
                 if index in indices
                 else np.full_like(mask, 255)
             )
@@ -128,7 +128,7 @@ def write_extremes(
         predicted = recognizer.logits(image).argmax(0).numpy().astype(np.uint8)
         pictures += [
             captioned(colors[label], f"{line['score']:.2f}"),
-            writer.scaling.shown(image),
+            writer.scaling.to_rgb(image),
             colors[np.where(label == IGNORE, IGNORE, predicted)],
         ]
     write_picture(writer.folder / EXTREMES, beside(pictures, columns=6))

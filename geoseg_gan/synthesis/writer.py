@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.images import MaskReader, write_image
-from geoseg_gan.data.synthetic import FACTS
+from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.synthesis.candidates import Candidate
 from geoseg_gan.synthesis.filter import Verdict
 from geoseg_gan.utils.errors import UserError
@@ -33,13 +33,13 @@ def stored_facts(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
     """
     if not folder.exists() or not any(folder.iterdir()):
         return None
-    if not (folder / FACTS).is_file():
+    if not (folder / GENERATION).is_file():
         raise UserError(f"save_dir={folder} holds other files. Choose a new folder.")
     try:
-        stored = dict(json.loads((folder / FACTS).read_text()))
+        stored = dict(json.loads((folder / GENERATION).read_text()))
     except (TypeError, ValueError):
         raise UserError(
-            f"{folder / FACTS} is not as generate writes it. Choose a new folder."
+            f"{folder / GENERATION} is not as generate writes it. Choose a new folder."
         ) from None
     for key, value in facts.items():
         if stored.get(key) != value:
@@ -50,7 +50,7 @@ def stored_facts(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
                 was, now = (was.get(differing[0]), now[differing[0]]) if differing else (was, now)
             raise UserError(
                 f"save_dir={folder} holds pairs of another generation: {key} was {was}, now "
-                f"{now}. Choose a new folder, or repeat the settings in {folder / FACTS}."
+                f"{now}. Choose a new folder, or repeat the settings in {folder / GENERATION}."
             )
     return stored
 

@@ -287,9 +287,9 @@ def _summarise(config: TrainSegmenterConfig, data: SegmenterDataModule, module: 
     )
     shares = zip(data.palette.names, index.class_shares(), strict=True)
     table.add_row("classes", ", ".join(f"{name} {share:.1%}" for name, share in shares))
-    if data.synthetic_facts:
-        folders = ", ".join(str(f.folder) for f in data.synthetic_facts)
-        pairs = plural(sum(len(f.pairs) for f in data.synthetic_facts), "pair")
+    if data.synthetic_folders:
+        folders = ", ".join(str(f.folder) for f in data.synthetic_folders)
+        pairs = plural(sum(len(f.pairs) for f in data.synthetic_folders), "pair")
         when = "every epoch" if config.mixing.schedule == "constant" else "all epochs"
         share = f"{config.synthetic_ratio:.0%} of {when}"
         table.add_row("synthetic", f"{share} from {pairs} in {folders}")

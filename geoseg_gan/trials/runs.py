@@ -22,8 +22,8 @@ from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import FolderIndex, scan
 from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.data.split import split_rows, write_split
-from geoseg_gan.data.synthetic import FACTS
-from geoseg_gan.data.transplant import rare
+from geoseg_gan.data.synthetic import GENERATION
+from geoseg_gan.data.transplant import rare_classes
 from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.models.checkpoints import load_segmenter
 from geoseg_gan.models.settings import ModelSettings
@@ -181,7 +181,7 @@ class TrialData:
         pixels = self._fitted_index(seed).pixels
         asked = class_ids(self.config.oversample_classes, self.reader.palette, "oversample_classes")
         # Few tiles may lack a class, which is no reason to end a long trial.
-        return [c for c in asked if pixels[:, c].any()] if asked else rare(pixels)
+        return [c for c in asked if pixels[:, c].any()] if asked else rare_classes(pixels)
 
     def gan_seed(self, seed: int) -> int:
         """The seed whose tiles, generator and pairs a seed uses."""
@@ -366,7 +366,7 @@ class TrialRuns:
                     **generation(config, recipe),
                 )
             )
-        tau = json.loads((folder / name / FACTS).read_text())["tau"]
+        tau = json.loads((folder / name / GENERATION).read_text())["tau"]
         facts: dict[str, Any] = {
             "painted": int(counts["painted"]),
             "kept": int(counts["pairs"]),

@@ -21,7 +21,7 @@ from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.sampler import CROPS
 from geoseg_gan.data.scan import check_sizes, scan
-from geoseg_gan.data.split import refuse_shared_images, shared_ground
+from geoseg_gan.data.split import refuse_shared_images, shared_groups
 from geoseg_gan.data.stream import check_root
 from geoseg_gan.data.synthetic import refuse_synthetic
 from geoseg_gan.models.discriminators.oasis import unlike
@@ -239,7 +239,7 @@ def _check_data(config: TrialConfig, root: Path) -> list[str]:
         check_sizes(scan(train, mask_reader(config.data)), max(sizes))
     val = find_pairs(root, "val", regex)
     refuse_shared_images(train, val)
-    warning = shared_ground(train, val)
+    warning = shared_groups(train, val)
     return [warning] if warning else []
 
 
@@ -330,7 +330,7 @@ def _report(config: TrialConfig, warnings: list[str]) -> dict[str, float]:
     )
     samples = [data.examples[i] for i in range(len(data.examples))]
     scaling = ImageScaling.fit(data.train_index)
-    images = [scaling.shown(np.moveaxis(sample["image"].numpy(), 0, -1)) for sample in samples]
+    images = [scaling.to_rgb(np.moveaxis(sample["image"].numpy(), 0, -1)) for sample in samples]
     labels = [sample["label"].numpy() for sample in samples]
     palette = config.data.classes()
     verdict, content = write_report(

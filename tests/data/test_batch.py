@@ -90,17 +90,17 @@ def test_pictures_show_the_first_three_bands_or_the_first_alone(bands):
     pixels = np.zeros((1, 3, bands), np.uint16)
     pixels[0, 0] = 15
     pixels[0, 1] = 20 + np.arange(bands)
-    picture = scaling.shown(pixels)
+    picture = scaling.to_rgb(pixels)
     assert picture.dtype == np.uint8
     assert picture.tolist() == [[[128] * 3, [255] * 3, [0] * 3]]
     pixels[0, 0, 0] = 10
     expected = [0, 128, 128] if bands >= 3 else [0, 0, 0]
-    assert scaling.shown(pixels)[0, 0].tolist() == expected
+    assert scaling.to_rgb(pixels)[0, 0].tolist() == expected
 
 
 def test_an_8_bit_picture_is_shown_as_it_is():
     pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
-    np.testing.assert_array_equal(EIGHT_BIT.shown(pixels), pixels)
+    np.testing.assert_array_equal(EIGHT_BIT.to_rgb(pixels), pixels)
 
 
 def test_one_hot_is_one_for_the_class_and_zero_where_ignored():

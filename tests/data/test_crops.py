@@ -11,7 +11,7 @@ from geoseg_gan.data.dataset import PairDataset, PairSource
 from geoseg_gan.data.images import MaskReader, write_image
 from geoseg_gan.data.jitter import Warp, draw_warp, draw_window, sample_label
 from geoseg_gan.data.pairs import find_pairs
-from geoseg_gan.data.sampler import CROPS, Draw, Focus, crop_focus, draw_focused
+from geoseg_gan.data.sampler import CROPS, Focus, SampleIndex, crop_focus, draw_focused
 from geoseg_gan.data.settings import (
     AffineStep,
     ElasticStep,
@@ -209,7 +209,7 @@ def test_image_and_mask_of_a_crop_on_a_class_belong_together(one_small_blob, pal
     write_image(pairs[5].image, label[..., None].repeat(3, 2) * 20)
     dataset = PairDataset(PairSource(pairs, reader), 32, "crop", TURNS, seed=0)
     for serial in range(10):
-        item = dataset[Draw(5, serial, 2)]
+        item = dataset[SampleIndex(5, serial, 2)]
         assert torch.equal(item["image"][0], item["label"] * 20)
 
 
@@ -219,7 +219,7 @@ def test_whole_pictures_are_only_chosen_by_the_class(one_small_blob, settings):
     assert share_with(labels_of(data), 2) >= 0.5
     dataset = data.train_dataset
     for serial in range(5):
-        plain, focused = dataset[Draw(5, serial)], dataset[Draw(5, serial, 2)]
+        plain, focused = dataset[SampleIndex(5, serial)], dataset[SampleIndex(5, serial, 2)]
         assert torch.equal(plain["image"], focused["image"])
 
 

@@ -10,7 +10,7 @@ from geoseg_gan.data.images import MaskReader, resize_image, resize_label, write
 from geoseg_gan.data.jitter import draw_warp, draw_window, sample_image, sample_label
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.data.sampler import Draw, EpochSampler
+from geoseg_gan.data.sampler import EpochSampler, SampleIndex
 from geoseg_gan.data.scan import scan
 from geoseg_gan.data.settings import (
     AffineStep,
@@ -20,7 +20,7 @@ from geoseg_gan.data.settings import (
     QuarterTurnStep,
     TransplantStep,
 )
-from geoseg_gan.data.transplant import Transplanter, shown
+from geoseg_gan.data.transplant import Transplanter, visible_box
 from geoseg_gan.utils.errors import UserError
 
 ALL_STEPS = defaults(
@@ -74,7 +74,7 @@ def batches(source, workers, epoch=0):
 def test_items_keep_the_stored_dtype_and_bands(make_folder, tmp_path, source_of, fit, bands, dtype):
     root = make_folder(tmp_path / "data", train=2, size=(40, 50), bands=bands, dtype=dtype)
     dataset = PairDataset(source_of(root), 32, fit, ALL_STEPS, seed=0)
-    item = dataset[Draw(1, 5)]
+    item = dataset[SampleIndex(1, 5)]
     assert item["image"].shape == (bands, 32, 32) and item["label"].shape == (32, 32)
     assert item["image"].dtype == getattr(torch, dtype) and item["label"].dtype == torch.uint8
     assert item["stem"] == item["group"] == "train_001"
@@ -86,7 +86,7 @@ def test_crops_are_windows_at_full_resolution_with_image_and_mask_alike(source):
     image, label = source.read(0)
     sides = set()
     for serial in range(12):
-        item = dataset[Draw(0, serial)]
+        item = dataset[SampleIndex(0, serial)]
         seen = [
             (turn, flip, top, left)
             for turn in range(4)
@@ -113,7 +113,7 @@ def matches(item, image, label, turn, flip, top, left):
 
 def test_resize_shows_the_whole_picture(source):
     dataset = PairDataset(source, 32, "resize", defaults(JitterSettings), seed=0)
-    item = dataset[Draw(2, 9)]
+    item = dataset[SampleIndex(2, 9)]
     image, label = source.read(2)
     np.testing.assert_array_equal(item["image"].numpy().transpose(1, 2, 0), resize_image(image, 32))
     np.testing.assert_array_equal(item["label"].numpy(), resize_label(label, 32))
@@ -121,7 +121,7 @@ def test_resize_shows_the_whole_picture(source):
 
 def test_a_picture_of_exactly_the_crop_is_shown_whole(make_folder, tmp_path, source_of):
     source = source_of(make_folder(tmp_path / "data", train=2, size=32))
-    item = PairDataset(source, 32, "crop", defaults(JitterSettings), seed=0)[Draw(1, 4)]
+    item = PairDataset(source, 32, "crop", defaults(JitterSettings), seed=0)[SampleIndex(1, 4)]
     image, label = source.read(1)
     np.testing.assert_array_equal(item["image"].numpy().transpose(1, 2, 0), image)
     np.testing.assert_array_equal(item["label"].numpy(), label)
@@ -129,7 +129,7 @@ def test_a_picture_of_exactly_the_crop_is_shown_whole(make_folder, tmp_path, sou
 
 def test_an_item_is_fixed_by_seed_row_and_serial(source):
     def item(seed, row, serial):
-        return PairDataset(source, 32, "crop", ALL_STEPS, seed)[Draw(row, serial)]
+        return PairDataset(source, 32, "crop", ALL_STEPS, seed)[SampleIndex(row, serial)]
 
     assert_same(item(1, 2, 3), item(1, 2, 3))
     for other in (item(2, 2, 3), item(1, 2, 4), item(1, 3, 3)):
@@ -150,7 +150,7 @@ def test_a_transplanter_that_never_acts_changes_no_item(source, reader, fit):
     plain = PairDataset(source, 32, fit, ALL_STEPS, 1)
     same = PairDataset(source, 32, fit, ALL_STEPS, 1, transplanter(source, reader, 0.0))
     for serial in range(6):
-        assert_same(plain[Draw(serial, serial)], same[Draw(serial, serial)])
+        assert_same(plain[SampleIndex(serial, serial)], same[SampleIndex(serial, serial)])
 
 
 @pytest.mark.parametrize("fit", ["crop", "resize"])
@@ -160,14 +160,14 @@ def test_regions_are_pasted_into_image_and_mask_alike_before_the_warp(source, re
     pasted = PairDataset(source, 32, fit, TURNS, 1, made)
     changed = 0
     for serial in range(20):
-        draw = Draw(serial % 6, serial)
+        draw = SampleIndex(serial % 6, serial)
         image, label = source.read(draw.row)
         size = (32, 32) if fit == "resize" else label.shape
         rng = np.random.default_rng((1, serial))
         warp = draw_warp(TURNS, rng)
         window = draw_window(*warp.shape(*size), 32, rng)
         maps = warp.source_map(*size, window)
-        graft = made.draw(rng, label, None if fit == "resize" else shown(maps, label))
+        graft = made.draw(rng, label, None if fit == "resize" else visible_box(maps, label))
         item = pasted[draw]
         if graft is None:
             assert_same(item, plain[draw])
@@ -180,7 +180,7 @@ def test_regions_are_pasted_into_image_and_mask_alike_before_the_warp(source, re
         np.testing.assert_array_equal(item["label"].numpy(), sample_label(label, maps))
         changed += not torch.equal(item["label"], plain[draw]["label"])
     assert changed > 8
-    assert_same(pasted[Draw(2, 9)], pasted[Draw(2, 9)])
+    assert_same(pasted[SampleIndex(2, 9)], pasted[SampleIndex(2, 9)])
 
 
 # Validation windows
@@ -292,13 +292,13 @@ def test_items_are_copies_that_may_be_written_to(make_folder, tmp_path, source_o
 def test_the_ram_cache_gives_the_same_items_without_the_files(source, reader):
     cached = source.in_memory(scan(list(source.pairs), reader))
     plain = PairDataset(source, 32, "crop", ALL_STEPS, seed=1)
-    expected = [plain[Draw(row, 10 + row)] for row in range(6)]
+    expected = [plain[SampleIndex(row, 10 + row)] for row in range(6)]
     for pair in source.pairs:
         pair.image.unlink()
         pair.mask.unlink()
     dataset = PairDataset(cached, 32, "crop", ALL_STEPS, seed=1)
     for row, item in enumerate(expected):
-        assert_same(dataset[Draw(row, 10 + row)], item)
+        assert_same(dataset[SampleIndex(row, 10 + row)], item)
     assert source.decoded is None
 
 

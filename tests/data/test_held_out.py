@@ -166,7 +166,7 @@ def test_folders_that_are_right_are_opened_without_a_warning_and_once(root, sett
         data = ready(root, settings, synthetic=[made], inner_share=0.2)
     index = data.train_index
     data.setup("fit")
-    assert data.train_index is index and len(data.synthetic_facts) == 1
+    assert data.train_index is index and len(data.synthetic_folders) == 1
 
 
 def test_a_class_that_is_not_fitted_is_a_warning(one_with_settlement, settings):

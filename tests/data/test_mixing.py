@@ -73,7 +73,7 @@ def test_several_folders_are_mixed_each_with_its_own_reader(
     data = ready(root, settings, synthetic=[made, other], synthetic_ratio=1.0, epoch_steps=7)
     counts = Counter(stem for batch in stems(data) for stem in batch)
     assert counts == {f"pair_{i:05d}": 4 for i in [*range(5), 7, 8]}
-    assert [facts.folder for facts in data.synthetic_facts] == [made, other]
+    assert [facts.folder for facts in data.synthetic_folders] == [made, other]
     for batch in data.train_dataloader():
         assert batch["image"].shape == (4, 3, 32, 32)
         assert set(batch["label"].unique().tolist()) <= {1, 2}

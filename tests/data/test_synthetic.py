@@ -8,7 +8,7 @@ import pytest
 from geoseg_gan.data.images import write_image
 from geoseg_gan.data.pairs import DataError
 from geoseg_gan.data.palette import Palette, PaletteClass
-from geoseg_gan.data.synthetic import FACTS, check_synthetic, read_synthetic, refuse_synthetic
+from geoseg_gan.data.synthetic import GENERATION, check_synthetic, read_synthetic, refuse_synthetic
 
 
 @pytest.fixture
@@ -17,8 +17,8 @@ def generated(tmp_path, make_generated):
 
 
 def rewrite(folder, **changes):
-    facts = json.loads((folder / FACTS).read_text())
-    (folder / FACTS).write_text(json.dumps(facts | changes))
+    facts = json.loads((folder / GENERATION).read_text())
+    (folder / GENERATION).write_text(json.dumps(facts | changes))
 
 
 # Reading
@@ -76,9 +76,9 @@ def test_half_a_pair_is_refused(generated, name, missing):
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda folder: (folder / FACTS).write_text("not json"),
-        lambda folder: (folder / FACTS).write_text("[]"),
-        lambda folder: (folder / FACTS).write_text("{}"),
+        lambda folder: (folder / GENERATION).write_text("not json"),
+        lambda folder: (folder / GENERATION).write_text("[]"),
+        lambda folder: (folder / GENERATION).write_text("{}"),
         lambda folder: rewrite(folder, mask_format="other"),
         lambda folder: rewrite(folder, config={"layout": "other"}),
         lambda folder: rewrite(folder, gsd="far"),

@@ -11,7 +11,15 @@ from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.scan import scan
 from geoseg_gan.data.settings import AffineStep, JitterSettings, QuarterTurnStep, TransplantStep
-from geoseg_gan.data.transplant import MARGIN, Graft, Transplanter, rare, shown, slices, turned
+from geoseg_gan.data.transplant import (
+    MARGIN,
+    Transplant,
+    Transplanter,
+    rare_classes,
+    slices,
+    turned,
+    visible_box,
+)
 from geoseg_gan.utils.errors import UserError
 
 ALWAYS = defaults(TransplantStep, p=1.0, min_pixels=8)
@@ -165,7 +173,9 @@ def test_images_pass_into_the_donor_s_within_two_pixels_of_the_edge(dtype, bands
     patch = np.full((16, 16), IGNORE, np.uint8)
     patch[3:13, 3:13] = 1
     donor = np.full((16, 16, bands), 200, dtype)
-    graft = Graft("a", "Forest land", 100, (3, 3, 10, 10), 0, False, (8, 9, 10, 10), patch, donor)
+    graft = Transplant(
+        "a", "Forest land", 100, (3, 3, 10, 10), 0, False, (8, 9, 10, 10), patch, donor
+    )
     image = np.full((30, 30, bands), 100, dtype)
     mixed, label = graft.apply_pair(image, np.zeros((30, 30), np.uint8))
     assert mixed.dtype == dtype and mixed.shape == image.shape and (image == 100).all()
@@ -183,7 +193,7 @@ def test_pixels_that_the_region_leaves_out_keep_their_ground():
     patch = np.full((9, 9), IGNORE, np.uint8)
     patch[3:6, 3:6] = 2
     patch[4, 4] = IGNORE  # an ignored pixel that the region encloses
-    graft = Graft("a", "Settlement", 8, (3, 3, 3, 3), 0, False, (5, 5, 3, 3), patch)
+    graft = Transplant("a", "Settlement", 8, (3, 3, 3, 3), 0, False, (5, 5, 3, 3), patch)
     label = graft.apply(np.ones((12, 12), np.uint8))
     assert label[6, 6] == 1 and (label == 2).sum() == 8
 
@@ -219,7 +229,7 @@ def test_a_graft_is_told_in_plain_values(transplanter):
 )
 def test_rare_classes_are_those_under_half_of_an_even_share(totals, classes):
     pixels = np.array([[*totals, 10_000], [0, 0, 0, 5]], np.int64)
-    assert rare(pixels) == classes
+    assert rare_classes(pixels) == classes
 
 
 def test_classes_are_given_by_name_or_id_and_rows_without_them_are_no_donors(palette):
@@ -268,12 +278,22 @@ def test_messages_name_the_setting_as_the_command_calls_it(transplanter):
 
 def test_the_view_is_what_a_warp_shows():
     label = np.zeros((40, 60), np.uint8)
-    assert shown(Warp().source_map(40, 60, (5, 8, 20)), label) == (5, 8, 20, 20)
-    assert shown(Warp(quarter_turns=1).source_map(40, 60, (0, 0, 40)), label) == (0, 20, 40, 40)
+    assert visible_box(Warp().source_map(40, 60, (5, 8, 20)), label) == (5, 8, 20, 20)
+    assert visible_box(Warp(quarter_turns=1).source_map(40, 60, (0, 0, 40)), label) == (
+        0,
+        20,
+        40,
+        40,
+    )
     zoomed = Warp(affine=(0.5, 0, 0, 0.5, 0, 0)).source_map(40, 60, (0, 0, 40))
-    assert shown(zoomed, label) == (9, 14, 21, 21)  # rows 9.75 to 29.25, columns 14.75 to 34.25
+    assert visible_box(zoomed, label) == (
+        9,
+        14,
+        21,
+        21,
+    )  # rows 9.75 to 29.25, columns 14.75 to 34.25
     beyond = Warp(affine=(3, 0, 0, 3, 0, 0)).source_map(40, 60, (0, 10, 40))
-    assert shown(beyond, label) == (0, 0, 40, 60)
+    assert visible_box(beyond, label) == (0, 0, 40, 60)
 
 
 @pytest.mark.parametrize("turns", [0.0, 1.0])
@@ -288,7 +308,7 @@ def test_grafts_lie_in_the_window_that_is_cropped(transplanter, turns):
     for seed in range(20):
         rng = np.random.default_rng(seed)
         maps = draw_warp(settings, rng).source_map(96, 96, draw_window(96, 96, 48, rng))
-        graft = made.draw(rng, label, shown(maps, label))
+        graft = made.draw(rng, label, visible_box(maps, label))
         if graft is not None:
             seen = (sample_label(graft.apply(label), maps) == 2).sum()
             assert seen >= 1.5**2 * graft.pixels * 0.9

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from geoseg_gan.data.images import read_image, write_image
-from geoseg_gan.data.synthetic import FACTS
+from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.evaluation import evaluate as command_module
 from geoseg_gan.evaluation.evaluate import evaluate
 from geoseg_gan.utils.errors import UserError
@@ -126,9 +126,9 @@ def paired(make_generated, tmp_path):
 
     def call(root, count, **settings):
         pairs = make_generated(tmp_path / "pairs", range(count), **settings)
-        facts = json.loads((pairs / FACTS).read_text())
+        facts = json.loads((pairs / GENERATION).read_text())
         facts["config"]["data_root"] = str(root)
-        (pairs / FACTS).write_text(json.dumps(facts))
+        (pairs / GENERATION).write_text(json.dumps(facts))
         return pairs
 
     return call
@@ -148,9 +148,9 @@ def test_a_folder_of_pairs_is_measured_by_its_own_masks(run, data, paired, segme
 
 def test_the_segmenter_that_filtered_a_folder_is_no_judge_of_it(run, data, paired, segmenter):
     pairs, path = paired(data, 16), segmenter()
-    facts = json.loads((pairs / FACTS).read_text())
+    facts = json.loads((pairs / GENERATION).read_text())
     facts["segmenter"] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    (pairs / FACTS).write_text(json.dumps(facts))
+    (pairs / GENERATION).write_text(json.dumps(facts))
     folder, _ = run("filter", f"folder={pairs}", f"segmenter_ckpt={path}")
     assert "Warning: Agreement is flattered" in (folder / "evaluation.md").read_text()
     other = segmenter(held_out=(0.1,))

@@ -1,6 +1,6 @@
 import pytest
 
-from geoseg_gan.data.synthetic import FACTS
+from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.synthesis.writer import stored_facts
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import write_json
@@ -10,7 +10,7 @@ SAID = {"format": 1, "segmenter": None, "config": {"seed": 0, "layout": "pairs",
 
 @pytest.fixture
 def folder(tmp_path):
-    write_json(tmp_path / FACTS, SAID | {"tau": 0.6})
+    write_json(tmp_path / GENERATION, SAID | {"tau": 0.6})
     return tmp_path
 
 
@@ -47,6 +47,6 @@ def test_other_files_are_left_alone(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "{", "3", "[1]"])
 def test_a_file_that_generate_did_not_write_is_named(tmp_path, content):
-    (tmp_path / FACTS).write_text(content)
+    (tmp_path / GENERATION).write_text(content)
     with pytest.raises(UserError, match=r"generation\.json is not as generate writes it"):
         stored_facts(tmp_path, SAID)

@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 
 from geoseg_gan.data.batch import Batch, Sample, make_batch
 from geoseg_gan.data.dataset import PairDataset
-from geoseg_gan.data.sampler import Draw
+from geoseg_gan.data.sampler import SampleIndex
 from geoseg_gan.models.discriminators.output import Discriminator
 from geoseg_gan.training.gan import GAN
 
@@ -39,7 +39,7 @@ class Overfitting(Callback):
     def __init__(self, held_out: PairDataset, every: int = 16) -> None:
         """Reads the crops, of as many tiles as there are."""
         self.every = every
-        draws = [Draw(number % len(held_out), number) for number in range(_KEPT)]
+        draws = [SampleIndex(number % len(held_out), number) for number in range(_KEPT)]
         self.kept = [held_out[draw] for draw in draws]
 
     def on_train_batch_end(

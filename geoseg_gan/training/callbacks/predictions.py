@@ -116,6 +116,6 @@ def prediction_grid(
     predicted = logits.argmax(1).cpu().numpy()
     pictures = []
     for pixels, label, guess in zip(sample["image"], sample["label"], predicted, strict=True):
-        image = module.scaling.shown(np.moveaxis(pixels.numpy(), 0, -1))
+        image = module.scaling.to_rgb(np.moveaxis(pixels.numpy(), 0, -1))
         pictures += [image, palette.color_table[label.numpy()], palette.color_table[guess]]
     return beside(pictures, columns=3)

@@ -81,8 +81,8 @@ class RunExporter(Resumable):
             beside(
                 [
                     self.facts.palette.color_table[label.cpu().numpy()],
-                    scaling.shown(scaling.to_stored(real)),
-                    scaling.shown(scaling.to_stored(fake)),
+                    scaling.to_rgb(scaling.to_stored(real)),
+                    scaling.to_rgb(scaling.to_stored(fake)),
                 ]
             )
             for label, real, fake in zip(batch.label, batch.image, fakes, strict=True)

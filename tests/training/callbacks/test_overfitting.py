@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from geoseg_gan.data.dataset import PairDataset, PairSource
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.pairs import find_pairs
-from geoseg_gan.data.sampler import Draw
+from geoseg_gan.data.sampler import SampleIndex
 from geoseg_gan.data.settings import JitterSettings
 from geoseg_gan.losses.objective import Objective
 from geoseg_gan.losses.settings import DiffAugmentSettings
@@ -79,7 +79,7 @@ def test_realness_is_that_of_training_held_out_and_painted_images(crops, monkeyp
     real = torch.stack([sample["image"] for sample in samples()])
     assert figures["train"] == pytest.approx(module.scaling.to_network(real).mean().item())
     means = [
-        module.scaling.to_network(crops[Draw(n % 3, n)]["image"][None]).mean().item()
+        module.scaling.to_network(crops[SampleIndex(n % 3, n)]["image"][None]).mean().item()
         for n in range(64)
     ]
     assert min(means) <= figures["held_out"] <= max(means)
