@@ -16,7 +16,7 @@ from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass
 from geoseg_gan.data.settings import PackSettings, TileSettings
 from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.evaluation.settings import EvaluateConfig
-from geoseg_gan.models.checkpoints import RunFacts, SegmenterFacts, save_network
+from geoseg_gan.models.checkpoints import RunFacts, SegmenterEvaluation, save_network
 from geoseg_gan.models.registry import build_generator
 from geoseg_gan.models.segmenters import build_segmenter
 from geoseg_gan.synthesis.generate import generate
@@ -263,7 +263,7 @@ def segmenter(tmp_path, palette) -> Callable[..., Path]:
         network = build_segmenter(settings, palette.num_classes, bands)
         config = {"segmenter": settings, "image_size": 32}
         facts = RunFacts(config, palette, ImageScaling([0] * bands, [255] * bands))
-        judged = SegmenterFacts(list(held_out), {"val/miou": 0.5})
+        judged = SegmenterEvaluation(list(held_out), {"val/miou": 0.5})
         save_network(tmp_path / "segmenter.pt", "segmenter", network, facts, 1, judged)
         return tmp_path / "segmenter.pt"
 

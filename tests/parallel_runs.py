@@ -7,7 +7,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from defaults import defaults
-from small_gan import MODULATED, PATCH, UNET, build, samples, settings
+from small_gan import PATCH, SPADE, UNET, build, samples, settings
 from torch.utils.data import DataLoader
 
 from geoseg_gan.data.palette import IGNORE
@@ -22,19 +22,19 @@ from geoseg_gan.training.trainer import build_trainer
 from geoseg_gan.utils.device import TrainerSettings
 
 BATCH, STEPS = 4, 3
-PIXEL = {"name": "pixel", "width": 4, "depth": 2}
-OASIS = {"adversarial": "classes", "feature_matching": Weight(0.0), "labelmix": Weight(10.0)}
+OASIS_DIS = {"name": "oasis", "width": 4, "depth": 2}
+OASIS_LOSS = {"adversarial": "classes", "feature_matching": Weight(0.0), "labelmix": Weight(10.0)}
 VARIED = {
     "diversity": defaults(DiversitySettings, 2.0, limit=9.0),
     "r1": defaults(PenaltySettings, 10.0, every=2),
     "augment": defaults(DiffAugmentSettings, p=0.7),
 }
-SPADE = MODULATED | {"spectral_norm": True, "norm": "pixel"}
+SPADE_PIXEL_NORM = SPADE | {"spectral_norm": True, "norm": "pixel"}
 RECIPES = {
     "hinge": (UNET, PATCH, {}),
     "varied": (UNET, PATCH, VARIED),
-    "oasis": (SPADE, PIXEL, OASIS),
-    "batch_norm": (MODULATED, PATCH, {}),
+    "oasis": (SPADE_PIXEL_NORM, OASIS_DIS, OASIS_LOSS),
+    "batch_norm": (SPADE, PATCH, {}),
 }
 """Generator, discriminator and recipe by name."""
 

@@ -14,7 +14,7 @@ from geoseg_gan.training.settings import OptimizerSettings, SpeedSettings
 
 UNET = {"name": "unet", "width": 4, "depth": 2, "max_width": 8}
 UNET |= {"style_channels": 2, "region_channels": 2, "texture_octaves": 2}
-MODULATED = {**UNET, "name": "modulated", "hidden": 4, "norm": "batch"}
+SPADE = {**UNET, "name": "spade", "hidden": 4, "norm": "batch"}
 PATCH = {"name": "patch", "width": 4, "layers": 2, "scales": 1}
 PROJECTED = {"name": "projected", "width": 4, "mixed": 4}
 

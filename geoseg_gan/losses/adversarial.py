@@ -9,17 +9,17 @@ from torch.nn import functional as F
 
 from geoseg_gan.data.batch import Batch
 from geoseg_gan.losses.terms import balanced_cross_entropy, over_scales, sign_accuracy
-from geoseg_gan.models.discriminators.output import DiscriminatorOutput, Judges
+from geoseg_gan.models.discriminators.output import DiscriminatorOutput, OutputKind
 
 
 class Adversarial(Protocol):
     """A pair of losses for discriminator and generator.
 
     Attributes:
-        judges: What the discriminator's logits must mean.
+        output_kind: What the discriminator's logits must mean.
     """
 
-    judges: Judges
+    output_kind: OutputKind
 
     def d_terms(
         self, real: DiscriminatorOutput, fake: DiscriminatorOutput, batch: Batch
@@ -39,7 +39,7 @@ class Adversarial(Protocol):
 class _OfRealness:
     """What the losses on one logit a patch share."""
 
-    judges: Judges = "realness"
+    output_kind: OutputKind = "realness"
 
     def realness(self, output: DiscriminatorOutput, batch: Batch) -> Tensor:
         return over_scales(output.logits, torch.mean)
@@ -113,7 +113,7 @@ class PixelClasses:
         balance: Whether classes weigh alike; else pixels do.
     """
 
-    judges: Judges = "classes"
+    output_kind: OutputKind = "classes"
 
     def __init__(self, balance: bool = True) -> None:
         """Keeps the setting."""
@@ -157,7 +157,7 @@ class Both:
         balance: Whether classes weigh alike; else pixels do.
     """
 
-    judges: Judges = "both"
+    output_kind: OutputKind = "both"
 
     def __init__(self, balance: bool = True) -> None:
         """Builds both."""

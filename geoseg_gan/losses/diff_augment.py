@@ -184,7 +184,7 @@ class AdaptiveStrength:
         self.p = settings.p
         self.gap: float | None = None
 
-    def measured(self, train: float, held_out: float, fake: float, images: int) -> None:
+    def update(self, train: float, held_out: float, fake: float, images: int) -> None:
         """Takes a measurement in.
 
         Args:

@@ -20,11 +20,11 @@ from geoseg_gan.losses.terms import (
     label_mix,
     perceptual,
 )
-from geoseg_gan.models.discriminators.output import Discriminator, Judges
+from geoseg_gan.models.discriminators.output import Discriminator, OutputKind
 from geoseg_gan.models.pretrained.backbone import Backbone
 from geoseg_gan.utils.errors import UserError
 
-Repaint = Callable[[], tuple[Tensor, Tensor]]
+Regenerate = Callable[[], tuple[Tensor, Tensor]]
 
 """Paints the batch once more with other noise: images (B, K, H, W), and the mean absolute
 difference of both noises of each pair, (B,)."""
@@ -116,7 +116,7 @@ class Objective(nn.Module):
         """
         augmented = [self.augment(batch, self.strength.p) for batch in batches]
         pixels = None
-        if self.adversarial.judges != "realness":
+        if self.adversarial.output_kind != "realness":
             pixels = torch.stack([seen.class_pixels() for seen, _ in augmented]).mean(0)
             if dist.is_initialized():
                 dist.all_reduce(pixels)
@@ -161,12 +161,12 @@ class Objective(nn.Module):
         return Terms(terms, monitors)
 
     def g_terms(
-        self, discriminator: Discriminator, view: View, fake: Tensor, repaint: Repaint
+        self, discriminator: Discriminator, view: View, fake: Tensor, repaint: Regenerate
     ) -> Terms:
         """What the generator minimises.
 
         Args:
-            discriminator: Which judges; its parameters stand frozen.
+            discriminator: Which output_kind; its parameters stand frozen.
             view: Real images and masks.
             fake: Painted images of the same masks, shape (B, K, H, W).
             repaint: Paints them once more; only called where the recipe has a diversity term.
@@ -197,7 +197,7 @@ class Objective(nn.Module):
         """How real images of a batch's masks look, on average, without augmentation.
 
         Args:
-            discriminator: Which judges, in evaluation mode.
+            discriminator: Which output_kind, in evaluation mode.
             image: Shape (B, K, H, W).
             batch: The masks.
         """
@@ -236,39 +236,39 @@ class Objective(nn.Module):
         return gradient_penalty(score, images)
 
 
-_TELLS: dict[Judges, str] = {
+_TELLS: dict[OutputKind, str] = {
     "realness": "says how real an image is",
     "classes": "tells the class of every pixel",
     "both": "does both, telling classes and how real an image is",
 }
 
 
-_FITS: dict[Judges, tuple[str, str]] = {
+_FITS: dict[OutputKind, tuple[str, str]] = {
     "realness": ("model/discriminator=patch", "loss=hinge_fm"),
     "classes": ("model/discriminator=oasis", "loss=oasis"),
     "both": ("model/discriminator=both", "loss=both"),
 }
 
-"""A discriminator that judges so, and a loss for it."""
+"""A discriminator that output_kind so, and a loss for it."""
 
 
-def check_fit(loss: ObjectiveSettings, judges: Judges, noise_channels: int) -> None:
+def check_fit(loss: ObjectiveSettings, output_kind: OutputKind, noise_channels: int) -> None:
     """Refuses networks that this recipe cannot train.
 
     Args:
         loss: The recipe.
-        judges: What the discriminator's logits mean (see `models.discriminator`).
+        output_kind: What the discriminator's logits mean (see `models.discriminator`).
         noise_channels: Z of the generator.
 
     Raises:
         UserError: Saying why, and what fits.
     """
-    wanted = build_adversarial(loss.adversarial, loss.class_balance).judges
-    if judges != wanted:
+    wanted = build_adversarial(loss.adversarial, loss.class_balance).output_kind
+    if output_kind != wanted:
         raise UserError(
             f"loss.adversarial={loss.adversarial} needs a discriminator that {_TELLS[wanted]}, "
-            f"and model.discriminator {_TELLS[judges]}. Use {_FITS[wanted][0]}, or "
-            f"{_FITS[judges][1]}."
+            f"and model.discriminator {_TELLS[output_kind]}. Use {_FITS[wanted][0]}, or "
+            f"{_FITS[output_kind][1]}."
         )
     if loss.labelmix.weight and wanted == "realness":
         raise UserError(

@@ -1,8 +1,8 @@
-"""The one place that saves and loads networks.
+"""Saving and loading networks.
 
 A network's file holds tensors and plain types only and is read with `weights_only=True`, so that
 nothing in it can run code. Each is enough by itself: palette, image scaling and the training run's
-configuration travel with the weights.
+configuration are stored beside the weights.
 """
 
 import hashlib
@@ -17,21 +17,19 @@ from torch import nn
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.palette import Palette
-from geoseg_gan.models.discriminators.oasis import BESIDE, unlike
+from geoseg_gan.models.discriminators.oasis import EXTRA_DISCRIMINATORS, changed_settings
 from geoseg_gan.models.registry import Generator, build_generator
 from geoseg_gan.models.segmenters import build_segmenter
+from geoseg_gan.models.settings import with_current_names
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path
 
-Kind = Literal["generator", "discriminator", "segmenter"]
+NetworkKind = Literal["generator", "discriminator", "segmenter"]
 
+FORMATS: dict[NetworkKind, int] = {"generator": 2, "discriminator": 2, "segmenter": 1}
+"""The format of each kind of file; it grows when older files can no longer be read."""
 
-FORMATS: dict[Kind, int] = {"generator": 2, "discriminator": 2, "segmenter": 1}
-
-"""The format of each kind, which grows when older files can no longer be read."""
-
-
-_WRITTEN_AS: dict[str, str] = {
+_FILES: dict[NetworkKind, str] = {
     "generator": "a G_e###.pt, which train writes",
     "discriminator": "a D_e###.pt, which train writes",
     "segmenter": "a segmenter.pt, which train_segmenter writes",
@@ -40,7 +38,7 @@ _WRITTEN_AS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What every checkpoint of a run carries beside the weights.
+    """What every checkpoint of a run holds beside the weights.
 
     Attributes:
         config: The training run's resolved configuration, plain types only.
@@ -54,8 +52,22 @@ class RunFacts:
 
 
 @dataclass(frozen=True)
+class SegmenterEvaluation:
+    """How good a segmenter is on real data.
+
+    Attributes:
+        held_out: mIoU on every window of the training tiles that were held out of its training;
+            empty where there were none.
+        scores: Figures by name, such as "val/miou".
+    """
+
+    held_out: list[float]
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
 class LoadedGenerator:
-    """A generator ready to paint, in evaluation mode.
+    """A generator in evaluation mode.
 
     Attributes:
         network: The generator.
@@ -71,43 +83,29 @@ class LoadedGenerator:
 
 
 @dataclass(frozen=True)
-class SegmenterFacts:
-    """What a segmenter's checkpoint carries beside the weights and the run.
-
-    Attributes:
-        held_out: Agreement (mIoU) on every window of the real training tiles that were held out of
-            training; empty where none were.
-        scores: Figures on real data by name, such as "val/miou".
-    """
-
-    held_out: list[float]
-    scores: dict[str, float]
-
-
-@dataclass(frozen=True)
 class LoadedSegmenter:
-    """A segmenter ready to judge, in evaluation mode.
+    """A segmenter in evaluation mode.
 
     Attributes:
         network: Gives logits (B, C, H, W) for images (B, K, H, W) in [-1, 1].
         facts: The run it comes from.
-        judged: What is known of it.
+        evaluation: How good it is.
         digest: SHA-256 of the file, in hexadecimal.
     """
 
     network: nn.Module
     facts: RunFacts
-    judged: SegmenterFacts
+    evaluation: SegmenterEvaluation
     digest: str
 
 
 def save_network(
     path: Path,
-    kind: Kind,
+    kind: NetworkKind,
     network: nn.Module,
     facts: RunFacts,
     epoch: int,
-    judged: SegmenterFacts | None = None,
+    evaluation: SegmenterEvaluation | None = None,
 ) -> None:
     """Writes a network, whole or not at all.
 
@@ -117,7 +115,7 @@ def save_network(
         network: Its state is saved from whatever device it is on.
         facts: The run it comes from.
         epoch: How many epochs it was trained.
-        judged: What is known of a segmenter.
+        evaluation: How good a segmenter is.
     """
     content = {
         "format": FORMATS[kind],
@@ -128,8 +126,8 @@ def save_network(
         "palette": facts.palette.to_dict(),
         "scaling": asdict(facts.scaling),
     }
-    if judged is not None:
-        content["judged"] = asdict(judged)
+    if evaluation is not None:
+        content["judged"] = asdict(evaluation)
     with atomic_path(path) as scratch:
         torch.save(content, scratch)
 
@@ -144,50 +142,8 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> LoadedGene
     facts = _facts(content)
     settings: Mapping[str, Any] = facts.config["model"]["generator"]
     network = build_generator(settings, facts.palette.num_classes, len(facts.scaling.low))
-    _fill(network, content, device)
+    _load_weights(network, content, device)
     return LoadedGenerator(cast(Generator, network), facts, content["epoch"], _digest(path))
-
-
-def start_from(path: Path, generator: nn.Module, discriminator: nn.Module, facts: RunFacts) -> None:
-    """Fills the networks of a new run with those of a run that ended, as for larger images.
-
-    Args:
-        path: A `G_e###.pt`. The `D_e###.pt` of the same epoch beside it fills the discriminator;
-            where there is none, as beside `G_best.pt`, that starts anew.
-        generator: Filled in place.
-        discriminator: Filled in place; what judges beside it (see `BESIDE`) starts anew where the
-            other run had none of these settings.
-        facts: The new run.
-
-    Raises:
-        UserError: If the file is no generator, or the new run's networks, classes or bands are not
-            those of the run it is from.
-    """
-    beside = path.with_name(f"D{path.name[1:]}")
-    wanted: list[tuple[Kind, Path, nn.Module]] = [("generator", path, generator)]
-    if beside.is_file():
-        wanted.append(("discriminator", beside, discriminator))
-    for kind, source, network in wanted:
-        content = _read(source, kind)
-        theirs = _facts(content)
-        if theirs.palette.to_dict()["classes"] != facts.palette.to_dict()["classes"]:
-            raise UserError(f"init_from: {source} was trained on other classes than data= has.")
-        settings, own = theirs.config["model"][kind], facts.config["model"][kind]
-        for key in unlike(own, settings):
-            raise UserError(
-                f"init_from: {source} has model.{kind}.{key}={settings.get(key)}, not "
-                f"{own[key]}. Give its settings, or leave init_from away."
-            )
-        if len(theirs.scaling.low) != len(facts.scaling.low):
-            raise UserError(
-                f"init_from: {source} was trained on images of {len(theirs.scaling.low)} bands, "
-                f"and these have {len(facts.scaling.low)}."
-            )
-        anew = {key for key in BESIDE if settings.get(key) != own.get(key)}
-        shared = {n: w for n, w in content["weights"].items() if n.split(".")[0] not in anew}
-        network.load_state_dict(network.state_dict() | shared)
-    if not beside.is_file():
-        warnings.warn(f"{beside} is not there: the discriminator starts anew.", stacklevel=2)
 
 
 def load_segmenter(path: Path, device: torch.device | str = "cpu") -> LoadedSegmenter:
@@ -202,18 +158,65 @@ def load_segmenter(path: Path, device: torch.device | str = "cpu") -> LoadedSegm
     network = build_segmenter(
         settings, facts.palette.num_classes, len(facts.scaling.low), pretrained=False
     )
-    _fill(network, content, device)
+    _load_weights(network, content, device)
     # Older files also hold class losses.
-    known = {f.name: content["judged"][f.name] for f in fields(SegmenterFacts)}
-    return LoadedSegmenter(network, facts, SegmenterFacts(**known), _digest(path))
+    known = {f.name: content["judged"][f.name] for f in fields(SegmenterEvaluation)}
+    return LoadedSegmenter(network, facts, SegmenterEvaluation(**known), _digest(path))
+
+
+def start_from(path: Path, generator: nn.Module, discriminator: nn.Module, facts: RunFacts) -> None:
+    """Loads the weights of another run into the networks of a new one, e.g. for larger images.
+
+    Args:
+        path: A `G_e###.pt`. The `D_e###.pt` of the same epoch beside it is loaded into the
+            discriminator; without it, as beside `G_best.pt`, that keeps its initial weights.
+        generator: Changed in place.
+        discriminator: Changed in place; its extra discriminators (see `EXTRA_DISCRIMINATORS`) keep
+            their initial weights where the other run's settings of them differ.
+        facts: The new run.
+
+    Raises:
+        UserError: If the file is no generator, or the new run's networks, classes or bands are not
+            those of the run it is from.
+    """
+    d_path = path.with_name(f"D{path.name[1:]}")
+    wanted: list[tuple[NetworkKind, Path, nn.Module]] = [("generator", path, generator)]
+    if d_path.is_file():
+        wanted.append(("discriminator", d_path, discriminator))
+    for kind, source, network in wanted:
+        content = _read(source, kind)
+        theirs = _facts(content)
+        if theirs.palette.to_dict()["classes"] != facts.palette.to_dict()["classes"]:
+            raise UserError(f"init_from: {source} was trained on other classes than data= has.")
+        settings, own = theirs.config["model"][kind], facts.config["model"][kind]
+        for key in changed_settings(own, settings):
+            raise UserError(
+                f"init_from: {source} has model.{kind}.{key}={settings.get(key)}, not "
+                f"{own[key]}. Give its settings, or use init_from=null."
+            )
+        if len(theirs.scaling.low) != len(facts.scaling.low):
+            raise UserError(
+                f"init_from: {source} was trained on images of {len(theirs.scaling.low)} bands, "
+                f"and these have {len(facts.scaling.low)}."
+            )
+        new = {key for key in EXTRA_DISCRIMINATORS if settings.get(key) != own.get(key)}
+        shared = {n: w for n, w in content["weights"].items() if n.split(".")[0] not in new}
+        network.load_state_dict(network.state_dict() | shared)
+    if not d_path.is_file():
+        warnings.warn(
+            f"{d_path} does not exist: the discriminator starts with new weights.", stacklevel=2
+        )
 
 
 def _facts(content: Mapping[str, Any]) -> RunFacts:
+    config = with_current_names(content["config"])
     scaling = ImageScaling(**content["scaling"])
-    return RunFacts(content["config"], Palette.from_dict(content["palette"]), scaling)
+    return RunFacts(config, Palette.from_dict(content["palette"]), scaling)
 
 
-def _fill(network: nn.Module, content: Mapping[str, Any], device: torch.device | str) -> None:
+def _load_weights(
+    network: nn.Module, content: Mapping[str, Any], device: torch.device | str
+) -> None:
     network.load_state_dict(content["weights"])
     network.to(device).eval().requires_grad_(False)
 
@@ -222,18 +225,18 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _read(path: Path, kind: Kind) -> dict[str, Any]:
+def _read(path: Path, kind: NetworkKind) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"{path} does not exist. Give {_WRITTEN_AS[kind]}.")
+        raise UserError(f"{path} does not exist. Give {_FILES[kind]}.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch raises of every kind for files that are none of its own
+    except Exception:  # torch raises exceptions of many types for other files
         content = None
     if not isinstance(content, dict) or "format" not in content or "kind" not in content:
-        raise UserError(f"{path} is not a checkpoint of this project. Give {_WRITTEN_AS[kind]}.")
+        raise UserError(f"{path} is not a checkpoint of this project. Give {_FILES[kind]}.")
     if content["kind"] != kind:
         raise UserError(
-            f"{path} holds a {content['kind']}, but a {kind} is needed: give {_WRITTEN_AS[kind]}."
+            f"{path} holds a {content['kind']}, but a {kind} is needed: give {_FILES[kind]}."
         )
     if content["format"] != FORMATS[kind]:
         raise UserError(

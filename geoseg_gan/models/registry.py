@@ -1,25 +1,36 @@
 """Networks by name, as configs and checkpoints know them."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from geoseg_gan.models.discriminators.oasis import PixelDis
+from geoseg_gan.models.discriminators.oasis import OasisDis
 from geoseg_gan.models.discriminators.patch import PatchDis
 from geoseg_gan.models.discriminators.projected import ProjectedDis
 from geoseg_gan.models.generators.noise import NoiseSpec
-from geoseg_gan.models.generators.spade import ModulatedGen
+from geoseg_gan.models.generators.spade import SpadeGen
 from geoseg_gan.models.generators.unet import UNetGen
 from geoseg_gan.utils.errors import UserError, check_choice
 
+GENERATORS: dict[str, type[nn.Module]] = {"unet": UNetGen, "spade": SpadeGen}
+
+DISCRIMINATORS: dict[str, type[nn.Module]] = {
+    "patch": PatchDis,
+    "oasis": OasisDis,
+    "projected": ProjectedDis,
+}
+
+_TYPES = {int: "a whole number", bool: "true or false", str: "a text"}
+
 
 class Generator(Protocol):
-    """What painting needs of a generator, which is a `torch.nn.Module` besides.
+    """What the package needs of a generator, which is a `torch.nn.Module` too.
 
     Attributes:
-        noise: What its noise map is made of.
+        noise: The channels of its noise map.
         stride: Height and width must be multiples of it.
     """
 
@@ -27,26 +38,16 @@ class Generator(Protocol):
     stride: int
 
     def __call__(self, one_hot: Tensor, noise: Tensor) -> Tensor:
-        """Paints (B, K, H, W) in [-1, 1] from one-hot (B, C, H, W) and noise (B, Z, H, W)."""
-
-
-GENERATORS: dict[str, type[nn.Module]] = {"unet": UNetGen, "modulated": ModulatedGen}
-
-
-DISCRIMINATORS: dict[str, type[nn.Module]] = {
-    "patch": PatchDis,
-    "pixel": PixelDis,
-    "projected": ProjectedDis,
-}
+        """Maps one-hot (B, C, H, W) and noise (B, Z, H, W) to images (B, K, H, W) in [-1, 1]."""
 
 
 def build_generator(
     settings: Mapping[str, Any], num_classes: int, image_channels: int
 ) -> nn.Module:
-    """Builds the generator that `settings["name"]` names from its other entries.
+    """Builds the generator `settings["name"]` with the other settings as arguments.
 
     Raises:
-        UserError: If the name or a value is not valid.
+        UserError: If the name, a key or a value is not valid.
     """
     return _build("generator", GENERATORS, settings, num_classes, image_channels)
 
@@ -54,10 +55,10 @@ def build_generator(
 def build_discriminator(
     settings: Mapping[str, Any], num_classes: int, image_channels: int
 ) -> nn.Module:
-    """Builds the discriminator that `settings["name"]` names from its other entries.
+    """Builds the discriminator `settings["name"]` with the other settings as arguments.
 
     Raises:
-        UserError: If the name or a value is not valid.
+        UserError: If the name, a key or a value is not valid.
     """
     return _build("discriminator", DISCRIMINATORS, settings, num_classes, image_channels)
 
@@ -69,11 +70,28 @@ def _build(
     num_classes: int,
     image_channels: int,
 ) -> nn.Module:
-    check_choice(f"model.{kind}.name", settings["name"], known)
-    rest = {key: value for key, value in settings.items() if key != "name"}
+    name = settings["name"]
+    check_choice(f"model.{kind}.name", name, known)
+    arguments = {key: value for key, value in settings.items() if key != "name"}
+    _check_arguments(f"model.{kind}", name, known[name], arguments)
     try:
-        network: nn.Module = known[settings["name"]](num_classes, image_channels, **rest)
+        network: nn.Module = known[name](num_classes, image_channels, **arguments)
     except ValueError as error:
         raise UserError(f"model.{kind}: {error}.") from None
-    # Convolutions on CPUs and on tensor cores read all channels of a pixel together.
+    # With the channels of a pixel side by side, convolutions are faster on CPUs and tensor cores.
     return network.to(memory_format=torch.channels_last)
+
+
+def _check_arguments(
+    prefix: str, name: str, network_class: type[nn.Module], arguments: Mapping[str, Any]
+) -> None:
+    """Refuses keys that the constructor does not have, and values of another type."""
+    parameters = inspect.signature(network_class).parameters.values()
+    types = {p.name: p.annotation for p in parameters if p.kind is p.KEYWORD_ONLY}
+    for key, value in arguments.items():
+        if key not in types:
+            raise UserError(
+                f"{prefix}.{key}={value}: {name} has no such setting. It has {', '.join(types)}."
+            )
+        if type(value) is not types[key]:
+            raise UserError(f"{prefix}.{key}={value}: use {_TYPES[types[key]]}.")

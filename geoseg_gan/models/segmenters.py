@@ -15,15 +15,11 @@ from geoseg_gan.models.pretrained.lite import LITE0, load_lite
 from geoseg_gan.models.settings import SegmenterSettings
 from geoseg_gan.utils.errors import UserError, check_choice
 
-PACKAGED = "packaged"
-
+PACKAGED_WEIGHTS = "packaged"
 """The encoder weights that are installed with the package."""
 
-
 _TIMM = "tu-"
-
-"""What segmentation-models-pytorch puts before the names of timm's networks."""
-
+"""The prefix of timm's networks in segmentation-models-pytorch."""
 
 _FIXED = {
     "self",
@@ -111,7 +107,7 @@ def build_segmenter(
     _check_names(arch, encoder, options)
     _check_weights(encoder, weights)
     source = {"encoder_name": encoder, "encoder_weights": weights}
-    if weights == PACKAGED:
+    if weights == PACKAGED_WEIGHTS:
         source["encoder_weights"] = None
     elif weights is not None and encoder.startswith(_TIMM):
         source = {"encoder_name": f"{encoder}.{weights}", "encoder_weights": True}
@@ -121,7 +117,7 @@ def build_segmenter(
         )
     except Exception as error:  # the libraries raise of every kind, downloads too
         raise _unfit(arch, encoder, "", error) from error
-    if weights == PACKAGED:
+    if weights == PACKAGED_WEIGHTS:
         load_lite(network.encoder.model, LITE0, bands)
     # Convolutions on CPUs and on tensor cores read all channels of a pixel together.
     return cast(nn.Module, network.to(memory_format=torch.channels_last))
@@ -156,10 +152,10 @@ def _check_weights(encoder: str, weights: str | None) -> None:
 
     if weights is None:
         return
-    if weights == PACKAGED:
+    if weights == PACKAGED_WEIGHTS:
         if encoder != _TIMM + LITE0:
             raise UserError(
-                f"segmenter.encoder_weights={PACKAGED} are those of {_TIMM}{LITE0}, not of "
+                f"segmenter.encoder_weights={PACKAGED_WEIGHTS} are those of {_TIMM}{LITE0}, not of "
                 f"segmenter.encoder={encoder}. Use null, or the name of weights to download."
             )
         return
@@ -168,7 +164,7 @@ def _check_weights(encoder: str, weights: str | None) -> None:
         known = [name.partition(".")[2] for name in names]
     else:
         known = list(smp.encoders.encoders[encoder]["pretrained_settings"])
-    packaged = [PACKAGED] if encoder == _TIMM + LITE0 else []
+    packaged = [PACKAGED_WEIGHTS] if encoder == _TIMM + LITE0 else []
     check_choice("segmenter.encoder_weights", weights, ["null", *packaged, *known])
 
 

@@ -221,7 +221,7 @@ def _load_own(
     return Recognizer(
         loaded.digest,
         None,
-        loaded.judged.held_out or None,
+        loaded.evaluation.held_out or None,
         predict,
         channels,
         own.config["image_size"],

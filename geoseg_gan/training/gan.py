@@ -16,10 +16,10 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from geoseg_gan.data.batch import Batch, ImageScaling, Sample, make_batch, regions_of
-from geoseg_gan.losses.objective import Objective, Repaint, Terms
+from geoseg_gan.losses.objective import Objective, Regenerate, Terms
 from geoseg_gan.models.discriminators.output import Discriminator
 from geoseg_gan.models.generators.noise import sample_noise
-from geoseg_gan.models.layers import Blocks, estimate_norms, recompute_blocks
+from geoseg_gan.models.layers import HasBlocks, recompute_blocks, update_spectral_norms
 from geoseg_gan.models.registry import Generator
 from geoseg_gan.training.settings import NETWORKS, OptimizerSettings, SpeedSettings
 
@@ -58,7 +58,7 @@ class GAN(L.LightningModule):
 
     Args:
         generator: Paints images from one-hot label maps and noise.
-        discriminator: Judges images beside their label maps.
+        discriminator: Tells real from generated images beside their label maps.
         objective: What the two minimise; a module, since it remembers things.
         num_classes: C, channels of the one-hot label map.
         scaling: From stored image values to [-1, 1].
@@ -147,8 +147,8 @@ class GAN(L.LightningModule):
         parts = self._parts(sample, serials)
         alone = len(parts) == 1
         views = self.objective.views([part.batch for part in parts])
-        estimate_norms(self.discriminator)
-        estimate_norms(self.generator)
+        update_spectral_norms(self.discriminator)
+        update_spectral_norms(self.generator)
 
         d_optimizer.zero_grad()
         d_terms = []
@@ -242,7 +242,7 @@ class GAN(L.LightningModule):
             parts.append(_Part(cast(Sample, own), batch, noise))
         return parts
 
-    def _repainting(self, part: _Part) -> Repaint:
+    def _repainting(self, part: _Part) -> Regenerate:
         """What paints a part once more, with other noise than it was painted with."""
 
         def repaint() -> tuple[Tensor, Tensor]:
@@ -313,6 +313,6 @@ def prepare_networks(speed: SpeedSettings, generator: nn.Module, discriminator: 
     for name, network in zip(NETWORKS, (generator, discriminator), strict=True):
         network.to(memory_format=kind)
         if name in speed.recompute:
-            recompute_blocks(cast(Blocks, network).blocks())
+            recompute_blocks(cast(HasBlocks, network).blocks())
         if name in speed.compile:
             network.compile()

@@ -15,7 +15,7 @@ from geoseg_gan.data.augment import jitter_color
 from geoseg_gan.data.batch import ImageScaling, Sample
 from geoseg_gan.data.settings import ColorStep
 from geoseg_gan.losses.segmentation import SegmentationLoss
-from geoseg_gan.models.layers import norms_apart
+from geoseg_gan.models.batch_norm import separate_batch_norm
 from geoseg_gan.training.settings import SegmenterOptimizerSettings
 from geoseg_gan.utils.confusion import class_iou, confusion_matrix, mean_iou
 
@@ -82,7 +82,7 @@ class Segmenter(L.LightningModule):
         synthetic = sample["synthetic"].int()
         order = synthetic.argsort(stable=True)  # real ones first
         batch = len(image)
-        with norms_apart(self.network, batch - int(synthetic.sum()), batch):
+        with separate_batch_norm(self.network, batch - int(synthetic.sum()), batch):
             logits: Tensor = self.network(image[order])
         return logits[order.argsort()]
 

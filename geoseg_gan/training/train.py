@@ -57,7 +57,7 @@ def check_networks(
         discriminator = cast(
             Discriminator, build_discriminator(settings["discriminator"], num_classes, 3)
         )
-    check_fit(loss, discriminator.judges, generator.noise.channels)
+    check_fit(loss, discriminator.output_kind, generator.noise.channels)
     if image_size % generator.stride:
         fitting = max(1, round(image_size / generator.stride)) * generator.stride
         raise UserError(

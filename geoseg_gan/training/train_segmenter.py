@@ -21,7 +21,7 @@ from geoseg_gan.data.dataset import WindowDataset
 from geoseg_gan.data.segmenter_datamodule import SegmenterDataModule
 from geoseg_gan.data.stream import check_root
 from geoseg_gan.losses.segmentation import SegmentationLoss
-from geoseg_gan.models.checkpoints import RunFacts, SegmenterFacts, save_network
+from geoseg_gan.models.checkpoints import RunFacts, SegmenterEvaluation, save_network
 from geoseg_gan.models.segmenters import build_segmenter, check_segmenter
 from geoseg_gan.training.callbacks.predictions import SegmenterExporter, prediction_grid
 from geoseg_gan.training.callbacks.timing import Estimate, Throughput
@@ -236,7 +236,7 @@ def _judge(
     with atomic_path(out_dir / TILES) as scratch:
         np.savez_compressed(scratch, allow_pickle=False, **arrays)
     epoch = exporter.best_epoch or trainer.current_epoch
-    judged = SegmenterFacts(held_out, scores)
+    judged = SegmenterEvaluation(held_out, scores)
     save_network(out_dir / RESULT, "segmenter", module.network, exporter.facts, epoch, judged)
     write_json(out_dir / SCORES, {"epoch": epoch, **scores})
     board = cast(Any, trainer.logger).experiment

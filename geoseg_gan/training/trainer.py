@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import LayerSync, MixedPrecision
 from torch import Tensor, nn
 
-from geoseg_gan.models.layers import share_batch_norms
+from geoseg_gan.models.batch_norm import sync_batch_norms
 from geoseg_gan.utils.device import AUTO, TrainerSettings, full_precision
 
 
@@ -70,7 +70,7 @@ class _SharedBatchNorms(LayerSync):
         self.on_gpu = on_gpu
 
     def apply(self, model: nn.Module) -> nn.Module:
-        return share_batch_norms(model, self.on_gpu)
+        return sync_batch_norms(model, self.on_gpu)
 
     def revert(self, model: nn.Module) -> nn.Module:
         return model  # nothing is trained after fit

@@ -36,7 +36,7 @@ class RefineSettings:
     short training.
 
     Attributes:
-        discriminator: That of the trial, with others beside it (see `models.pixel.BESIDE`).
+        discriminator: That of the trial, with others beside it (see `models.discriminators.oasis.EXTRA_DISCRIMINATORS`).
         loss: What trains them.
         epochs: Of as many steps as those of the first training.
         d_lr_ratio: Their learning rate, in multiples of the generator's.

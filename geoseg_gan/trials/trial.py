@@ -24,7 +24,7 @@ from geoseg_gan.data.scan import check_sizes, scan
 from geoseg_gan.data.split import refuse_shared_images, shared_groups
 from geoseg_gan.data.stream import check_root
 from geoseg_gan.data.synthetic import refuse_synthetic
-from geoseg_gan.models.discriminators.oasis import unlike
+from geoseg_gan.models.discriminators.oasis import changed_settings
 from geoseg_gan.models.registry import Generator, build_generator
 from geoseg_gan.models.segmenters import check_segmenter
 from geoseg_gan.models.settings import ModelSettings
@@ -169,7 +169,7 @@ def _check_refined(config: TrialConfig, refine: RefineSettings, name: str) -> No
     """Refuses a second training that cannot start where the first ends."""
     model = ModelSettings(config.model.generator, refine.discriminator)
     first, second = (plain(of)["discriminator"] or {} for of in (config.model, model))
-    for key in unlike(first, second):
+    for key in changed_settings(first, second):
         raise UserError(
             f"recipes.{name}.refine.discriminator must be that of the trial with others beside it, "
             f"but has {key}={second.get(key)}, not {first[key]}. Use recipe=refined with "

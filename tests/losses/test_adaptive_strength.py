@@ -23,7 +23,7 @@ def build(**settings):
 )
 def test_the_gap_by_hand(train, held_out, fake, gap):
     strength = build()
-    strength.measured(train, held_out, fake, images=16)
+    strength.update(train, held_out, fake, images=16)
     assert strength.gap == pytest.approx(gap)
 
 
@@ -31,42 +31,42 @@ def test_the_gap_is_smoothed_over_measurements():
     strength = build()
     assert strength.gap is None
     for held_out in (0.0, 1.0, 0.5):
-        strength.measured(1.0, held_out, 0.0, images=16)
+        strength.update(1.0, held_out, 0.0, images=16)
     # 1, then 0.9 * 1 + 0.1 * 0, then 0.9 * 0.9 + 0.1 * 0.5.
     assert strength.gap == pytest.approx(0.86)
 
 
 def test_the_probability_rises_above_the_target_and_falls_below_it():
     strength = build(p=0.5, target=0.6)
-    strength.measured(1.0, 0.0, 0.0, images=100)
+    strength.update(1.0, 0.0, 0.0, images=100)
     assert strength.p == pytest.approx(0.6)
     for _ in range(2):
-        strength.measured(1.0, 0.0, 0.0, images=20)
+        strength.update(1.0, 0.0, 0.0, images=20)
     assert strength.p == pytest.approx(0.64)
     strength = build(p=0.5, target=0.6)
-    strength.measured(1.0, 0.5, 0.0, images=100)
+    strength.update(1.0, 0.5, 0.0, images=100)
     assert strength.p == pytest.approx(0.4)
 
 
 def test_the_probability_stays_between_zero_and_most():
     strength = build(most=0.3)
     for _ in range(5):
-        strength.measured(1.0, 0.0, 0.0, images=100)
+        strength.update(1.0, 0.0, 0.0, images=100)
     assert strength.p == 0.3
     strength = build(p=0.05)
-    strength.measured(1.0, 1.0, 0.0, images=100)
+    strength.update(1.0, 1.0, 0.0, images=100)
     assert strength.p == 0
 
 
 def test_a_fixed_probability_stays_while_the_gap_is_watched():
     strength = AdaptiveStrength(defaults(DiffAugmentSettings, p=1.0, most=0.8))
-    strength.measured(1.0, 0.0, 0.0, images=100)
+    strength.update(1.0, 0.0, 0.0, images=100)
     assert (strength.p, strength.gap) == (1.0, 1.0)
 
 
 def test_its_state_is_plain_and_restores_it():
     strength, other = build(), build()
-    strength.measured(1.0, 0.25, 0.0, images=100)
+    strength.update(1.0, 0.25, 0.0, images=100)
     assert strength.state() == {"p": 0.1, "gap": 0.75}
     other.load(strength.state())
     assert (other.p, other.gap) == (0.1, 0.75)

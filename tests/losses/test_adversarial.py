@@ -36,7 +36,7 @@ BY_HAND = {
 @pytest.mark.parametrize("name", BY_HAND)
 def test_losses_of_realness_by_hand(name):
     loss = build_adversarial(name, class_balance=True)
-    assert loss.judges == "realness"
+    assert loss.output_kind == "realness"
     on_real, on_fake = loss.d_terms(REAL, FAKE, None).values()
     generator = loss.g_term(FAKE, None)
     found = [on_real.item(), on_fake.item(), generator.item()]
@@ -80,7 +80,7 @@ LN2 = math.log(2)
 )
 def test_class_losses_by_hand(balance, by_hand):
     loss = build_adversarial("classes", balance)
-    assert loss.judges == "classes"
+    assert loss.output_kind == "classes"
     terms = loss.d_terms(SAID, SAID, BATCH)
     # Of the true classes' probabilities 1/4, 1/2 and 1/8; the ignored pixel does not count.
     assert terms["classes_real"].item() == pytest.approx(by_hand * LN2, rel=1e-5)
@@ -111,7 +111,7 @@ def test_a_batch_without_a_label_has_class_losses_of_zero():
 
 
 def test_every_name_builds():
-    assert {name: build_adversarial(name, False).judges for name in ADVERSARIAL} == {
+    assert {name: build_adversarial(name, False).output_kind for name in ADVERSARIAL} == {
         "hinge": "realness",
         "lsgan": "realness",
         "nonsaturating": "realness",

@@ -21,7 +21,7 @@ from geoseg_gan.models.discriminators.output import DiscriminatorOutput
 class Mean(torch.nn.Module):
     """Its logit is the image's mean, its only feature the image; it remembers what it saw."""
 
-    judges = "realness"
+    output_kind = "realness"
     minimum_size = 1
 
     def __init__(self):
@@ -36,7 +36,7 @@ class Mean(torch.nn.Module):
 class Bands(Mean):
     """Its logits are 0 for fake and the image's bands for the classes."""
 
-    judges = "classes"
+    output_kind = "classes"
 
     def forward(self, image, one_hot):
         self.seen.append(image.detach())
@@ -193,7 +193,7 @@ def test_labelmix_by_hand():
 class Linear(torch.nn.Module):
     """A discriminator whose logit is the sum of the image times a weight."""
 
-    judges = "realness"
+    output_kind = "realness"
     minimum_size = 1
 
     def __init__(self):
@@ -224,7 +224,7 @@ def test_a_lazy_r1_counts_as_many_times_as_batches_pass():
 class Convolved(torch.nn.Module):
     """A discriminator whose convolutions lose digits under autocast."""
 
-    judges = "realness"
+    output_kind = "realness"
     minimum_size = 1
 
     def __init__(self):
@@ -340,7 +340,7 @@ def test_what_it_remembers_survives_a_file_that_can_run_nothing():
     first, second = (Objective(settings, bands=3, seed=0) for _ in range(2))
     for _ in range(2):
         d_terms(first, Linear(), batch_of(), FAKE)
-    first.strength.measured(1.0, 0.0, 0.0, images=100)
+    first.strength.update(1.0, 0.0, 0.0, images=100)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)

@@ -52,7 +52,7 @@ def test_the_defaults_are_in_range():
 
 
 @pytest.mark.parametrize(
-    ("settings", "judges", "noise", "why", "use"),
+    ("settings", "output_kind", "noise", "why", "use"),
     [
         (
             {"adversarial": "classes"},
@@ -92,15 +92,15 @@ def test_the_defaults_are_in_range():
     ],
 )
 def test_networks_that_do_not_fit_are_refused_with_why_and_what_to_use(
-    settings, judges, noise, why, use
+    settings, output_kind, noise, why, use
 ):
     with pytest.raises(UserError, match=f"{why}.*{use}") as refusal:
-        defaults(ObjectiveSettings, **settings).check_fit(judges, noise)
+        defaults(ObjectiveSettings, **settings).check_fit(output_kind, noise)
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
-    ("adversarial", "judges"),
+    ("adversarial", "output_kind"),
     [
         ("hinge", "realness"),
         ("lsgan", "realness"),
@@ -109,10 +109,10 @@ def test_networks_that_do_not_fit_are_refused_with_why_and_what_to_use(
         ("both", "both"),
     ],
 )
-def test_networks_that_fit_are_taken(adversarial, judges):
-    defaults(ObjectiveSettings, adversarial).check_fit(judges, 0)
+def test_networks_that_fit_are_taken(adversarial, output_kind):
+    defaults(ObjectiveSettings, adversarial).check_fit(output_kind, 0)
     defaults(ObjectiveSettings, adversarial, diversity=defaults(DiversitySettings, 1.0)).check_fit(
-        judges, 1
+        output_kind, 1
     )
 
 

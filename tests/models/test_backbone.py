@@ -6,10 +6,10 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
-from geoseg_gan.models.pretrained.backbone import PACKAGED, VGG, Backbone
+from geoseg_gan.models.pretrained.backbone import LITE2_BACKBONE, VGG, Backbone
 from geoseg_gan.utils.errors import UserError
 
-NAMES = (PACKAGED, VGG, "resnet18", "resnet18.a1_in1k")
+NAMES = (LITE2_BACKBONE, VGG, "resnet18", "resnet18.a1_in1k")
 
 
 @pytest.fixture
@@ -105,14 +105,14 @@ def test_every_map_has_a_root_mean_square_near_one(bands):
     generator = torch.Generator().manual_seed(1)
     coarse = torch.randn(4, bands, 16, 16, generator=generator) / 2
     images = F.interpolate(coarse, scale_factor=8, mode="bicubic")
-    for found in Backbone(PACKAGED, bands)(images):
+    for found in Backbone(LITE2_BACKBONE, bands)(images):
         assert 0.5 < found.square().mean().sqrt() < 2
 
 
 @pytest.mark.parametrize("bands", [1, 6])
 def test_the_packaged_network_takes_any_number_of_bands(bands, images):
     grey = images[:, :1]
-    maps, expected = (Backbone(PACKAGED, k)(grey.expand(-1, k, -1, -1)) for k in (bands, 3))
+    maps, expected = (Backbone(LITE2_BACKBONE, k)(grey.expand(-1, k, -1, -1)) for k in (bands, 3))
     for found, other in zip(maps, expected, strict=True):  # but for a factor a map
         assert F.cosine_similarity(found.flatten(), other.flatten(), 0) > 0.999
 
@@ -125,7 +125,7 @@ def test_a_network_of_timm_takes_other_bands_with_the_mean_of_its_scales(images,
 
 
 def test_loading_it_moves_no_random_state_and_gives_the_same_every_time(images, offline_vgg):
-    for name in (PACKAGED, VGG):
+    for name in (LITE2_BACKBONE, VGG):
         before = torch.get_rng_state()
         first, second = Backbone(name, 3)(images), Backbone(name, 3)(images)
         assert torch.equal(torch.get_rng_state(), before)

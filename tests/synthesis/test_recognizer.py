@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.palette import Palette
-from geoseg_gan.models.checkpoints import RunFacts, SegmenterFacts, save_network
+from geoseg_gan.models.checkpoints import RunFacts, SegmenterEvaluation, save_network
 from geoseg_gan.models.segmenters import build_segmenter
 from geoseg_gan.synthesis.recognizer import load_recognizer
 from geoseg_gan.synthesis.settings import OnnxSettings
@@ -44,7 +44,7 @@ def save_own(tmp_path):
         torch.manual_seed(0)
         network = build_segmenter(SETTINGS, palette.num_classes, len(scaling.low)).eval()
         facts = RunFacts({"segmenter": SETTINGS, "image_size": 32}, palette, scaling)
-        judged = SegmenterFacts(list(held_out), {"val/miou": 0.6})
+        judged = SegmenterEvaluation(list(held_out), {"val/miou": 0.6})
         path = tmp_path / "segmenter.pt"
         save_network(path, "segmenter", network, facts, 1, judged)
         return path, network

@@ -1,7 +1,7 @@
 import lightning as L
 import pytest
 import torch
-from small_gan import MODULATED, build, fit
+from small_gan import SPADE, build, fit
 
 
 def copied(network):
@@ -35,7 +35,7 @@ def test_the_average_by_hand_after_one_and_two_batches(ema, kept):
 
 
 def test_buffers_are_copied():
-    history, module = History(), build(generator=MODULATED)
+    history, module = History(), build(generator=SPADE)
     fit(module, callbacks=[history])
     buffers = [name for name, _ in module.generator.named_buffers()]
     for kind in ("running_mean", "running_var", "num_batches_tracked", "_u", "_v"):
@@ -71,7 +71,7 @@ def test_the_average_is_in_no_optimiser_and_takes_no_gradients():
 
 
 def test_the_average_is_what_paints_in_evaluation_mode():
-    module = build(generator=MODULATED)
+    module = build(generator=SPADE)
     with module.painting() as painter:
         assert painter is module.average and not painter.training
         assert module.generator.training
@@ -79,7 +79,7 @@ def test_the_average_is_what_paints_in_evaluation_mode():
 
 
 def test_a_resumed_average_is_that_of_the_whole_run(tmp_path):
-    whole, part, rest = (build(generator=MODULATED, schedule="constant") for _ in range(3))
+    whole, part, rest = (build(generator=SPADE, schedule="constant") for _ in range(3))
     fit(whole, epochs=2)
     fit(part, epochs=1).save_checkpoint(tmp_path / "last.ckpt")
     fit(rest, epochs=2, resume=tmp_path / "last.ckpt")

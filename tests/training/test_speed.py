@@ -2,7 +2,7 @@ import pytest
 import torch
 from defaults import defaults
 from parallel_runs import OASIS, PIXEL
-from small_gan import MODULATED, PATCH, UNET, build, fit, samples, settings
+from small_gan import PATCH, SPADE, UNET, build, fit, samples, settings
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import default_collate
 
@@ -14,7 +14,7 @@ from geoseg_gan.training.settings import NETWORKS, SpeedSettings
 from geoseg_gan.training.trainer import MeasuredPrecision
 from geoseg_gan.utils.errors import UserError
 
-NORMED = {**MODULATED, "spectral_norm": True}
+NORMED = {**SPADE, "spectral_norm": True}
 
 
 def step(module, dtype=None):

@@ -189,13 +189,13 @@ def test_synthetic_pairs_are_mixed_in_without_changing_the_number_of_steps(
 def test_training_mixes_as_the_settings_say(fit, make_generated, tmp_path, monkeypatch):
     from geoseg_gan.training import segmenter
 
-    seen, apart = [], segmenter.norms_apart
+    seen, apart = [], segmenter.separate_batch_norm
 
     def spy(network, first, batch):
         seen.append((first, batch))
         return apart(network, first, batch)
 
-    monkeypatch.setattr(segmenter, "norms_apart", spy)
+    monkeypatch.setattr(segmenter, "separate_batch_norm", spy)
     made = make_generated(tmp_path / "made", range(3))
     ways = ("schedule=first", "batch_norm=apart", "classes=[Settlement]")
     knobs = ("epochs=2", f"synthetic={made}", "synthetic_ratio=0.5", "epoch_steps=2")

@@ -7,7 +7,7 @@ import pytest
 from defaults import defaults
 
 from geoseg_gan.models.checkpoints import load_generator
-from geoseg_gan.models.discriminators.oasis import BESIDE
+from geoseg_gan.models.discriminators.oasis import EXTRA_DISCRIMINATORS
 from geoseg_gan.models.settings import ModelSettings
 from geoseg_gan.training.train import check_networks, train
 from geoseg_gan.training.train_segmenter import train_segmenter
@@ -18,9 +18,9 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 NOISE = {"style_channels": 2, "region_channels": 2, "texture_octaves": 2}
 TINY_NETWORKS = {
     "unet": {"width": 4, "depth": 2, "max_width": 8, **NOISE},
-    "modulated": {"width": 4, "depth": 2, "max_width": 8, "hidden": 4, **NOISE},
+    "spade": {"width": 4, "depth": 2, "max_width": 8, "hidden": 4, **NOISE},
     "patch": {"width": 4, "layers": 2, "scales": 1},
-    "pixel": {"width": 4, "depth": 2, "max_width": 8},
+    "oasis": {"width": 4, "depth": 2, "max_width": 8},
     "projected": {"width": 4, "mixed": 4},
 }
 SMALL = (
@@ -55,7 +55,7 @@ def smoke(tmp_path, make_folder, composed, tiny):
         for network in (config.model.generator, config.model.discriminator):
             for name, value in TINY_NETWORKS[network.name].items():
                 setattr(network, name, value)
-        for beside in BESIDE:
+        for beside in EXTRA_DISCRIMINATORS:
             if getattr(config.model.discriminator, beside, 0):
                 setattr(config.model.discriminator, beside, 4)
         figures = train(config)

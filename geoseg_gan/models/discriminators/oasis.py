@@ -1,4 +1,4 @@
-"""The discriminator that tells the class of every pixel, or that it is painted."""
+"""The discriminator that tells the class of every pixel, or that it is generated."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,48 +7,45 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geoseg_gan.models.discriminators.output import DiscriminatorOutput, Judges
+from geoseg_gan.models.discriminators.output import DiscriminatorOutput, OutputKind
 from geoseg_gan.models.discriminators.patch import PatchDis
 from geoseg_gan.models.discriminators.projected import ProjectedDis
 from geoseg_gan.models.layers import convolution
 
-BESIDE = frozenset({"patch", "projected"})
-
-"""Settings of what judges beside a `PixelDis`, which are also the names of these networks in it."""
-
-
-def unlike(settings: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
-    """Where two networks' settings differ, but for what judges beside them.
-
-    Returns:
-        Keys of the first.
-    """
-    return [key for key in settings if key not in BESIDE and settings[key] != others.get(key)]
+EXTRA_DISCRIMINATORS = frozenset({"patch", "projected"})
+"""Settings of an `OasisDis` that add a discriminator, and the names of these networks in it."""
 
 
-class PixelDis(nn.Module):
-    """U-Net with N + 1 logits a pixel, the discriminator of OASIS (Schönfeld et al. 2021, sec. 3).
+def changed_settings(settings: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    """Keys of `settings` with another value in `others`, extra discriminators apart."""
+    return [
+        key
+        for key in settings
+        if key not in EXTRA_DISCRIMINATORS and settings[key] != others.get(key)
+    ]
 
-    It is not shown the label map: to find it in the image is what it learns. Others may judge
-    beside it how real the image is, since telling classes rewards what is typical of a class, and
-    that is not all there is to its texture.
+
+class OasisDis(nn.Module):
+    """U-Net with C + 1 logits a pixel, the discriminator of OASIS (Schönfeld et al. 2021, sec. 3).
+
+    It does not see the label map: it learns to find it in the image. That rewards what is typical
+    of a class, which is only a part of a realistic texture; so discriminators of realness can be
+    added.
 
     Args:
-        num_classes: C; it gives C + 1 logits.
+        num_classes: C.
         image_channels: K, bands of the image.
-        width: Channels of the two finest levels of its encoder; every second level has twice as
-            many.
-        depth: How often the resolution is halved, from where its blocks begin.
+        width: Channels of the encoder's two finest levels; they double every second level.
+        depth: How often the blocks halve the resolution.
         max_width: Upper limit of a level's channels.
         stem: Channels of a strided convolution before the blocks, which then work at half
             resolution and below, their logits being enlarged; 0 for none.
         spectral_norm: Divides weights by their spectral norm (Miyato et al. 2018).
-        patch: Width of the PatchGAN beside it, of one scale and shown the label map; 0 for none.
-        projected: Width, and channels of the finest mixed map, of projected discriminators beside
-            it, on the features of a pretrained network; 0 for none.
+        patch: Width of an extra PatchGAN of one scale, which sees the label map; 0 for none.
+        projected: `mixed` and `width` of an extra `ProjectedDis`; 0 for none.
 
     Attributes:
-        judges: "classes", or "both" with others beside it.
+        output_kind: "classes", or "both" with extra discriminators.
     """
 
     def __init__(
@@ -75,7 +72,7 @@ class PixelDis(nn.Module):
                 f"width={width}, depth={depth} and max_width={max_width} must be 1 or more, stem="
                 f"{stem}, patch={patch} and projected={projected} 0 or more"
             )
-        self.judges: Judges = "both" if patch or projected else "classes"
+        self.output_kind: OutputKind = "both" if patch or projected else "classes"
         self.patch = self.projected = None
         if patch:
             self.patch = PatchDis(
@@ -90,13 +87,15 @@ class PixelDis(nn.Module):
                 spectral_norm=spectral_norm,
             )
         self.minimum_size = max(
-            2 ** (depth + bool(stem)), *(other.minimum_size for other in self._beside()), 0
+            2 ** (depth + bool(stem)), *(extra.minimum_size for extra in self._extra()), 0
         )
         self.stem = (
-            convolution(image_channels, stem, 4, stride=2, normed=spectral_norm) if stem else None
+            convolution(image_channels, stem, 4, stride=2, spectral_norm=spectral_norm)
+            if stem
+            else None
         )
         widths = [min(width * 2 ** (level // 2), max_width) for level in range(depth)]
-        # The decoder mirrors the encoder, and ends at half of the finest level's width.
+        # The decoder mirrors the encoder and ends at half of the finest level's width.
         outs = [max(1, width // 2), *widths[:-1]]
         self.down = nn.ModuleList(
             _Block(above, below, spectral_norm, first=not level)
@@ -110,20 +109,20 @@ class PixelDis(nn.Module):
         )
         self.head = nn.Conv2d(outs[0], num_classes + 1, 1)
 
-    def _beside(self) -> list[PatchDis | ProjectedDis]:
-        return [other for other in (self.patch, self.projected) if other is not None]
+    def _extra(self) -> list[PatchDis | ProjectedDis]:
+        return [extra for extra in (self.patch, self.projected) if extra is not None]
 
     def blocks(self) -> list[nn.Module]:
-        """The parts that activation checkpointing computes anew."""
-        beside = [block for other in self._beside() for block in other.blocks()]
-        return [*self.down, *self.up, *beside]
+        """The parts whose activations can be computed again."""
+        extra = [block for each in self._extra() for block in each.blocks()]
+        return [*self.down, *self.up, *extra]
 
     def forward(self, image: Tensor, one_hot: Tensor) -> DiscriminatorOutput:
-        """Judges images.
+        """Tells the class of each pixel, and the realness by the extra discriminators.
 
         Args:
             image: Shape (B, K, H, W), in [-1, 1]; H and W at least `minimum_size`.
-            one_hot: Shape (B, C, H, W); only those beside it look at it.
+            one_hot: Shape (B, C, H, W); only the extra discriminators see it.
         """
         x = image if self.stem is None else self.stem(image)
         sizes, levels = [], []
@@ -141,25 +140,25 @@ class PixelDis(nn.Module):
         if logits.shape[-2:] != image.shape[-2:]:
             logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear")
         output = DiscriminatorOutput([logits], [features])
-        for other in self._beside():
-            beside: DiscriminatorOutput = other(image, one_hot)
-            output.logits.extend(beside.logits)
-            output.features.extend(beside.features)
+        for extra in self._extra():
+            more: DiscriminatorOutput = extra(image, one_hot)
+            output.logits.extend(more.logits)
+            output.features.extend(more.features)
         return output
 
 
 class _Block(nn.Module):
-    """A residual block of two convolutions; its first one in the network begins with the image."""
+    """A residual block of two convolutions; the network's first has no activation in front."""
 
     def __init__(
         self, channels: int, out_channels: int, spectral_norm: bool, first: bool = False
     ) -> None:
         super().__init__()
         self.first = first
-        self.one = convolution(channels, out_channels, 3, normed=spectral_norm)
-        self.two = convolution(out_channels, out_channels, 3, normed=spectral_norm)
+        self.one = convolution(channels, out_channels, 3, spectral_norm=spectral_norm)
+        self.two = convolution(out_channels, out_channels, 3, spectral_norm=spectral_norm)
         self.skip = (
-            convolution(channels, out_channels, 1, bias=False, normed=spectral_norm)
+            convolution(channels, out_channels, 1, bias=False, spectral_norm=spectral_norm)
             if channels != out_channels
             else None
         )

@@ -6,28 +6,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geoseg_gan.models.discriminators.output import DiscriminatorOutput, Judges
+from geoseg_gan.models.discriminators.output import DiscriminatorOutput, OutputKind
 from geoseg_gan.models.layers import condition_channels, condition_of, convolution
 
 
 class PatchDis(nn.Module):
     """PatchGAN on image and label map at one or more scales (Isola 2017; Wang et al. 2018).
 
-    With three layers a logit judges 70x70 pixels. There is no normalisation over space by default:
-    it would hide from the discriminator how bright the image is.
+    With three layers a logit sees 70x70 pixels. There is no normalisation over space by default: it
+    would hide the image's brightness from the discriminator.
 
     Args:
         num_classes: C, channels of the one-hot label map.
         image_channels: K, bands of the image.
         width: Channels of the first layer; each further layer has twice as many, up to 8 times.
         layers: Strided layers of each scale.
-        scales: How many copies look at the image, each at half the resolution of the one before.
+        scales: Number of copies, each at half the resolution of the one before.
         spectral_norm: Divides weights by their spectral norm (Miyato et al. 2018).
-        instance_norm: Normalises each feature map over space, but for the first layer's.
-        edges: Shows the network the outlines of regions as well.
+        instance_norm: Normalises each feature map over space, except the first layer's.
+        edges: Adds the outlines of regions to the condition.
     """
 
-    judges: Judges = "realness"
+    output_kind: OutputKind = "realness"
 
     def __init__(
         self,
@@ -59,11 +59,11 @@ class PatchDis(nn.Module):
         )
 
     def blocks(self) -> list[nn.Module]:
-        """The parts that activation checkpointing computes anew."""
+        """The parts whose activations can be computed again."""
         return [block for scale in self.scales for block in cast(_Patch, scale).blocks]
 
     def forward(self, image: Tensor, one_hot: Tensor) -> DiscriminatorOutput:
-        """Judges images.
+        """Says how real each patch of an image looks beside its label map.
 
         Args:
             image: Shape (B, K, H, W), in [-1, 1]; H and W at least `minimum_size`.
@@ -91,14 +91,14 @@ class _Patch(nn.Module):
             stride = 2 if level < layers else 1
             block = [
                 convolution(
-                    widths[level], widths[level + 1], 4, stride=stride, normed=spectral_norm
+                    widths[level], widths[level + 1], 4, stride=stride, spectral_norm=spectral_norm
                 )
             ]
             if instance_norm and level:
                 block.append(nn.InstanceNorm2d(widths[level + 1]))
             blocks.append(nn.Sequential(*block, nn.LeakyReLU(0.2)))
         self.blocks = nn.ModuleList(blocks)
-        self.head = convolution(widths[-1], 1, 4, normed=spectral_norm)
+        self.head = convolution(widths[-1], 1, 4, spectral_norm=spectral_norm)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         features = []

@@ -6,28 +6,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from geoseg_gan.models.discriminators.output import DiscriminatorOutput, Judges
+from geoseg_gan.models.discriminators.output import DiscriminatorOutput, OutputKind
 from geoseg_gan.models.discriminators.patch import PatchDis
 from geoseg_gan.models.layers import condition_channels, condition_of, convolution
-from geoseg_gan.models.pretrained.backbone import PACKAGED, Backbone
+from geoseg_gan.models.pretrained.backbone import LITE2_BACKBONE, Backbone
 
 _FINEST = 4
-
-"""Stride of the finest feature map that is judged, in pixels; the paper's."""
+"""Stride in pixels of the finest feature map that is used, as in the paper."""
 
 
 class ProjectedDis(nn.Module):
     """Small discriminators on randomly mixed pretrained features (Sauer et al. 2021).
 
-    Feature maps at 1/4 to 1/32 of the resolution are projected by 1x1 convolutions and, from the
-    coarsest to the finest, added up and projected by 3x3 ones (sec. 3.2). Both kinds keep the
-    random weights they start with, so that no feature can be neglected. A discriminator of its own
-    judges each mixed map.
+    Feature maps at 1/4 to 1/32 of the resolution are mixed by 1x1 convolutions and then, from the
+    coarsest to the finest, added up and mixed by 3x3 ones (sec. 3.2). Both keep their random
+    initial weights, so that no feature can be neglected. Each mixed map has a discriminator of its
+    own.
 
-    Different from the paper, each is shown the share of every class in the ground that a feature
-    sees, and gives a map of logits: what is judged is whether an image shows its mask. And images
-    are smoothed before the backbone, whose strided first layer would take a pattern of two pixels
-    for something else, and leave it in what is painted (Zhang 2019, "Shift-Invariant Again").
+    Differences from the paper: each discriminator also sees the share of every class at a feature's
+    place, and gives a map of logits, so that an image has to show its mask. And images are smoothed
+    before the backbone: its strided first layer aliases patterns of two pixels, which would stay in
+    generated images (Zhang 2019, "Making Convolutional Networks Shift-Invariant Again").
 
     Args:
         num_classes: C, channels of the one-hot label map.
@@ -35,20 +34,20 @@ class ProjectedDis(nn.Module):
         backbone: "lite2" (needs no download), or the name of a convolutional network of timm.
         mixed: Channels of the finest mixed map; each coarser one has twice as many.
         width: Channels of each discriminator's first layer; the second has twice as many.
-        patch: Width of a PatchGAN on the image itself that judges beside them, as Kumari et al.
-            2022 ("Ensembling Off-the-shelf Models") combine both kinds; 0 for none.
+        patch: Width of an extra PatchGAN of one scale on the image itself, as Kumari et al. 2022
+            ("Ensembling Off-the-shelf Models") combine both kinds; 0 for none.
         spectral_norm: Divides the discriminators' weights by their spectral norm.
-        edges: Shows the discriminators the outlines of regions as well.
+        edges: Adds the outlines of regions to the condition.
     """
 
-    judges: Judges = "realness"
+    output_kind: OutputKind = "realness"
 
     def __init__(
         self,
         num_classes: int,
         image_channels: int,
         *,
-        backbone: str = PACKAGED,
+        backbone: str = LITE2_BACKBONE,
         mixed: int = 64,
         width: int = 64,
         patch: int = 0,
@@ -59,8 +58,8 @@ class ProjectedDis(nn.Module):
 
         Raises:
             UserError: If there is no such backbone, or it has no feature maps.
-            ValueError: If mixed or width are below 1, patch is negative, or all feature maps are
-                finer than a quarter of the resolution.
+            ValueError: If a number is out of range, or the backbone has no feature map at a quarter
+                of the resolution or below.
         """
         super().__init__()
         if min(mixed, width) < 1 or patch < 0:
@@ -76,13 +75,13 @@ class ProjectedDis(nn.Module):
         if not channels:
             raise ValueError(f"backbone={backbone} has no feature map of stride {_FINEST} or more")
         mixes = [mixed * 2**level for level in range(len(channels))]
-        # Buffers, since they are saved with the discriminator but never learnt.
+        # Buffers: saved with the discriminator, but never trained.
         for level, (found, mix) in enumerate(zip(channels, mixes, strict=True)):
             self.register_buffer(f"across_channels_{level}", _random(mix, found, 1))
             if level < len(channels) - 1:
                 self.register_buffer(f"across_scales_{level}", _random(mix, mixes[level + 1], 3))
         condition = condition_channels(num_classes, edges)
-        self.scales = nn.ModuleList(_Judge(mix + condition, width, spectral_norm) for mix in mixes)
+        self.scales = nn.ModuleList(_Head(mix + condition, width, spectral_norm) for mix in mixes)
         self.patch = None
         if patch:
             self.patch = PatchDis(
@@ -95,11 +94,11 @@ class ProjectedDis(nn.Module):
             )
 
     def blocks(self) -> list[nn.Module]:
-        """The parts that activation checkpointing computes anew: those of its PatchGAN."""
+        """The parts whose activations can be computed again: those of the PatchGAN."""
         return [] if self.patch is None else self.patch.blocks()
 
     def forward(self, image: Tensor, one_hot: Tensor) -> DiscriminatorOutput:
-        """Judges images.
+        """Says how real an image looks beside its label map.
 
         Args:
             image: Shape (B, K, H, W), in [-1, 1]; H and W at least `minimum_size`.
@@ -116,10 +115,10 @@ class ProjectedDis(nn.Module):
                 x = x + F.conv2d(coarser, weight, padding=1)
             mixed.append(x)
         logits, features = [], []
-        for judge, x in zip(self.scales, reversed(mixed), strict=True):
+        for head, x in zip(self.scales, reversed(mixed), strict=True):
             height, width = x.shape[-2:]
-            told = F.adaptive_avg_pool2d(condition, (height, width))
-            logit, layers = judge(torch.cat([x, told.to(x.dtype)], 1))
+            shares = F.adaptive_avg_pool2d(condition, (height, width))
+            logit, layers = head(torch.cat([x, shares.to(x.dtype)], 1))
             logits.append(logit)
             features.append(layers)
         if self.patch is not None:
@@ -129,16 +128,16 @@ class ProjectedDis(nn.Module):
         return DiscriminatorOutput(logits, features)
 
 
-class _Judge(nn.Module):
+class _Head(nn.Module):
     def __init__(self, channels: int, width: int, spectral_norm: bool) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             [
-                convolution(channels, width, 3, normed=spectral_norm),
-                convolution(width, 2 * width, 3, stride=2, normed=spectral_norm),
+                convolution(channels, width, 3, spectral_norm=spectral_norm),
+                convolution(width, 2 * width, 3, stride=2, spectral_norm=spectral_norm),
             ]
         )
-        self.head = convolution(2 * width, 1, 3, normed=spectral_norm)
+        self.head = convolution(2 * width, 1, 3, spectral_norm=spectral_norm)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         features = []
@@ -149,13 +148,13 @@ class _Judge(nn.Module):
 
 
 def _smooth(image: Tensor) -> Tensor:
-    """Weights 1/4, 1/2, 1/4 along rows and columns, which let no pattern of two pixels pass."""
+    """Filters with 1/4, 1/2, 1/4 along rows and columns, which removes patterns of two pixels."""
     kernel = torch.tensor([0.25, 0.5, 0.25], dtype=image.dtype, device=image.device)
     bands = image.shape[1]
     weight = torch.outer(kernel, kernel).expand(bands, 1, 3, 3)
     return F.conv2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), weight, groups=bands)
 
 
-def _random(channels: int, of: int, kernel: int) -> Tensor:
-    """Random weights that keep the size of activations."""
-    return torch.randn(channels, of, kernel, kernel) / math.sqrt(of * kernel**2)
+def _random(out_channels: int, channels: int, kernel: int) -> Tensor:
+    """Random weights of a convolution that keeps the size of activations."""
+    return torch.randn(out_channels, channels, kernel, kernel) / math.sqrt(channels * kernel**2)

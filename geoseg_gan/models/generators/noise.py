@@ -1,4 +1,4 @@
-"""The noise maps that generators take, made outside of them."""
+"""The noise maps that generators take; they are made outside the networks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,23 +9,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 REGIONS = 256
-
-"""Regions of one image that can have a vector of their own; further ones share theirs."""
+"""Regions of an image that can have a vector of their own; further ones share them."""
 
 
 @dataclass(frozen=True)
 class NoiseSpec:
-    """What a generator's noise map (B, Z, H, W) is made of.
+    """The channels of a generator's noise map (B, Z, H, W).
 
-    Style channels hold one standard normal draw an image, broadcast over space: they choose how the
-    image looks as a whole. Region channels hold one draw for each connected region of the label
-    map, so that two fields of one class can look different. Texture channel k holds white noise at
-    1/2^k of the resolution: without it a convolutional network has nothing inside a broad region
-    from which texture could grow, and paints it flat or repeats itself.
+    Style channels hold one standard normal draw per image, broadcast over space: the look of the
+    image as a whole. Region channels hold one draw per connected region of the label map, so that
+    two fields of one class can look different. Texture channel k holds white noise at 1/2^k of the
+    resolution: without it a convolutional network has nothing inside a large region to make texture
+    from, and the region comes out flat or repeats itself.
 
     Attributes:
-        style: Channels of one draw an image.
-        region: Channels of one draw a region.
+        style: Channels with one draw per image.
+        region: Channels with one draw per region.
         texture: Octaves of spatial noise, from single pixels upwards.
     """
 
@@ -37,7 +36,7 @@ class NoiseSpec:
         """Refuses negative numbers.
 
         Raises:
-            ValueError: Naming the generator's settings that they come from.
+            ValueError: With the names of the generator's settings.
         """
         if min(self.style, self.region, self.texture) < 0:
             raise ValueError(
@@ -58,15 +57,15 @@ def sample_noise(
     regions: Tensor,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Draws one noise map for every index, the same whatever else is in the batch.
+    """Draws a noise map for every index, independent of the rest of the batch.
 
     Args:
-        spec: What the map is made of.
+        spec: The map's channels.
         seed: The run's seed.
         indices: Number of each pair, or of each training sample counted over the whole run.
-        regions: Number of the region of every pixel, shape (len(indices), H, W), an integer dtype,
-            as `data.regions.region_map` counts them.
-        device: Where it is drawn; draws differ between kinds of devices.
+        regions: Number of every pixel's region, shape (len(indices), H, W), an integer dtype, as
+            `region_map` gives them.
+        device: Where to draw; draws differ between kinds of devices.
 
     Returns:
         Shape (len(indices), Z, H, W), float32, every channel of unit variance at every pixel.
@@ -87,14 +86,14 @@ def draw_noise(
     size: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Draws the numbers that noise maps are made of, far fewer than their pixels.
+    """Draws the random numbers of noise maps, which are far fewer than their pixels.
 
     Args:
-        spec: What the maps are made of.
+        spec: The maps' channels.
         seed: The run's seed.
         indices: Number of each pair.
         size: Height and width of the maps.
-        device: Where they are drawn.
+        device: Where to draw.
 
     Returns:
         Shape (len(indices), M), float32.
@@ -109,12 +108,12 @@ def draw_noise(
 
 
 def noise_maps(spec: NoiseSpec, drawn: Tensor, regions: Tensor) -> Tensor:
-    """Makes noise maps, on whatever device the draws are.
+    """Makes noise maps of random numbers, on the device of these.
 
     Args:
-        spec: What they are made of.
-        drawn: What `draw_noise` drew, shape (B, M).
-        regions: Number of the region of every pixel, shape (B, H, W), on the same device.
+        spec: The maps' channels.
+        drawn: As `draw_noise` gives them, shape (B, M).
+        regions: Number of every pixel's region, shape (B, H, W), on the same device.
 
     Returns:
         Shape (B, Z, H, W), float32, every channel of unit variance at every pixel.
@@ -141,24 +140,24 @@ def noise_maps(spec: NoiseSpec, drawn: Tensor, regions: Tensor) -> Tensor:
 
 
 def _octaves(spec: NoiseSpec, size: Sequence[int]) -> list[tuple[int, int]]:
-    """Rows and columns of draws in every octave of texture."""
+    """Rows and columns of random numbers in every octave of texture."""
     height, width = size
     return [(-(-height // 2**k), -(-width // 2**k)) for k in range(spec.texture)]
 
 
 def _draws(spec: NoiseSpec, size: Sequence[int]) -> list[int]:
-    """How many numbers style, every octave and regions take."""
+    """How many random numbers style, each octave and regions take."""
     octaves = [rows * columns for rows, columns in _octaves(spec, size)]
-    # A table of fixed size for regions: to count them would make a GPU wait.
+    # A table of fixed size for regions: counting them would make the host wait for a GPU.
     return [spec.style, *octaves, spec.region * REGIONS]
 
 
 @lru_cache(maxsize=64)
 def _spread(length: int, octave: int, device: torch.device | str) -> Tensor:
-    """Standard deviation of white noise of some length after linear enlargement by 2^octave.
+    """Standard deviation at each place of white noise after linear enlargement by 2^octave.
 
-    Between two draws their mean varies less than either; divided by this, every pixel has unit
-    variance, and no grid of the draws' places shows in what is painted.
+    Interpolated values vary less than those they lie between. Divided by this, every pixel has unit
+    variance, and no grid shows in generated images.
     """
     weights = F.interpolate(
         torch.eye(length, device=device).unsqueeze(0), scale_factor=2**octave, mode="linear"

@@ -1,4 +1,4 @@
-"""Generators whose normalisation layers are told the mask: SPADE, CLADE and OASIS."""
+"""Generators whose normalisation is modulated by the label map: SPADE, CLADE and OASIS."""
 
 from collections.abc import Callable
 
@@ -20,9 +20,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "instance": lambda channels: nn.InstanceNorm2d(channels),
     "pixel": lambda channels: PixelNorm(),
 }
-
-"""Normalisation without scale and shift of its own, by name."""
-
+"""Normalisation layers without scale and shift of their own, by name."""
 
 MODULATIONS = ("spade", "clade")
 
@@ -30,11 +28,11 @@ MODULATIONS = ("spade", "clade")
 class Spade(nn.Module):
     """Spatially adaptive denormalisation: (1 + gamma) * norm(x) + beta (Park et al. 2019, eq. 1).
 
-    Both maps are convolved from the condition. The paper writes gamma alone; learning its distance
-    from 1 starts the network as one without modulation.
+    Gamma and beta are convolved from the condition. The paper's equation has gamma in place of
+    1 + gamma; as in its code, the network starts close to one without modulation.
 
     Args:
-        channels: Of the features.
+        channels: Feature channels.
         condition: Channels of the condition.
         hidden: Channels between the two convolutions; 128 in the paper.
         norm: A key of NORMS.
@@ -57,17 +55,17 @@ class Spade(nn.Module):
 class Clade(nn.Module):
     """Class-adaptive denormalisation: gamma and beta looked up by class (Tan et al. 2021, eq. 3).
 
-    The look-up is a product with the condition, which is one-hot at full resolution and, where
-    several classes share a pixel at a lower one, mixes their entries.
+    The look-up is a product with the condition: one-hot at full resolution, and a mixture of the
+    classes' entries where several classes share a pixel at a lower one.
 
     Args:
-        channels: Of the features.
+        channels: Feature channels.
         condition: Channels of the condition.
         norm: A key of NORMS.
     """
 
     def __init__(self, channels: int, condition: int, norm: str) -> None:
-        """Starts every class with gamma 1 and beta 0, but for a little chance."""
+        """Starts every class with gamma near 1 and beta near 0."""
         super().__init__()
         self.norm = NORMS[norm](channels)
         self.gamma = nn.Conv2d(condition, channels, 1, bias=False)
@@ -99,12 +97,12 @@ class _Block(nn.Module):
         middle = min(channels, out_channels)
         self.noise = nn.Conv2d(noise, channels, 1, bias=False) if noise else None
         self.first, self.second = modulation(channels), modulation(middle)
-        self.first_conv = convolution(channels, middle, 3, normed=spectral_norm)
-        self.second_conv = convolution(middle, out_channels, 3, normed=spectral_norm)
+        self.first_conv = convolution(channels, middle, 3, spectral_norm=spectral_norm)
+        self.second_conv = convolution(middle, out_channels, 3, spectral_norm=spectral_norm)
         self.skip = modulation(channels) if channels != out_channels else None
         if self.skip is not None:
             self.skip_conv = convolution(
-                channels, out_channels, 1, bias=False, normed=spectral_norm
+                channels, out_channels, 1, bias=False, spectral_norm=spectral_norm
             )
 
     def forward(self, x: Tensor, condition: Tensor, noise: Tensor) -> Tensor:
@@ -117,37 +115,36 @@ class _Block(nn.Module):
         return x + y
 
 
-class ModulatedGen(nn.Module):
-    """Residual blocks from coarse to fine whose normalisation is told the mask.
+class SpadeGen(nn.Module):
+    """Residual blocks from coarse to fine, normalised and then modulated by the label map.
 
     With the defaults it is the generator of SPADE (Park et al. 2019) without its image encoder;
     with `modulation="clade"` that of CLADE (Tan et al. 2021); with `condition_noise` and one middle
     block that of OASIS (Schönfeld et al. 2021).
 
-    Differences from the papers: features are enlarged bilinearly, since the steps that nearest
-    neighbours leave show in the spectrum; the condition is averaged, not sampled, at lower
-    resolutions, so that thin roads reach them; the unknown has a channel of its own; and noise is a
-    map, of which a part belongs to the image, a part to each region and a part to each pixel. SPADE
-    and CLADE take noise at the coarsest stage only, where a small region would have none: here each
-    block adds a linear map of it to its features besides (Karras et al. 2019, sec. 2).
+    Differences from the papers: features are upsampled bilinearly, since nearest-neighbour steps
+    show in the spectrum; the condition is averaged, not sampled, at lower resolutions, so that thin
+    roads reach them; ignored pixels have a channel of their own; and noise is a map with parts per
+    image, region and pixel (see NoiseSpec). SPADE and CLADE take noise at the coarsest stage only,
+    where a small region has none: here each block also adds a linear map of the noise to its
+    features (Karras et al. 2019, sec. 2).
 
     Args:
         num_classes: C, channels of the one-hot label map.
         image_channels: K, bands of the image.
         modulation: "spade" or "clade".
-        width: Channels of the finest stage; each coarser one has twice as many.
+        width: Channels of the finest stage; they double at each coarser one.
         depth: How often the resolution is halved.
         max_width: Upper limit of a stage's channels.
         middle_blocks: Blocks of the second-coarsest stage.
         hidden: Channels inside each SPADE layer; CLADE has none.
-        head_width: Channels of a plain convolution at full resolution that ends the network, whose
-            blocks then work at half resolution and below; 0 for blocks at full resolution.
-        condition_noise: Gives the noise to the modulation with the mask, instead of adding it to
-            the features.
-        style_channels: Noise channels of one draw an image.
-        region_channels: Noise channels of one draw a connected region.
+        head_width: Channels of a plain convolution at full resolution before the last one; the
+            blocks then work at half resolution and below. 0 for blocks at full resolution.
+        condition_noise: Adds the noise to the condition instead of to the features.
+        style_channels: Noise channels with one draw per image.
+        region_channels: Noise channels with one draw per connected region.
         texture_octaves: Noise channels that vary from pixel to pixel (see NoiseSpec).
-        edges: Shows the network the outlines of regions as well.
+        edges: Adds the outlines of regions to the condition.
         norm: "batch" as in the papers, "instance" or "pixel" (see PixelNorm).
         spectral_norm: Divides the blocks' weights by their spectral norm.
     """
@@ -191,24 +188,24 @@ class ModulatedGen(nn.Module):
         self.edges = edges
         self.condition_noise = condition_noise
         self.stride = 2**depth
-        shown = condition_channels(num_classes, edges)
-        told = shown + self.noise.channels
+        condition = condition_channels(num_classes, edges)
+        inputs = condition + self.noise.channels
         # From the coarsest stage, at 1 / stride of the resolution, to full or half resolution.
         stages = depth + 1 - bool(head_width)
         widths = [min(width * 2 ** (stages - 1 - stage), max_width) for stage in range(stages)]
-        self.stem = nn.Conv2d(told, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(inputs, widths[0], 3, padding=1)
 
         def modulate(features: int) -> nn.Module:
-            condition = told if condition_noise else shown
+            channels = inputs if condition_noise else condition
             if modulation == "clade":
-                return Clade(features, condition, norm)
-            return Spade(features, condition, hidden, norm)
+                return Clade(features, channels, norm)
+            return Spade(features, channels, hidden, norm)
 
         added = 0 if condition_noise else self.noise.channels
         self.stages = nn.ModuleList()
         for stage, out_channels in enumerate(widths):
             channels = widths[max(stage - 1, 0)]
-            # The papers' blocks in the middle come before the one that narrows.
+            # As in the papers, the blocks that keep the width come before the one that narrows.
             wide = [channels] * (middle_blocks - 1) if stage == 1 else []
             blocks = [
                 _Block(channels, each, modulate, added, spectral_norm)
@@ -217,15 +214,15 @@ class ModulatedGen(nn.Module):
             self.stages.append(nn.ModuleList(blocks))
         self.finish = None
         if head_width:
-            self.finish = nn.Conv2d(widths[-1] + told, head_width, 3, padding=1)
+            self.finish = nn.Conv2d(widths[-1] + inputs, head_width, 3, padding=1)
         self.head = nn.Conv2d(head_width or widths[-1], image_channels, 3, padding=1)
 
     def blocks(self) -> list[nn.Module]:
-        """The parts that activation checkpointing computes anew."""
+        """The parts whose activations can be computed again."""
         return [block for stage in self.stages.children() for block in stage.children()]
 
     def forward(self, one_hot: Tensor, noise: Tensor) -> Tensor:
-        """Paints an image.
+        """Generates images.
 
         Args:
             one_hot: Shape (B, C, H, W); H and W are multiples of `stride`; all zero where ignored.
@@ -241,18 +238,17 @@ class ModulatedGen(nn.Module):
         while 2 ** (len(pyramid) - 1) < self.stride:
             pyramid.append(F.avg_pool2d(pyramid[-1], 2))
         x = self.stem(pyramid[-1])
-        shown = full.shape[1] - noise.shape[1]
+        classes = full.shape[1] - noise.shape[1]
         for stage, blocks in enumerate(self.stages):
             if stage:
                 x = F.interpolate(x, scale_factor=2.0, mode="bilinear")
-            told = pyramid[-1 - stage]
-            # Slices of what lies channel by channel are copied here, once for all layers.
-            own = told[:, shown:].contiguous(memory_format=memory_format)
-            condition = told
+            condition = pyramid[-1 - stage]
+            # Slices are copied here, once for all layers, so that they lie together in memory.
+            own_noise = condition[:, classes:].contiguous(memory_format=memory_format)
             if not self.condition_noise:
-                condition = told[:, :shown].contiguous(memory_format=memory_format)
+                condition = condition[:, :classes].contiguous(memory_format=memory_format)
             for block in blocks.children():
-                x = block(x, condition, own)
+                x = block(x, condition, own_noise)
         if self.finish is not None:
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear")
             x = self.finish(torch.cat([x, full], 1))

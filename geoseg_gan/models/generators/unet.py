@@ -13,24 +13,23 @@ from geoseg_gan.models.layers import PixelNorm, condition_channels, condition_of
 class UNetGen(nn.Module):
     """U-Net from one-hot label map and noise to image (after Isola et al. 2017, sec. 3.2.1).
 
-    Differences from the paper: the decoder enlarges bilinearly and then convolves, and the encoder
-    shrinks with kernels that their stride divides. Every output pixel so gets the same number of
-    kernel taps, which is what transposed convolutions fail at, and why they leave a checkerboard
-    (Odena et al. 2016); nearest neighbour instead of bilinear would leave its two-pixel steps in
-    the spectrum. Noise enters as a map instead of dropout, and normalisation is per pixel (see
-    PixelNorm).
+    Differences from the paper: the decoder upsamples bilinearly and then convolves, and the stride
+    of each encoder convolution divides its kernel. So every output pixel gets the same number of
+    kernel taps; transposed convolutions do not ensure that, and leave a checkerboard (Odena et al.
+    2016). Nearest-neighbour upsampling would leave steps of two pixels in the spectrum. Noise is a
+    map instead of dropout, and normalisation is per pixel (see PixelNorm).
 
     Args:
         num_classes: C, channels of the one-hot label map.
         image_channels: K, bands of the image.
-        width: Channels at full resolution; each deeper level has twice as many. The default has the
-            paper's 64 at half resolution, where the paper's network begins.
+        width: Channels at full resolution; they double at each deeper level. The default has 64 at
+            half resolution, where the paper's network begins, as in the paper.
         depth: How often the resolution is halved.
         max_width: Upper limit of a level's channels.
-        style_channels: Noise channels of one draw an image.
-        region_channels: Noise channels of one draw a connected region.
+        style_channels: Noise channels with one draw per image.
+        region_channels: Noise channels with one draw per connected region.
         texture_octaves: Noise channels that vary from pixel to pixel (see NoiseSpec).
-        edges: Shows the network the outlines of regions as well.
+        edges: Adds the outlines of regions to the condition.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class UNetGen(nn.Module):
         """Builds the network.
 
         Raises:
-            ValueError: If width, depth or max_width are below 1, or a noise count is negative.
+            ValueError: If a number is out of range.
         """
         super().__init__()
         if min(width, depth, max_width) < 1:
@@ -67,7 +66,7 @@ class UNetGen(nn.Module):
             _block(nn.Conv2d(above, below, 4, stride=2, padding=1))
             for above, below in pairwise(widths)
         )
-        # Squeezed before they are enlarged: a third less arithmetic than at the finer resolution.
+        # Fewer channels before upsampling: a third less arithmetic than at the finer resolution.
         self.squeeze = nn.ModuleList(
             nn.Conv2d(below, above, 1) for above, below in pairwise(widths)
         )
@@ -77,11 +76,11 @@ class UNetGen(nn.Module):
         self.head = nn.Conv2d(width, image_channels, 3, padding=1)
 
     def blocks(self) -> list[nn.Module]:
-        """The parts that activation checkpointing computes anew."""
+        """The parts whose activations can be computed again."""
         return [*self.down, *self.up]
 
     def forward(self, one_hot: Tensor, noise: Tensor) -> Tensor:
-        """Paints an image.
+        """Generates images.
 
         Args:
             one_hot: Shape (B, C, H, W); H and W are multiples of `stride`.
@@ -90,8 +89,8 @@ class UNetGen(nn.Module):
         Returns:
             Shape (B, K, H, W), in [-1, 1].
         """
-        told = torch.cat([condition_of(one_hot, self.edges), noise], 1)
-        x = F.leaky_relu(self.stem(told.contiguous(memory_format=memory_format_of(self.stem))), 0.2)
+        x = torch.cat([condition_of(one_hot, self.edges), noise], 1)
+        x = F.leaky_relu(self.stem(x.contiguous(memory_format=memory_format_of(self.stem))), 0.2)
         skips = []
         for down in self.down:
             skips.append(x)

@@ -1,4 +1,4 @@
-"""Frozen pretrained networks that generators learn through."""
+"""Frozen pretrained networks whose features GANs are trained with."""
 
 import difflib
 from typing import Any
@@ -9,33 +9,28 @@ from torch import Tensor
 from geoseg_gan.models.pretrained.lite import LITE2, load_lite
 from geoseg_gan.utils.errors import UserError
 
-PACKAGED = "lite2"
-
-"""The backbone whose weights are installed with the package."""
-
+LITE2_BACKBONE = "lite2"
+"""EfficientNet-Lite2, whose weights are installed with the package."""
 
 VGG = "vgg19"
-
-"""The backbone of published perceptual losses; its weights are downloaded on first use."""
-
+"""The network of published perceptual losses; its weights are downloaded on first use."""
 
 _VGG_LAYERS = (1, 6, 11, 20, 29)
-
 """Where torchvision's VGG19 holds relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1."""
 
 
 class Backbone:
     """Feature maps of a frozen network; gradients pass through it to the image.
 
-    Maps are divided by their root mean square on random images with the spectrum of natural ones: a
-    network's features can be ten times as large as those that losses and discriminators are made
-    for. VGG's stay as they are, as its published weights expect them.
+    Maps are divided by their root mean square on random images with the spectrum of natural ones:
+    features of some networks are ten times as large as losses and discriminators expect. VGG's are
+    not, since published loss weights belong to them as they are.
 
     It is no `torch.nn.Module`, so that its weights stay out of checkpoints and optimisers. It is
-    built when it is first needed, and follows what it is given to its device.
+    built on first use, and moves to the device of its input.
 
     Args:
-        name: PACKAGED, VGG, or a convolutional network of timm, whose weights are downloaded.
+        name: LITE2_BACKBONE, VGG, or a convolutional network of timm, whose weights are downloaded.
         bands: K of the images.
 
     Raises:
@@ -50,8 +45,8 @@ class Backbone:
         self._scale: tuple[Tensor, Tensor] | None = None
         self._units: list[float] = []
         if name == VGG and bands != 3:
-            raise UserError(f"{VGG} takes RGB images, not {bands} bands. Use {PACKAGED}.")
-        if name not in (PACKAGED, VGG):
+            raise UserError(f"{VGG} takes RGB images, not {bands} bands. Use {LITE2_BACKBONE}.")
+        if name not in (LITE2_BACKBONE, VGG):
             import timm  # slow to import
 
             if not timm.is_model_pretrained(name):
@@ -59,7 +54,8 @@ class Backbone:
                 close = difflib.get_close_matches(name, known, 1)
                 hint = f" Did you mean '{close[0]}'?" if close else ""
                 raise UserError(
-                    f"{name} is not {PACKAGED}, {VGG} or a network that timm has weights for.{hint}"
+                    f"{name} is not {LITE2_BACKBONE}, {VGG} or a network that timm has weights "
+                    f"for.{hint}"
                 )
 
     def channels(self) -> list[int]:
@@ -75,7 +71,7 @@ class Backbone:
         return found
 
     def strides(self) -> list[int]:
-        """Pixels of the image between neighbours in each feature map, in the same order."""
+        """The stride of each feature map in pixels of the image, in the same order."""
         if self.name == VGG:
             return [1, 2, 4, 8, 16]
         network: Any = self.skeleton()
@@ -83,7 +79,7 @@ class Backbone:
         return found
 
     def skeleton(self) -> torch.nn.Module:
-        """Builds the network on the meta device: shapes alone, no weights and no memory for them.
+        """Builds the network on the meta device: shapes only, without memory for weights.
 
         Raises:
             UserError: If the network has no feature maps.
@@ -97,11 +93,11 @@ class Backbone:
         """The feature maps, from the finest to the coarsest, each (B, c, h, w).
 
         Args:
-            images: Shape (B, K, H, W), in [-1, 1], at least 32 pixels a side. On the meta device,
-                where only shapes are worked out, no weights are loaded.
+            images: Shape (B, K, H, W), in [-1, 1], at least 32 pixels a side. On the meta device no
+                weights are loaded.
 
         Raises:
-            UserError: On the first call, if the weights cannot be had.
+            UserError: On the first call, if the weights cannot be loaded.
         """
         if images.is_meta:
             return self._maps(self.skeleton(), images)
@@ -115,29 +111,29 @@ class Backbone:
         return [found / unit for found, unit in zip(maps, self._units, strict=True)]
 
     def load(self) -> None:
-        """Builds the network on the CPU, unless it is there; the first call does, too.
+        """Builds the network on the CPU, unless that was done; the first call does it too.
 
         Raises:
-            UserError: If the weights cannot be had.
+            UserError: If the weights cannot be loaded.
         """
         if self._network is not None:
             return
-        # Other networks' first weights do not depend on whether this one is built.
+        # So that the initial weights of other networks do not depend on when this one is built.
         with torch.random.fork_rng(devices=[]):
             network, mean, deviation = self._load()
         network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self._units = self._measured(network)
+        self._units = self._root_mean_squares(network)
         shift, scale = torch.tensor(mean) * 2 - 1, torch.tensor(deviation) * 2
         self._scale = shift.view(1, -1, 1, 1), scale.view(1, -1, 1, 1)
         self._network = network
 
     @torch.no_grad()
-    def _measured(self, network: Any) -> list[float]:
+    def _root_mean_squares(self, network: Any) -> list[float]:
         """What each map is divided by."""
         if self.name == VGG:
             return [1.0] * len(_VGG_LAYERS)
         with torch.autocast("cpu", enabled=False):
-            maps = self._maps(network, _natural(self.bands))
+            maps = self._maps(network, _natural_noise(self.bands))
         return [float(found.square().mean().sqrt()) for found in maps]
 
     def _maps(self, network: Any, inputs: Tensor) -> list[Tensor]:
@@ -154,7 +150,7 @@ class Backbone:
     def _timm(self, pretrained: bool) -> Any:
         import timm
 
-        name = LITE2 if self.name == PACKAGED else self.name
+        name = LITE2 if self.name == LITE2_BACKBONE else self.name
         try:
             return timm.create_model(
                 name, pretrained=pretrained, features_only=True, in_chans=self.bands
@@ -162,14 +158,14 @@ class Backbone:
         except (RuntimeError, AttributeError, NotImplementedError) as error:
             raise UserError(
                 f"{self.name} gives no feature maps ({' '.join(str(error).split())}). Use "
-                f"{PACKAGED}, or another network of timm."
+                f"{LITE2_BACKBONE}, or another network of timm."
             ) from None
 
     def _load(self) -> tuple[Any, list[float], list[float]]:
-        """The network, and mean and deviation of the images in [0, 1] that it was trained on."""
+        """The network, and the mean and standard deviation of its training images in [0, 1]."""
         import timm
 
-        if self.name == PACKAGED:
+        if self.name == LITE2_BACKBONE:
             network = self._timm(pretrained=False)
             load_lite(network, LITE2, self.bands)
             return network, [0.5], [0.5]
@@ -180,7 +176,7 @@ class Backbone:
         except OSError as error:
             raise UserError(
                 f"the weights of {self.name} cannot be downloaded ({' '.join(str(error).split())})."
-                f" Use {PACKAGED}, which needs no download."
+                f" Use {LITE2_BACKBONE}, which needs no download."
             ) from None
         settings = timm.get_pretrained_cfg(self.name)
         assert settings is not None
@@ -190,8 +186,8 @@ class Backbone:
         return network, mean, deviation
 
 
-def _natural(bands: int) -> Tensor:
-    """Always the same random images whose amplitudes fall with frequency as those of natural ones.
+def _natural_noise(bands: int) -> Tensor:
+    """Fixed random images whose amplitudes fall with frequency as in natural images.
 
     Returns:
         Shape (8, K, 128, 128), standard deviation 0.5.
@@ -206,7 +202,7 @@ def _natural(bands: int) -> Tensor:
 
 
 def _vgg(weights: str | None) -> Any:
-    """VGG19 up to the last map that is handed out."""
+    """VGG19 up to the last map that is used."""
     from torchvision.models import vgg19
 
     layers = vgg19(weights=weights).features

@@ -1,4 +1,4 @@
-"""Frozen networks whose features tell images apart: for metrics, never for training."""
+"""Frozen networks whose features metrics compare; they are never trained with."""
 
 import pickle
 from pathlib import Path
@@ -12,14 +12,11 @@ from geoseg_gan.utils.errors import UserError, check_choice
 
 FEATURES = ("lite0", "inception")
 
-
 MINIMUM_SIZE = 32
-
-"""Smallest height and width in pixels that Lite0's five halvings leave something of."""
-
+"""Smallest height and width in pixels, since Lite0 halves the resolution five times."""
 
 _NOT_WEIGHTS = (
-    "does not hold torch-fidelity's Inception weights. Give that file, or leave it away to "
+    "does not hold torch-fidelity's Inception weights. Give that file, or use null to "
     "download them."
 )
 
@@ -27,8 +24,8 @@ _NOT_WEIGHTS = (
 class Lite0Features(nn.Module):
     """EfficientNet-Lite0 with ImageNet weights that are installed with the package.
 
-    Images are taken at the size they have: resizing would smooth away what distinguishes painted
-    from real texture (Parmar et al. 2022, "On Aliased Resizing").
+    Images keep their size: resizing would smooth away the differences between generated and real
+    texture (Parmar et al. 2022, "On Aliased Resizing").
 
     Args:
         bands: K of the images.
@@ -66,13 +63,13 @@ class Lite0Features(nn.Module):
 
 
 class InceptionFeatures(nn.Module):
-    """Inception-v3 as torch-fidelity and torchmetrics use it, for figures that compare with papers.
+    """Inception-v3 as torch-fidelity and torchmetrics use it, for figures comparable to papers'.
 
     Args:
         weights: The file of its weights; None to download it on first use.
 
     Raises:
-        UserError: If the file does not exist, is another, or cannot be downloaded.
+        UserError: If the file does not exist, has other content, or cannot be downloaded.
     """
 
     def __init__(self, weights: Path | None) -> None:
@@ -113,11 +110,11 @@ class InceptionFeatures(nn.Module):
 
 
 def _check_weights(path: Path) -> None:
-    """Refuses a file that is no table of tensors: torch-fidelity would run what it holds."""
+    """Refuses a file that is no dict of tensors: torch-fidelity would run code that it holds."""
     if not path.is_file():
         raise UserError(
             f"features_weights={path} does not exist. Give the file of torch-fidelity's Inception "
-            "weights, or leave it away to download them."
+            "weights, or use null to download them."
         )
     try:
         torch.load(path, map_location="cpu", weights_only=True)

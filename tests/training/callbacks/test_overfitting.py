@@ -8,7 +8,7 @@ import pytest
 import torch
 from defaults import defaults
 from lightning.pytorch.loggers import Logger
-from small_gan import MODULATED, PROJECTED, build, fit, samples, settings
+from small_gan import PROJECTED, SPADE, build, fit, samples, settings
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from geoseg_gan.data.dataset import PairDataset, PairSource
@@ -99,7 +99,7 @@ def test_the_probability_grows_by_images_over_the_pace(crops, monkeypatch):
 def test_the_measurement_leaves_the_networks_as_they_were(crops, generator_and_discriminator):
     runs = []
     for callbacks in ([], [Overfitting(crops, every=1)]):
-        module = build(generator=MODULATED, **generator_and_discriminator)
+        module = build(generator=SPADE, **generator_and_discriminator)
         fit(module, callbacks=callbacks)
         assert module.discriminator.training and module.average.training
         runs.append(module.state_dict())

@@ -6,8 +6,8 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from geoseg_gan.models import layers as apart
-from geoseg_gan.models.layers import norms_apart, share_batch_norms
+from geoseg_gan.models import batch_norm
+from geoseg_gan.models.batch_norm import separate_batch_norm, sync_batch_norms
 
 
 def network():
@@ -34,7 +34,7 @@ def assert_same_buffers(first, second):
 def test_each_part_is_normalised_as_a_batch_by_itself_and_only_the_first_is_counted():
     x = images()
     together, first, other = network(), network(), network()
-    with norms_apart(together, 4, 6):
+    with separate_batch_norm(together, 4, 6):
         y = together(x)
     torch.testing.assert_close(y[:4], first(x[:4]))
     torch.testing.assert_close(y[4:], other(x[4:]))
@@ -45,7 +45,7 @@ def test_each_part_is_normalised_as_a_batch_by_itself_and_only_the_first_is_coun
 
 def test_a_batch_of_the_other_part_alone_moves_nothing():
     together, before = network(), network()
-    with norms_apart(together, 0, 6):
+    with separate_batch_norm(together, 0, 6):
         y = together(images())
     torch.testing.assert_close(y, network()(images()))
     assert_same_buffers(together, before)
@@ -53,14 +53,14 @@ def test_a_batch_of_the_other_part_alone_moves_nothing():
 
 def test_layers_that_activate_as_well_go_on_doing_so():
     norm = BatchNormAct2d(3)
-    with norms_apart(norm, 4, 6):
+    with separate_batch_norm(norm, 4, 6):
         assert (norm(images()) >= 0).all()
 
 
 def test_one_pixel_of_one_image_is_normalised_by_the_running_statistics():
     norm, x = nn.BatchNorm2d(3), images(3, 1)
     norm.running_mean.fill_(0.5)
-    with norms_apart(norm, 2, 3):
+    with separate_batch_norm(norm, 2, 3):
         y = norm(x)
     torch.testing.assert_close(y[2:], deepcopy(norm).eval()(x[2:]))
     assert norm.training and norm.track_running_stats
@@ -79,17 +79,17 @@ def test_processes_normalise_the_parts_of_all_their_batches(split, monkeypatch):
 
     x = images()
     single = network()
-    with norms_apart(single, 4, 6):
+    with separate_batch_norm(single, 4, 6):
         expected = single(x)
     expected.pow(3).sum().backward()
-    monkeypatch.setattr(apart, "summed", summed)
-    monkeypatch.setattr(apart.dist, "is_initialized", lambda: True)
-    networks = [share_batch_norms(network(), on_gpu=False) for _ in range(2)]
+    monkeypatch.setattr(batch_norm, "_sum_over_processes", summed)
+    monkeypatch.setattr(batch_norm.dist, "is_initialized", lambda: True)
+    networks = [sync_batch_norms(network(), on_gpu=False) for _ in range(2)]
     found = [None, None]
 
     def work(rank):
         place.rank, rows = rank, split[rank]
-        with norms_apart(networks[rank], sum(row < 4 for row in rows), len(rows)):
+        with separate_batch_norm(networks[rank], sum(row < 4 for row in rows), len(rows)):
             found[rank] = networks[rank](x[rows])
 
     threads = [Thread(target=work, args=(rank,)) for rank in range(2)]
