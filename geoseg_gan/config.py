@@ -1,13 +1,17 @@
-"""The frame in which every command runs as a Hydra app with a typed configuration."""
+"""The frame of every command: a Hydra app with a typed configuration, its help and its errors."""
 
 import dataclasses
 import difflib
 import errno
 import importlib
+import logging
 import os
 import re
 import sys
 import traceback
+import types
+import typing
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from importlib import resources
@@ -20,27 +24,28 @@ from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.errors import UserError, check_choice
 
 ConfigT = TypeVar("ConfigT")
 
 CONFIGS = "geoseg_gan.configs"
 """The package of all YAML files."""
 
+_COMMANDS: dict[str, type] = {}
 _OUTPUTS = ("save_dir", "out_dir", "data_root")
-_SCHEMAS: dict[str, type] = {}
-_SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG)
 
 
 def command(name: str, schema: type[ConfigT], run: str) -> Callable[[], None]:
     """Makes a function of a typed configuration a Hydra app.
 
-    A user's or the system's mistake becomes one line on stderr and exit code 1. In a sweep the
+    A mistake of the user or the system becomes one line on stderr and exit code 1. In a sweep the
     failed job prints its line, the others run, and the exit code is 1 at the end.
 
     Args:
@@ -49,61 +54,98 @@ def command(name: str, schema: type[ConfigT], run: str) -> Callable[[], None]:
         run: The function, as in "geoseg_gan.training.train:train". It is imported only when it
             runs, so that `--help` loads no torch.
     """
-    _SCHEMAS[name] = schema
+    _COMMANDS[name] = schema
     ConfigStore.instance().store(name=f"{name}_schema", node=schema)
 
     def main() -> None:
-        # Hydra would print every exception as its own; they are told apart below.
-        os.environ["HYDRA_FULL_ERROR"] = "1"
-        failed: list[str] = []
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print(help_text(name))
+            return
 
         def task(config: DictConfig) -> Any:
-            return _run(config, schema, run, failed)
+            return _run(config, schema, run)
 
+        _JobError.count = 0
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, which are explained below
         app = hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name=name)
         try:
             app(task)()
-        except (HydraException, OmegaConfBaseException) as error:
-            _say(explain(error, name))
-            sys.exit(1)
-        except KeyboardInterrupt:
-            _say("interrupted; what was finished is saved.")
+        except (KeyboardInterrupt, SystemExit) as stop:
+            # Lightning leaves by SystemExit, from where it has caught a KeyboardInterrupt.
+            if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+                sys.exit(143 if type(stop).__name__ == "SIGTERMException" else stop.code)
+            _say("error: interrupted; what was finished is saved.")
             sys.exit(130)
         except Exception as error:
-            if not failed:  # else it has been told when its job failed
-                _say(_one_line(error) or traceback.format_exc())
+            if not _JobError.count:  # else its line is printed already
+                _say(f"error: {explain(error, schema)}")
             sys.exit(1)
-        if failed:
+        if _JobError.count:
             sys.exit(1)
 
     return main
 
 
-def _run(config: DictConfig, schema: type, run: str, failed: list[str]) -> Any:
+class _JobError(Exception):
+    """The error of a sweep's job, whose line is printed already.
+
+    Launchers pickle it back into the command's process, where making it anew counts it too.
+    """
+
+    count = 0
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        _JobError.count += 1
+
+
+def _run(config: DictConfig, schema: type, run: str) -> Any:
     """Runs a command's function once; returns what a sweeper optimises."""
+    warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
+    for category in (FutureWarning, DeprecationWarning):  # of libraries, about each other
+        warnings.simplefilter("ignore", category)
     state = HydraConfig.get()
-    sweep = state.mode is RunMode.MULTIRUN
     folder = Path(state.runtime.output_dir)
+    sweep = state.mode is RunMode.MULTIRUN
     try:
-        if sweep:
-            output = next(key for key in _OUTPUTS if key in config)
+        if sweep and (output := next((key for key in _OUTPUTS if key in config), None)):
             config[output] = str(folder)
-            if config.get("resume") and not folder.exists():
-                config["resume"] = False  # a job that the sweep had not come to
-        content = typed(config, schema)
+            if config.get("resume"):  # else the sweep had not come to this job
+                config["resume"] = any(folder.glob("*.ckpt"))
+        content: Any = typed(config, schema)
         module, _, function = run.partition(":")
         figures = getattr(importlib.import_module(module), function)(content)
-    except Exception as error:
-        line = _one_line(error)
         if sweep:
-            _say(f"{folder.name}: {line or traceback.format_exc()}")
-            failed.append(folder.name)
-            raise
+            OmegaConf.save(state.overrides.task, folder / "overrides.yaml")
+    except Exception as error:
+        line = _mistake(error)
         if line is None:
-            raise
-        _say(line)
+            traceback.print_exc()
+            line = f"{type(error).__name__}: {error}"
+        _say(f"error: {line}" + (f" (In the job {folder.name}.)" if sweep else ""))
+        if sweep:
+            raise _JobError(line) from None
         sys.exit(1)
     return figures.get("objective") if isinstance(figures, dict) else figures
+
+
+class SweepNames(Callback):
+    """Names the folders of a sweep's jobs by the settings in which the jobs differ."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Has Hydra leave out of the names what the command line gives one value."""
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # which Optuna imports
+        parsed = OverridesParser.create().parse_overrides(config.hydra.overrides.task)
+        fixed = ",".join(f"'{o.key_or_group}'" for o in parsed if not o.is_sweep_override())
+        with read_write(config), open_dict(config):
+            config.hydra.overrides.hydra.append(
+                f"hydra.job.config.override_dirname.exclude_keys=[{fixed}]"
+            )
+
+
+def command_line() -> list[str]:
+    """The overrides of the command that runs, of its job in a sweep; empty where none runs."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def compose(schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
@@ -116,15 +158,15 @@ def compose(schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
     Raises:
         UserError: If the command would refuse them.
     """
-    name = _name_of(schema)
+    name = next(name for name, known in _COMMANDS.items() if known is schema)
     # A command that runs has its own configuration open, and Hydra no place for a second one.
     running = GlobalHydra.instance().is_initialized()
     frame = nullcontext() if running else initialize_config_module(CONFIGS, version_base="1.3")
     try:
         with frame:
             return typed(hydra_compose(name, overrides=list(overrides)), schema)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, name)) from None
+    except (HydraException, OmegaConfBaseException, AssertionError, ValueError) as error:
+        raise UserError(explain(error, schema)) from None
 
 
 def typed(config: DictConfig, schema: type[ConfigT]) -> ConfigT:
@@ -134,27 +176,25 @@ def typed(config: DictConfig, schema: type[ConfigT]) -> ConfigT:
         UserError: If a value that has no default is not set, or a key is not known.
     """
     if missing := sorted(OmegaConf.missing_keys(config)):
-        key = missing[0]
-        text = knob_texts(_name_of(schema)).get(key, ("", key))[1]
-        raise UserError(f"{key} is not set: give {text}, as in {key}=... .")
-    if unknown := next(_unknown(config, schema), None):
-        raise UserError(f"there is no setting '{unknown}'. See --help, or --cfg job for all.")
-    return cast(ConfigT, OmegaConf.to_object(config))
+        name = next(name for name, known in _COMMANDS.items() if known is schema)
+        meaning = knob_texts(name).get(missing[0], ("", missing[0]))[1]
+        raise UserError(f"{missing[0]} is not set: give {meaning}, as in {missing[0]}=... .")
+    content = cast(ConfigT, OmegaConf.to_object(config))
+    if unknown := next(_unlisted(content), None):
+        raise UserError(_no_setting(unknown, schema))
+    return content
 
 
-def _name_of(schema: type) -> str:
-    return next(name for name, known in _SCHEMAS.items() if known is schema)
-
-
-def _unknown(config: Any, schema: Any, path: str = "") -> Iterator[str]:
+def _unlisted(value: Any, path: str = "") -> Iterator[str]:
     """Keys that +key=value has added and no dataclass lists."""
-    if not (dataclasses.is_dataclass(schema) and isinstance(config, DictConfig)):
-        return
-    for key in config:
-        if str(key) not in schema.__dataclass_fields__:
-            yield f"{path}{key}"
-        elif not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
-            yield from _unknown(config[key], OmegaConf.get_type(config, key), f"{path}{key}.")
+    entries: Any = ()
+    if dataclasses.is_dataclass(value):
+        entries = vars(value).items()
+        yield from (path + key for key, _ in entries if key not in value.__dataclass_fields__)
+    elif isinstance(value, dict):
+        entries = value.items()
+    for key, inner in entries:
+        yield from _unlisted(inner, f"{path}{key}.")
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -168,86 +208,152 @@ def write_yaml(path: Path, config: Any) -> None:
     OmegaConf.save(OmegaConf.create(plain(config)), path)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads what `write_yaml` wrote, as plain dicts."""
-    content = cast(dict[Any, Any], OmegaConf.to_container(OmegaConf.load(path)))
-    return {str(key): value for key, value in content.items()}
+def read_yaml(path: Path) -> Any:
+    """Reads a YAML file as plain dicts and lists."""
+    return OmegaConf.to_container(OmegaConf.load(path))
 
 
 def choices(group: str) -> list[str]:
     """The choices of a config group."""
-    folder = Path(str(resources.files(CONFIGS))) / group
-    return sorted(choice.stem for choice in folder.glob("*.yaml"))
+    return sorted(choice.stem for choice in (_folder() / group).glob("*.yaml"))
+
+
+def _folder() -> Path:
+    return Path(str(resources.files(CONFIGS)))
 
 
 def knob_texts(name: str) -> dict[str, tuple[str, str]]:
     """Default and comment of every top-level knob of a command, as its YAML file has them."""
-    text = (Path(str(resources.files(CONFIGS))) / f"{name}.yaml").read_text()
-    found = re.findall(r"^(\w+): (.+?)(?:  # (.*))?$", text, re.MULTILINE)
+    text = (_folder() / f"{name}.yaml").read_text()
+    found = re.findall(r"^(\w+): (\S.*?)(?:  # (.*))?$", text, re.MULTILINE)
     return {key: (default, comment) for key, default, comment in found}
 
 
-def _help(name: str) -> str:
-    """What `--help` tells of a command: the head of its YAML file, knobs, and choices of groups."""
-    folder = Path(str(resources.files(CONFIGS)))
-    text = (folder / f"{name}.yaml").read_text()
+def help_text(name: str) -> str:
+    """What `--help` prints: a line a knob, parts with their keys, groups with their choices."""
+    text = (_folder() / f"{name}.yaml").read_text()
+    knobs = knob_texts(name)
     lines = [line.removeprefix("# ") for line in text.partition("defaults:")[0].splitlines()]
     lines.append("")
-    lines += [
-        f"  {f'{key}={default}'.replace(', ', ','):<34}{comment}"
-        for key, (default, comment) in knob_texts(name).items()
-    ]
-    groups = re.findall(r"^  - (?!override)(\w+)(?:@\S+)?: \S+$", text, re.MULTILINE)
+    for key, (default, comment) in knobs.items():
+        lines.append(f"  {f'{key}={default}'.replace(', ', ','):<34}{comment}")
+    parts = re.findall(r"^(?!defaults|hydra)(\w+):.*\n((?:  .*\n)+)", text, re.MULTILINE)
+    groups = re.findall(r"^  - (?!override)(\w+)(?:@\S+)?: \S+(?:  #.*)?$", text, re.MULTILINE)
+    if parts:
+        lines += ["", "Parts, adjusted as part.key=value:"]
+    for part, block in parts:
+        keys = re.findall(r"^  (\w+):", block, re.MULTILINE)
+        lines.append(f"  {part}: {', '.join(keys)}")
     if groups:
         lines += ["", "Groups, chosen as group=choice and adjusted as group.key=value:"]
     for group in groups:
-        inner = [p.relative_to(folder).as_posix() for p in sorted((folder / group).glob("*/"))]
-        lines += [f"  {part}: {', '.join(choices(part))}" for part in (group, *inner)]
-    lines += ["", "--cfg job shows every setting; -m sweeps over comma-separated values."]
-    return "\n".join(lines).replace("$", "$$")  # Hydra's help is a string.Template
+        folders = [_folder() / group, *sorted((_folder() / group).glob("*/"))]
+        names = [folder.relative_to(_folder()).as_posix() for folder in folders]
+        lines += [f"  {group}: {', '.join(choices(group))}" for group in names]
+    return "\n".join([*lines, "", "--cfg job shows every setting; -m sweeps over a,b,c values."])
 
 
-OmegaConf.register_new_resolver("knobs", _help, replace=True)
+OmegaConf.register_new_resolver("pick", lambda key, table: table[key], replace=True)
+OmegaConf.register_new_resolver(
+    "file_name", lambda text: re.sub(r"[^\w.,=+-]", "_", text), replace=True
+)
 
 
-def _say(text: str) -> None:
-    print(f"error: {text}", file=sys.stderr, flush=True)
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
-def _one_line(error: BaseException) -> str | None:
+def _mistake(error: BaseException) -> str | None:
     """One line for a mistake of the user or the system; None for one of the program."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    out_of_memory = type(error).__name__ == "OutOfMemoryError" or "t allocate memory" in str(error)
+    if isinstance(error, MemoryError) or out_of_memory:
         return "out of memory: use a smaller bs or image_size, or accumulate=2 in training."
-    if isinstance(error, OSError) and error.errno in _SYSTEM_ERRORS:
-        return f"{error.strerror}: {error.filename or 'while writing'}. Nothing was overwritten."
+    if isinstance(error, OSError) and error.errno is not None:
+        place = error.filename or "while reading or writing"
+        advice = " Free some space." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        return f"{error.strerror}: {place}.{advice}"
     return None
 
 
-_EXTRAS = r"Could not find '(hydra/launcher|hydra/sweeper)/(joblib|submitit_\w+|optuna)'"
-_KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-
-
-def explain(error: Exception, name: str) -> str:
-    """One line in the user's words for what Hydra or OmegaConf say of a command line."""
-    text = " ".join(str(error).split())
+def explain(error: Exception, schema: type) -> str:
+    """One line in the user's words for what Hydra, OmegaConf or a plugin say of a command line."""
     cause = error.__cause__ or error
-    because = " ".join(str(cause).split())
-    if isinstance(cause, UserError):
-        return str(cause)
-    if extra := re.search(_EXTRAS, text):
-        return f"{extra[1]}={extra[2]} is not installed: pip install 'geoseg-gan[sweep]'."
-    if wrong := re.search(r"Value '(.*?)'.* could not be converted to (\w+)", because):
-        key = getattr(cause, "full_key", None) or "a setting"
-        return f"{key}={wrong[1]}: use {_KINDS.get(wrong[2], wrong[2])}."
-    unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in", text)
-    if unknown and "not in" in because + text:
-        key = unknown[1] or unknown[2]
-        first = key.split(".")[0]
-        close = difflib.get_close_matches(first, knob_texts(name), 1)
-        hint = f" Did you mean '{close[0]}'?" if close and close[0] != first else ""
-        return f"there is no setting '{key}'.{hint} See --help, or --cfg job for all."
+    if told := _mistake(cause):
+        return told
+    text, because = str(error), str(cause)
     if isinstance(error, OverrideParseException):
-        text += """. Quote values that hold special characters twice, as in "key='a[b]'"."""
-    return text
+        return (
+            f"{error.override} cannot be read: use key=value, and quote a value that holds special "
+            """characters twice, as in "key='a[b]'"."""
+        )
+    if absent := re.match(r".*Could not find '(.+)/([^/]*)'\s+Available.*':\n((?:\t.+\n)+)", text):
+        group, choice, known = absent[1], absent[2], absent[3].split()
+        if group in ("hydra/launcher", "hydra/sweeper") and re.match("joblib|submitit|opt", choice):
+            return f"{group}={choice} is not installed: pip install 'geoseg-gan[sweep]'."
+        try:
+            check_choice(group, choice, known)
+        except UserError as mistake:
+            return str(mistake)
+    if several := re.search(r"Ambiguous value for argument '(.+?)=(.+)'", text):
+        return f"{several[0]}: give one value, [{several[2]}] for a list, or -m to sweep."
+    if unknown := re.search(r"Could not override '(.+?)'", text):
+        inner = getattr(cause, "full_key", None) or unknown[1]
+        nested = not (inner.startswith(unknown[1]) or unknown[1].startswith(inner))
+        key = f"{unknown[1]}.{inner}" if nested else max(inner, unknown[1], key=len)
+        return _no_setting(key, schema)
+    if wrong := re.search(r"Error merging override \+*([^=]+)=(.*)", text, re.DOTALL):
+        if "not in" in because:
+            return _no_setting(getattr(cause, "full_key", wrong[1]), schema)
+        return f"{wrong[1]}={wrong[2]}: use {_allowed(dict(_settings(schema)).get(wrong[1]))}."
+    if "Unexpected type for root" in text:
+        return "a key lies inside a part that is null: choose the part first, as data=demo does."
+    if "No trials are completed" in text:
+        return "no job has given the sweeper a figure to go by."
+    if type(error).__module__.split(".")[0] in ("joblib", "submitit"):
+        return f"a job was ended from outside ({text.splitlines()[0]}): go on with resume=true."
+    key = getattr(cause, "full_key", None)
+    return (f"{key}: " if key else "") + (because.splitlines() or [type(error).__name__])[0]
+
+
+def _no_setting(key: str, schema: type) -> str:
+    """Says that a key is not known, and which one may be meant."""
+    known = dict(_settings(schema))
+    parent, _, leaf = key.rpartition(".")
+    beside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == parent]
+    elsewhere = [name for name in known if name.endswith(f".{leaf}")]
+    if ".options." in key:  # the one place whose keys no schema lists
+        hint = f"A new option takes a plus: +{key}=... . "
+    elif close := difflib.get_close_matches(leaf, beside, 1):
+        hint = f"Did you mean '{parent}{'.' if parent else ''}{close[0]}'? "
+    elif elsewhere:
+        hint = f"Did you mean '{elsewhere[0]}'? "
+    else:
+        hint = f"{parent} has {', '.join(beside)}. " if parent and beside else ""
+    return f"there is no setting '{key}'. {hint}See --help, or --cfg job for all."
+
+
+def _settings(schema: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a dataclass with its type, those of inner dataclasses included."""
+    for name, hint in typing.get_type_hints(schema).items():
+        yield path + name, hint
+        for kind in typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,):
+            if dataclasses.is_dataclass(kind):
+                yield from _settings(kind, f"{path}{name}.")
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _allowed(hint: Any) -> str:
+    """What a setting of a type may be, in words."""
+    if isinstance(hint, types.UnionType):
+        return " or ".join(map(_allowed, typing.get_args(hint)))
+    if hint is types.NoneType:
+        return "null"
+    if typing.get_origin(hint) is list:
+        return f"a list, each item {_allowed(typing.get_args(hint)[0])}"
+    if dataclasses.is_dataclass(hint):
+        return f"{{{', '.join(f'{f.name}: ...' for f in dataclasses.fields(hint))}}}"
+    return _KINDS.get(hint, "another value")

@@ -10,10 +10,10 @@ from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
-from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 from rich.progress import track
 
+from geoseg_gan.config import command_line
 from geoseg_gan.data.datamodule import check_same_type
 from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.images import mask_reader
@@ -150,7 +150,8 @@ def pack(config: PackSettings) -> dict[Split, PackedSplit]:
 
 def _next_command(config: PackSettings) -> str:
     """The training command with the same data settings."""
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    words = [o for o in overrides if o.startswith(("data=", "data.")) and "data.cache" not in o]
+    words = [
+        o for o in command_line() if o.startswith(("data=", "data.")) and "data.cache" not in o
+    ]
     words += [f"data_root={config.out_dir}", "data.format=stream", "data.cache=none"]
     return shlex.join(["python", "scripts/train.py", *words])

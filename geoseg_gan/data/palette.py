@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Self
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -105,6 +104,8 @@ class Palette:
                 most frequent such colour, its pixels and the nearest class.
         """
         # A fourth byte makes every pixel one aligned 32-bit word, so that the code is a view.
+        import cv2  # not above: --help needs no OpenCV
+
         codes = cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA).view("<u4")[..., 0]
         codes = np.bitwise_and(codes, 0xFFFFFF, dtype=np.int64, casting="unsafe")
         label: npt.NDArray[np.uint8] = self._table.take(codes)

@@ -14,18 +14,17 @@ from typing import Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
-from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from geoseg_gan.config import command_line, knob_texts
 from geoseg_gan.data.dataset import window_starts
 from geoseg_gan.data.images import MaskReader, mask_reader, read_image, write_image
 from geoseg_gan.data.pairs import DataError, Pair, Split, find_folder_pairs, group_of
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.settings import Remainder, TileSettings
-from geoseg_gan.training.settings import TrainConfig
 from geoseg_gan.utils.errors import UserError, plural
 
 
@@ -358,9 +357,8 @@ def _summarise(config: TileSettings, reports: dict[Split, SplitReport]) -> None:
 
 def _next_command(config: TileSettings) -> str:
     """The training command with the same data settings."""
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    words = [o for o in overrides if o.startswith(("data=", "data."))]
+    words = [o for o in command_line() if o.startswith(("data=", "data."))]
     words.append(f"data_root={config.data_root}")
-    if config.tile_size < TrainConfig.image_size:
+    if config.tile_size < int(knob_texts("train")["image_size"][0]):
         words.append(f"image_size={config.tile_size}")
     return shlex.join(["python", "scripts/train.py", *words])
