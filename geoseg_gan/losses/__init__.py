@@ -1,1 +1,1 @@
-"""Objectives and the terms they are made of, in plain torch."""
+"""Losses of GANs and segmenters, in plain torch."""

@@ -1,4 +1,4 @@
-"""The adversarial part of an objective: what real and painted images are told apart by."""
+"""The adversarial losses: how discriminator and generator compete."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geoseg_gan.data.batch import Batch
-from geoseg_gan.losses.terms import balanced_cross_entropy, over_scales, sign_accuracy
+from geoseg_gan.losses.terms import at_least_one, balanced_cross_entropy, over_scales, sign_accuracy
 from geoseg_gan.models.discriminators.output import DiscriminatorOutput, OutputKind
 
 
@@ -24,22 +24,47 @@ class Adversarial(Protocol):
     def d_terms(
         self, real: DiscriminatorOutput, fake: DiscriminatorOutput, batch: Batch
     ) -> dict[str, Tensor]:
-        """What the discriminator minimises, by name."""
+        """What the discriminator minimises, as scalars by name."""
 
     def g_term(self, fake: DiscriminatorOutput, batch: Batch) -> Tensor:
-        """What the generator minimises."""
+        """What the generator minimises, a scalar."""
 
     def realness(self, output: DiscriminatorOutput, batch: Batch) -> Tensor:
-        """How real the images look to the discriminator, on average; above 0 is real."""
+        """How real the images look to the discriminator on average, a scalar; above 0 is real."""
 
     def accuracy(self, output: DiscriminatorOutput, batch: Batch, real: bool) -> Tensor:
-        """Share of the judgements that are right."""
+        """Share of patches or pixels that the discriminator is right about, a scalar in [0, 1]."""
 
 
-class _OfRealness:
-    """What the losses on one logit a patch share."""
+class _RealnessLoss:
+    """The mean over scales of a loss of one logit per patch.
+
+    A subclass gives the discriminator's loss of real and of generated patches and the generator's,
+    each as a function of logits (B, 1, h, w).
+    """
 
     output_kind: OutputKind = "realness"
+    name: str
+
+    def on_real(self, logits: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def on_fake(self, logits: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def of_generator(self, logits: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def d_terms(
+        self, real: DiscriminatorOutput, fake: DiscriminatorOutput, batch: Batch
+    ) -> dict[str, Tensor]:
+        return {
+            f"{self.name}_real": over_scales(real.logits, lambda x: self.on_real(x).mean()),
+            f"{self.name}_fake": over_scales(fake.logits, lambda x: self.on_fake(x).mean()),
+        }
+
+    def g_term(self, fake: DiscriminatorOutput, batch: Batch) -> Tensor:
+        return over_scales(fake.logits, lambda x: self.of_generator(x).mean())
 
     def realness(self, output: DiscriminatorOutput, batch: Batch) -> Tensor:
         return over_scales(output.logits, torch.mean)
@@ -48,69 +73,72 @@ class _OfRealness:
         return sign_accuracy(output.logits, real)
 
 
-class Hinge(_OfRealness):
-    """Hinge loss (Lim & Ye 2017, eqs. 6 and 7), the mean over scales."""
+class Hinge(_RealnessLoss):
+    """Hinge loss (Lim & Ye 2017, eqs. 6 and 7)."""
 
-    def d_terms(
-        self, real: DiscriminatorOutput, fake: DiscriminatorOutput, batch: Batch
-    ) -> dict[str, Tensor]:
-        """The means of max(0, 1 - D(real)) and of max(0, 1 + D(fake))."""
-        return {
-            "hinge_real": over_scales(real.logits, lambda scale: F.relu(1 - scale).mean()),
-            "hinge_fake": over_scales(fake.logits, lambda scale: F.relu(1 + scale).mean()),
-        }
+    name = "hinge"
 
-    def g_term(self, fake: DiscriminatorOutput, batch: Batch) -> Tensor:
-        """The mean of -D(fake)."""
-        return -self.realness(fake, batch)
+    def on_real(self, logits: Tensor) -> Tensor:
+        """max(0, 1 - D(real))."""
+        return F.relu(1 - logits)
+
+    def on_fake(self, logits: Tensor) -> Tensor:
+        """max(0, 1 + D(fake))."""
+        return F.relu(1 + logits)
+
+    def of_generator(self, logits: Tensor) -> Tensor:
+        """-D(fake)."""
+        return -logits
 
 
-class LeastSquares(_OfRealness):
-    """LSGAN with targets 1 and -1 (Mao et al. 2017, eq. 8), the mean over scales.
+class LeastSquares(_RealnessLoss):
+    """LSGAN with targets 1 and -1 (Mao et al. 2017, eq. 8).
 
-    Those targets, and not 1 and 0, leave the boundary at 0, where all of these losses have it.
+    With these targets instead of 1 and 0 the boundary is at 0, as in all losses here.
     """
 
-    def d_terms(
-        self, real: DiscriminatorOutput, fake: DiscriminatorOutput, batch: Batch
-    ) -> dict[str, Tensor]:
-        """Half the means of (D(real) - 1)^2 and of (D(fake) + 1)^2."""
-        return {
-            "lsgan_real": over_scales(real.logits, lambda scale: (scale - 1).square().mean() / 2),
-            "lsgan_fake": over_scales(fake.logits, lambda scale: (scale + 1).square().mean() / 2),
-        }
+    name = "lsgan"
 
-    def g_term(self, fake: DiscriminatorOutput, batch: Batch) -> Tensor:
-        """Half the mean of D(fake)^2: fakes are drawn to the boundary."""
-        return over_scales(fake.logits, lambda scale: scale.square().mean() / 2)
+    def on_real(self, logits: Tensor) -> Tensor:
+        """(D(real) - 1)^2 / 2."""
+        return (logits - 1).square() / 2
 
+    def on_fake(self, logits: Tensor) -> Tensor:
+        """(D(fake) + 1)^2 / 2."""
+        return (logits + 1).square() / 2
 
-class NonSaturating(_OfRealness):
-    """The non-saturating loss (Goodfellow et al. 2014, sec. 3), the mean over scales."""
-
-    def d_terms(
-        self, real: DiscriminatorOutput, fake: DiscriminatorOutput, batch: Batch
-    ) -> dict[str, Tensor]:
-        """The means of -log sigmoid(D(real)) and of -log(1 - sigmoid(D(fake)))."""
-        return {
-            "logistic_real": over_scales(real.logits, lambda scale: F.softplus(-scale).mean()),
-            "logistic_fake": over_scales(fake.logits, lambda scale: F.softplus(scale).mean()),
-        }
-
-    def g_term(self, fake: DiscriminatorOutput, batch: Batch) -> Tensor:
-        """The mean of -log sigmoid(D(fake))."""
-        return over_scales(fake.logits, lambda scale: F.softplus(-scale).mean())
+    def of_generator(self, logits: Tensor) -> Tensor:
+        """D(fake)^2 / 2."""
+        return logits.square() / 2
 
 
-class PixelClasses:
-    """N + 1 class cross-entropy of every pixel (Schönfeld et al. 2021, eqs. 1 and 2).
+class NonSaturating(_RealnessLoss):
+    """The non-saturating logistic loss (Goodfellow et al. 2014, sec. 3)."""
 
-    Real pixels are to be told their class, painted ones to be found out, and the generator's to be
-    taken for their class. Classes weigh alike, however few their pixels, on real images and in the
-    generator's loss; ignored pixels do not count.
+    name = "logistic"
+
+    def on_real(self, logits: Tensor) -> Tensor:
+        """-log sigmoid(D(real))."""
+        return F.softplus(-logits)
+
+    def on_fake(self, logits: Tensor) -> Tensor:
+        """-log(1 - sigmoid(D(fake)))."""
+        return F.softplus(logits)
+
+    def of_generator(self, logits: Tensor) -> Tensor:
+        """-log sigmoid(D(fake))."""
+        return F.softplus(-logits)
+
+
+class Oasis:
+    """Cross-entropy over N + 1 classes at every pixel (Schönfeld et al. 2021, eqs. 1 and 2).
+
+    The discriminator is to tell the class of real pixels and to recognise generated ones; the
+    generator's pixels are to be recognised as their class. Ignored pixels do not count.
 
     Args:
-        balance: Whether classes weigh alike; else pixels do.
+        balance: Whether all classes weigh alike, on real images and in the generator's loss,
+            however few pixels they have; otherwise all pixels do.
     """
 
     output_kind: OutputKind = "classes"
@@ -122,46 +150,48 @@ class PixelClasses:
     def d_terms(
         self, real: DiscriminatorOutput, fake: DiscriminatorOutput, batch: Batch
     ) -> dict[str, Tensor]:
-        """Cross-entropy with the true class on real pixels, with class 0 on painted ones."""
+        """Cross-entropy with the true class on real pixels and with class 0 on generated ones."""
         on_fake = -F.log_softmax(fake.logits[0].float(), 1)[:, :1]
         pixels = batch.class_pixels()
         on_real = balanced_cross_entropy(real.logits[0], batch.one_hot, pixels, self.balance)
         return {
             "classes_real": on_real,
-            "classes_fake": (on_fake * batch.valid).sum() / _total(pixels),
+            "classes_fake": (on_fake * batch.valid).sum() / at_least_one(pixels.sum()),
         }
 
     def g_term(self, fake: DiscriminatorOutput, batch: Batch) -> Tensor:
-        """Cross-entropy with the class that was to be painted."""
+        """Cross-entropy with the class in the mask."""
         pixels = batch.class_pixels()
         return balanced_cross_entropy(fake.logits[0], batch.one_hot, pixels, self.balance)
 
     def realness(self, output: DiscriminatorOutput, batch: Batch) -> Tensor:
-        """The mean over pixels of log(P(some class) / P(fake))."""
+        """The mean over pixels of log(P(any class) / P(fake))."""
         logits = output.logits[0].float()
         odds = logits[:, 1:].logsumexp(1, keepdim=True) - logits[:, :1]
-        return (odds * batch.valid).sum() / _total(batch.class_pixels())
+        return (odds * batch.valid).sum() / at_least_one(batch.class_pixels().sum())
 
     def accuracy(self, output: DiscriminatorOutput, batch: Batch, real: bool) -> Tensor:
-        """Share of the real pixels whose class is told, or of the painted ones found out."""
+        """Share of pixels whose class is right if real, or that are recognised if generated."""
         guess = output.logits[0].argmax(1, keepdim=True)
         right = batch.one_hot.gather(1, (guess - 1).clamp(min=0)) * (guess > 0)
         right = right if real else (guess == 0) * batch.valid
         return right.sum() / batch.valid.sum().clamp(min=1)
 
 
-class Both:
-    """`PixelClasses` and `Hinge` at once, the one for obedience and the other for texture.
+class OasisAndHinge:
+    """The sum of `Oasis`, for agreement with the mask, and `Hinge`, for texture.
+
+    Realness and accuracy are those of the classes.
 
     Args:
-        balance: Whether classes weigh alike; else pixels do.
+        balance: As for `Oasis`.
     """
 
     output_kind: OutputKind = "both"
 
     def __init__(self, balance: bool = True) -> None:
-        """Builds both."""
-        self.classes = PixelClasses(balance)
+        """Builds both losses."""
+        self.oasis = Oasis(balance)
         self.hinge = Hinge()
 
     def d_terms(
@@ -169,42 +199,31 @@ class Both:
     ) -> dict[str, Tensor]:
         """The terms of both."""
         return {
-            **self.classes.d_terms(real.classes(), fake.classes(), batch),
+            **self.oasis.d_terms(real.classes(), fake.classes(), batch),
             **self.hinge.d_terms(real.realness(), fake.realness(), batch),
         }
 
     def g_term(self, fake: DiscriminatorOutput, batch: Batch) -> Tensor:
         """The sum of both."""
-        return self.classes.g_term(fake.classes(), batch) + self.hinge.g_term(
-            fake.realness(), batch
-        )
+        classes = self.oasis.g_term(fake.classes(), batch)
+        return classes + self.hinge.g_term(fake.realness(), batch)
 
     def realness(self, output: DiscriminatorOutput, batch: Batch) -> Tensor:
         """That of the classes."""
-        return self.classes.realness(output.classes(), batch)
+        return self.oasis.realness(output.classes(), batch)
 
     def accuracy(self, output: DiscriminatorOutput, batch: Batch, real: bool) -> Tensor:
         """That of the classes."""
-        return self.classes.accuracy(output.classes(), batch, real)
-
-
-def _total(pixels: Tensor) -> Tensor:
-    total = pixels.sum()
-    return torch.where(total > 0, total, 1)
-
-
-ADVERSARIAL = ("hinge", "lsgan", "nonsaturating", "classes", "both")
-
-"""The adversarial losses by name."""
+        return self.oasis.accuracy(output.classes(), batch, real)
 
 
 def build_adversarial(name: str, class_balance: bool) -> Adversarial:
-    """The loss of a name among ADVERSARIAL."""
+    """The adversarial loss of a name in `losses.settings.ADVERSARIAL`."""
     losses: dict[str, Callable[[], Adversarial]] = {
         "hinge": Hinge,
         "lsgan": LeastSquares,
         "nonsaturating": NonSaturating,
-        "classes": lambda: PixelClasses(class_balance),
-        "both": lambda: Both(class_balance),
+        "classes": lambda: Oasis(class_balance),
+        "both": lambda: OasisAndHinge(class_balance),
     }
     return losses[name]()

@@ -1,4 +1,4 @@
-"""Differentiable augmentation of what the discriminator sees, fixed or adaptive in strength."""
+"""Differentiable augmentation of the discriminator's images, of fixed or adaptive strength."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,41 +13,27 @@ from geoseg_gan.data.batch import Batch, to_device
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.losses.settings import DiffAugmentSettings
 
-Change = Callable[[Tensor], Tensor]
-
-"""Changes images (B, K, H, W) of a batch as the batch was changed."""
-
+ImageChange = Callable[[Tensor], Tensor]
+"""Changes images (B, K, H, W) in the way that a batch was changed."""
 
 _BRIGHTNESS = 0.5  # largest shift either way, of values in [-1, 1]
-
-
 _SATURATION = 1.0  # largest change either way of the factor 1
-
-
-_CONTRAST = 0.5  # likewise
-
-
+_CONTRAST = 0.5  # largest change either way of the factor 1
 _TRANSLATION = 0.125  # largest shift either way, as a share of the side
-
-
 _CUTOUT = 0.5  # side of the square that is cut out, as a share of the image's
-
-
 _SMOOTHING = 0.9  # of the measured gap from one measurement to the next
-
-
-_STREAM = 0xA06  # keeps these draws apart from others of the same seed
+_STREAM = 0xA06  # separates these draws from others with the same seed
 
 
 class DiffAugment:
-    """Changes images in the way of Zhao et al. 2020 ("DiffAugment"), gradients passing through.
+    """DiffAugment (Zhao et al. 2020): color, translation and cutout; gradients pass through.
 
-    Each pair has one draw, fixed by the run's seed and the pair's number: real image, painted image
-    and mask change together, so that features of both are of the same ground. What is shifted in or
-    cut out counts as ignored.
+    The run's seed and the pair's number fix each pair's draw. Real image, generated image and mask
+    change together, so that feature matching compares the same places. Pixels that are shifted in
+    or cut out are ignored.
 
     Args:
-        settings: What changes.
+        settings: Which changes are made.
         seed: The run's seed.
     """
 
@@ -56,16 +42,16 @@ class DiffAugment:
         self.settings = settings
         self.seed = seed
 
-    def __call__(self, batch: Batch, p: float) -> tuple[Batch, Change]:
-        """Changes a batch, and says how what is painted of it is to change.
+    def __call__(self, batch: Batch, p: float) -> tuple[Batch, ImageChange]:
+        """Augments a batch.
 
         Args:
             batch: Real images and masks.
             p: Probability of every change.
 
         Returns:
-            The batch changed, itself staying as it is; and what changes painted images of its
-            masks, shape (B, K, H, W), in the same way.
+            The changed batch, and a function that changes generated images (B, K, H, W) of its
+            masks in the same way.
         """
         if p == 0:
             return batch, _unchanged
@@ -101,7 +87,7 @@ class _Color:
     def of(cls, draws: Sequence[np.ndarray], p: float, device: torch.device) -> "_Color":
         drawn = np.stack(draws)
         on = drawn[:, :3] < p
-        # What lies below p is, over p, again a draw from 0 to 1.
+        # A draw below p, divided by p, is again uniform in [0, 1).
         amounts = np.where(on, 2 * drawn[:, :3] / p - 1, 0) * (_BRIGHTNESS, _SATURATION, _CONTRAST)
         table = to_device(amounts + np.array([0, 1, 1]), device).float()
         return cls(*table.view(-1, 3, 1, 1, 1).unbind(1))
@@ -116,12 +102,12 @@ class _Color:
 
 @dataclass(frozen=True)
 class _Moves:
-    """Shifts and holes of the pairs of a batch.
+    """Translation and cutout of the pairs of a batch.
 
     Attributes:
         shifts: Down and right in pixels, one a pair.
-        margin: The largest of them, in either direction.
-        keep: Shape (B, 1, H, W), false in holes.
+        margin: The largest shift possible, down and right.
+        keep: Shape (B, 1, H, W), false where something is cut out.
     """
 
     shifts: list[tuple[int, int]]
@@ -142,7 +128,7 @@ class _Moves:
             shifts.append((down, right))
             if draw[4] < p:
                 tall, wide = int(height * _CUTOUT), int(width * _CUTOUT)
-                # Its centre is anywhere, so that a part of it may lie outside.
+                # The centre may be anywhere, so a part of the square may lie outside.
                 top = int(draw[8] * height) - tall // 2
                 left = int(draw[9] * width) - wide // 2
                 own[:, max(top, 0) : top + tall, max(left, 0) : left + wide] = False
@@ -150,7 +136,7 @@ class _Moves:
         return cls(shifts, margin, to_device(keep, device))
 
     def __call__(self, maps: Tensor, fill: int = 0) -> Tensor:
-        """Shifts each map of (B, C, H, W) and cuts a hole into it."""
+        """Shifts each map of (B, C, H, W) and cuts out a square."""
         height, width = maps.shape[-2:]
         tall, wide = self.margin
         padded = F.pad(maps, (wide, wide, tall, tall), value=fill)
@@ -164,17 +150,18 @@ class _Moves:
 
 
 class AdaptiveStrength:
-    """The probability of changes, which follows how far the discriminator overfits.
+    """The probability of augmentation, which can follow how far the discriminator overfits.
 
-    The gap is that of Karras et al. 2020 ("ADA", eq. 1): how much more real training images look
-    than held-out ones do, over how much more real they look than painted ones. At 0 both are alike;
-    at 1 held-out images look painted. Above the target `p` grows, below it falls.
+    The gap (Karras et al. 2020, "ADA", eq. 1) is the difference in realness between training and
+    held-out images, divided by that between training and generated images. At 0 training and
+    held-out images look alike to the discriminator; at 1 held-out images look generated. Above the
+    target `p` rises, below it falls.
 
     Args:
         settings: Start, target, pace and limit.
 
     Attributes:
-        p: The probability now.
+        p: The current probability.
         gap: The smoothed gap; None before the first measurement.
     """
 
@@ -185,17 +172,17 @@ class AdaptiveStrength:
         self.gap: float | None = None
 
     def update(self, train: float, held_out: float, fake: float, images: int) -> None:
-        """Takes a measurement in.
+        """Adds a measurement.
 
         Args:
-            train: Mean realness of real training images.
-            held_out: That of real images never trained on.
-            fake: That of painted images.
+            train: Mean realness of training images.
+            held_out: That of real images that are not trained on.
+            fake: That of generated images.
             images: Training images since the last measurement.
         """
-        # A discriminator that tells nothing apart does not overfit.
-        apart = train - fake
-        gap = min(max((train - held_out) / apart, 0.0), 1.0) if apart > 1e-3 else 0.0
+        # A discriminator that cannot tell real from generated images does not overfit.
+        difference = train - fake
+        gap = min(max((train - held_out) / difference, 0.0), 1.0) if difference > 1e-3 else 0.0
         self.gap = gap if self.gap is None else _SMOOTHING * self.gap + (1 - _SMOOTHING) * gap
         if self.settings.adaptive:
             step = images / self.settings.images
@@ -203,9 +190,9 @@ class AdaptiveStrength:
             self.p = min(max(self.p, 0.0), self.settings.most)
 
     def state(self) -> dict[str, Any]:
-        """What a resume needs, plain types only."""
+        """What resuming a run needs, plain types only."""
         return {"p": self.p, "gap": self.gap}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes up what `state` gave."""
+        """Restores what `state` gave."""
         self.p, self.gap = state["p"], state["gap"]

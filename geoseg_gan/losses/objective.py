@@ -1,6 +1,6 @@
-"""Objectives: what the discriminator step and the generator step minimise."""
+"""The objective of a GAN: what the discriminator step and the generator step minimise."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from geoseg_gan.data.batch import Batch, to_device
 from geoseg_gan.losses.adversarial import build_adversarial
-from geoseg_gan.losses.diff_augment import AdaptiveStrength, Change, DiffAugment
+from geoseg_gan.losses.diff_augment import AdaptiveStrength, DiffAugment, ImageChange
 from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.losses.terms import (
+    Terms,
     diversity,
     feature_matching,
     gradient_penalty,
@@ -25,63 +26,77 @@ from geoseg_gan.models.pretrained.backbone import Backbone
 from geoseg_gan.utils.errors import UserError
 
 Regenerate = Callable[[], tuple[Tensor, Tensor]]
+"""Generates the batch again with other noise: images (B, K, H, W), and the mean absolute difference
+of the two noise maps of each pair, (B,)."""
 
-"""Paints the batch once more with other noise: images (B, K, H, W), and the mean absolute
-difference of both noises of each pair, (B,)."""
+_STREAM = 0x3A8E1  # separates LabelMix's draws from others with the same seed
+
+_MEANINGS: dict[OutputKind, str] = {
+    "realness": "says how real an image is",
+    "classes": "tells the class of every pixel",
+    "both": "does both, telling classes and how real an image is",
+}
+
+_CHOICES: dict[OutputKind, tuple[str, str]] = {
+    "realness": ("model/discriminator=patch", "loss=hinge_fm"),
+    "classes": ("model/discriminator=oasis", "loss=oasis"),
+    "both": ("model/discriminator=both", "loss=both"),
+}
+"""For each kind of output a discriminator that has it, and a loss that needs it."""
 
 
-_STREAM = 0x3A8E1  # keeps the draws of LabelMix apart from others of the same seed
+def check_fit(loss: ObjectiveSettings, output_kind: OutputKind, noise_channels: int) -> None:
+    """Refuses networks that a recipe cannot train.
 
+    Args:
+        loss: The recipe.
+        output_kind: What the discriminator's logits mean.
+        noise_channels: Z of the generator.
 
-class Terms(dict[str, Tensor]):
-    """Named, weighted scalar terms of a loss, and figures worth watching that are no part of it.
-
-    Attributes:
-        monitors: Named scalars without gradient.
+    Raises:
+        UserError: Saying why, and what fits.
     """
-
-    def __init__(
-        self, terms: Mapping[str, Tensor], monitors: Mapping[str, Tensor] | None = None
-    ) -> None:
-        """Keeps both."""
-        super().__init__(terms)
-        self.monitors = dict(monitors or {})
-
-    def total(self) -> Tensor:
-        """The loss: the sum of the terms."""
-        return torch.stack(list(self.values())).sum()
-
-    @classmethod
-    def mean(cls, parts: "Sequence[Terms]") -> "Terms":
-        """Terms and monitors on average over the parts of a batch, without gradient."""
-
-        def over(dicts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-            names = dicts[0]
-            return {n: torch.stack([own[n].detach() for own in dicts]).mean() for n in names}
-
-        return cls(over(parts), over([part.monitors for part in parts]))
+    needed = build_adversarial(loss.adversarial, loss.class_balance).output_kind
+    if output_kind != needed:
+        raise UserError(
+            f"loss.adversarial={loss.adversarial} needs a discriminator that {_MEANINGS[needed]}, "
+            f"and model.discriminator {_MEANINGS[output_kind]}. Use {_CHOICES[needed][0]}, or "
+            f"{_CHOICES[output_kind][1]}."
+        )
+    if loss.labelmix.weight and needed == "realness":
+        raise UserError(
+            f"loss.labelmix.weight={loss.labelmix.weight} mixes images along their classes, "
+            f"which loss.adversarial={loss.adversarial} does not tell. Set it to 0, or use "
+            "loss=oasis."
+        )
+    if loss.diversity.weight and not noise_channels:
+        raise UserError(
+            f"loss.diversity.weight={loss.diversity.weight} compares images of different "
+            "noise, but the generator takes none. Set it to 0, or give model.generator some "
+            "style_channels, region_channels or texture_octaves."
+        )
 
 
 @dataclass(frozen=True)
 class View:
-    """A batch as both steps on it see it.
+    """A batch as the discriminator step and the generator step see it.
 
     Attributes:
-        batch: As it is.
-        seen: Augmented, as it is shown to the discriminator.
-        change: Augments painted images of its masks in the same way.
+        batch: Without augmentation.
+        augmented: With augmentation, for the discriminator.
+        augment: Augments generated images of the batch's masks in the same way.
     """
 
     batch: Batch
-    seen: Batch
-    change: Change
+    augmented: Batch
+    augment: ImageChange
 
 
 class Objective(nn.Module):
-    """A recipe at work: what both networks minimise, and what it remembers from batch to batch.
+    """What both networks minimise under a recipe, and its state from batch to batch.
 
-    Ignored ground is blanked in real and painted images alike, so that neither network is judged by
-    it.
+    Ignored pixels are blanked in real and generated images alike, so that neither network learns
+    from them.
 
     Args:
         settings: The recipe.
@@ -109,10 +124,10 @@ class Objective(nn.Module):
         self._batches = 0
 
     def views(self, batches: Sequence[Batch]) -> list[View]:
-        """What both steps see of a process's share of a global batch.
+        """Prepares a process's share of a global batch for both steps.
 
         Args:
-            batches: The parts that it is worked on in, of one size.
+            batches: The parts that the share is worked on in, all of one size.
         """
         augmented = [self.augment(batch, self.strength.p) for batch in batches]
         pixels = None
@@ -130,20 +145,20 @@ class Objective(nn.Module):
         """What the discriminator minimises.
 
         Args:
-            discriminator: Which.
+            discriminator: The network that learns.
             view: Real images and masks.
-            fake: Painted images of the same masks, shape (B, K, H, W), without gradient.
+            fake: Generated images of the same masks, shape (B, K, H, W), without gradient.
 
         Returns:
-            The weighted terms; its accuracy on real and on painted images as monitors.
+            The weighted terms; the accuracy on real and on generated images as monitors.
         """
-        batch = view.seen
-        real, fake = batch.image * batch.valid, view.change(fake) * batch.valid
+        batch = view.augmented
+        real, fake = batch.image * batch.valid, view.augment(fake) * batch.valid
         output = discriminator(torch.cat([real, fake]), batch.one_hot.repeat(2, 1, 1, 1))
         real_out, fake_out = output.halves()
         terms = self.adversarial.d_terms(real_out, fake_out, batch)
         if self.settings.labelmix.weight:
-            from_real = self._mix(batch)
+            from_real = self._label_mix_mask(batch)
             mixed = torch.where(from_real > 0, real, fake)
             mixed_out = discriminator(mixed, batch.one_hot)
             difference = label_mix(
@@ -152,7 +167,7 @@ class Objective(nn.Module):
             terms["labelmix"] = self.settings.labelmix.weight * difference
         r1 = self.settings.r1
         if r1.weight and self._batches % r1.every == 0:
-            terms["r1"] = r1.weight / 2 * r1.every * self._penalty(discriminator, batch, real)
+            terms["r1"] = r1.weight / 2 * r1.every * self._r1(discriminator, batch, real)
         with torch.no_grad():
             monitors = {
                 "accuracy_real": self.adversarial.accuracy(real_out, batch, real=True),
@@ -161,22 +176,22 @@ class Objective(nn.Module):
         return Terms(terms, monitors)
 
     def g_terms(
-        self, discriminator: Discriminator, view: View, fake: Tensor, repaint: Regenerate
+        self, discriminator: Discriminator, view: View, fake: Tensor, regenerate: Regenerate
     ) -> Terms:
         """What the generator minimises.
 
         Args:
-            discriminator: Which output_kind; its parameters stand frozen.
+            discriminator: Its parameters are frozen.
             view: Real images and masks.
-            fake: Painted images of the same masks, shape (B, K, H, W).
-            repaint: Paints them once more; only called where the recipe has a diversity term.
+            fake: Generated images of the same masks, shape (B, K, H, W).
+            regenerate: Generates them again; only called where the recipe has a diversity term.
         """
-        settings, batch, seen = self.settings, view.batch, view.seen
-        fake_out = discriminator(view.change(fake) * seen.valid, seen.one_hot)
-        terms = {"adversarial": self.adversarial.g_term(fake_out, seen)}
+        settings, batch, augmented = self.settings, view.batch, view.augmented
+        fake_out = discriminator(view.augment(fake) * augmented.valid, augmented.one_hot)
+        terms = {"adversarial": self.adversarial.g_term(fake_out, augmented)}
         if settings.feature_matching.weight:
             with torch.no_grad():
-                real_out = discriminator(seen.image * seen.valid, seen.one_hot)
+                real_out = discriminator(augmented.image * augmented.valid, augmented.one_hot)
             distance = feature_matching(real_out.features, fake_out.features)
             terms["feature_matching"] = settings.feature_matching.weight * distance
         if self.backbone is not None:
@@ -185,7 +200,7 @@ class Objective(nn.Module):
             distance = perceptual(target, self.backbone(fake * batch.valid))
             terms["perceptual"] = settings.perceptual.weight * distance
         if settings.diversity.weight:
-            other, noise = repaint()
+            other, noise = regenerate()
             varied = diversity(
                 fake * batch.valid, other * batch.valid, noise, settings.diversity.limit
             )
@@ -194,12 +209,12 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def realness(self, discriminator: Discriminator, image: Tensor, batch: Batch) -> Tensor:
-        """How real images of a batch's masks look, on average, without augmentation.
+        """How real images look to the discriminator on average, without augmentation.
 
         Args:
-            discriminator: Which output_kind, in evaluation mode.
-            image: Shape (B, K, H, W).
-            batch: The masks.
+            discriminator: In evaluation mode.
+            image: Real or generated images, shape (B, K, H, W).
+            batch: Their masks.
         """
         output = discriminator(image * batch.valid, batch.one_hot)
         return self.adversarial.realness(output, batch)
@@ -209,16 +224,20 @@ class Objective(nn.Module):
         self._batches += 1
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What is remembered from batch to batch, for `state_dict`."""
+        """The state from batch to batch, for `state_dict`."""
         return {"batches": self._batches, "strength": self.strength.state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Takes up what `get_extra_state` gave."""
+        """Restores what `get_extra_state` gave."""
         self._batches = state["batches"]
         self.strength.load(state["strength"])
 
-    def _mix(self, batch: Batch) -> Tensor:
-        """LabelMix: for each image, each class is drawn wholly from the real or the painted one."""
+    def _label_mix_mask(self, batch: Batch) -> Tensor:
+        """For each image, each class is drawn from the real or from the generated image as a whole.
+
+        Returns:
+            Shape (B, 1, H, W), 1 for real.
+        """
         classes = batch.one_hot.shape[1]
         draws = [
             np.random.default_rng((_STREAM, self.seed, number)).random(classes) < 0.5
@@ -227,58 +246,10 @@ class Objective(nn.Module):
         chosen = to_device(np.stack(draws), batch.one_hot.device).to(batch.one_hot.dtype)
         return (batch.one_hot * chosen[:, :, None, None]).sum(1, keepdim=True)
 
-    def _penalty(self, discriminator: Discriminator, batch: Batch, real: Tensor) -> Tensor:
+    def _r1(self, discriminator: Discriminator, batch: Batch, real: Tensor) -> Tensor:
         images = real.detach().float().requires_grad_()
         # Gradients of gradients overflow in half precision.
         with torch.autocast(real.device.type, enabled=False):
             output = discriminator(images, batch.one_hot)
             score = self.adversarial.realness(output, batch) * len(images)
         return gradient_penalty(score, images)
-
-
-_TELLS: dict[OutputKind, str] = {
-    "realness": "says how real an image is",
-    "classes": "tells the class of every pixel",
-    "both": "does both, telling classes and how real an image is",
-}
-
-
-_FITS: dict[OutputKind, tuple[str, str]] = {
-    "realness": ("model/discriminator=patch", "loss=hinge_fm"),
-    "classes": ("model/discriminator=oasis", "loss=oasis"),
-    "both": ("model/discriminator=both", "loss=both"),
-}
-
-"""A discriminator that output_kind so, and a loss for it."""
-
-
-def check_fit(loss: ObjectiveSettings, output_kind: OutputKind, noise_channels: int) -> None:
-    """Refuses networks that this recipe cannot train.
-
-    Args:
-        loss: The recipe.
-        output_kind: What the discriminator's logits mean (see `models.discriminator`).
-        noise_channels: Z of the generator.
-
-    Raises:
-        UserError: Saying why, and what fits.
-    """
-    wanted = build_adversarial(loss.adversarial, loss.class_balance).output_kind
-    if output_kind != wanted:
-        raise UserError(
-            f"loss.adversarial={loss.adversarial} needs a discriminator that {_TELLS[wanted]}, "
-            f"and model.discriminator {_TELLS[output_kind]}. Use {_FITS[wanted][0]}, or "
-            f"{_FITS[output_kind][1]}."
-        )
-    if loss.labelmix.weight and wanted == "realness":
-        raise UserError(
-            f"loss.labelmix.weight={loss.labelmix.weight} mixes images along their classes, "
-            f"which loss.adversarial={loss.adversarial} does not tell. Set it to 0, or use "
-            "loss=oasis."
-        )
-    if loss.diversity.weight and not noise_channels:
-        raise UserError(
-            f"loss.diversity.weight={loss.diversity.weight} compares images of different "
-            "noise, but the generator takes none. Set it to 0, or give model.generator some "
-            "style_channels, region_channels or texture_octaves."
-        )

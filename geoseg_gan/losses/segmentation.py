@@ -1,4 +1,4 @@
-"""What a segmenter minimises: cross-entropy and Dice."""
+"""The loss of a segmenter: cross-entropy and Dice."""
 
 from collections.abc import Sequence
 
@@ -7,23 +7,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.losses.objective import Terms
 from geoseg_gan.losses.settings import SegmentationLossSettings
+from geoseg_gan.losses.terms import Terms
 
 
 class SegmentationLoss:
-    """Cross-entropy plus Dice over the pixels that are not ignored.
+    """Cross-entropy plus Dice loss (Milletari et al. 2016) over the pixels that are not ignored.
 
     Args:
-        settings: The weights of both.
-        class_weights: Of the cross-entropy, one a class; None for equal ones.
+        settings: The weights of the two terms.
+        class_weights: Of the cross-entropy, one per class; None for equal weights.
     """
 
     def __init__(
         self, settings: SegmentationLossSettings, class_weights: Sequence[float] | None = None
     ) -> None:
         """Keeps the weights."""
-        # The library takes seconds to import, which commands that need no segmenter shall not pay.
+        # Imported here: it takes seconds, which commands without a segmenter save.
         from segmentation_models_pytorch.losses import DiceLoss
 
         self.settings = settings
@@ -45,13 +45,15 @@ class SegmentationLoss:
             losses = F.cross_entropy(
                 logits, target, self.class_weights, ignore_index=IGNORE, reduction="none"
             )
-            # Divided here: the library's own mean is NaN for a batch without a labelled pixel.
-            terms["ce"] = self.settings.ce * losses.sum() / self._mass(target).clamp(min=1e-6)
+            # torch's own mean is NaN for a batch without a labelled pixel.
+            terms["ce"] = (
+                self.settings.ce * losses.sum() / self._total_weight(target).clamp(min=1e-6)
+            )
         if self.settings.dice:
             terms["dice"] = self.settings.dice * self._dice(logits, target)
         return Terms(terms)
 
-    def _mass(self, target: Tensor) -> Tensor:
+    def _total_weight(self, target: Tensor) -> Tensor:
         valid = target != IGNORE
         if self.class_weights is None:
             return valid.sum()

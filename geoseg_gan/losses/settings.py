@@ -1,5 +1,6 @@
-"""Training recipes as settings."""
+"""Knobs of the losses."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy.typing as npt
 from geoseg_gan.utils.errors import UserError, check_choice
 
 ADVERSARIAL = ("hinge", "lsgan", "nonsaturating", "classes", "both")
+"""Names of the adversarial losses."""
 
 
 @dataclass
 class DiffAugmentSettings:
-    """How real and painted images are changed before the discriminator sees them."""
+    """How images are augmented before the discriminator sees them."""
 
     p: float
     color: bool
@@ -43,7 +45,7 @@ class DiffAugmentSettings:
 
 @dataclass
 class SegmentationLossSettings:
-    """The weighted sum that a segmenter minimises."""
+    """The weights of a segmenter's loss."""
 
     ce: float
     dice: float
@@ -55,18 +57,16 @@ class SegmentationLossSettings:
         Raises:
             UserError: Naming the key, its value and what is allowed.
         """
-        if self.ce < 0 or self.dice < 0 or self.ce + self.dice == 0:
-            raise UserError(
-                f"loss: ce={self.ce} and dice={self.dice} must not be negative, nor both 0."
-            )
+        if not (self.ce >= 0 and self.dice >= 0 and 0 < self.ce + self.dice < math.inf):
+            raise UserError(f"loss: ce={self.ce} and dice={self.dice}: use 0 or more, not both 0.")
         weights = self.class_weights
         if weights is None or weights == "balanced":
             return
-        if (
-            not isinstance(weights, list)
-            or len(weights) != num_classes
-            or not all(isinstance(w, int | float) and w >= 0 for w in weights)
-            or not any(weights)
+        if not (
+            isinstance(weights, list)
+            and len(weights) == num_classes
+            and all(isinstance(w, int | float) and 0 <= w < math.inf for w in weights)
+            and any(weights)
         ):
             raise UserError(
                 f"loss.class_weights={weights}: use null, balanced, or {num_classes} numbers from "
@@ -74,13 +74,14 @@ class SegmentationLossSettings:
             )
 
     def weights(self, shares: npt.NDArray[np.float64]) -> list[float] | None:
-        """The weight of every class.
+        """The weight of every class in the cross-entropy.
 
         Args:
             shares: Share of every class in the labelled training pixels, shape (C,).
 
         Returns:
-            C numbers, or None for equal ones. A class that never occurs weighs 1 under "balanced".
+            C numbers, or None for equal ones; with "balanced" that of a class that never occurs
+            is 1.
         """
         if self.class_weights is None:
             return None
@@ -121,7 +122,7 @@ class PenaltySettings(Weight):
 
 @dataclass
 class ObjectiveSettings:
-    """One training recipe."""
+    """The recipe by which a GAN is trained."""
 
     adversarial: str
     class_balance: bool
@@ -141,10 +142,10 @@ class ObjectiveSettings:
         check_choice("loss.adversarial", self.adversarial, ADVERSARIAL)
         for name in ("feature_matching", "perceptual", "diversity", "labelmix", "r1"):
             weight = getattr(self, name).weight
-            if weight < 0:
+            if not 0 <= weight < math.inf:
                 raise UserError(f"loss.{name}.weight={weight}: use 0 or more.")
         if self.r1.every < 1:
             raise UserError(f"loss.r1.every={self.r1.every}: use 1 or more batches.")
-        if self.diversity.limit <= 0:
-            raise UserError(f"loss.diversity.limit={self.diversity.limit} must be positive.")
+        if not self.diversity.limit > 0:
+            raise UserError(f"loss.diversity.limit={self.diversity.limit}: use more than 0.")
         self.augment.check()

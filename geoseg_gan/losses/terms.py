@@ -1,26 +1,65 @@
-"""Loss terms as plain functions of what networks give; each returns a scalar tensor."""
+"""The terms of a loss, and functions that compute them from what networks return."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
+class Terms(dict[str, Tensor]):
+    """Named, weighted scalar terms of a loss, and scalars to log that are not part of it.
+
+    Attributes:
+        monitors: Scalars without gradient by name.
+    """
+
+    def __init__(
+        self, terms: Mapping[str, Tensor], monitors: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Keeps both."""
+        super().__init__(terms)
+        self.monitors = dict(monitors or {})
+
+    def total(self) -> Tensor:
+        """The loss: the sum of the terms."""
+        return torch.stack(list(self.values())).sum()
+
+    @classmethod
+    def mean(cls, parts: "Sequence[Terms]") -> "Terms":
+        """The mean over the parts of a batch, without gradient."""
+
+        def over(dicts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+            names = dicts[0]
+            return {n: torch.stack([own[n].detach() for own in dicts]).mean() for n in names}
+
+        return cls(over(parts), over([part.monitors for part in parts]))
+
+
 def over_scales(logits: Sequence[Tensor], loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """The mean over scales of a loss of each scale's logits."""
+    """The mean over scales of a scalar function of each scale's logits."""
     return torch.stack([loss(scale) for scale in logits]).mean()
+
+
+def sign_accuracy(logits: Sequence[Tensor], real: bool) -> Tensor:
+    """Share of logits on the right side of 0, averaged over scales; 0 itself counts as wrong.
+
+    Args:
+        logits: One tensor per scale.
+        real: Whether the images were real.
+    """
+    sign = 1 if real else -1
+    return over_scales(logits, lambda scale: (scale * sign > 0).float().mean())
 
 
 def feature_matching(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
     """Mean absolute difference of features, summed over layers, averaged over scales.
 
-    Wang et al. 2018 (pix2pixHD), eq. 4. The real side is detached; the logits, a discriminator's
-    last output, are not among its features.
+    Wang et al. 2018 (pix2pixHD), eq. 4. The real side is detached.
 
     Args:
-        real: For every scale the features of each layer on real images.
-        fake: The same on generated images.
+        real: For every scale the features of each layer on real images, without logits.
+        fake: The same of generated images.
     """
     total = torch.stack(
         [
@@ -35,12 +74,12 @@ def feature_matching(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[T
 def perceptual(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     """Weighted mean absolute difference of a pretrained network's features (Wang et al. 2018).
 
-    The coarsest map weighs 1, the next 1/4, and each finer one half of that: of five maps 1/32,
-    1/16, 1/8, 1/4 and 1, as published for VGG19. The real side is detached.
+    The coarsest map weighs 1, the next 1/4, and each finer one half of the one before: of five maps
+    1/32, 1/16, 1/8, 1/4 and 1, as published for VGG19. The real side is detached.
 
     Args:
         real: Feature maps of real images, from the finest to the coarsest.
-        fake: The same of painted ones.
+        fake: The same of generated images.
     """
     count = len(real)
     weights = [2.0 ** -(count - number) for number in range(count - 1)] + [1.0]
@@ -52,16 +91,16 @@ def perceptual(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
 
 
 def diversity(first: Tensor, second: Tensor, distance: Tensor, limit: float) -> Tensor:
-    """How much images of one mask differ for the noise they were painted with, negated.
+    """How much images of one mask differ with their noise, negated.
 
-    The regulariser of DSGAN (Yang et al. 2019, eq. 4): the mean over the batch of the images' mean
-    absolute difference over that of their noise, but no more than a limit.
+    The regulariser of DSGAN (Yang et al. 2019, eq. 4): the mean over the batch of the mean absolute
+    difference of two images, divided by that of their noise, up to a limit.
 
     Args:
         first: Images, shape (B, K, H, W).
         second: Images of the same masks with other noise.
         distance: Mean absolute difference of the noise of each pair, shape (B,).
-        limit: Ratios above it earn nothing more.
+        limit: Ratios above it count as this.
     """
     ratio = (first - second).abs().mean((1, 2, 3)) / distance.clamp(min=1e-6)
     return -ratio.clamp(max=limit).mean()
@@ -83,17 +122,17 @@ def gradient_penalty(score: Tensor, images: Tensor) -> Tensor:
 def balanced_cross_entropy(
     logits: Tensor, one_hot: Tensor, pixels: Tensor, balance: bool = True
 ) -> Tensor:
-    """Cross-entropy with the true class of labelled pixels, each class weighing alike.
+    """Cross-entropy with the true class of labelled pixels, all classes weighing alike.
 
     Schönfeld et al. 2021, eq. 2: a pixel of class c weighs in proportion to 1 / (pixels of c in the
-    batch). The mean over labelled pixels with such weights is the mean over the classes present of
-    their pixels' mean cross-entropy.
+    batch). So weighted, the mean over labelled pixels is the mean over the classes present of the
+    mean over their pixels.
 
     Args:
         logits: Shape (B, C + 1, H, W), channel 0 for fake and c + 1 for class c.
         one_hot: Shape (B, C, H, W), all zero where ignored.
-        pixels: How many labelled pixels each class has, shape (C,); on average over the parts of a
-            batch of which this is one.
+        pixels: Labelled pixels of each class, shape (C,): the mean over all parts of the batch,
+            where this is one of several.
         balance: False for the plain mean over pixels.
 
     Returns:
@@ -101,36 +140,25 @@ def balanced_cross_entropy(
     """
     losses = -(F.log_softmax(logits.float(), 1)[:, 1:] * one_hot)
     if not balance:
-        return losses.sum() / _at_least_some(pixels.sum())
-    means = losses.sum((0, 2, 3)) / _at_least_some(pixels)
+        return losses.sum() / at_least_one(pixels.sum())
+    means = losses.sum((0, 2, 3)) / at_least_one(pixels)
     return means.sum() / (pixels > 0).sum().clamp(min=1)
 
 
-def _at_least_some(pixels: Tensor) -> Tensor:
-    """Counts to divide by, 1 where there is nothing; a part's share of a count may be below 1."""
-    return torch.where(pixels > 0, pixels, 1)
+def at_least_one(counts: Tensor) -> Tensor:
+    """Counts to divide by: 1 in place of 0. Means over the parts of a batch may be below 1."""
+    return torch.where(counts > 0, counts, 1)
 
 
 def label_mix(mixed: Tensor, real: Tensor, fake: Tensor, from_real: Tensor) -> Tensor:
-    """LabelMix consistency: what is said of a mixed image, against the mix of what is said of both.
+    """LabelMix consistency: the logits of a mixed image should be the mix of both images' logits.
 
-    Schönfeld et al. 2021, eq. 4: the mean squared difference of logits.
+    Schönfeld et al. 2021, eq. 4: the mean squared difference.
 
     Args:
-        mixed: Logits of the mixed images, shape (B, N + 1, H, W).
+        mixed: Logits of the mixed images, shape (B, C + 1, H, W).
         real: Those of the real images.
-        fake: Those of the painted ones.
-        from_real: Shape (B, 1, H, W), 1 where the mixed image is real, 0 where it is painted.
+        fake: Those of the generated images.
+        from_real: Shape (B, 1, H, W), 1 where the mixed image is real, 0 where it is generated.
     """
     return F.mse_loss(mixed, from_real * real + (1 - from_real) * fake)
-
-
-def sign_accuracy(logits: Sequence[Tensor], real: bool) -> Tensor:
-    """Share of logits on the right side of 0, averaged over scales; 0 itself counts as wrong.
-
-    Args:
-        logits: One tensor a scale.
-        real: Whether the images judged were real.
-    """
-    sign = 1 if real else -1
-    return over_scales(logits, lambda scale: (scale * sign > 0).float().mean())

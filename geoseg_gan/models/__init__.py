@@ -1,1 +1,1 @@
-"""Generators and discriminators in plain torch, found by name."""
+"""Generators, discriminators, segmenters and pretrained networks, in plain torch."""

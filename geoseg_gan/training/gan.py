@@ -16,7 +16,8 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from geoseg_gan.data.batch import Batch, ImageScaling, Sample, make_batch, regions_of
-from geoseg_gan.losses.objective import Objective, Regenerate, Terms
+from geoseg_gan.losses.objective import Objective, Regenerate
+from geoseg_gan.losses.terms import Terms
 from geoseg_gan.models.discriminators.output import Discriminator
 from geoseg_gan.models.generators.noise import sample_noise
 from geoseg_gan.models.layers import HasBlocks, recompute_blocks, update_spectral_norms

@@ -16,9 +16,9 @@ def build(**settings):
         (1.0, 1.0, -1.0, 0.0),
         (1.0, -1.0, -1.0, 1.0),
         (1.0, 1.5, -1.0, 0.0),  # held-out tiles look more real
-        (1.0, -3.0, -1.0, 1.0),  # or more painted than the painted ones
-        (0.5, 0.0, 0.5, 0.0),  # nothing is told apart
-        (0.0, -1.0, 1.0, 0.0),  # painted ones look more real
+        (1.0, -3.0, -1.0, 1.0),  # or less real than generated ones
+        (0.5, 0.0, 0.5, 0.0),  # real and generated images look alike
+        (0.0, -1.0, 1.0, 0.0),  # generated ones look more real
     ],
 )
 def test_the_gap_by_hand(train, held_out, fake, gap):

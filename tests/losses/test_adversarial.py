@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from geoseg_gan.data.batch import Batch, one_hot_of
-from geoseg_gan.losses.adversarial import ADVERSARIAL, build_adversarial
+from geoseg_gan.losses.adversarial import build_adversarial
+from geoseg_gan.losses.settings import ADVERSARIAL
 from geoseg_gan.models.discriminators.output import DiscriminatorOutput
 
 

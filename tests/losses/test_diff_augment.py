@@ -12,7 +12,7 @@ SIDE = 40
 
 
 def batch_of(serials, bands=3):
-    """Images of rows, columns and noise, by which every pixel is known again."""
+    """Images of rows, columns and noise, that identify every pixel."""
     count = len(serials)
     rng = torch.Generator().manual_seed(0)
     image = torch.rand(count, bands, SIDE, SIDE, generator=rng) - 0.5
@@ -23,7 +23,7 @@ def batch_of(serials, bands=3):
 
 
 def changed(p=1.0, serials=range(4), bands=3, **settings):
-    """A batch, what was painted of it, and both after augmentation."""
+    """A batch, generated images of its masks, and both after augmentation."""
     batch = batch_of(serials, bands)
     fake = -batch.image
     augment = DiffAugment(defaults(DiffAugmentSettings, **settings), seed=0)
@@ -31,20 +31,20 @@ def changed(p=1.0, serials=range(4), bands=3, **settings):
 
 
 def both(augment, batch, fake=None, p=1.0):
-    """A batch, and what was painted of it, after augmentation."""
+    """A batch and generated images of its masks after augmentation."""
     after, change = augment(batch, p)
     return after, change(batch.image if fake is None else fake)
 
 
 def test_a_probability_of_zero_returns_the_inputs():
-    batch, fake, after, painted = changed(p=0.0)
-    assert after is batch and painted is fake
+    batch, fake, after, generated = changed(p=0.0)
+    assert after is batch and generated is fake
 
 
 @pytest.mark.parametrize("settings", [{"geometry": False}, {"color": False}, {}])
 def test_a_probability_of_one_changes_every_pair_and_leaves_the_inputs(settings):
-    batch, fake, after, painted = changed(serials=range(20), **settings)
-    for first, second in ((batch.image, after.image), (fake, painted)):
+    batch, fake, after, generated = changed(serials=range(20), **settings)
+    for first, second in ((batch.image, after.image), (fake, generated)):
         assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
     original = batch_of(range(20))
     assert torch.equal(batch.image, original.image) and torch.equal(fake, -original.image)
@@ -77,7 +77,7 @@ def test_the_draw_belongs_to_the_pair_and_the_seed():
 
 
 def offset(image, valid):
-    """How far the first band's ground lies down and right of where it was."""
+    """How far the first band has moved down and right."""
     rows, columns = valid[0].nonzero(as_tuple=True)
     number = (image[0, rows, columns] * SIDE**2).round().long() - 1
     down, right = rows - number // SIDE, columns - number % SIDE
@@ -85,8 +85,8 @@ def offset(image, valid):
     return down[0].item(), right[0].item()
 
 
-def test_image_painted_image_and_mask_move_together_within_the_paper_s_range():
-    batch, fake, after, painted = changed(serials=range(60), color=False)
+def test_image_generated_image_and_mask_move_together_within_the_paper_s_range():
+    batch, fake, after, generated = changed(serials=range(60), color=False)
     offsets = []
     for n in range(60):
         valid = after.valid[n] > 0
@@ -94,7 +94,7 @@ def test_image_painted_image_and_mask_move_together_within_the_paper_s_range():
         offsets.append((down, right))
         for before, now in (
             (batch.image[n], after.image[n]),
-            (fake[n], painted[n]),
+            (fake[n], generated[n]),
             (batch.label[n][None], after.label[n][None]),
             (batch.one_hot[n], after.one_hot[n]),
         ):
@@ -105,11 +105,11 @@ def test_image_painted_image_and_mask_move_together_within_the_paper_s_range():
     assert len({down for down, _ in offsets}) > 8 and len({right for _, right in offsets}) > 8
 
 
-def test_what_is_shifted_in_or_cut_out_is_ignored_ground():
-    _, _, after, painted = changed(serials=range(60), color=False)
+def test_what_is_shifted_in_or_cut_out_is_ignored():
+    _, _, after, generated = changed(serials=range(60), color=False)
     gone = after.valid[:, 0] == 0
     assert (after.label[gone] == 255).all() and (after.label[~gone] != 255).all()
-    for maps in (after.one_hot, after.image, painted):
+    for maps in (after.one_hot, after.image, generated):
         assert (maps.movedim(1, -1)[gone] == 0).all()
     assert torch.equal(after.one_hot, one_hot_of(after.label, 3))
 
@@ -133,10 +133,10 @@ def test_colours_by_hand():
 
 
 def test_colours_are_drawn_once_a_pair_over_the_paper_s_ranges():
-    batch, fake, after, painted = changed(serials=range(200), geometry=False)
+    batch, fake, after, generated = changed(serials=range(200), geometry=False)
     assert torch.equal(after.label, batch.label) and after.valid.all()
     ranges = []
-    for before, now in ((batch.image, after.image), (fake, painted)):
+    for before, now in ((batch.image, after.image), (fake, generated)):
         grey, grey_now = before.mean(1, keepdim=True), now.mean(1, keepdim=True)
         mean, mean_now = (v.mean((2, 3), keepdim=True) for v in (grey, grey_now))
         brightness = (mean_now - mean).flatten()
@@ -171,11 +171,11 @@ def test_images_of_one_band_change_in_brightness_and_contrast():
 def test_gradients_pass_to_what_stays_in_sight():
     batch = batch_of(range(4))
     fake = (-batch.image).requires_grad_()
-    after, painted = both(DiffAugment(defaults(DiffAugmentSettings, color=False), 0), batch, fake)
-    painted.sum().backward()
+    after, generated = both(DiffAugment(defaults(DiffAugmentSettings, color=False), 0), batch, fake)
+    generated.sum().backward()
     assert fake.grad.sum() == 3 * after.valid.sum()
     assert set(fake.grad.unique().tolist()) == {0, 1}
     fake = (-batch.image).requires_grad_()
-    _, painted = both(DiffAugment(defaults(DiffAugmentSettings, geometry=False), 0), batch, fake)
-    painted.square().sum().backward()
+    _, generated = both(DiffAugment(defaults(DiffAugmentSettings, geometry=False), 0), batch, fake)
+    generated.square().sum().backward()
     assert (fake.grad != 0).all()

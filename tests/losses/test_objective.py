@@ -68,14 +68,14 @@ def d_terms(objective, discriminator, batch, fake):
     return terms
 
 
-def g_terms(objective, discriminator, batch, fake, repaint):
+def g_terms(objective, discriminator, batch, fake, regenerate):
     """The generator's terms of a whole batch."""
     (view,) = objective.views([batch])
-    return objective.g_terms(discriminator, view, fake, repaint)
+    return objective.g_terms(discriminator, view, fake, regenerate)
 
 
 def unused():
-    raise AssertionError("painted once more though nothing asks for it")
+    raise AssertionError("generated again though nothing asks for it")
 
 
 def test_discriminator_terms_by_hand():
@@ -112,16 +112,16 @@ def test_weights_of_zero_leave_terms_out(adversarial, network, names):
     assert list(g_terms(objective, network(), batch_of(), FAKE, unused)) == ["adversarial"]
 
 
-def test_the_diversity_term_paints_once_more_with_other_noise():
+def test_the_diversity_term_generates_again_with_other_noise():
     objective = build(diversity=defaults(DiversitySettings, weight=2.0, limit=1.0))
     batch = batch_of(ignored=2)
     terms = g_terms(objective, Mean(), batch, FAKE, lambda: (FAKE + 0.4, torch.tensor([1.0, 2.0])))
-    # Half of the ground is ignored: mean differences of 0.2 over noise distances of 1 and 2.
+    # Half of the pixels are ignored: mean differences of 0.2 over noise distances of 1 and 2.
     assert terms["diversity"].item() == pytest.approx(-2 * (0.2 + 0.1) / 2)
 
 
 @pytest.mark.parametrize(("adversarial", "network"), [("hinge", Mean), ("classes", Bands)])
-def test_ignored_ground_reaches_neither_network(adversarial, network):
+def test_ignored_pixels_reach_neither_network(adversarial, network):
     objective = build(
         adversarial=adversarial,
         feature_matching=Weight(5.0),
@@ -139,7 +139,7 @@ def test_ignored_ground_reaches_neither_network(adversarial, network):
 
 
 def mixed_images(serials, classes=3):
-    """What the discriminator is shown of real images of 1 and painted ones of -1, mixed."""
+    """What the discriminator is shown of real images of 1 and generated ones of -1, mixed."""
     batch = replace(batch_of(1.0, ignored=1, count=len(serials)), serials=serials)
     discriminator = Bands()
     terms = d_terms(
@@ -169,7 +169,7 @@ def test_labelmix_draws_by_the_number_of_the_sample():
     assert torch.equal(alone, together[[9, 4]])
 
 
-def test_labelmix_of_a_discriminator_that_judges_pixels_alone_is_zero():
+def test_labelmix_of_a_discriminator_of_single_pixels_is_zero():
     _, _, terms = mixed_images(range(4))
     assert terms["labelmix"].item() == 0
 
@@ -249,7 +249,7 @@ def test_r1_is_unaffected_by_autocast():
 
 
 @pytest.mark.parametrize("color", [False, True])
-def test_feature_matching_compares_the_same_ground_under_augmentation(color):
+def test_feature_matching_compares_the_same_places_under_augmentation(color):
     objective = build(
         feature_matching=Weight(1.0), augment=defaults(DiffAugmentSettings, p=1.0, color=color)
     )
@@ -285,7 +285,7 @@ def test_means_over_classes_are_those_of_all_parts_of_a_batch(balance):
     image = torch.rand(4, 3, 4, 4, generator=rng)
     whole = replace(batch_of(count=4), image=image)
     label = whole.label.clone()
-    label[1] = 0  # classes and ignored ground differ between the parts
+    label[1] = 0  # classes and ignored pixels differ between the parts
     label[2, :3] = 255
     valid = (label != 255).unsqueeze(1).float()
     whole = replace(whole, label=label, one_hot=one_hot_of(label, 3), valid=valid)

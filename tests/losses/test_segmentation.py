@@ -1,13 +1,11 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 from defaults import defaults
 
 from geoseg_gan.losses.segmentation import SegmentationLoss
 from geoseg_gan.losses.settings import SegmentationLossSettings
-from geoseg_gan.utils.errors import UserError
 
 
 def logits_of(probabilities):
@@ -47,32 +45,3 @@ def test_a_batch_without_a_labelled_pixel_costs_nothing_and_has_a_gradient():
     total.backward()
     assert total.item() == 0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
-
-
-def test_balanced_weights_follow_the_median_frequency():
-    shares = np.array([0.6, 0.3, 0.1, 0.0])
-    weights = defaults(SegmentationLossSettings, class_weights="balanced").weights(shares)
-    assert weights == pytest.approx([0.5, 1.0, 3.0, 1.0])
-    assert defaults(SegmentationLossSettings).weights(shares) is None
-    assert defaults(SegmentationLossSettings, class_weights=[1, 2, 3, 4]).weights(shares) == [
-        1,
-        2,
-        3,
-        4,
-    ]
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"ce": -1.0}, "ce=-1.0"),
-        ({"ce": 0.0, "dice": 0.0}, "nor both 0"),
-        ({"class_weights": "balance"}, "class_weights=balance"),
-        ({"class_weights": [1, 2]}, "3 numbers"),
-        ({"class_weights": [0, 0, 0]}, "not all 0"),
-        ({"class_weights": [1, "a", 0]}, "one a class"),
-    ],
-)
-def test_values_out_of_range_are_refused(settings, message):
-    with pytest.raises(UserError, match=message):
-        defaults(SegmentationLossSettings, **settings).check(3)
