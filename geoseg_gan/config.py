@@ -77,8 +77,7 @@ def command(name: str, schema: type[ConfigT], run: str) -> Callable[[], None]:
             _say("error: interrupted; what was finished is saved.")
             sys.exit(130)
         except Exception as error:
-            if not _JobError.count:  # else its line is printed already
-                _say(f"error: {explain(error, schema)}")
+            _say(f"error: {explain(error, schema)}")
             sys.exit(1)
         if _JobError.count:
             sys.exit(1)
@@ -87,9 +86,9 @@ def command(name: str, schema: type[ConfigT], run: str) -> Callable[[], None]:
 
 
 class _JobError(Exception):
-    """The error of a sweep's job, whose line is printed already.
+    """The error of a sweep's job, whose line is printed; returned, so that the sweep goes on.
 
-    Launchers pickle it back into the command's process, where making it anew counts it too.
+    Launchers pickle it back into the command's process, where making it again counts it too.
     """
 
     count = 0
@@ -124,7 +123,7 @@ def _run(config: DictConfig, schema: type, run: str) -> Any:
             line = f"{type(error).__name__}: {error}"
         _say(f"error: {line}" + (f" (In the job {folder.name}.)" if sweep else ""))
         if sweep:
-            raise _JobError(line) from None
+            return _JobError(line)
         sys.exit(1)
     return figures.get("objective") if isinstance(figures, dict) else figures
 
@@ -134,7 +133,8 @@ class SweepNames(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Has Hydra leave out of the names what the command line gives one value."""
-        logging.getLogger("alembic").setLevel(logging.WARNING)  # which Optuna imports
+        for library in ("alembic", "hydra_plugins"):  # what Optuna imports, and what calls it
+            logging.getLogger(library).setLevel(logging.ERROR)
         parsed = OverridesParser.create().parse_overrides(config.hydra.overrides.task)
         fixed = ",".join(f"'{o.key_or_group}'" for o in parsed if not o.is_sweep_override())
         with read_write(config), open_dict(config):
@@ -247,9 +247,9 @@ def help_text(name: str) -> str:
     if groups:
         lines += ["", "Groups, chosen as group=choice and adjusted as group.key=value:"]
     for group in groups:
-        folders = [_folder() / group, *sorted((_folder() / group).glob("*/"))]
-        names = [folder.relative_to(_folder()).as_posix() for folder in folders]
-        lines += [f"  {group}: {', '.join(choices(group))}" for group in names]
+        for folder in (_folder() / group, *sorted((_folder() / group).glob("*/"))):
+            name = folder.relative_to(_folder()).as_posix()
+            lines.append(f"  {name}: {', '.join(choices(name))}")
     return "\n".join([*lines, "", "--cfg job shows every setting; -m sweeps over a,b,c values."])
 
 
