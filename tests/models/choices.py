@@ -1,19 +1,21 @@
-"""The files of the model groups, which every tester of networks builds from."""
+"""The choices of the config groups of networks, which their tests build from."""
 
 import functools
-from pathlib import Path
 
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "model"
+from geoseg_gan.config import choices
 
 
 @functools.cache
-def settings_of(kind, choice):
-    """The settings that a file stands for, defaults included."""
+def settings_of(group, choice):
+    """The settings of a choice, inherited ones included."""
     with initialize_config_module("geoseg_gan.configs", version_base="1.3"):
-        return OmegaConf.to_container(compose(f"model/{kind}/{choice}").model[kind])
+        config = compose(f"{group}/{choice}")
+    for part in group.split("/"):
+        config = config[part]
+    return OmegaConf.to_container(config)
 
 
 def tensors(output):
@@ -23,10 +25,9 @@ def tensors(output):
     return [output]
 
 
-def check_testers(kind, testers):
-    """Every file of a group must have a tester, and those that share one must come out alike."""
-    known = {path.stem for path in (CONFIGS / kind).glob("*.yaml")}
-    assert known == {name for tester in testers for name in tester.files}
+def check_testers(group, testers):
+    """Every choice must have a tester, and those that share one must be alike once tiny."""
+    assert set(choices(group)) == {name for tester in testers for name in tester.choices}
     for tester in testers:
-        first, *others = (settings_of(kind, name) | tester.tiny for name in tester.files)
+        first, *others = (settings_of(group, name) | tester.tiny for name in tester.choices)
         assert all(other == first for other in others), tester

@@ -27,16 +27,16 @@ class Listed(torch.nn.Module):
 
 
 class DiscriminatorTester:
-    """What every discriminator must do; a subclass names files of the group and makes them tiny."""
+    """What every discriminator must do; a subclass names choices and makes them tiny."""
 
-    files: ClassVar[tuple]
+    choices: ClassVar[tuple]
     tiny: ClassVar[dict]
     output_kind: ClassVar[str] = "realness"
     shown_mask: ClassVar[bool] = True
 
     def build(self, classes=CLASSES, bands=3, **changes):
         torch.manual_seed(0)
-        settings = settings_of("discriminator", self.files[0]) | self.tiny | changes
+        settings = settings_of("model/discriminator", self.choices[0]) | self.tiny | changes
         return build_discriminator(settings, classes, bands)
 
     def inputs(self, height=64, width=64, batch=2, classes=CLASSES, bands=3):
@@ -45,7 +45,7 @@ class DiscriminatorTester:
         image = torch.rand(batch, bands, height, width, generator=rng) * 2 - 1
         return image, one_hot_of(label.byte(), classes)
 
-    def test_it_judges_any_size_from_its_minimum(self):
+    def test_it_takes_any_size_from_its_minimum(self):
         network = self.build()
         least = network.minimum_size
         for height, width in ((least, least), (least, least + 13), (least + 13, least + 6)):
@@ -55,7 +55,7 @@ class DiscriminatorTester:
             assert all(len(found) == 2 and found.numel() for found in tensors(output))
 
     @pytest.mark.parametrize(("classes", "bands"), [(2, 1), (200, 3), (3, 6)])
-    def test_logits_are_what_it_says_that_it_judges(self, classes, bands):
+    def test_logits_are_of_its_kind(self, classes, bands):
         network = self.build(classes, bands)
         output = network(*self.inputs(33, 40, classes=classes, bands=bands))
         assert network.output_kind == self.output_kind
@@ -102,7 +102,7 @@ class DiscriminatorTester:
         found, expected = (tensors(built.eval()(*inputs)) for built in (other, network))
         assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
-    def test_bfloat16_judges_nearly_the_same(self):
+    def test_in_bfloat16_its_output_is_nearly_the_same(self):
         network = self.build().eval()
         inputs = self.inputs()
         with torch.autocast("cpu", torch.bfloat16):
@@ -113,7 +113,7 @@ class DiscriminatorTester:
     @pytest.mark.parametrize(
         "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
     )
-    def test_compiled_whole_it_judges_the_same(self, backend):
+    def test_compiled_as_a_whole_its_output_is_the_same(self, backend):
         torch.compiler.reset()
         network, other = self.build(), self.build()
         inputs = self.inputs()
@@ -124,7 +124,7 @@ class DiscriminatorTester:
             found, expected = tensors(compiled(*inputs)), tensors(network(*inputs))
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
-    def test_exported_it_judges_the_same(self):
+    def test_exported_its_output_is_the_same(self):
         network = self.build().eval()
         inputs = self.inputs()
         expected = network(*inputs)  # loads a backbone
@@ -137,7 +137,7 @@ class DiscriminatorTester:
 
 
 class TestPatch(DiscriminatorTester):
-    files = ("patch", "patch_light")
+    choices = ("patch", "patch_light")
     tiny: ClassVar[dict] = {"width": 4, "layers": 2, "scales": 2}
 
     def test_below_its_minimum_it_cannot(self):
@@ -162,7 +162,7 @@ class TestPatch(DiscriminatorTester):
             weight = scale.head.weight.flatten(1)
             assert torch.linalg.matrix_norm(weight, 2).item() == pytest.approx(1, abs=0.05)
 
-    def test_three_layers_judge_seventy_pixels(self):
+    def test_a_logit_of_three_layers_sees_seventy_pixels(self):
         network = PatchDis(1, 1, width=4, layers=3, scales=1, spectral_norm=False)
         image = torch.zeros(1, 1, 256, 256, requires_grad=True)
         logits = network(image, torch.zeros(1, 1, 256, 256)).logits[0]
@@ -172,12 +172,12 @@ class TestPatch(DiscriminatorTester):
 
 
 class TestProjected(DiscriminatorTester):
-    files = ("projected", "projected_light")
+    choices = ("projected", "projected_light")
     tiny: ClassVar[dict] = {"mixed": 4, "width": 4, "patch": 4}
 
 
 class TestOasis(DiscriminatorTester):
-    files = ("oasis",)
+    choices = ("oasis",)
     tiny: ClassVar[dict] = {"width": 4, "depth": 3, "max_width": 8}
     output_kind = "classes"
     shown_mask = False
@@ -204,14 +204,14 @@ class TestOasis(DiscriminatorTester):
 
 
 class TestOasisLight(DiscriminatorTester):
-    files = ("oasis_light",)
+    choices = ("oasis_light",)
     tiny = TestOasis.tiny
     output_kind = "classes"
     shown_mask = False
 
 
 class TestBoth(DiscriminatorTester):
-    files = ("both",)
+    choices = ("both",)
     tiny: ClassVar[dict] = {**TestOasis.tiny, "patch": 4}
     output_kind = "both"
 
@@ -226,18 +226,18 @@ class TestBoth(DiscriminatorTester):
 
 
 class TestBothLight(DiscriminatorTester):
-    files = ("both_light",)
+    choices = ("both_light",)
     tiny = TestBoth.tiny
     output_kind = "both"
 
 
 class TestBothProjected(DiscriminatorTester):
-    files = ("both_projected",)
+    choices = ("both_projected",)
     tiny: ClassVar[dict] = {**TestOasis.tiny, "projected": 4}
     output_kind = "both"
     # Slow, and done with each of its two parts.
-    test_compiled_whole_it_judges_the_same = None
-    test_exported_it_judges_the_same = None
+    test_compiled_as_a_whole_its_output_is_the_same = None
+    test_exported_its_output_is_the_same = None
 
     def test_it_is_the_one_and_the_other(self):
         network = self.build()
@@ -249,11 +249,11 @@ class TestBothProjected(DiscriminatorTester):
 
 
 class TestBothProjectedLight(DiscriminatorTester):
-    files = ("both_projected_light",)
+    choices = ("both_projected_light",)
     tiny = TestBothProjected.tiny
     output_kind = "both"
-    test_compiled_whole_it_judges_the_same = None
-    test_exported_it_judges_the_same = None
+    test_compiled_as_a_whole_its_output_is_the_same = None
+    test_exported_its_output_is_the_same = None
 
 
 @pytest.mark.parametrize("tester", [TestPatch, TestProjected])
@@ -266,8 +266,8 @@ def test_outlines_matter_where_they_are_shown(tester, monkeypatch):
         assert not torch.allclose(one, other, atol=1e-4)
 
 
-def test_every_file_of_the_group_has_a_tester():
-    check_testers("discriminator", DiscriminatorTester.__subclasses__())
+def test_every_choice_has_a_tester():
+    check_testers("model/discriminator", DiscriminatorTester.__subclasses__())
 
 
 def test_an_unknown_discriminator_is_refused_with_the_valid_names():

@@ -34,14 +34,14 @@ def row_of_blocks():
 
 
 class GeneratorTester:
-    """What every generator must do; a subclass names files of the group and makes them tiny."""
+    """What every generator must do; a subclass names choices and makes them tiny."""
 
-    files: ClassVar[tuple]
+    choices: ClassVar[tuple]
     tiny: ClassVar[dict]
 
     def build(self, classes=CLASSES, bands=3, **changes):
         torch.manual_seed(0)
-        settings = settings_of("generator", self.files[0]) | self.tiny | NOISE | changes
+        settings = settings_of("model/generator", self.choices[0]) | self.tiny | NOISE | changes
         return build_generator(settings, classes, bands)
 
     def inputs(self, network, label=None, seed=0, classes=CLASSES):
@@ -113,7 +113,7 @@ class GeneratorTester:
         else:
             torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
-    def test_what_is_learnt_of_the_unknown_is_painted_on_ignored_ground_alone(self):
+    def test_weights_of_the_unknown_channel_change_ignored_pixels_alone(self):
         network, other = self.build().eval(), self.build().eval()
         with torch.no_grad():
             other.stem.weight[:, CLASSES] += 1
@@ -144,7 +144,7 @@ class GeneratorTester:
         other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
         assert torch.equal(other.eval()(*inputs), network.eval()(*inputs))
 
-    def test_bfloat16_paints_nearly_the_same(self):
+    def test_in_bfloat16_its_image_is_nearly_the_same(self):
         network = self.build()
         inputs = self.inputs(network)
         expected = network(*inputs)
@@ -155,7 +155,7 @@ class GeneratorTester:
     @pytest.mark.parametrize(
         "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
     )
-    def test_compiled_whole_it_paints_the_same(self, backend):
+    def test_compiled_as_a_whole_its_image_is_the_same(self, backend):
         torch.compiler.reset()
         network, other = self.build(depth=1), self.build(depth=1)
         inputs = self.inputs(network)
@@ -164,7 +164,7 @@ class GeneratorTester:
             image, expected = compiled(*inputs), network(*inputs)
         torch.testing.assert_close(image, expected, atol=1e-4, rtol=0)
 
-    def test_exported_it_paints_the_same(self):
+    def test_exported_its_image_is_the_same(self):
         network = self.build().eval()
         inputs = self.inputs(network)
         exported = torch.export.export(network, inputs).module()
@@ -179,7 +179,7 @@ class GeneratorTester:
 
 
 class TestUNet(GeneratorTester):
-    files = ("unet", "unet_light")
+    choices = ("unet", "unet_light")
     tiny: ClassVar[dict] = {"width": 4, "depth": 2, "max_width": 8}
 
     def test_every_output_pixel_has_the_same_number_of_taps(self):
@@ -205,7 +205,7 @@ class TestUNet(GeneratorTester):
 
 
 class TestSpade(GeneratorTester):
-    files = ("spade",)
+    choices = ("spade",)
     tiny: ClassVar[dict] = {"width": 4, "depth": 2, "max_width": 8, "hidden": 6}
 
     def test_the_default_has_the_paper_s_widths(self):
@@ -237,22 +237,22 @@ class TestSpade(GeneratorTester):
 
 
 class TestSpadeLight(GeneratorTester):
-    files = ("spade_light",)
+    choices = ("spade_light",)
     tiny = TestSpade.tiny
 
 
 class TestClade(GeneratorTester):
-    files = ("clade",)
+    choices = ("clade",)
     tiny = TestSpade.tiny
 
 
 class TestCladeLight(GeneratorTester):
-    files = ("clade_light",)
+    choices = ("clade_light",)
     tiny = TestSpade.tiny
 
 
 class TestOasis(GeneratorTester):
-    files = ("oasis",)
+    choices = ("oasis",)
     tiny = TestSpade.tiny
 
     def test_noise_enters_every_block_beside_the_mask(self):
@@ -263,12 +263,12 @@ class TestOasis(GeneratorTester):
 
 
 class TestOasisLight(GeneratorTester):
-    files = ("oasis_light",)
+    choices = ("oasis_light",)
     tiny = TestSpade.tiny
 
 
-def test_every_file_of_the_group_has_a_tester():
-    check_testers("generator", GeneratorTester.__subclasses__())
+def test_every_choice_has_a_tester():
+    check_testers("model/generator", GeneratorTester.__subclasses__())
 
 
 def test_an_unknown_generator_is_refused_with_the_valid_names():

@@ -27,7 +27,7 @@ def test_outlines_lie_on_both_sides_of_a_border():
     assert edge_map(mask)[0, 0].tolist() == expected
 
 
-def test_ignored_ground_has_an_outline_and_the_picture_s_border_none():
+def test_ignored_pixels_have_an_outline_and_the_picture_s_border_none():
     mask = one_hot([0, 0, 0, IGNORE, IGNORE], [0, 0, 0, IGNORE, IGNORE])
     assert edge_map(mask)[0, 0].tolist() == [[0, 0, 1, 1, 0]] * 2
     assert not edge_map(one_hot([1, 1], [1, 1])).any()
@@ -90,8 +90,8 @@ def test_spade_scales_and_shifts_what_it_normalised():
         torch.nn.init.zeros_(convolved.weight)
         torch.nn.init.constant_(convolved.bias, constant)
     x = torch.tensor([7.0, -7.0]).view(1, 1, 1, 2)  # normalised to 1 and -1
-    painted = layer(x, torch.rand(1, 3, 1, 2)).flatten()
-    torch.testing.assert_close(painted, torch.tensor([3.0 + 5, -3.0 + 5]))
+    modulated = layer(x, torch.rand(1, 3, 1, 2)).flatten()
+    torch.testing.assert_close(modulated, torch.tensor([3.0 + 5, -3.0 + 5]))
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])

@@ -38,7 +38,7 @@ def test_every_channel_has_unit_variance():
 
 
 def test_no_pixel_varies_more_than_another():
-    """Enlarged noise would, at the places of its draws, and show a grid in what is painted."""
+    """Enlarged noise would, at the places of its draws, and show a grid in generated images."""
     noise = sample_noise(NoiseSpec(0, 0, 4), 0, range(4000), one_region(4000, 8, 12))
     torch.testing.assert_close(noise.std(0), torch.ones(4, 8, 12), atol=0.06, rtol=0)
 

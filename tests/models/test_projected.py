@@ -20,7 +20,7 @@ def inputs():
     return image, one_hot_of(torch.zeros(1, 64, 64, dtype=torch.uint8), 2)
 
 
-def test_four_levels_are_judged_and_no_backbone_is_saved_or_learnt(inputs):
+def test_there_are_four_levels_and_no_backbone_is_saved_or_learnt(inputs):
     network = build()
     assert len(network(*inputs).logits) == 4
     names = {*network.state_dict(), *(name for name, _ in network.named_parameters())}
@@ -95,8 +95,8 @@ def test_it_is_told_the_share_of_each_class_in_what_a_feature_sees(inputs):
     label = torch.zeros(1, 64, 64, dtype=torch.uint8)
     label[:, :, :16], label[:, :, 32:] = 1, IGNORE
     told = []
-    for judge in network.scales:
-        judge.register_forward_pre_hook(lambda _, given: told.append(given[0][:, -3:]))
+    for head in network.scales:
+        head.register_forward_pre_hook(lambda _, given: told.append(given[0][:, -3:]))
     network(inputs[0], one_hot_of(label, 2))
     assert [tuple(shares.shape[2:]) for shares in told] == [(16, 16), (8, 8), (4, 4), (2, 2)]
     assert told[3][0, :, 0].T.tolist() == [[0.5, 0.5, 0], [0, 0, 1]]

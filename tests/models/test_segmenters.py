@@ -1,18 +1,15 @@
 import socket
-from pathlib import Path
 
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-import yaml
+from choices import settings_of
 from defaults import defaults
 
+from geoseg_gan.config import choices
 from geoseg_gan.models.segmenters import build_segmenter, check_segmenter, segmenter_stride
 from geoseg_gan.models.settings import SegmenterSettings
 from geoseg_gan.utils.errors import UserError
-
-CONFIGS = Path(__file__).parents[2] / "configs" / "segmenter"
-CHOICES = {path.stem: yaml.safe_load(path.read_text()) for path in CONFIGS.glob("*.yaml")}
 
 
 def images(bands, height, width, batch=2):
@@ -35,10 +32,10 @@ def offline(monkeypatch):
     go_offline(monkeypatch)
 
 
-@pytest.fixture(scope="module", params=sorted(CHOICES))
+@pytest.fixture(scope="module", params=choices("segmenter"))
 def choice(request):
     """The settings of every choice of the segmenter group, one after the other."""
-    return CHOICES[request.param]
+    return settings_of("segmenter", request.param)
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +75,6 @@ def test_the_state_of_every_choice_restores_it_without_packaged_weights(choice, 
     assert not torch.equal(other.eval()(image), network.eval()(image))
     other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
     assert torch.equal(other(image), network(image))
-
-
-def test_the_default_is_the_choice_unet():
-    assert vars(defaults(SegmenterSettings)) == CHOICES["unet"]
 
 
 @pytest.mark.parametrize("bands", [1, 5])
@@ -147,12 +140,7 @@ def test_weights_of_a_timm_encoder_become_the_tag_of_its_name(monkeypatch):
         raise RuntimeError("no connection,\ntry later")
 
     monkeypatch.setattr(smp, "create_model", stop)
-    settings = {
-        "arch": "unet",
-        "encoder": "tu-resnet18",
-        "encoder_weights": "a1_in1k",
-        "options": {},
-    }
+    settings = vars(defaults(SegmenterSettings, "unet", "tu-resnet18", "a1_in1k"))
     with pytest.raises(UserError, match="no connection, try later"):
         build_segmenter(settings, 2, 3)
     assert asked["encoder_name"] == "tu-resnet18.a1_in1k"
@@ -164,6 +152,6 @@ def test_weights_that_cannot_be_downloaded_are_named_in_one_line(monkeypatch):
         raise OSError("no route\nto host")
 
     monkeypatch.setattr(smp.encoders, "hf_hub_download", fail)
-    settings = {**CHOICES["unet_resnet34"], "encoder_weights": "imagenet"}
+    settings = settings_of("segmenter", "unet_resnet34") | {"encoder_weights": "imagenet"}
     with pytest.raises(UserError, match=r"encoder=resnet34 .*no route to host.*encoder_weights"):
         build_segmenter(settings, 2, 3)
