@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from geoseg_gan.models.settings import with_current_names
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import write_json
 
@@ -125,7 +126,7 @@ def point_to_resume(
     """
     last = out_dir / LAST
     content = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
-    for key, stored in flat(content["config"]).items():
+    for key, stored in flat(with_current_names(content["config"])).items():
         now = flat(settings).get(key)
         if key.split(".")[0] not in free and now != stored:
             raise UserError(

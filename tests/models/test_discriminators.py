@@ -268,8 +268,3 @@ def test_outlines_matter_where_they_are_shown(tester, monkeypatch):
 
 def test_every_choice_has_a_tester():
     check_testers("model/discriminator", DiscriminatorTester.__subclasses__())
-
-
-def test_an_unknown_discriminator_is_refused_with_the_valid_names():
-    with pytest.raises(UserError, match=r"model.discriminator.name=pach .*Did you mean 'patch'"):
-        build_discriminator({"name": "pach"}, 3, 3)

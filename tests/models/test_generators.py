@@ -269,8 +269,3 @@ class TestOasisLight(GeneratorTester):
 
 def test_every_choice_has_a_tester():
     check_testers("model/generator", GeneratorTester.__subclasses__())
-
-
-def test_an_unknown_generator_is_refused_with_the_valid_names():
-    with pytest.raises(UserError, match=r"model.generator.name=unett .*Did you mean 'unet'"):
-        build_generator({"name": "unett"}, 3, 3)
