@@ -11,9 +11,9 @@ import torch
 
 from geoseg_gan.config import compose, plain
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.data.images import MaskFormat, MaskReader, write_image
+from geoseg_gan.data.images import MaskReader, write_image
 from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass
-from geoseg_gan.data.settings import PackSettings, TileSettings
+from geoseg_gan.data.settings import MaskFormat, PackSettings, TileSettings
 from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.evaluation.settings import EvaluateConfig
 from geoseg_gan.models.checkpoints import RunFacts, SegmenterEvaluation, save_network

@@ -5,6 +5,7 @@ import functools
 from dataclasses import fields, is_dataclass, replace
 
 from geoseg_gan.config import compose
+from geoseg_gan.data.settings import PackSettings, TileSettings
 from geoseg_gan.synthesis.settings import GenerateConfig
 from geoseg_gan.training.settings import TrainConfig, TrainSegmenterConfig
 
@@ -19,8 +20,10 @@ def _found():
             if is_dataclass(value := getattr(settings, entry.name)):
                 walk(value)
 
+    walk(compose(TileSettings, ["source=pictures"]))
     walk(compose(TrainConfig, ["jitter=none", "loss.feature_matching.weight=0", "data=demo"]))
     walk(compose(GenerateConfig, ["gen_ckpt=G.pt", "jitter=none"]))
+    walk(compose(PackSettings))
     walk(compose(TrainSegmenterConfig, ["augment=none"]))
     return found
 

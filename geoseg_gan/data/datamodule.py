@@ -13,16 +13,16 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg_gan.data.batch import ImageScaling, Sample
-from geoseg_gan.data.dataset import Fit, PairDataset, PairSource, WindowDataset
+from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset
 from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.images import MaskReader, mask_reader
-from geoseg_gan.data.pairs import DataError, Pair, Split, find_pairs, some_pairs
+from geoseg_gan.data.pairs import Pair, Split, find_pairs, some_pairs
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.data.sampler import EpochSampler, Focus, batches_per_epoch, crop_focus
-from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
-from geoseg_gan.data.settings import DataSettings, JitterSettings
+from geoseg_gan.data.scan import FolderIndex, check_same_type, check_sizes, scan
+from geoseg_gan.data.settings import DataSettings, Fit, JitterSettings
 from geoseg_gan.data.split import shared_groups, split_rows
-from geoseg_gan.data.stream import open_stream, read_facts
+from geoseg_gan.data.stream import open_stream, read_info
 from geoseg_gan.utils.errors import plural
 
 
@@ -133,7 +133,7 @@ class PairDataModule(L.LightningDataModule):
         fitted, held_out = range(count), range(count, len(index.pairs))
         if held_out:
             self.inner_dataset = self._windows(index.rows(held_out), source.rows(held_out))
-        return index.rows(fitted), source.rows(fitted).for_all()
+        return index.rows(fitted), source.rows(fitted).repeated()
 
     def _windows(self, index: FolderIndex, source: PairSource) -> WindowDataset:
         return WindowDataset(source, index.sizes, self.image_size, self.fit, once=True)
@@ -151,7 +151,7 @@ class PairDataModule(L.LightningDataModule):
 
     def _has_val(self) -> bool:
         if self.settings.format == "stream":
-            return "val" in read_facts(self.root).splits
+            return "val" in read_info(self.root).splits
         return (self.root / "val").is_dir()
 
     def _open(
@@ -213,20 +213,6 @@ class PairDataModule(L.LightningDataModule):
         return max(1, min(8, (os.cpu_count() or 1) // here - 1)) if self.on_gpu else 1
 
 
-def check_same_type(train: FolderIndex, other: FolderIndex) -> None:
-    """Refuses images of other bands or another dtype than the training images.
-
-    Raises:
-        DataError: Naming an image of each.
-    """
-    if (train.bands, train.dtype) != (other.bands, other.dtype):
-        raise DataError(
-            f"{other.pairs[0].image} has {plural(other.bands, 'band')} of {other.dtype}, but "
-            f"{train.pairs[0].image} has {plural(train.bands, 'band')} of {train.dtype}. Convert "
-            "all to the same bands and type."
-        )
-
-
 def _start_worker(worker: int) -> None:
     """Seeds a loader process, and keeps it to one core: OpenCV would take all from the training."""
     pl_worker_init_function(worker)
@@ -234,7 +220,7 @@ def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-class SegmentationDataModule(PairDataModule):
+class GanDataModule(PairDataModule):
     """Serves a generator's training.
 
     Training batches are random and the same for every number of workers and processes; validation

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,9 @@ from geoseg_gan.data.pairs import Pair, some_pairs
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.sampler import SampleIndex, draw_focused
 from geoseg_gan.data.scan import FolderIndex
-from geoseg_gan.data.settings import JitterSettings
+from geoseg_gan.data.settings import Fit, JitterSettings
 from geoseg_gan.data.transplant import Transplanter, region_map, visible_box
 from geoseg_gan.utils.errors import UserError
-
-Fit = Literal["crop", "resize"]
-
 
 Decoded = tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]
 
@@ -59,11 +56,11 @@ class PairSource:
         )
 
     def parts(self) -> npt.NDArray[np.int64] | None:
-        """Which part of the storage each pair lies in, where it pays to read part after part."""
+        """The part of the storage in which each pair lies; None where reading order is free."""
         return None
 
-    def for_all(self) -> "PairSource":
-        """The same source, to read all of it again and again."""
+    def repeated(self) -> "PairSource":
+        """The same source for reading all pairs repeatedly."""
         return self
 
     def in_memory(self, index: FolderIndex) -> "PairSource":

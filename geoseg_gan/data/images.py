@@ -5,7 +5,7 @@ import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -15,38 +15,27 @@ from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from geoseg_gan.data.palette import IGNORE, Palette, UnknownColorError, UnknownPolicy
-from geoseg_gan.data.settings import DataSettings
+from geoseg_gan.data.settings import DataSettings, MaskFormat
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
-
-
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
-
-
 _TIFF = (".tif", ".tiff")
-
-
 _FILTERS = threading.Lock()
-
-
 _KEPT_DTYPES = (np.uint8, np.uint16, np.int16, np.float32)
 
 
-MaskFormat = Literal["rgb", "index"]
-
-
 class UnreadableError(UserError):
-    """A file that is not the picture its name promises."""
+    """A file that does not decode as what its name says."""
 
 
-def read_image(path: Path, stored: bytes | None = None) -> npt.NDArray[Any]:
+def read_image(path: Path, content: bytes | None = None) -> npt.NDArray[Any]:
     """Reads an image with all its bands in its stored dtype.
 
     Args:
         path: A picture (8-bit, shown as RGB) or a GeoTIFF of any number of bands.
-        stored: What the file holds, where it is known; then no file is read.
+        content: The file's content where it is known; then no file is read.
 
     Returns:
         Array of shape (H, W, K) in uint8, uint16, int16 or float32 (what other types become).
@@ -55,9 +44,9 @@ def read_image(path: Path, stored: bytes | None = None) -> npt.NDArray[Any]:
         UnreadableError: If the file does not decode.
     """
     pixels = (
-        _read_tiff(path, stored)
+        _read_tiff(path, content)
         if path.suffix.lower() in _TIFF
-        else _read_picture(path, stored, keep=("L", "I;16", "RGB"))
+        else _read_picture(path, content, keep=("L", "I;16", "RGB"))
     )
     return pixels if pixels.dtype in _KEPT_DTYPES else pixels.astype(np.float32)
 
@@ -69,7 +58,7 @@ def write_image(path: Path, pixels: npt.NDArray[Any], quality: int = 95) -> None
         path: Ending in .jpg, .png or .tif.
         pixels: Shape (H, W, K). JPEG and PNG take uint8 with 1 or 3 bands, TIFF takes all.
         quality: JPEG quality; colours are kept at full resolution (4:4:4), since a network can
-            learn compression marks.
+            learn compression artefacts.
     """
     with atomic_path(path) as scratch:
         if path.suffix.lower() in _TIFF:
@@ -90,35 +79,30 @@ class MaskReader:
         palette: Classes and colours.
         mask_format: "rgb" for colours of the palette, "index" for one channel of class IDs (255 is
             ignore; a palette-mode PNG holds IDs as its indices).
-        unknown: What becomes of colours or IDs outside the palette.
+        unknown: How colours or IDs outside the palette are treated.
     """
 
     palette: Palette
     mask_format: MaskFormat = "rgb"
     unknown: UnknownPolicy = "error"
 
-    def __post_init__(self) -> None:
-        """Refuses settings under which a label could not be written as a colour."""
-        if self.unknown == "ignore" and not self.palette.ignore:
-            raise UserError(
-                "data.unknown=ignore needs a colour to write ignored pixels with; set e.g. "
-                "'data.ignore=[[0,0,0]]'."
-            )
-        if self.unknown == "nearest" and self.mask_format == "index":
-            raise UserError(
-                "data.unknown=nearest compares colours, but data.mask_format=index masks hold IDs. "
-                "Use data.unknown=ignore or data.unknown=error."
-            )
+    def to_dict(self) -> dict[str, Any]:
+        """What decides how masks become label maps, as plain types."""
+        return {
+            "palette": self.palette.to_dict(),
+            "mask_format": self.mask_format,
+            "unknown": self.unknown,
+        }
 
-    def read(self, path: Path, stored: bytes | None = None) -> tuple[npt.NDArray[np.uint8], int]:
+    def read(self, path: Path, content: bytes | None = None) -> tuple[npt.NDArray[np.uint8], int]:
         """Reads a mask as a label map.
 
         Args:
             path: The file.
-            stored: What it holds, where that is known; then no file is read.
+            content: The file's content where it is known; then no file is read.
 
         Returns:
-            Label map of shape (H, W), uint8, and how many pixels were of unknown colour.
+            Label map of shape (H, W), uint8, and the number of pixels of unknown colour.
 
         Raises:
             UnreadableError: If the file does not decode.
@@ -126,8 +110,11 @@ class MaskReader:
         """
         try:
             if self.mask_format == "index":
-                return self._check_ids(self._read_index(path, stored))
-            if path.suffix.lower() in _TIFF and (pixels := _read_tiff(path, stored)).shape[-1] >= 3:
+                return self._check_ids(self._read_index(path, content))
+            if (
+                path.suffix.lower() in _TIFF
+                and (pixels := _read_tiff(path, content)).shape[-1] >= 3
+            ):
                 if pixels.dtype != np.uint8:
                     raise UnreadableError(
                         f"{path}: holds {pixels.dtype} values, but coloured masks are 8-bit. "
@@ -136,7 +123,7 @@ class MaskReader:
                 # Copied because the colour look-up needs three contiguous bands.
                 rgb = np.ascontiguousarray(pixels[..., :3])
             else:
-                rgb = _read_picture(path, stored, keep=("RGB",))
+                rgb = _read_picture(path, content, keep=("RGB",))
             return self.palette.encode(rgb, self.unknown)
         except UnknownColorError as error:
             raise UnknownColorError(f"{path}: {error}") from None
@@ -154,11 +141,11 @@ class MaskReader:
         with atomic_path(path) as scratch:
             picture.save(scratch)
 
-    def _read_index(self, path: Path, stored: bytes | None) -> npt.NDArray[Any]:
+    def _read_index(self, path: Path, content: bytes | None) -> npt.NDArray[Any]:
         if path.suffix.lower() in _TIFF:
-            pixels = _read_tiff(path, stored)
+            pixels = _read_tiff(path, content)
         else:
-            pixels = _read_picture(path, stored, keep=("1", "L", "P", "I", "I;16"))
+            pixels = _read_picture(path, content, keep=("1", "L", "P", "I", "I;16"))
         if pixels.ndim == 3 and pixels.shape[-1] > 1:
             raise UnreadableError(
                 f"{path}: has {pixels.shape[-1]} channels, but data.mask_format=index expects one "
@@ -184,11 +171,7 @@ class MaskReader:
 
 
 def mask_reader(settings: DataSettings) -> MaskReader:
-    """The mask reader that data settings describe.
-
-    Raises:
-        UserError: If palette and policies do not fit together.
-    """
+    """The mask reader that data settings describe."""
     return MaskReader(
         settings.classes(),
         cast(MaskFormat, settings.mask_format),
@@ -196,10 +179,10 @@ def mask_reader(settings: DataSettings) -> MaskReader:
     )
 
 
-def _read_picture(path: Path, stored: bytes | None, keep: tuple[str, ...]) -> npt.NDArray[Any]:
+def _read_picture(path: Path, content: bytes | None, keep: tuple[str, ...]) -> npt.NDArray[Any]:
     """Decodes with Pillow; modes not named in `keep` become RGB."""
     try:
-        with Image.open(path if stored is None else io.BytesIO(stored)) as picture:
+        with Image.open(path if content is None else io.BytesIO(content)) as picture:
             pixels = np.asarray(picture if picture.mode in keep else picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnreadableError(
@@ -208,9 +191,9 @@ def _read_picture(path: Path, stored: bytes | None, keep: tuple[str, ...]) -> np
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _read_tiff(path: Path, stored: bytes | None) -> npt.NDArray[Any]:
+def _read_tiff(path: Path, content: bytes | None) -> npt.NDArray[Any]:
     try:
-        with _open_tiff(path if stored is None else io.BytesIO(stored)) as source:
+        with _open_tiff(path if content is None else io.BytesIO(content)) as source:
             bands = source.read()
     except RasterioError as error:
         raise UnreadableError(
@@ -236,7 +219,7 @@ def _write_tiff(path: Path, pixels: npt.NDArray[Any]) -> None:
 
 
 def _open_tiff(path: Path | io.BytesIO, mode: str = "r", **profile: Any) -> Any:
-    """Opens with rasterio, which warns right then of pictures that lie nowhere on Earth."""
+    """Opens with rasterio, without its warning about images that are not georeferenced."""
     # Warning filters belong to the whole process: without the lock, threads restore each other's.
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)

@@ -15,12 +15,8 @@ import numpy.typing as npt
 from geoseg_gan.data.settings import JitterSettings
 
 FloatArray = npt.NDArray[np.float32]
-
-
 Window = tuple[int, int, int]
-
 """Top, left and side length of a square, in pixels."""
-
 
 _ROUNDS = 8  # in which a bent point is traced back; each leaves a small part of the error
 

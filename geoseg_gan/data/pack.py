@@ -1,44 +1,40 @@
-"""The pack command: from a data folder to a stream of few big files."""
+"""The pack command: packs a data folder into a stream of few large files."""
 
 import json
-import shlex
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
-from geoseg_gan.config import command_line
-from geoseg_gan.data.datamodule import check_same_type
 from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.images import mask_reader
-from geoseg_gan.data.pairs import STREAM, Pair, PairList, Split, find_pairs
-from geoseg_gan.data.scan import FolderIndex, scan
+from geoseg_gan.data.pairs import SPLITS, STREAM, Pair, PairList, Split, find_pairs
+from geoseg_gan.data.scan import FolderIndex, check_same_type, scan
 from geoseg_gan.data.settings import PackSettings
 from geoseg_gan.data.stream import (
     CHUNKS,
-    FIGURES,
     FORMAT,
     INDEX,
-    NAMES,
-    StreamFacts,
+    INDEX_COLUMNS,
+    STRING_COLUMNS,
+    StreamInfo,
     check_root,
-    reading_of,
     require_litdata,
 )
 from geoseg_gan.data.synthetic import refuse_synthetic
+from geoseg_gan.data.tile import train_command
 from geoseg_gan.utils.errors import plural
-from geoseg_gan.utils.files import write_json
+from geoseg_gan.utils.files import atomic_folder, check_new_folder, write_json
 
 
 @dataclass(frozen=True)
 class PackedSplit:
-    """What became of a split.
+    """The result of one split.
 
     Attributes:
         pairs: How many pairs it holds.
@@ -51,59 +47,63 @@ class PackedSplit:
     bytes: int
 
 
-def pack_folder(settings: PackSettings) -> dict[Split, PackedSplit]:
+def pack(config: PackSettings) -> dict[Split, PackedSplit]:
     """Packs all splits of a folder; the stream appears whole or not at all.
 
     Args:
-        settings: What to pack, and where to.
+        config: What to pack, and where to.
 
     Returns:
-        What became of each split that is there.
+        The result of each split that is there.
 
     Raises:
-        UserError: If settings or folder are not as they must be.
+        UserError: If the folder is not as it must be, or `out_dir` exists.
     """
-    settings.check()
-    check_root(settings.data, Path(settings.data_root))
+    root, out, reader = Path(config.data_root), Path(config.out_dir), mask_reader(config.data)
+    check_new_folder("out_dir", out)
+    check_root(config.data, root)
     require_litdata()
-    root, reader = Path(settings.data_root), mask_reader(settings.data)
-    if settings.data.demo is not None:
-        write_world(root, reader.palette, settings.data.demo)
+    if config.data.demo is not None:
+        write_world(root, reader.palette, config.data.demo)
     refuse_synthetic(root)
-    splits: list[Split] = [s for s in get_args(Split) if s == "train" or (root / s).is_dir()]
-    found = {split: find_pairs(root, split, settings.data.group_regex) for split in splits}
+    splits = [split for split in SPLITS if split == "train" or (root / split).is_dir()]
+    found = {split: find_pairs(root, split, config.data.group_regex) for split in splits}
     indices = {split: scan(pairs, reader) for split, pairs in found.items()}
     for index in indices.values():
         check_same_type(indices["train"], index)
-    facts = StreamFacts(
+    info = StreamInfo(
         splits={split: len(pairs) for split, pairs in found.items()},
         # As they will be read back.
-        reading=json.loads(json.dumps(reading_of(reader))),
-        group_regex=settings.data.group_regex,
+        reading=json.loads(json.dumps(reader.to_dict())),
+        group_regex=config.data.group_regex,
         dtype=indices["train"].dtype.name,
     )
-    out = Path(settings.out_dir).resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        # One level down, since the scratch folder itself is private to the user.
-        folder = Path(scratch) / out.name
+    with atomic_folder(out) as folder:
         packed = {
-            split: _pack(folder / split, found[split], indices[split], settings.chunk_mb)
+            split: _pack(folder / split, found[split], indices[split], config.chunk_mb)
             for split in splits
         }
-        write_json(folder / STREAM, {"format": FORMAT, **asdict(facts)})
-        folder.replace(out)
+        write_json(folder / STREAM, {"format": FORMAT, **asdict(info)})
+    console = Console(soft_wrap=True)  # so that the command below can be copied
+    for split, part in packed.items():
+        console.print(
+            f"{split}: {plural(part.pairs, 'pair')} in {plural(part.chunks, 'file')}, "
+            f"{part.bytes / 2**20:,.0f} MB",
+            highlight=False,
+        )
+    words = [f"data_root={config.out_dir}", "data.format=stream", "data.cache=none"]
+    console.print(f"Wrote {config.out_dir}. Next: {train_command(words)}", markup=False)
     return packed
 
 
 def _pack(folder: Path, pairs: PairList, index: FolderIndex, chunk_mb: float) -> PackedSplit:
     # Training reads chunk after chunk, so that each must be a fair sample of all pairs.
-    is_mixed = folder.name == "train"
-    order = np.random.default_rng(0).permutation(len(pairs)) if is_mixed else np.arange(len(pairs))
+    shuffled = folder.name == "train"
+    order = np.random.default_rng(0).permutation(len(pairs)) if shuffled else np.arange(len(pairs))
     _write_chunks(folder, pairs.rows(order), chunk_mb)
     chunks = json.loads((folder / CHUNKS).read_text())["chunks"]
-    columns: dict[str, npt.NDArray[Any]] = {name: getattr(index, name) for name in FIGURES}
-    for name in NAMES:
+    columns: dict[str, npt.NDArray[Any]] = {name: getattr(index, name) for name in INDEX_COLUMNS}
+    for name in STRING_COLUMNS:
         columns[name], columns[f"{name}_ends"] = getattr(pairs, name).arrays()
     columns["places"] = order.argsort()
     columns["chunk_ends"] = np.cumsum([chunk["chunk_size"] for chunk in chunks])
@@ -122,36 +122,3 @@ def _write_chunks(folder: Path, pairs: Sequence[Pair], chunk_mb: float) -> None:
         cache[place] = (pair.image.read_bytes(), pair.mask.read_bytes())
     cache.done()
     cache.merge()
-
-
-def pack(config: PackSettings) -> dict[Split, PackedSplit]:
-    """Packs a data folder, and prints what became of it.
-
-    Args:
-        config: What to pack, and where to.
-
-    Returns:
-        What became of each split.
-
-    Raises:
-        UserError: If settings or folder are not as they must be.
-    """
-    packed = pack_folder(config)
-    console = Console(soft_wrap=True)  # so that the command below can be copied
-    for split, part in packed.items():
-        console.print(
-            f"{split}: {plural(part.pairs, 'pair')} in {plural(part.chunks, 'file')}, "
-            f"{part.bytes / 2**20:,.0f} MB",
-            highlight=False,
-        )
-    console.print(f"Wrote {config.out_dir}. Next: {_next_command(config)}", markup=False)
-    return packed
-
-
-def _next_command(config: PackSettings) -> str:
-    """The training command with the same data settings."""
-    words = [
-        o for o in command_line() if o.startswith(("data=", "data.")) and "data.cache" not in o
-    ]
-    words += [f"data_root={config.out_dir}", "data.format=stream", "data.cache=none"]
-    return shlex.join(["python", "scripts/train.py", *words])

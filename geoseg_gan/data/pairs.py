@@ -1,4 +1,4 @@
-"""Finding the image-mask pairs of a folder."""
+"""Image-mask pairs of a data folder, and their location groups."""
 
 import csv
 import os
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +15,25 @@ import numpy.typing as npt
 from geoseg_gan.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
 from geoseg_gan.utils.errors import UserError, plural
 
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+STREAM = "stream.json"
+"""The file that identifies a stream."""
+
+
+class DataError(UserError):
+    """A data folder that is not as training expects it."""
+
 
 class PackedStrings(Sequence[str]):
-    """Strings, one after another in a single piece of memory.
+    """Strings in a single piece of memory.
 
     A list of 100,000 strings is as many objects, each of which every loader process would copy as
     soon as it counts a reference to it. Here they are one object.
 
     Args:
-        strings: What to hold; file names that are not text are held as they are.
+        strings: The strings; file names that are not valid text are kept as they are.
     """
 
     def __init__(self, strings: Iterable[str] = ()) -> None:
@@ -85,18 +95,6 @@ class PackedStrings(Sequence[str]):
         return names
 
 
-Split = Literal["train", "val"]
-
-
-STREAM = "stream.json"
-
-"""The file by which a stream is known."""
-
-
-class DataError(UserError):
-    """A data folder that is not as training expects it."""
-
-
 @dataclass(frozen=True)
 class Pair:
     """One image with its mask.
@@ -105,7 +103,7 @@ class Pair:
         stem: The file name without ending, which image and mask share.
         image: Path of the image.
         mask: Path of the mask.
-        group: What ground it shows: pairs of one group must not stand in train and validation.
+        group: Its location group; no group may be both in training and in validation.
     """
 
     stem: str
@@ -116,7 +114,7 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class PairList(Sequence[Pair]):
-    """The pairs of one folder, of which each is made when it is asked for.
+    """The pairs of one folder; a `Pair` is created only when it is asked for.
 
     Attributes:
         images: The folder of the images.
@@ -124,7 +122,7 @@ class PairList(Sequence[Pair]):
         stems: Every pair's stem.
         image_names: File names of the images.
         mask_names: File names of the masks.
-        groups: What ground every pair shows.
+        groups: Every pair's location group.
     """
 
     images: Path
@@ -182,7 +180,7 @@ def stems_of(pairs: Sequence[Pair]) -> Sequence[str]:
 
 
 def groups_of(pairs: Sequence[Pair]) -> Sequence[str]:
-    """What ground every pair shows."""
+    """Every pair's location group."""
     return pairs.groups if isinstance(pairs, PairList) else [pair.group for pair in pairs]
 
 
@@ -190,7 +188,7 @@ def find_pairs(root: Path, split: Split, group_regex: str | None = None) -> Pair
     """Lists the pairs of `root/split/{images,masks}`, sorted by stem.
 
     Groups come from `root/tiles.csv` where it names the stem, else from the first group (or the
-    whole match) of `group_regex` in the stem, else each pair is its own group.
+    whole match) of `group_regex` in the stem, else each pair is a group of its own.
 
     Raises:
         DataError: If a folder is missing or empty, a file has no partner, or a stem stands twice.
@@ -198,7 +196,7 @@ def find_pairs(root: Path, split: Split, group_regex: str | None = None) -> Pair
     if (root / STREAM).is_file():
         raise DataError(
             f"data_root={root} is a stream that scripts/pack.py wrote. Training reads it with "
-            "data.format=stream; to all else give the folder that it was packed from."
+            "data.format=stream; give other commands the folder that it was packed from."
         )
     known = _known_groups(root)
     return find_folder_pairs(
@@ -214,8 +212,8 @@ def find_folder_pairs(folder: Path, group: Callable[[str], str], advice: str) ->
 
     Args:
         folder: Holds images/ and masks/.
-        group: Tells the group of a stem.
-        advice: What the folder must be and what to do if it is not, for messages.
+        group: Returns the location group of a stem.
+        advice: What the folder must be and what to do otherwise, for messages.
 
     Raises:
         DataError: If a folder is missing or empty, a file has no partner, or a stem stands twice.
@@ -244,7 +242,7 @@ def find_folder_pairs(folder: Path, group: Callable[[str], str], advice: str) ->
 
 
 def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
-    # File names rather than paths, of which 100,000 take seconds and much memory.
+    # File names rather than paths: 100,000 paths take seconds and much memory.
     found: dict[str, str] = {}
     for name in sorted(os.listdir(folder)):  # noqa: PTH208
         stem, suffix = os.path.splitext(name)  # noqa: PTH122
@@ -285,18 +283,19 @@ def _known_groups(root: Path) -> dict[str, str]:
         rows = csv.DictReader(lines)
         if not {"stem", "group"} <= set(rows.fieldnames or ()):
             raise DataError(
-                f"{table} lacks the columns 'stem' and 'group', which say what ground each pair "
-                "shows. Add them, or remove the file."
+                f"{table} lacks the columns 'stem' and 'group', which name each pair's location "
+                "group. Add them, or remove the file."
             )
         return {row["stem"]: row["group"] for row in rows}
 
 
 def group_of(name: str, regex: str | None, knob: str) -> str:
-    """The group of a file name: the regex's first group or whole match, else the name itself.
+    """The location group of a file name: what the regex matches, else the name itself.
 
     Args:
         name: A file's stem.
-        regex: A regular expression, searched for in `name`.
+        regex: A regular expression to search for in `name`; its first group, or the whole match,
+            names the location group.
         knob: What the regex is called in the configuration, for messages.
 
     Raises:

@@ -12,16 +12,10 @@ import numpy.typing as npt
 from geoseg_gan.utils.errors import UserError
 
 IGNORE = 255
-
 """The label of pixels that belong to no class: no loss, no one-hot channel."""
 
-
 MAX_CLASSES = 254
-
-
 _UNKNOWN = 254
-
-
 UnknownPolicy = Literal["error", "ignore", "nearest"]
 
 

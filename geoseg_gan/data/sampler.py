@@ -36,9 +36,7 @@ def draws_by_epoch(schedule: Schedule, each: int, total: int, epochs: int) -> li
 
 
 CROPS = ("uniform", "balanced", "rare")
-
 """How crops are placed: anywhere, on all classes alike, or every other one on a rare class."""
-
 
 _TRIES = 32  # pixels of a class, the first of which to lie in the frame is shown
 
@@ -140,9 +138,7 @@ def draw_focused(
 
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
-
 """Steps of this share of a circle never gather anywhere on it, however many they are."""
-
 
 _NONE = -1  # the class of a crop that is to show none
 

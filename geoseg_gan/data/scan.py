@@ -141,11 +141,7 @@ def load_figures(path: Path) -> tuple[PackedStrings, Figures] | None:
 
 
 _FORMAT = 2
-
-
 _BLOCK = 512  # pairs whose figures are objects at a time
-
-
 _BAR_FROM = 200  # fewer pairs take a moment, which needs no bar
 
 
@@ -344,4 +340,18 @@ def check_sizes(index: FolderIndex, image_size: int) -> None:
             f"{index.pairs[row].image} is {width}x{height}, smaller than the crop of "
             f"image_size={image_size}{more}. Set image_size={shorter.min()} or less, or "
             "data.fit=resize."
+        )
+
+
+def check_same_type(train: FolderIndex, other: FolderIndex) -> None:
+    """Refuses images of other bands or another dtype than the training images.
+
+    Raises:
+        DataError: Naming an image of each.
+    """
+    if (train.bands, train.dtype) != (other.bands, other.dtype):
+        raise DataError(
+            f"{other.pairs[0].image} has {plural(other.bands, 'band')} of {other.dtype}, but "
+            f"{train.pairs[0].image} has {plural(train.bands, 'band')} of {train.dtype}. Convert "
+            "all to the same bands and type."
         )

@@ -15,12 +15,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg_gan.data.batch import Sample
-from geoseg_gan.data.datamodule import PairDataModule, check_same_type
+from geoseg_gan.data.datamodule import PairDataModule
 from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset
 from geoseg_gan.data.pairs import Pair, groups_of, stems_of
 from geoseg_gan.data.palette import IGNORE, class_ids
 from geoseg_gan.data.sampler import EpochSampler, SampleIndex
-from geoseg_gan.data.scan import FolderIndex
+from geoseg_gan.data.scan import FolderIndex, check_same_type
 from geoseg_gan.data.settings import DataSettings, JitterSettings, MixingSettings, Schedule
 from geoseg_gan.data.synthetic import (
     SyntheticFolder,

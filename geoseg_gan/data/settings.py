@@ -1,7 +1,7 @@
-"""Knobs of reading, cutting, changing and mixing image-mask pairs."""
+"""Knobs of reading, cutting, augmenting, mixing and packing image-mask pairs."""
 
+import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,10 +11,16 @@ from geoseg_gan.config import command
 from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass, UnknownPolicy, class_ids
 from geoseg_gan.utils.errors import UserError, check_choice
 
+MaskFormat = Literal["rgb", "index"]
+Fit = Literal["crop", "resize"]
+Schedule = Literal["constant", "falling", "first"]
+Remainder = Literal["drop", "shift"]
+_LARGEST_CHUNK = 2047  # MB: LitData counts the bytes of a chunk in 32 bits
+
 
 @dataclass
 class DemoSettings:
-    """Size and seed of the world; every tile is ground of its own."""
+    """Size and seed of the demo world; every tile is a location group of its own."""
 
     train_tiles: int
     val_tiles: int
@@ -22,12 +28,13 @@ class DemoSettings:
     seed: int
 
 
-FORMATS = ("folder", "stream")
-
-
 @dataclass
 class DataSettings:
-    """What a data folder holds and how it is read."""
+    """What a data folder holds and how it is read.
+
+    Raises:
+        UserError: Naming the key, its value and what is allowed.
+    """
 
     palette: list[PaletteClass]
     ignore: list[list[int]]
@@ -42,16 +49,12 @@ class DataSettings:
     num_workers: int | None
     demo: DemoSettings | None
 
-    def check(self) -> None:
-        """Refuses values out of range.
-
-        Raises:
-            UserError: Naming the key, its value and what is allowed.
-        """
-        check_choice("data.mask_format", self.mask_format, ("rgb", "index"))
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        check_choice("data.mask_format", self.mask_format, get_args(MaskFormat))
         check_choice("data.unknown", self.unknown, get_args(UnknownPolicy))
-        check_choice("data.fit", self.fit, ("crop", "resize"))
-        check_choice("data.format", self.format, FORMATS)
+        check_choice("data.fit", self.fit, get_args(Fit))
+        check_choice("data.format", self.format, ("folder", "stream"))
         check_choice("data.cache", self.cache, ("ram", "none"))
         if self.format == "stream" and self.cache == "ram":
             raise UserError(
@@ -60,9 +63,19 @@ class DataSettings:
             )
         if self.num_workers is not None and self.num_workers < 0:
             raise UserError(f"data.num_workers={self.num_workers}: use 0 or more, or null.")
-        if self.gsd is not None and self.gsd <= 0:
+        if self.gsd is not None and not 0 < self.gsd < math.inf:
             raise UserError(f"data.gsd={self.gsd}: metres a pixel must be positive, or null.")
         self.classes()
+        if self.unknown == "ignore" and not self.ignore:
+            raise UserError(
+                "data.unknown=ignore needs a colour to write ignored pixels with; set e.g. "
+                "'data.ignore=[[0,0,0]]'."
+            )
+        if self.unknown == "nearest" and self.mask_format == "index":
+            raise UserError(
+                "data.unknown=nearest compares colours, but data.mask_format=index masks hold IDs. "
+                "Use data.unknown=ignore or data.unknown=error."
+            )
 
     def classes(self) -> Palette:
         """The palette of classes and ignored colours.
@@ -77,8 +90,8 @@ class DataSettings:
 class TransplantStep:
     """Pastes a region of a rare class from another training pair with probability `p`.
 
-    It acts on masks that are to be painted and, as copy-paste, on a segmenter's training pairs.
-    The training of a generator leaves it out: an image would have no counterpart.
+    It acts on masks from which images are generated and, as copy-paste, on a segmenter's training
+    pairs. The training of a generator skips it: images are not pasted there.
     """
 
     p: float
@@ -87,7 +100,7 @@ class TransplantStep:
     min_pixels: int
     tries: int
 
-    def check(self, key: str = "jitter.transplant") -> None:
+    def check(self, key: str) -> None:
         """Refuses values out of range.
 
         Args:
@@ -96,8 +109,7 @@ class TransplantStep:
         Raises:
             UserError: Naming the key, its value and the range.
         """
-        if not 0 <= self.p <= 1:
-            raise UserError(f"{key}.p={self.p} is not a probability; use 0 to 1.")
+        _check_probability(key, self.p)
         if self.classes is not None and not self.classes:
             raise UserError(f"{key}.classes=[] names no class; name some, or null for rare ones.")
         if not 0 < self.max_share <= 1:
@@ -142,48 +154,6 @@ class ElasticStep:
 
 
 @dataclass
-class JitterSettings:
-    """The steps in the order in which they act; a step with p=0 is off.
-
-    The last one comes before all others and is no geometry: `draw_warp` leaves it alone.
-    """
-
-    elastic: ElasticStep
-    affine: AffineStep
-    quarter_turn: QuarterTurnStep
-    flip: FlipStep
-    transplant: TransplantStep
-
-    def check(self) -> None:
-        """Refuses values out of range.
-
-        Raises:
-            UserError: Naming the key, its value and the range.
-        """
-        for name in ("elastic", "affine", "quarter_turn", "flip"):
-            p = getattr(self, name).p
-            if not 0 <= p <= 1:
-                raise UserError(f"jitter.{name}.p={p} is not a probability; use 0 to 1.")
-        self.transplant.check()
-        scale = self.affine.scale
-        if len(scale) != 2 or not 0.1 <= scale[0] <= scale[1] <= 10:
-            raise UserError(
-                f"jitter.affine.scale={scale} is not a smallest and a largest factor within "
-                "0.1 to 10; use e.g. [0.8,1.25]."
-            )
-        if not 0 <= self.affine.degrees <= 180 or not 0 <= self.affine.translate <= 1:
-            raise UserError(
-                f"jitter.affine: degrees={self.affine.degrees} must be within 0 to 180 and "
-                f"translate={self.affine.translate} within 0 to 1."
-            )
-        if self.elastic.amplitude < 0 or self.elastic.wavelength < 2:
-            raise UserError(
-                f"jitter.elastic: amplitude={self.elastic.amplitude} must not be negative and "
-                f"wavelength={self.elastic.wavelength} not below 2 pixels."
-            )
-
-
-@dataclass
 class ColorStep:
     """Changes light and colour with probability `p`."""
 
@@ -195,8 +165,33 @@ class ColorStep:
 
 
 @dataclass
+class JitterSettings:
+    """Geometric steps in the order in which they act; a step with p=0 is off.
+
+    The transplant comes before all others and is not part of the warp (see `jitter.draw_warp`).
+
+    Raises:
+        UserError: Naming the key, its value and the range.
+    """
+
+    elastic: ElasticStep
+    affine: AffineStep
+    quarter_turn: QuarterTurnStep
+    flip: FlipStep
+    transplant: TransplantStep
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        _check_steps("jitter", self)
+
+
+@dataclass
 class AugmentSettings:
-    """The steps in the order in which they act; a step with p=0 is off."""
+    """The steps in the order in which they act; a step with p=0 is off.
+
+    Raises:
+        UserError: Naming the key, its value and the range.
+    """
 
     copy_paste: TransplantStep
     elastic: ElasticStep
@@ -205,8 +200,12 @@ class AugmentSettings:
     flip: FlipStep
     color: ColorStep
 
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        _check_steps("augment", self)
+
     def geometry(self) -> JitterSettings:
-        """The steps that move pixels."""
+        """The steps that move pixels, with copy-paste as the transplant."""
         return JitterSettings(
             transplant=self.copy_paste,
             elastic=self.elastic,
@@ -215,52 +214,61 @@ class AugmentSettings:
             flip=self.flip,
         )
 
-    def check(self) -> None:
-        """Refuses values out of range.
 
-        Raises:
-            UserError: Naming the key, its value and the range.
-        """
-        try:
-            self.geometry().check()
-        except UserError as error:
-            # The steps are the jitter's, under the names they have here.
-            text = str(error).replace("jitter.transplant", "augment.copy_paste")
-            raise UserError(text.replace("jitter.", "augment.")) from None
-        if not 0 <= self.color.p <= 1:
-            raise UserError(
-                f"augment.color.p={self.color.p} is not a probability; use a number from 0 to 1."
-            )
-        for name in ("brightness", "contrast", "saturation"):
-            value = getattr(self.color, name)
-            if not 0 <= value < 1:
-                raise UserError(f"augment.color.{name}={value}: use a number from 0 to below 1.")
-        if self.color.gamma < 0:
-            raise UserError(f"augment.color.gamma={self.color.gamma} must not be negative.")
+def _check_probability(key: str, p: float) -> None:
+    if not 0 <= p <= 1:
+        raise UserError(f"{key}.p={p} is not a probability; use 0 to 1.")
 
 
-Schedule = Literal["constant", "falling", "first"]
-
-
-BATCH_NORMS = ("shared", "apart")
+def _check_steps(group: str, steps: JitterSettings | AugmentSettings) -> None:
+    for name, step in vars(steps).items():
+        key = f"{group}.{name}"
+        _check_probability(key, step.p)
+        match step:
+            case TransplantStep():
+                step.check(key)
+            case AffineStep():
+                scale = step.scale
+                if len(scale) != 2 or not 0.1 <= scale[0] <= scale[1] <= 10:
+                    raise UserError(
+                        f"{key}.scale={scale} is not a smallest and a largest factor within 0.1 "
+                        "to 10; use e.g. [0.8,1.25]."
+                    )
+                if not 0 <= step.degrees <= 180 or not 0 <= step.translate <= 1:
+                    raise UserError(
+                        f"{key}: degrees={step.degrees} must be within 0 to 180 and "
+                        f"translate={step.translate} within 0 to 1."
+                    )
+            case ElasticStep():
+                if not 0 <= step.amplitude < math.inf or not 2 <= step.wavelength < math.inf:
+                    raise UserError(
+                        f"{key}: amplitude={step.amplitude} must not be negative and "
+                        f"wavelength={step.wavelength} not below 2 pixels."
+                    )
+            case ColorStep():
+                for part in ("brightness", "contrast", "saturation"):
+                    if not 0 <= (value := getattr(step, part)) < 1:
+                        raise UserError(f"{key}.{part}={value}: use a number from 0 to below 1.")
+                if not 0 <= step.gamma < math.inf:
+                    raise UserError(f"{key}.gamma={step.gamma} must not be negative.")
 
 
 @dataclass
 class MixingSettings:
-    """How synthetic pairs are mixed into a segmenter's training."""
+    """How synthetic pairs are mixed into a segmenter's training.
+
+    Raises:
+        UserError: Naming the key, its value and what is allowed.
+    """
 
     schedule: str
     batch_norm: str
     classes: list[Any] | None
 
-    def check(self) -> None:
-        """Refuses values that cannot be; whether the classes exist, `gate` says.
-
-        Raises:
-            UserError: Naming the key, its value and what is allowed.
-        """
+    def __post_init__(self) -> None:
+        """Refuses values that no palette allows; `gate` checks the classes."""
         check_choice("mixing.schedule", self.schedule, get_args(Schedule))
-        check_choice("mixing.batch_norm", self.batch_norm, BATCH_NORMS)
+        check_choice("mixing.batch_norm", self.batch_norm, ("shared", "apart"))
         if self.classes is not None and not self.classes:
             raise UserError(
                 "mixing.classes=[] would ignore every synthetic pixel. Name classes, or use null "
@@ -281,15 +289,13 @@ class MixingSettings:
         return table
 
 
-Remainder = Literal["drop", "shift"]
-
-
-_IMAGE_FORMATS = ("auto", "png", "jpg", "tif")
-
-
 @dataclass
 class TileSettings:
-    """What scripts/tile.py cuts, how, and where to."""
+    """What scripts/tile.py cuts, how, and where to.
+
+    Raises:
+        UserError: Naming the key, its value and what to do.
+    """
 
     source: str
     data_root: str
@@ -305,12 +311,8 @@ class TileSettings:
     image_format: str
     data: DataSettings
 
-    def check(self) -> None:
-        """Refuses settings before anything is read, and a data_root that holds something.
-
-        Raises:
-            UserError: Naming the key, its value and what to do.
-        """
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
         if self.tile_size < 1:
             raise UserError(f"tile_size={self.tile_size} must be positive.")
         if not 0 <= self.overlap < self.tile_size:
@@ -324,48 +326,33 @@ class TileSettings:
         if self.seed < 0:
             raise UserError(f"seed={self.seed} must be 0 or more.")
         check_choice("remainder", self.remainder, get_args(Remainder))
-        check_choice("image_format", self.image_format, _IMAGE_FORMATS)
+        check_choice("image_format", self.image_format, ("auto", "png", "jpg", "tif"))
         if self.val_regex is not None and self.val_groups is not None:
-            raise UserError("val_regex and val_groups both say what validates. Give one of them.")
-        self.data.check()
-        root = Path(self.data_root)
-        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
             raise UserError(
-                f"data_root={root} exists already. Choose a new folder, or remove this one."
+                "val_regex and val_groups both choose the validation groups. Give one of them."
             )
-
-
-_LARGEST = 2047  # MB: LitData counts the bytes of a chunk in 32 bits
 
 
 @dataclass
 class PackSettings:
-    """What scripts/pack.py packs, and where to."""
+    """What scripts/pack.py packs, and where to.
+
+    Raises:
+        UserError: Naming the key, its value and what to do.
+    """
 
     data_root: str
     out_dir: str
     chunk_mb: float
     data: DataSettings
 
-    def check(self) -> None:
-        """Refuses settings before anything is read, and an out_dir that holds something.
-
-        Raises:
-            UserError: Naming the key, its value and what to do.
-        """
-        if not 0 < self.chunk_mb <= _LARGEST:
-            raise UserError(f"chunk_mb={self.chunk_mb:g}: use more than 0, up to {_LARGEST}.")
-        self.data.check()
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        if not 0 < self.chunk_mb <= _LARGEST_CHUNK:
+            raise UserError(f"chunk_mb={self.chunk_mb:g}: use more than 0, up to {_LARGEST_CHUNK}.")
         if self.data.format != "folder":
             raise UserError("scripts/pack.py packs folders. Set data.format=folder.")
-        out = Path(self.out_dir)
-        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-            raise UserError(
-                f"out_dir={out} exists already. Choose a new folder, or remove this one."
-            )
 
 
 tile_command = command("tile", TileSettings, "geoseg_gan.data.tile:tile")
-
-
 pack_command = command("pack", PackSettings, "geoseg_gan.data.pack:pack")

@@ -1,6 +1,6 @@
-"""Reading pairs that scripts/pack.py packed: a few big files in place of millions of small ones.
+"""Reading streams, which scripts/pack.py packs: few large files in place of millions of small ones.
 
-LitData keeps the files and fetches them. The order in which they are read is the project's own (see
+LitData stores and fetches the files. The order in which they are read is the project's own (see
 `EpochSampler`), since it must be the same for every number of processes and workers.
 """
 
@@ -27,30 +27,26 @@ from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.utils.errors import UserError
 
 FORMAT = 1
-
+"""Version of the layout of a stream."""
 
 INDEX, CHUNKS = "pairs.npz", "index.json"
+"""Files beside the chunks: the index of the pairs, and LitData's list of chunks."""
 
-"""Files beside the chunks: what is known of the pairs, and LitData's list of chunks."""
-
-
-NAMES = ("stems", "image_names", "mask_names", "groups")
-
-
-FIGURES = ("sizes", "pixels", "unknown", "low", "high")
-
+STRING_COLUMNS = ("stems", "image_names", "mask_names", "groups")
+INDEX_COLUMNS = ("sizes", "pixels", "unknown", "low", "high")
+"""Fields of `PairList` and of `FolderIndex` that pairs.npz holds."""
 
 _REMOTE = re.compile(r"(s3|gs|r2|azure):/+")
 
 
 @dataclass(frozen=True)
-class StreamFacts:
-    """What a stream says of itself.
+class StreamInfo:
+    """What stream.json holds.
 
     Attributes:
         splits: Pairs of each split.
-        reading: The settings by which its masks were read, as `reading_of` gives them.
-        group_regex: What named the ground of its pairs.
+        reading: The settings by which its masks were read, as `MaskReader.to_dict` gives them.
+        group_regex: What named the location groups of its pairs.
         dtype: NumPy name of the images' dtype.
     """
 
@@ -60,17 +56,8 @@ class StreamFacts:
     dtype: str
 
 
-def reading_of(reader: MaskReader) -> dict[str, Any]:
-    """What decides how masks become label maps, as plain types."""
-    return {
-        "palette": reader.palette.to_dict(),
-        "mask_format": reader.mask_format,
-        "unknown": reader.unknown,
-    }
-
-
 def require_litdata() -> None:
-    """Refuses to go on without LitData, and keeps it from telling how it is set.
+    """Makes sure that LitData is installed, and silences what it prints about its settings.
 
     Raises:
         UserError: Saying how to install it.
@@ -94,19 +81,19 @@ def is_remote(root: Path) -> bool:
     return bool(_REMOTE.match(str(root))) or str(root).startswith("local:")
 
 
-def read_facts(root: Path) -> StreamFacts:
-    """Reads what a stream says of itself.
+def read_info(root: Path) -> StreamInfo:
+    """Reads stream.json.
 
     Raises:
-        UserError: If it is none, or LitData is not there to read it.
+        UserError: If it is missing or of another version, or LitData is not installed.
     """
     require_litdata()
     try:
         with _local(root, STREAM) as path:
-            facts = json.loads(path.read_text())
-        if facts.pop("format") != FORMAT:
-            raise ValueError(facts)
-        return StreamFacts(**facts)
+            info = json.loads(path.read_text())
+        if info.pop("format") != FORMAT:
+            raise ValueError(info)
+        return StreamInfo(**info)
     except (OSError, KeyError, TypeError, ValueError) as error:
         why = f" ({error})" if is_remote(root) else ""
         raise DataError(
@@ -115,21 +102,54 @@ def read_facts(root: Path) -> StreamFacts:
         ) from None
 
 
-def check_stream(root: Path, reader: MaskReader, group_regex: str | None) -> None:
-    """Refuses a stream that was packed by other settings than it is to be read by.
+@contextmanager
+def _local(root: Path, name: str) -> Iterator[Path]:
+    """A file of a stream; a remote one is downloaded for the duration of the block.
 
     Raises:
-        UserError: Naming the first setting that differs.
+        OSError: If it is missing or cannot be fetched.
     """
-    facts = read_facts(root)
-    asked = reading_of(reader) | {"group_regex": group_regex or facts.group_regex}
-    packed = facts.reading | {"group_regex": facts.group_regex}
-    for key, value in asked.items():
-        if value != packed[key]:
+    if not is_remote(root):
+        yield root / name
+        return
+    from litdata.streaming.downloader import get_downloader
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / Path(name).name
+        try:
+            get_downloader(address(root), folder, []).download_file(
+                f"{address(root)}/{name}", str(path)
+            )
+        except Exception as error:  # each service has its own
+            raise OSError(f"{address(root)}/{name}: {error}") from error
+        yield path
+
+
+def check_root(settings: DataSettings, root: Path) -> None:
+    """Refuses a data folder or a stream that is missing, or not as the settings say.
+
+    A demo world need not exist yet.
+
+    Raises:
+        UserError: Naming the folder and what to do.
+    """
+    if settings.format == "stream":
+        info = read_info(root)
+        asked = mask_reader(settings).to_dict()
+        asked["group_regex"] = settings.group_regex or info.group_regex
+        packed = info.reading | {"group_regex": info.group_regex}
+        if changed := [key for key, value in asked.items() if value != packed[key]]:
             raise DataError(
-                f"data_root={address(root)} was packed with another data.{key}. Set it as "
+                f"data_root={address(root)} was packed with another data.{changed[0]}. Set it as "
                 f"{STREAM} there says, or pack the folder again."
             )
+    elif settings.demo is not None:
+        is_drawn(root, settings.demo)
+    elif not root.is_dir():
+        raise UserError(
+            f"data_root={root} is not a folder. Point it at one that holds train/images and "
+            "train/masks, or try data=demo."
+        )
 
 
 def open_stream(root: Path, split: Split, reader: MaskReader) -> tuple[FolderIndex, "StreamSource"]:
@@ -138,7 +158,7 @@ def open_stream(root: Path, split: Split, reader: MaskReader) -> tuple[FolderInd
     Raises:
         DataError: If the split is not as scripts/pack.py writes it.
     """
-    facts = read_facts(root)
+    info = read_info(root)
     try:
         with _local(root, f"{split}/{INDEX}") as path, np.load(path, allow_pickle=False) as stored:
             columns = {name: stored[name] for name in stored.files}
@@ -147,9 +167,11 @@ def open_stream(root: Path, split: Split, reader: MaskReader) -> tuple[FolderInd
         # Other formats can hold what runs code when it is read.
         if config["data_format"] != ["bytes", "bytes"]:
             raise ValueError(config)
-        names = {n: PackedStrings.from_arrays(columns[n], columns[f"{n}_ends"]) for n in NAMES}
+        names = {
+            n: PackedStrings.from_arrays(columns[n], columns[f"{n}_ends"]) for n in STRING_COLUMNS
+        }
         pairs = PairList(root / split / "images", root / split / "masks", **names)
-        figures = {name: columns[name] for name in FIGURES}
+        figures = {name: columns[name] for name in INDEX_COLUMNS}
         source = StreamSource(
             pairs,
             reader,
@@ -161,17 +183,17 @@ def open_stream(root: Path, split: Split, reader: MaskReader) -> tuple[FolderInd
             f"{address(root)}/{split} is not whole: {INDEX} or {CHUNKS} is missing or not as "
             "scripts/pack.py writes it. Copy the stream again, or pack the folder again."
         ) from None
-    return FolderIndex(pairs, **figures, dtype=np.dtype(facts.dtype)), source
+    return FolderIndex(pairs, **figures, dtype=np.dtype(info.dtype)), source
 
 
 class Chunks:
     """Reads the pairs of one split from LitData's files.
 
     Args:
-        url: Where they are.
-        ends: Place behind the last pair of each chunk.
-        whole: Whether remote chunks are fetched whole and kept, as suits reading all that is in
-            them, or only the pairs that are asked for.
+        url: Where the files are.
+        ends: Place after the last pair of each chunk.
+        whole: Whether remote chunks are downloaded whole and kept, which suits reading all pairs
+            again and again, or only the pairs asked for are fetched.
     """
 
     def __init__(self, url: str, ends: npt.NDArray[np.int64], whole: bool = False) -> None:
@@ -192,7 +214,7 @@ class Chunks:
 
         # Processes that were forked share no files and no fetching threads.
         if self._opened is None or self._opened[0] != os.getpid():
-            kept = str(default_cache_folder() / "chunks")  # of what comes from elsewhere
+            kept = str(default_cache_folder() / "chunks")  # of remote chunks
             dataset = StreamingDataset(self.url, cache_dir=kept, batch_decode=0)
             self._opened = (os.getpid(), dataset)
         dataset = self._opened[1]
@@ -202,7 +224,7 @@ class Chunks:
         return bytes(image), bytes(mask)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what is open, which other processes open for themselves."""
+        """Without the open dataset, which each process opens for itself."""
         return self.__dict__ | {"_opened": None}
 
 
@@ -234,48 +256,6 @@ class StreamSource(PairSource):
         """The chunk in which each pair lies, shape (N,), int64."""
         return self.chunks.of(self.places)
 
-    def for_all(self) -> "StreamSource":
-        """The same source, to read all of it again and again: remote chunks are kept on disk."""
+    def repeated(self) -> "StreamSource":
+        """The same source for reading all pairs repeatedly: remote chunks are kept on disk."""
         return replace(self, chunks=Chunks(self.chunks.url, self.chunks.ends, whole=True))
-
-
-@contextmanager
-def _local(root: Path, name: str) -> Iterator[Path]:
-    """A file of a stream, fetched for as long as the block lasts where it is elsewhere.
-
-    Raises:
-        OSError: If it is not there or cannot be fetched.
-    """
-    if not is_remote(root):
-        yield root / name
-        return
-    from litdata.streaming.downloader import get_downloader
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / Path(name).name
-        try:
-            get_downloader(address(root), folder, []).download_file(
-                f"{address(root)}/{name}", str(path)
-            )
-        except Exception as error:  # each service has its own
-            raise OSError(f"{address(root)}/{name}: {error}") from error
-        yield path
-
-
-def check_root(settings: DataSettings, root: Path) -> None:
-    """Refuses a data folder or a stream that is not there, or not as these settings say.
-
-    A demo world need not be there yet.
-
-    Raises:
-        UserError: Naming the folder and what to do.
-    """
-    if settings.format == "stream":
-        check_stream(root, mask_reader(settings), settings.group_regex)
-    elif settings.demo is not None:
-        is_drawn(root, settings.demo)
-    elif not root.is_dir():
-        raise UserError(
-            f"data_root={root} is not a folder. Point it at one that holds train/images and "
-            "train/masks, or try data=demo."
-        )

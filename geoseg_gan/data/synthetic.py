@@ -7,14 +7,13 @@ from typing import cast, get_args
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from geoseg_gan.data.images import IMAGE_SUFFIXES, MaskFormat, MaskReader
+from geoseg_gan.data.images import IMAGE_SUFFIXES, MaskReader
 from geoseg_gan.data.pairs import DataError, Pair
 from geoseg_gan.data.palette import Palette
+from geoseg_gan.data.settings import MaskFormat
 
 GENERATION = "generation.json"
-
 """The file by which a generated folder is known."""
-
 
 _GSD_TOLERANCE = 0.01
 
@@ -134,7 +133,6 @@ _NAMES = {
     "pairs": ("pair_*_img.*", "_img", "pair_*_mask.png", "_mask"),
     "folders": ("images/pair_*.*", "", "masks/pair_*.png", ""),
 }
-
 """Patterns and endings of images and of masks by layout."""
 
 

@@ -1,16 +1,15 @@
-"""The tile command: from big pictures to a training folder."""
+"""The tile command: cuts large images and their masks into a training folder."""
 
 import csv
 import re
 import shlex
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,57 +21,13 @@ from rich.table import Table
 from geoseg_gan.config import command_line, knob_texts
 from geoseg_gan.data.dataset import window_starts
 from geoseg_gan.data.images import MaskReader, mask_reader, read_image, write_image
-from geoseg_gan.data.pairs import DataError, Pair, Split, find_folder_pairs, group_of
+from geoseg_gan.data.pairs import SPLITS, DataError, Pair, Split, find_folder_pairs, group_of
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.data.settings import Remainder, TileSettings
+from geoseg_gan.data.settings import TileSettings
 from geoseg_gan.utils.errors import UserError, plural
+from geoseg_gan.utils.files import atomic_folder, check_new_folder
 
-
-def choose_groups(groups: set[str], settings: TileSettings) -> set[str]:
-    """The groups that validate: those that val_regex or val_groups name, else a random share.
-
-    Args:
-        groups: All groups.
-        settings: Which of them validate.
-
-    Raises:
-        UserError: If that would be none of the groups or all of them.
-    """
-    names = sorted(groups)
-    if len(names) == 1:
-        raise UserError(
-            f"all pictures belong to the group '{names[0]}': no other ground is left to validate "
-            "on. Add pictures, or make groups smaller with group_regex."
-        )
-    known = f"The {plural(len(names), 'group')}: {', '.join(names[:5])}{' ...' * (len(names) > 5)}"
-    if settings.val_regex is not None:
-        told = f"val_regex={settings.val_regex!r}"
-        try:
-            chosen = {name for name in names if re.search(settings.val_regex, name)}
-        except re.error as error:
-            raise UserError(f"{told} is not a regular expression: {error}.") from None
-    elif settings.val_groups is not None:
-        told = f"val_groups={settings.val_groups}"
-        chosen = set(settings.val_groups)
-        if strays := sorted(chosen - groups):
-            raise UserError(f"{told}: '{strays[0]}' is not a group. {known}")
-    else:
-        told = f"val_share={settings.val_share}"
-        count = min(max(1, round(settings.val_share * len(names))), len(names) - 1)
-        order = np.random.default_rng(settings.seed).permutation(len(names))
-        chosen = {names[i] for i in order[:count]}
-    if not chosen:
-        raise UserError(f"{told} leaves nothing to validate on. {known}")
-    if chosen == groups:
-        raise UserError(f"{told} leaves nothing to train on. {known}")
-    return chosen
-
-
-SPLITS: tuple[Split, ...] = get_args(Split)
-
-
-# A picture of 10,000 x 10,000 pixels takes 2 GB while it is cut.
-_PICTURES_AT_ONCE = 4
+_IMAGES_AT_ONCE = 4  # an image of 10,000 x 10,000 pixels takes 2 GB while it is cut
 
 
 @dataclass(frozen=True)
@@ -83,7 +38,7 @@ class Tile:
         stem: File name of image and mask without ending.
         split: Which split it belongs to.
         source: File name of the image it was cut from.
-        group: The ground it shows; all tiles of a group are in one split.
+        group: Its location group; all tiles of a group are in one split.
         row: Row in the grid, from 0 at the top.
         col: Column in the grid, from 0 at the left.
         window: "left top width height" in pixels of the source.
@@ -100,17 +55,17 @@ class Tile:
 
 @dataclass
 class SplitReport:
-    """What became of one split.
+    """The result of one split.
 
     Attributes:
-        pictures: How many pictures were cut.
-        skipped: How many pictures were smaller than a tile.
+        images: How many source images were cut.
+        skipped: How many source images were smaller than a tile.
         tiles: The tiles written.
         dropped: How many tiles had too much ignore.
         pixels: Pixels of every class in the tiles written, shape (C,), int64.
     """
 
-    pictures: int
+    images: int
     skipped: int
     tiles: list[Tile]
     dropped: int
@@ -118,7 +73,7 @@ class SplitReport:
 
     @property
     def groups(self) -> set[str]:
-        """The groups that have tiles."""
+        """The location groups that have tiles."""
         return {tile.group for tile in self.tiles}
 
     def class_shares(self) -> npt.NDArray[np.float64]:
@@ -127,62 +82,101 @@ class SplitReport:
         return shares
 
 
-def cut_folder(settings: TileSettings) -> dict[Split, SplitReport]:
+def tile(config: TileSettings) -> dict[Split, SplitReport]:
     """Cuts `source/{images,masks}` into `data_root/{train,val}/{images,masks}` and tiles.csv.
 
-    Groups of pictures go to one split whole. Pictures smaller than a tile are left out with a
-    warning. `data_root` appears whole or not at all.
+    Each location group goes to one split. Images smaller than a tile are skipped with a warning.
+    `data_root` appears whole or not at all.
 
     Args:
-        settings: What to cut, how, and where to.
+        config: What to cut, how, and where to.
 
     Returns:
-        What became of each split.
+        The result of each split.
 
     Raises:
-        UserError: If settings or source are not as they must be, or a split gets no tile.
+        UserError: If the source is not as it must be, `data_root` exists, or a split gets no tile.
     """
-    settings.check()
-    source = Path(settings.source)
+    source, root = Path(config.source), Path(config.data_root)
+    check_new_folder("data_root", root)
     pairs = find_folder_pairs(
         source,
-        lambda stem: group_of(stem, settings.group_regex, "group_regex"),
+        lambda stem: group_of(stem, config.group_regex, "group_regex"),
         f"source={source} must hold images/ and masks/ with files of the same stems.",
     )
-    validating = choose_groups({pair.group for pair in pairs}, settings)
-    splits: list[Split] = ["val" if pair.group in validating else "train" for pair in pairs]
-    reader = mask_reader(settings.data)
-    root = Path(settings.data_root).resolve()
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
-        # One level down, since the scratch folder itself is private to the user.
-        folder = Path(scratch) / root.name
+    val_groups = choose_groups({pair.group for pair in pairs}, config)
+    splits: list[Split] = ["val" if pair.group in val_groups else "train" for pair in pairs]
+    reader = mask_reader(config.data)
+    with atomic_folder(root) as folder:
         for split in SPLITS:
             for part in ("images", "masks"):
                 (folder / split / part).mkdir(parents=True)
 
         def cut(pair: Pair, split: Split) -> _Cut:
-            return _cut(pair, split, folder, reader, settings)
+            return _cut(pair, split, folder, reader, config)
 
-        with _big_pictures(), ThreadPoolExecutor(_PICTURES_AT_ONCE) as pool:
+        with _no_size_limit(), ThreadPoolExecutor(_IMAGES_AT_ONCE) as pool:
             work = pool.map(cut, pairs, splits)
             cuts = list(track(work, f"Cutting {plural(len(pairs), 'picture')}", len(pairs)))
-        reports = {split: _report(split, cuts, splits, settings) for split in SPLITS}
-        _write_table(folder / "tiles.csv", [tile for cut in cuts for tile in cut.tiles])
-        folder.replace(root)
-    _warn(cuts, reports, settings)
+        reports = {split: _report(split, cuts, splits, config) for split in SPLITS}
+        with (folder / "tiles.csv").open("w", newline="") as target:
+            table = csv.writer(target)
+            table.writerow([entry.name for entry in fields(Tile)])
+            table.writerows(astuple(tile) for cut in cuts for tile in cut.tiles)
+    _warn(cuts, reports, config)
+    _summarise(config, reports)
     return reports
 
 
-def grid_starts(length: int, side: int, overlap: int, remainder: Remainder) -> list[int]:
-    """Where tiles start along one side of a picture, in pixels.
+def choose_groups(groups: set[str], settings: TileSettings) -> set[str]:
+    """The location groups to validate on: by val_regex or val_groups, else a random share.
 
     Args:
-        length: Length of the picture's side in pixels; at least `side`.
+        groups: All groups.
+        settings: How to choose.
+
+    Raises:
+        UserError: If that would be none of the groups or all of them.
+    """
+    names = sorted(groups)
+    if len(names) == 1:
+        raise UserError(
+            f"all pictures belong to the group '{names[0]}': none is left to validate on. Add "
+            "pictures from other places, or make groups smaller with group_regex."
+        )
+    known = f"The {plural(len(names), 'group')}: {', '.join(names[:5])}{' ...' * (len(names) > 5)}"
+    if settings.val_regex is not None:
+        setting = f"val_regex={settings.val_regex!r}"
+        try:
+            chosen = {name for name in names if re.search(settings.val_regex, name)}
+        except re.error as error:
+            raise UserError(f"{setting} is not a regular expression: {error}.") from None
+    elif settings.val_groups is not None:
+        setting = f"val_groups={settings.val_groups}"
+        chosen = set(settings.val_groups)
+        if unknown := sorted(chosen - groups):
+            raise UserError(f"{setting}: '{unknown[0]}' is not a group. {known}")
+    else:
+        setting = f"val_share={settings.val_share}"
+        count = min(max(1, round(settings.val_share * len(names))), len(names) - 1)
+        order = np.random.default_rng(settings.seed).permutation(len(names))
+        chosen = {names[i] for i in order[:count]}
+    if not chosen:
+        raise UserError(f"{setting} leaves nothing to validate on. {known}")
+    if chosen == groups:
+        raise UserError(f"{setting} leaves nothing to train on. {known}")
+    return chosen
+
+
+def grid_starts(length: int, side: int, overlap: int, remainder: str) -> list[int]:
+    """Where tiles start along one side of an image, in pixels.
+
+    Args:
+        length: Length of the image's side in pixels; at least `side`.
         side: Length of a tile in pixels.
         overlap: How far neighbours overlap, in pixels.
-        remainder: A rest too narrow for a tile is left out ("drop") or covered by a last tile that
-            ends at the border and overlaps its neighbour more ("shift").
+        remainder: "drop" leaves a strip too narrow for a tile uncovered; "shift" covers it by a
+            last tile that ends at the border and overlaps its neighbour more.
     """
     if remainder == "shift":
         return window_starts(length, side, overlap)
@@ -191,7 +185,7 @@ def grid_starts(length: int, side: int, overlap: int, remainder: Remainder) -> l
 
 @dataclass(frozen=True)
 class _Cut:
-    """What became of one picture; `too_small` describes it if it is smaller than a tile."""
+    """The result of one image; `too_small` describes it if it is smaller than a tile."""
 
     tiles: list[Tile]
     pixels: npt.NDArray[np.int64]
@@ -217,9 +211,8 @@ def _cut(
     side = settings.tile_size
     if min(height, width) < side:
         return _Cut([], pixels, too_small=f"{pair.image.name} ({width}x{height})")
-    remainder = cast(Remainder, settings.remainder)
-    tops = grid_starts(height, side, settings.overlap, remainder)
-    lefts = grid_starts(width, side, settings.overlap, remainder)
+    tops = grid_starts(height, side, settings.overlap, settings.remainder)
+    lefts = grid_starts(width, side, settings.overlap, settings.remainder)
     tiles = []
     for row, top in enumerate(tops):
         for col, left in enumerate(lefts):
@@ -239,7 +232,7 @@ def _cut(
 def _suffix(path: Path, image: npt.NDArray[Any], image_format: str) -> str:
     fits_png = image.dtype == np.uint8 and image.shape[2] in (1, 3)
     if image_format == "auto":
-        # Never JPEG: encoding a second time would add marks that a network can learn.
+        # Never JPEG: encoding a second time would add artefacts that a network can learn.
         return ".png" if fits_png else ".tif"
     if not fits_png and image_format != "tif":
         raise UserError(
@@ -255,7 +248,7 @@ def _report(
     mine = [cut for cut, its_split in zip(cuts, splits, strict=True) if its_split == split]
     skipped = sum(cut.too_small is not None for cut in mine)
     report = SplitReport(
-        pictures=len(mine) - skipped,
+        images=len(mine) - skipped,
         skipped=skipped,
         tiles=[tile for cut in mine for tile in cut.tiles],
         dropped=sum(cut.dropped for cut in mine),
@@ -271,11 +264,15 @@ def _report(
     return report
 
 
-def _write_table(path: Path, tiles: list[Tile]) -> None:
-    with path.open("w", newline="") as target:
-        table = csv.writer(target)
-        table.writerow([entry.name for entry in fields(Tile)])
-        table.writerows(astuple(tile) for tile in tiles)
+@contextmanager
+def _no_size_limit() -> Iterator[None]:
+    """Lifts Pillow's limit on the size of images, which guards servers against strangers."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _warn(cuts: Sequence[_Cut], reports: dict[Split, SplitReport], settings: TileSettings) -> None:
@@ -286,79 +283,56 @@ def _warn(cuts: Sequence[_Cut], reports: dict[Split, SplitReport], settings: Til
             f"tile_size={settings.tile_size}: {named}",
             stacklevel=3,
         )
-    if strays := [cut.unknown for cut in cuts if cut.unknown]:
+    if unknown := [cut.unknown for cut in cuts if cut.unknown]:
         warnings.warn(
-            f"{plural(sum(strays), 'pixel')} in {plural(len(strays), 'mask')} had a colour outside "
-            f"the palette; written as {settings.data.unknown} by data.unknown.",
+            f"{plural(sum(unknown), 'pixel')} in {plural(len(unknown), 'mask')} had a colour "
+            f"outside the palette; written as {settings.data.unknown} by data.unknown.",
             stacklevel=3,
         )
-    names = settings.data.classes().names
     for split, other in (SPLITS, SPLITS[::-1]):
         lacks = (reports[split].pixels == 0) & (reports[other].pixels > 0)
         if lacks.any():
-            absent = ", ".join(
-                name for name, is_absent in zip(names, lacks, strict=True) if is_absent
-            )
+            absent = np.array(settings.data.classes().names)[lacks]
             warnings.warn(
-                f"{split} has no pixel of what {other} has: {absent}. Choose other groups to "
-                "validate on, so that both have all classes.",
+                f"{split} has no pixel of what {other} has: {', '.join(absent)}. Choose other "
+                "groups to validate on, so that both have all classes.",
                 stacklevel=3,
             )
 
 
-@contextmanager
-def _big_pictures() -> Iterator[None]:
-    """Lifts Pillow's limit on the size of pictures, which guards servers against strangers."""
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-
-
-def tile(config: TileSettings) -> dict[Split, SplitReport]:
-    """Cuts pictures and masks into a training folder, and prints what became of them.
-
-    Args:
-        config: What to cut, how, and where to.
-
-    Returns:
-        What became of each split.
-
-    Raises:
-        UserError: If settings or source are not as they must be, or a split gets no tile.
-    """
-    reports = cut_folder(config)
-    _summarise(config, reports)
-    return reports
-
-
-def _summarise(config: TileSettings, reports: dict[Split, SplitReport]) -> None:
+def _summarise(settings: TileSettings, reports: dict[Split, SplitReport]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("")
     for split in SPLITS:
         table.add_column(split, justify="right")
     splits = [reports[split] for split in SPLITS]
-    table.add_row("pictures", *(f"{r.pictures:,}" for r in splits))
+    tiles = f"tiles of {settings.tile_size}x{settings.tile_size}"
+    table.add_row("pictures", *(f"{r.images:,}" for r in splits))
     table.add_row("skipped: smaller than a tile", *(f"{r.skipped:,}" for r in splits))
     table.add_row("groups", *(f"{len(r.groups):,}" for r in splits))
-    table.add_row(
-        f"tiles of {config.tile_size}x{config.tile_size}", *(f"{len(r.tiles):,}" for r in splits)
-    )
+    table.add_row(tiles, *(f"{len(r.tiles):,}" for r in splits))
     table.add_row("dropped: too much ignore", *(f"{r.dropped:,}" for r in splits))
     shares = zip(*(r.class_shares() for r in splits), strict=True)
-    for name, row in zip(config.data.classes().names, shares, strict=True):
+    for name, row in zip(settings.data.classes().names, shares, strict=True):
         table.add_row(name, *(f"{share:.1%}" for share in row))
+    words = [f"data_root={settings.data_root}"]
+    if settings.tile_size < int(knob_texts("train")["image_size"][0]):
+        words.append(f"image_size={settings.tile_size}")
     console = Console(soft_wrap=True)  # so that the command below can be copied
     console.print(table)
-    console.print(f"Wrote {config.data_root}. Next: {_next_command(config)}", markup=False)
+    console.print(f"Wrote {settings.data_root}. Next: {train_command(words)}", markup=False)
 
 
-def _next_command(config: TileSettings) -> str:
-    """The training command with the same data settings."""
-    words = [o for o in command_line() if o.startswith(("data=", "data."))]
-    words.append(f"data_root={config.data_root}")
-    if config.tile_size < int(knob_texts("train")["image_size"][0]):
-        words.append(f"image_size={config.tile_size}")
-    return shlex.join(["python", "scripts/train.py", *words])
+def train_command(words: Sequence[str]) -> str:
+    """The training command with the data settings of the running command.
+
+    Args:
+        words: Further settings, which replace those of the same key.
+    """
+    replaced = {word.split("=")[0] for word in words}
+    kept = [
+        word
+        for word in command_line()
+        if word.startswith(("data=", "data.")) and word.split("=")[0] not in replaced
+    ]
+    return shlex.join(["python", "scripts/train.py", *kept, *words])

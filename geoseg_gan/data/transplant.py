@@ -22,27 +22,15 @@ from geoseg_gan.data.settings import TransplantStep
 from geoseg_gan.utils.errors import UserError
 
 Label = npt.NDArray[np.uint8]
-
-
 Mask = npt.NDArray[np.bool_]
-
-
 Box = tuple[int, int, int, int]
-
 """Top, left, height and width, in pixels."""
 
-
 MARGIN = 3
-
 """Pixels around a region in which the ground is compared, and images may blend."""
 
-
 _NECK = 5  # pixels of radius of the disc that does not pass through a neck
-
-
 _NECKS = 0.25  # of the margin that may lie on the region's own class, where it was cut
-
-
 _AGREEMENT = 0.75  # of the margin that must lie on such ground as it lay on
 
 
@@ -211,13 +199,9 @@ def _disc(radius: int) -> Label:
 
 
 ReadPair = Callable[[int], tuple[npt.NDArray[Any] | None, Label]]
-
 """Reads image (H, W, K) and label map (H, W) of a row; the image is None where only masks serve."""
 
-
 _DONORS = 8  # pictures that are looked through for a region with a place
-
-
 _FEATHER = 0.75  # pixels of standard deviation: an edge as soft as a resampled picture's
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from geoseg_gan.config import plain
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.data.datamodule import check_same_type
-from geoseg_gan.data.dataset import Fit, PairSource, WindowDataset
+from geoseg_gan.data.dataset import PairSource, WindowDataset
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.pairs import Pair, find_pairs
-from geoseg_gan.data.scan import check_sizes, scan
+from geoseg_gan.data.scan import check_same_type, check_sizes, scan
+from geoseg_gan.data.settings import Fit
 from geoseg_gan.data.split import refuse_shared_images, shared_groups, split_pairs
 from geoseg_gan.data.synthetic import SyntheticFolder, read_synthetic, refuse_synthetic
 from geoseg_gan.distributed import run_together

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from geoseg_gan.data.dataset import Fit
 from geoseg_gan.data.images import MaskReader, read_image, resize_image, resize_label
 from geoseg_gan.data.jitter import (
     FloatArray,
@@ -21,7 +20,7 @@ from geoseg_gan.data.jitter import (
 )
 from geoseg_gan.data.pairs import Pair
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.data.settings import JitterSettings
+from geoseg_gan.data.settings import Fit, JitterSettings
 from geoseg_gan.data.transplant import Transplant, Transplanter, visible_box
 from geoseg_gan.models.registry import Generator
 from geoseg_gan.synthesis.compose import Composition, Style, Styles, draw_painted

@@ -384,7 +384,6 @@ def check(config: GenerateConfig) -> None:
         )
     config.onnx.check()
     config.trainer.check(config.devices)
-    config.jitter.check()
     config.compose.check(config.jitter.transplant.p)
 
 

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.data.dataset import Fit, PairSource, WindowDataset
+from geoseg_gan.data.dataset import PairSource, WindowDataset
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.palette import IGNORE, Palette
 from geoseg_gan.data.scan import FolderIndex
+from geoseg_gan.data.settings import Fit
 from geoseg_gan.models.checkpoints import load_segmenter
 from geoseg_gan.models.segmenters import segmenter_stride
 from geoseg_gan.synthesis.settings import OnnxSettings

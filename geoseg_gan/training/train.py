@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from geoseg_gan.config import plain, write_yaml
-from geoseg_gan.data.datamodule import SegmentationDataModule
+from geoseg_gan.data.datamodule import GanDataModule
 from geoseg_gan.data.sampler import CROPS
 from geoseg_gan.data.split import INNER
 from geoseg_gan.data.stream import check_root
@@ -106,7 +106,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         else None
     )
     L.seed_everything(config.seed, workers=True, verbose=False)
-    datamodule = SegmentationDataModule(
+    datamodule = GanDataModule(
         Path(config.data_root),
         config.data,
         image_size=config.image_size,
@@ -227,8 +227,6 @@ def check(config: TrainConfig) -> None:
             f"devices={config.devices}{machines}{parts}."
         )
     config.speed.check()
-    config.data.check()
-    config.jitter.check()
     config.optimizer.check()
     config.loss.check()
     classes = config.data.classes().num_classes
@@ -263,7 +261,7 @@ def _check_evaluation(config: TrainConfig) -> None:
         )
 
 
-def _evaluator(config: TrainConfig, data: SegmentationDataModule, facts: RunFacts) -> Evaluator:
+def _evaluator(config: TrainConfig, data: GanDataModule, facts: RunFacts) -> Evaluator:
     held_out = data.inner_dataset
     if held_out is None or len(held_out) < 2:
         raise UserError(
@@ -321,7 +319,7 @@ def _record(
         logger.finalize("success")
 
 
-def _summarise(config: TrainConfig, data: SegmentationDataModule, module: GAN) -> None:
+def _summarise(config: TrainConfig, data: GanDataModule, module: GAN) -> None:
     """One screen on what is about to happen."""
     index = data.train_index
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))

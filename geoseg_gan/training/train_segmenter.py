@@ -154,8 +154,7 @@ def check(config: TrainSegmenterConfig) -> None:
         )
     if config.oversample_factor < 1:
         raise UserError(f"oversample_factor={config.oversample_factor} must be 1 or more.")
-    for part in (config.data, config.augment, config.mixing, config.optimizer):
-        part.check()
+    config.optimizer.check()
     palette = config.data.classes()
     config.mixing.gate(palette)
     config.loss.check(palette.num_classes)

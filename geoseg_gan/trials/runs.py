@@ -15,12 +15,12 @@ import torch
 from torch.utils.data import default_collate
 
 from geoseg_gan.config import plain
-from geoseg_gan.data.dataset import Fit, PairSource, WindowDataset
+from geoseg_gan.data.dataset import PairSource, WindowDataset
 from geoseg_gan.data.images import MaskReader, mask_reader
 from geoseg_gan.data.pairs import Pair, find_pairs
 from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import FolderIndex, scan
-from geoseg_gan.data.settings import DataSettings
+from geoseg_gan.data.settings import DataSettings, Fit
 from geoseg_gan.data.split import split_rows, write_split
 from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.data.transplant import rare_classes

@@ -99,14 +99,12 @@ class RecipeSettings:
                 raise UserError(f"recipes.{name}.{key}={value} must be 1 or more.")
         check_filter(0.0 if self.tau is None else self.tau, self.alpha)
         jitter = self.jitter or jitter
-        jitter.check()
         self.compose.check(jitter.transplant.p, f"recipes.{name}.compose")
         if name.startswith(PLACEBO) != (self.compose.paint == "none"):
             raise UserError(
                 f"recipes.{name}: recipes that paint nothing (compose.paint=none), and no others, "
                 f"are called {PLACEBO}..., so that a trial does not recommend one."
             )
-        self.mixing.check()
         if self.refine is not None:
             self.refine.loss.check()
             for key in ("epochs", "d_lr_ratio"):

@@ -130,8 +130,7 @@ def check(config: TrialConfig) -> None:
     check_choice("sampling", config.sampling, SAMPLINGS)
     for precision in (config.precision, config.gan_precision):
         config.trainer.check(config.devices, precision)
-    for part in (config.data, config.augment, config.jitter, config.optimizer):
-        part.check()
+    config.optimizer.check()
     config.segmenter_optimizer.check()
     config.copy_paste.check("copy_paste")
     reader = mask_reader(config.data)

@@ -80,6 +80,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields a scratch folder beside `path`, and moves it there if the block ends well.
+
+    Parents are made as needed.
+
+    Raises:
+        OSError: If `path` holds something by then.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+        # One level down, since the scratch folder itself is private to the user.
+        folder = Path(scratch) / path.name
+        folder.mkdir()
+        yield folder
+        folder.replace(path)
+
+
+def check_new_folder(key: str, folder: Path) -> None:
+    """Refuses a folder that holds something.
+
+    Raises:
+        UserError: Naming the key and what to do.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{key}={folder} exists already. Choose a new folder, or remove this one.")
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes `content` as indented JSON, whole or not at all."""
     with atomic_path(path) as scratch:

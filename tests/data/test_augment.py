@@ -93,4 +93,4 @@ def test_any_number_of_bands_stays_in_range(bands):
 )
 def test_values_out_of_range_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
-        defaults(AugmentSettings, **settings).check()
+        defaults(AugmentSettings, **settings)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from defaults import defaults
 
-from geoseg_gan.data.datamodule import SegmentationDataModule
+from geoseg_gan.data.datamodule import GanDataModule
 from geoseg_gan.data.dataset import PairDataset, PairSource
 from geoseg_gan.data.images import MaskReader, write_image
 from geoseg_gan.data.jitter import Warp, draw_warp, draw_window, sample_label
@@ -173,7 +173,7 @@ def one_small_blob(make_folder, tmp_path, palette):
 
 def ready(root, settings, **changes):
     knobs = {"image_size": 32, "batch_size": 6, "jitter": TURNS, "seed": 0} | changes
-    data = SegmentationDataModule(root, settings, **knobs)
+    data = GanDataModule(root, settings, **knobs)
     data.setup()
     return data
 

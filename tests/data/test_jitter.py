@@ -310,72 +310,38 @@ def test_a_warp_is_told_in_plain_numbers():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("key", "values", "message"),
     [
-        (
-            defaults(JitterSettings, flip=defaults(FlipStep, 1.5)),
-            r"jitter\.flip\.p=1\.5 is not a probability",
-        ),
-        (
-            defaults(JitterSettings, elastic=defaults(ElasticStep, -0.1)),
-            r"jitter\.elastic\.p=-0\.1",
-        ),
-        (
-            defaults(JitterSettings, quarter_turn=defaults(QuarterTurnStep, 2)),
-            r"jitter\.quarter_turn\.p=2",
-        ),
-        (
-            defaults(JitterSettings, affine=defaults(AffineStep, float("nan"))),
-            r"jitter\.affine\.p=nan",
-        ),
-        (
-            defaults(JitterSettings, affine=defaults(AffineStep, scale=[2.0, 1.0])),
-            r"jitter\.affine\.scale=\[2\.0, 1",
-        ),
-        (
-            defaults(JitterSettings, affine=defaults(AffineStep, scale=[0.0, 1.0])),
-            r"jitter\.affine\.scale",
-        ),
-        (
-            defaults(JitterSettings, affine=defaults(AffineStep, scale=[1.0])),
-            r"jitter\.affine\.scale=\[1\.0\]",
-        ),
-        (
-            defaults(JitterSettings, affine=defaults(AffineStep, degrees=181)),
-            "degrees=181 must be within 0 to 180",
-        ),
-        (
-            defaults(JitterSettings, affine=defaults(AffineStep, translate=1.1)),
-            r"translate=1\.1 within 0 to 1",
-        ),
-        (
-            defaults(JitterSettings, elastic=defaults(ElasticStep, amplitude=-1)),
-            "amplitude=-1 must not be negative",
-        ),
-        (
-            defaults(JitterSettings, elastic=defaults(ElasticStep, wavelength=1)),
-            "wavelength=1 not below 2 pixels",
-        ),
-        (transplant(p=1.5), r"jitter\.transplant\.p=1\.5 is not a probability"),
-        (transplant(classes=[]), r"jitter\.transplant\.classes=\[\] names no class"),
-        (transplant(max_share=0.0), r"jitter\.transplant\.max_share=0\.0 must be above 0"),
-        (transplant(max_share=1.01), r"max_share=1\.01 must be above 0 and at most 1"),
-        (transplant(min_pixels=0), r"jitter\.transplant: min_pixels=0 and tries=32 must be 1"),
-        (transplant(tries=0), r"min_pixels=32 and tries=0 must be 1 or more"),
+        ("flip", {"p": 1.5}, r"jitter\.flip\.p=1\.5 is not a probability"),
+        ("affine", {"p": float("nan")}, r"jitter\.affine\.p=nan"),
+        ("affine", {"scale": [2.0, 1.0]}, r"jitter\.affine\.scale=\[2\.0, 1"),
+        ("affine", {"scale": [0.0, 1.0]}, r"jitter\.affine\.scale"),
+        ("affine", {"scale": [1.0]}, r"jitter\.affine\.scale=\[1\.0\]"),
+        ("affine", {"degrees": 181}, "degrees=181 must be within 0 to 180"),
+        ("affine", {"translate": 1.1}, r"translate=1\.1 within 0 to 1"),
+        ("elastic", {"amplitude": -1}, "amplitude=-1 must not be negative"),
+        ("elastic", {"wavelength": 1}, "wavelength=1 not below 2 pixels"),
+        ("transplant", {"p": 1.5}, r"jitter\.transplant\.p=1\.5 is not a probability"),
+        ("transplant", {"classes": []}, r"jitter\.transplant\.classes=\[\] names no class"),
+        ("transplant", {"max_share": 0.0}, r"jitter\.transplant\.max_share=0\.0 must be above 0"),
+        ("transplant", {"max_share": 1.01}, r"max_share=1\.01 must be above 0 and at most 1"),
+        ("transplant", {"min_pixels": 0}, r"min_pixels=0 and tries=32 must be 1"),
+        ("transplant", {"tries": 0}, r"min_pixels=32 and tries=0 must be 1 or more"),
     ],
 )
-def test_settings_out_of_range_are_refused_by_their_key(settings, message):
+def test_settings_out_of_range_are_refused_by_their_key(key, values, message):
+    off = defaults(JitterSettings)
     with pytest.raises(UserError, match=message):
-        settings.check()
+        replace(off, **{key: replace(getattr(off, key), **values)})
 
 
 def test_settings_at_the_ends_of_their_ranges_are_taken():
-    defaults(JitterSettings).check()
-    STRONG.check()
     defaults(
-        JitterSettings, defaults(ElasticStep, 1, 0, 2), defaults(AffineStep, 1, 180, [0.1, 10], 1)
-    ).check()
-    transplant(p=1, classes=["Settlement", 1], max_share=1, min_pixels=1, tries=1).check()
+        JitterSettings,
+        defaults(ElasticStep, 1, 0, 2),
+        defaults(AffineStep, 1, 180, [0.1, 10], 1),
+        transplant=defaults(TransplantStep, 1, ["Settlement", 1], 1, 1, 1),
+    )
 
 
 def test_a_transplant_leaves_the_draws_of_the_geometry():

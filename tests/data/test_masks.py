@@ -7,7 +7,6 @@ from rasters import noise, write_geotiff
 
 from geoseg_gan.data.images import MaskReader, UnreadableError, write_image
 from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass, UnknownColorError
-from geoseg_gan.utils.errors import UserError
 
 
 def label_of(palette, height=20, width=31):
@@ -176,11 +175,3 @@ def test_a_broken_mask_is_named(tmp_path, palette, mask_format, name):
     (tmp_path / name).write_text("not a picture")
     with pytest.raises(UnreadableError, match=re.escape(str(tmp_path / name))):
         MaskReader(palette, mask_format).read(tmp_path / name)
-
-
-def test_settings_that_contradict_each_other_are_refused(palette):
-    without_ignore = Palette(palette.classes)
-    with pytest.raises(UserError, match=r"data\.unknown=ignore needs a colour .*data\.ignore="):
-        MaskReader(without_ignore, "rgb", "ignore")
-    with pytest.raises(UserError, match=r"nearest compares colours.*Use data\.unknown=ignore"):
-        MaskReader(palette, "index", "nearest")

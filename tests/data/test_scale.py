@@ -4,14 +4,14 @@ import numpy as np
 from defaults import defaults
 
 from geoseg_gan.data import pairs as module
-from geoseg_gan.data.datamodule import SegmentationDataModule
+from geoseg_gan.data.datamodule import GanDataModule
 from geoseg_gan.data.dataset import WindowGrid, window_starts
 from geoseg_gan.data.settings import JitterSettings
 
 
 def test_a_start_makes_no_object_of_a_pair(root, settings, monkeypatch):
     def start():
-        data = SegmentationDataModule(
+        data = GanDataModule(
             root,
             settings,
             image_size=32,

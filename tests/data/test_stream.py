@@ -16,14 +16,13 @@ import torch
 from defaults import defaults
 
 from geoseg_gan.data import pack as module
-from geoseg_gan.data.datamodule import SegmentationDataModule
+from geoseg_gan.data.datamodule import GanDataModule
 from geoseg_gan.data.dataset import PairSource
 from geoseg_gan.data.images import mask_reader
-from geoseg_gan.data.pack import pack_folder
 from geoseg_gan.data.pairs import DataError, PairList, find_pairs
 from geoseg_gan.data.scan import default_cache_folder, scan
 from geoseg_gan.data.segmenter_datamodule import SegmenterDataModule
-from geoseg_gan.data.settings import FlipStep, JitterSettings, PackSettings
+from geoseg_gan.data.settings import FlipStep, JitterSettings, MixingSettings, PackSettings
 from geoseg_gan.data.stream import address, check_root, open_stream
 from geoseg_gan.training.train import train
 from geoseg_gan.utils.errors import UserError
@@ -42,7 +41,7 @@ def root(make_folder, tmp_path):
 def pack(settings, tmp_path):
     def call(root, name="stream", **changed):
         out = tmp_path / name
-        pack_folder(
+        module.pack(
             defaults(
                 PackSettings, str(root), str(out), 0.02, dataclasses.replace(settings, **changed)
             )
@@ -59,8 +58,10 @@ def stream(pack, root):
 
 @pytest.fixture
 def module_of(settings):
-    def make(root, kind="stream", rank=0, world=1, cls=SegmentationDataModule, **changed):
+    def make(root, kind="stream", rank=0, world=1, cls=GanDataModule, **changed):
         shares = {k: changed.pop(k) for k in ("inner_share",) if k in changed}
+        if cls is SegmenterDataModule:
+            shares["mixing"] = defaults(MixingSettings)
         data = cls(
             root,
             dataclasses.replace(settings, format=kind, **changed),
@@ -192,7 +193,7 @@ def test_what_is_elsewhere_is_fetched_as_whole_files_or_pair_by_pair(stream, set
     _, near = open_stream(stream, "train", reader)
     _, far = open_stream(Path(f"local:{stream}"), "train", reader)
     spawned = pickle.loads(pickle.dumps(far))
-    for source, is_whole in ((far, False), (spawned, False), (far.for_all(), True)):
+    for source, is_whole in ((far, False), (spawned, False), (far.repeated(), True)):
         for row in range(6):
             for mine, theirs in zip(source.read(row), near.read(row), strict=True):
                 np.testing.assert_array_equal(mine, theirs)
@@ -239,7 +240,7 @@ def test_training_on_a_stream_goes_on_with_the_next_epochs_order(stream, tmp_pat
 )
 def test_settings_that_do_not_go_with_streams_are_refused(settings, changed, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        dataclasses.replace(settings, **{"format": "stream", **changed}).check()
+        dataclasses.replace(settings, **{"format": "stream", **changed})
 
 
 def test_a_stream_and_a_folder_are_not_taken_for_each_other(stream, root, settings):
@@ -301,4 +302,4 @@ def test_packing_refuses_what_it_would_overwrite_or_cannot_read(pack, root, name
 @pytest.mark.parametrize("size", [0, 2048])
 def test_files_of_an_impossible_size_are_refused(settings, root, size):
     with pytest.raises(UserError, match=rf"chunk_mb={size}: use more than 0, up to 2047"):
-        defaults(PackSettings, str(root), "new", size, settings).check()
+        defaults(PackSettings, str(root), "new", size, settings)

@@ -9,7 +9,7 @@ import pytest
 
 from geoseg_gan.data.images import write_image
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 WATER, WOOD = [33, 150, 243], [168, 232, 84]  # of configs/data/landcover.yaml
 
 

@@ -12,17 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 FINE = 2
-
-
 BACKGROUND, FOREST, GRASSLAND, CROPLAND, SETTLEMENT, SEMINATURAL = range(6)
-
-
 Floats = npt.NDArray[np.float32]
-
-
 Points = npt.NDArray[np.float64]
-
-
 Mask = npt.NDArray[np.bool_]
 
 

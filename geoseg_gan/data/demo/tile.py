@@ -33,8 +33,6 @@ from geoseg_gan.data.demo.scene import (
 from geoseg_gan.data.demo.town import paint_settlement
 
 NUM_CLASSES = 6
-
-
 IGNORE = 255
 
 
