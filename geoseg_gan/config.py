@@ -114,8 +114,6 @@ def _run(config: DictConfig, schema: type, run: str) -> Any:
         content: Any = typed(config, schema)
         module, _, function = run.partition(":")
         figures = getattr(importlib.import_module(module), function)(content)
-        if sweep:
-            OmegaConf.save(state.overrides.task, folder / "overrides.yaml")
     except Exception as error:
         line = _mistake(error)
         if line is None:
