@@ -31,7 +31,7 @@ demo: setup
 # The tables of docs/models.md, to be written anew after a change of configs/model.
 sizes: setup
 	mkdir -p build
-	$(BIN)/python scripts/describe.py > build/sizes.md
+	$(BIN)/python scripts/dev/model_sizes.py > build/sizes.md
 	awk '/<!-- end of sizes -->/ { while ((getline line < "build/sizes.md") > 0) print line; print ""; skip = 0 } \
 		!skip { print } /<!-- sizes/ { print ""; skip = 1 }' docs/models.md > build/models.md
 	mv build/models.md docs/models.md
