@@ -34,6 +34,7 @@ from geoseg_gan.training.runs import FREE, check_out_dir, flat, point_to_resume,
 from geoseg_gan.training.settings import TrainConfig
 from geoseg_gan.training.trainer import build_trainer
 from geoseg_gan.utils.device import AUTO
+from geoseg_gan.utils.distributed import launch
 from geoseg_gan.utils.errors import UserError, check_choice, plural
 
 
@@ -97,7 +98,10 @@ def train(config: TrainConfig) -> dict[str, float]:
     Raises:
         UserError: If the configuration, the data folder or the output folder is not as it must be.
     """
-    check(config)
+    return launch(_train, config, check, share_cores=True)
+
+
+def _train(config: TrainConfig) -> dict[str, float]:
     settings = plain(config)
     out_dir = Path(config.out_dir)
     last = (

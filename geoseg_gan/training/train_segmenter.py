@@ -30,6 +30,7 @@ from geoseg_gan.training.segmenter import Segmenter, iou_scores
 from geoseg_gan.training.settings import TrainSegmenterConfig
 from geoseg_gan.training.trainer import build_trainer
 from geoseg_gan.utils.confusion import TileConfusions, confusion_matrix, mean_iou
+from geoseg_gan.utils.distributed import launch
 from geoseg_gan.utils.errors import UserError, check_choice, plural
 from geoseg_gan.utils.files import atomic_path, write_json
 from geoseg_gan.utils.pictures import write_picture
@@ -62,7 +63,10 @@ def train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
     Raises:
         UserError: If the configuration, a data folder or the output folder is not as it must be.
     """
-    check(config)
+    return launch(_train_segmenter, config, check, share_cores=True)
+
+
+def _train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
     settings = plain(config)
     out_dir = Path(config.out_dir)
     last = (

@@ -1,62 +1,175 @@
-from dataclasses import dataclass, field
+"""Processes that share a command's work, shown with functions that do little else."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
 import pytest
+import torch
 from defaults import defaults
 
-from geoseg_gan import distributed as module
-from geoseg_gan.distributed import run_together
-from geoseg_gan.team import Team
+from geoseg_gan.utils import distributed as module
 from geoseg_gan.utils.device import TrainerSettings
+from geoseg_gan.utils.distributed import gather_arrays, launch, open_fabric
 from geoseg_gan.utils.errors import UserError
 
 
 @dataclass
 class Config:
-    devices: int
+    devices: int = 2
+    what: str = ""
+    folder: str = ""
     trainer: TrainerSettings = field(default_factory=lambda: defaults(TrainerSettings, "cpu"))
 
 
-def test_one_process_has_all_there_is():
-    assert run_together(lambda config, team: team.share(team.rank), Config(1)) == [0]
-    assert Team().gather([3, 4]) == [3, 4] and Team().part(7, 2) == range(7)
+def accept(config):
+    pass
 
 
-@pytest.mark.parametrize(("count", "step", "size"), [(20, 16, 2), (1000, 16, 3), (3, 8, 4)])
-def test_parts_are_whole_batches_in_order(count, step, size):
-    parts = [Team(rank, size).part(count, step) for rank in range(size)]
-    assert [row for part in parts for row in part] == list(range(count))
-    assert all(part.start % step == 0 for part in parts if part)
-    batches = [-(-len(part) // step) for part in parts]
-    assert max(batches) - min(batches) <= 1
+def listening():
+    """Addresses that this process accepts connections at, in the notation of /proc/net."""
+    links = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    lines = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path(f"/proc/self/net/{name}").read_text().splitlines()[1:]
+    ]
+    return {row[1].split(":")[0] for row in lines if Path(f"socket:[{row[9]}]") in links}
 
 
-def test_a_mistake_before_anything_is_shared_starts_no_process(monkeypatch):
-    monkeypatch.setattr(module._Followers, "start", None)
+def share(config):
+    """Adds the ranks up, joins arrays of different lengths, and looks at what is open meanwhile."""
+    fabric = open_fabric(config.trainer)
+    with fabric.rank_zero_first():
+        pass
+    rank = torch.tensor(fabric.global_rank)
+    total = fabric.all_reduce(rank, reduce_op="sum")
+    rows = np.full((1 + fabric.global_rank, 2), fabric.global_rank)
+    joined = gather_arrays(fabric, {"rows": rows}, Path(config.folder))
+    return {
+        "sum": float(total),
+        "rows": None if joined is None else joined["rows"][:, 0].tolist(),
+        "threads": torch.get_num_threads(),
+        "addresses": sorted(listening()),
+        "pid": os.getpid(),
+    }
 
-    def work(config, team):
-        raise UserError("a mistake")
 
-    with pytest.raises(UserError, match="a mistake"):
-        run_together(work, Config(2))
+@pytest.mark.parametrize("devices", [1, 2])
+def test_processes_share_what_they_find_and_listen_nowhere_but_on_this_machine(devices, tmp_path):
+    found = launch(share, Config(devices, folder=str(tmp_path)), accept)
+    assert found["sum"] == devices - 1
+    assert found["rows"] == [0, 1, 1][: 2 * devices - 1]
+    assert found["threads"] == torch.get_num_threads()
+    assert (found["pid"] == os.getpid()) == (devices == 1)
+    if devices == 2:
+        assert found["addresses"]
+        assert set(found["addresses"]) <= {"0100007F", "00000000000000000000000001000000"}
+    assert not list(tmp_path.iterdir())
+
+
+def fail(config):
+    """Fails in the last process while the first one waits for it."""
+    fabric = open_fabric(config.trainer)
+    if fabric.global_rank == 1:
+        if config.what == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise {"mistake": UserError, "error": ValueError}[config.what]("it went wrong")
+    fabric.barrier()
+    return {}
 
 
 @pytest.mark.parametrize(
-    ("variables", "place"),
+    ("what", "kind", "message"),
     [
-        ({}, None),
-        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, (3, 4, 1)),
-        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1"}, (3, 4, 1)),
-        # A batch script that runs the command without srun, and srun of a single task.
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, None),
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_LOCALID": "0"}, None),
-        # What Lightning leaves behind in a process that has trained.
-        ({"WORLD_SIZE": "2", "LOCAL_RANK": "0"}, None),
+        ("mistake", UserError, "^it went wrong$"),
+        pytest.param("error", ValueError, "^it went wrong", marks=pytest.mark.slow),
+        pytest.param("killed", UserError, r"exit code -9.*call again", marks=pytest.mark.slow),
     ],
 )
-def test_processes_of_torchrun_and_srun_know_their_place(variables, place, monkeypatch):
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    for name in (*names, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"):
+def test_what_goes_wrong_in_one_process_ends_all_and_is_raised_once(what, kind, message, capfd):
+    with pytest.raises(kind, match=message) as error:
+        launch(fail, Config(what=what), accept)
+    assert capfd.readouterr().err.count("Traceback") == 0
+    if what == "error":
+        assert "In process 1 of 2" in error.value.__notes__[0]
+
+
+def test_a_mistake_in_the_configuration_starts_no_process(monkeypatch):
+    def check(config):
+        raise UserError("a mistake")
+
+    monkeypatch.setattr(module, "_spawn", None)
+    with pytest.raises(UserError, match="a mistake"):
+        launch(share, Config(), check)
+    several = defaults(TrainerSettings, "cpu", num_nodes=2)
+    with pytest.raises(UserError, match="num_nodes=2: start the command on all machines"):
+        launch(share, Config(1, trainer=several), accept)
+
+
+def linger(config):
+    """Tells that all are there, and what ends them."""
+    open_fabric(config.trainer).barrier()
+    try:
+        Path(config.folder, os.environ["RANK"]).write_text(str(os.getpid()))
+        time.sleep(300)
+    except KeyboardInterrupt:
+        Path(config.folder, f"ended_{os.environ['RANK']}").touch()
+        raise
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+def test_what_ends_the_command_ends_its_processes(number, code, tmp_path):
+    script = tmp_path / "command.py"
+    script.write_text(
+        "import sys\n"
+        "from test_distributed import Config, accept, launch, linger\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n"
+        "        launch(linger, Config(folder=sys.argv[1]), accept)\n"
+        "    except KeyboardInterrupt:\n"
+        "        sys.exit(130)\n"
+    )
+    paths = (str(Path(__file__).parent), str(Path(__file__).parents[1]))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    command = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment)
+    ranks = [tmp_path / "0", tmp_path / "1"]
+    wait_until(lambda: all(path.exists() and path.read_text() for path in ranks))
+    command.send_signal(number)
+    assert command.wait(60) == code
+    wait_until(lambda: not any(Path("/proc", path.read_text()).exists() for path in ranks))
+    if number == signal.SIGINT:
+        assert all((tmp_path / f"ended_{path.name}").exists() for path in ranks)
+
+
+def wait_until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("variables", "per_node", "nodes"),
+    [
+        ({}, 1, 1),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, 2, 2),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"}, 2, 2),
+        # A batch script that runs the command without srun.
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, 1, 1),
+    ],
+)
+def test_processes_of_torchrun_and_srun_are_known(variables, per_node, nodes, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert module._place() == place
+    assert module._processes() == (per_node, nodes)

@@ -1,0 +1,313 @@
+"""Processes that share a command's work, and the one place that starts them.
+
+torchrun and SLURM's srun start processes themselves; elsewhere `launch` starts them on this
+machine. Each finds its rank in the environment, so that Lightning's Trainer and Fabric join it to
+the others instead of starting any.
+
+On the CPU the last bits of what networks give depend on how many threads add up. Processes started
+here therefore use as many threads as the one that starts them, unless told to share the cores.
+"""
+
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg_gan.utils.device import TrainerSettings
+from geoseg_gan.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+class Launchable(Protocol):
+    """What starting processes needs of a command's configuration."""
+
+    devices: int
+    trainer: TrainerSettings
+
+
+T = TypeVar("T")
+ConfigT = TypeVar("ConfigT", bound=Launchable)
+
+_PATIENCE = timedelta(days=1)  # for the others, as while rank 0 scans new data
+_GRACE = 30.0  # seconds in which processes that are told to end must do so
+_ALIKE = 5.0  # seconds in which a launcher ends the others after a mistake that all have found
+
+
+def launch(
+    function: Callable[[ConfigT], T],
+    config: ConfigT,
+    check: Callable[[ConfigT], None],
+    *,
+    share_cores: bool = False,
+) -> T:
+    """Runs a function in the processes that share its work.
+
+    Args:
+        function: A function of a module. It is called here where there is one device, or where
+            torchrun or srun has started this process; else in `config.devices` new processes.
+        config: Its configuration; it must pickle.
+        check: Refuses a configuration before any process is started.
+        share_cores: Whether new processes on the CPU divide the threads of this one among
+            themselves, instead of each having as many.
+
+    Returns:
+        What the function returned in rank 0.
+
+    Raises:
+        UserError: If a user's mistake is found in any process, or one ends unexpectedly.
+    """
+    if _processes().size > 1:
+        try:
+            check(config)
+            return function(config)
+        except UserError:
+            if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))):
+                time.sleep(_ALIKE)  # a mistake that rank 0 has found too is told by that alone
+            raise
+    check(config)
+    if config.trainer.num_nodes > 1:
+        raise UserError(
+            f"trainer.num_nodes={config.trainer.num_nodes}: start the command on all machines with "
+            "torchrun or srun."
+        )
+    if config.devices == 1:
+        return function(config)
+    with tempfile.TemporaryDirectory(prefix="geoseg_gan_", ignore_cleanup_errors=True) as folder:
+        return _spawn(function, config, Path(folder), share_cores)
+
+
+def open_fabric(settings: TrainerSettings) -> "Fabric":
+    """Fabric over the processes that run the function given to `launch`."""
+    from lightning.fabric import Fabric
+    from lightning.fabric.plugins.environments import LightningEnvironment
+
+    processes = _processes()
+    alone = processes.size == 1
+    fabric = Fabric(
+        accelerator="cuda" if settings.on_gpu() else "cpu",
+        strategy="auto" if alone else "ddp",
+        devices=processes.per_node,
+        num_nodes=processes.nodes,
+        plugins=[LightningEnvironment()] if alone else None,  # a batch script without srun
+    )
+    fabric.launch()
+    return fabric
+
+
+def gather_arrays(
+    fabric: "Fabric", arrays: Mapping[str, npt.NDArray[Any]], folder: Path
+) -> dict[str, npt.NDArray[Any]] | None:
+    """Joins the arrays of all processes along their first axis, in order of rank.
+
+    Args:
+        fabric: The processes.
+        arrays: This one's, with the names and further axes that the others' have too.
+        folder: A folder that all see, in which they pass through files.
+
+    Returns:
+        The joined arrays in rank 0; None in the others.
+    """
+    paths = [folder / f".rank{rank}.npz" for rank in range(fabric.world_size)]
+    if fabric.global_rank:
+        np.savez(paths[fabric.global_rank], allow_pickle=False, **arrays)
+    fabric.barrier()
+    if fabric.global_rank:
+        return None
+    parts = [dict(arrays)]
+    for path in paths[1:]:
+        with np.load(path, allow_pickle=False) as content:
+            parts.append(dict(content))
+        path.unlink()
+    return {name: np.concatenate([part[name] for part in parts]) for name in arrays}
+
+
+class _Processes(NamedTuple):
+    """How many processes there are on each machine, and how many machines."""
+
+    per_node: int
+    nodes: int
+
+    @property
+    def size(self) -> int:
+        return self.per_node * self.nodes
+
+
+def _processes() -> _Processes:
+    """Those that torchrun, srun or `launch` has started; one where none of them has."""
+    size, per_node = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if "RANK" in os.environ:
+        return _Processes(per_node, size // per_node)
+    # Only srun sets these: a batch script without it runs one process.
+    nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
+    return _Processes(int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) // nodes, nodes)
+
+
+def _spawn(
+    function: Callable[[ConfigT], T], config: ConfigT, folder: Path, share_cores: bool
+) -> T:
+    import torch
+
+    size, threads = config.devices, torch.get_num_threads()
+    if (share_cores or config.trainer.on_gpu()) and "OMP_NUM_THREADS" not in os.environ:
+        threads = max(1, threads // size)
+    context = get_context("spawn")  # a fork would inherit CUDA's state and the locks of threads
+    work = pickle.dumps((function, config))
+    workers: list[_Worker] = []
+    with _passing_signals_on(workers):
+        try:
+            for rank in range(size):
+                mine, theirs = context.Pipe(duplex=False)
+                arguments = (work, rank, size, threads, folder / "store", theirs)
+                process = context.Process(target=_work, args=arguments)
+                process.start()
+                theirs.close()
+                workers.append(_Worker(process, mine))
+            result: T = _answers(workers)[0]
+        except Exception:
+            for worker in workers:
+                worker.process.terminate()
+            raise
+        finally:  # Ctrl-C and SIGTERM have been passed on: who was told to end is ending
+            for process, _ in workers:
+                process.join(_GRACE)
+                process.kill()
+                process.join()
+    return result
+
+
+class _Worker(NamedTuple):
+    """A process, and where it sends what the function returned or raised."""
+
+    process: BaseProcess
+    answer: Connection
+
+
+def _answers(workers: list[_Worker]) -> list[Any]:
+    """What the function returned in each process, in order of rank.
+
+    Raises:
+        UserError: If it was raised in one of them, or one of them is gone without an answer.
+        Exception: What else was raised in one of them.
+    """
+    answers: dict[int, Any] = {}
+    while len(answers) < len(workers):
+        waiting = {rank: worker for rank, worker in enumerate(workers) if rank not in answers}
+        wait([worker.answer for worker in waiting.values()], timeout=1.0)
+        for rank, (process, answer) in waiting.items():
+            is_gone = process.exitcode is not None  # asked first: its answer may be there since
+            try:
+                if answer.poll():
+                    answers[rank] = answer.recv()
+                    continue
+            except EOFError:
+                process.join(_GRACE)
+                is_gone = True
+            if is_gone:
+                answers[rank] = UserError(
+                    f"devices={len(workers)}: a process ended unexpectedly (exit code "
+                    f"{process.exitcode}; -9 can be a lack of memory). What was finished is saved: "
+                    "call again to go on, with fewer devices or a smaller bs if memory is short. "
+                    'A script of your own must call this under `if __name__ == "__main__":`.'
+                )
+        # Where one process fails, the others often fail for want of it.
+        errors = [answer for answer in answers.values() if isinstance(answer, Exception)]
+        if errors:
+            raise min(errors, key=lambda error: not isinstance(error, UserError))
+    return [answers[rank] for rank in range(len(workers))]
+
+
+@contextmanager
+def _passing_signals_on(workers: list[_Worker]) -> Iterator[None]:
+    """Passes Ctrl-C and SIGTERM on to processes that are started meanwhile."""
+
+    def pass_on(number: int, _: object) -> None:
+        for process, _answer in workers:
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _work(
+    work: bytes, rank: int, size: int, threads: int, store: Path, answer: Connection
+) -> None:
+    """What a started process does: it sends back what the function returns or raises."""
+    os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on once
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "GROUP_RANK": "0"}
+    os.environ |= {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.pop("SLURM_NTASKS", None)  # Lightning would ask SLURM for the rank
+    if rank:
+        warnings.simplefilter("ignore")
+    try:
+        import torch
+        from torch import distributed
+
+        torch.set_num_threads(threads)
+        function, config = pickle.loads(work)  # imports Lightning, which looks for its rank
+        on_gpu = config.trainer.on_gpu()
+        device = torch.device("cuda", rank) if on_gpu else None
+        if device is not None:
+            torch.cuda.set_device(device)
+        # Made here, since Lightning's own would listen on all addresses of the machine.
+        distributed.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            store=distributed.FileStore(str(store), size),
+            rank=rank,
+            world_size=size,
+            timeout=_PATIENCE,
+            device_id=device,
+        )
+        answer.send(function(config))
+        distributed.destroy_process_group()
+    except Exception as error:
+        answer.send(_portable(error, f"In process {rank} of {size}:\n{traceback.format_exc()}"))
+
+
+def _end_with_parent() -> None:
+    """Ends this process once the one that started it is gone."""
+    parent = parent_process()
+    assert parent is not None, "this process was started by another"
+    parent.join()
+    os._exit(1)
+
+
+def _portable(error: Exception, trace: str) -> Exception:
+    """The error as another process can raise it, with its traceback unless that is of no use."""
+    if not isinstance(error, UserError):
+        error.add_note(trace)
+    try:
+        copy: Exception = pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(trace)
+    return copy
