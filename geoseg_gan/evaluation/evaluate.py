@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.fabric import Fabric
 from torch import Tensor
 
 from geoseg_gan.config import plain
@@ -20,7 +21,6 @@ from geoseg_gan.data.scan import check_same_type, check_sizes, scan
 from geoseg_gan.data.settings import Fit
 from geoseg_gan.data.split import refuse_shared_images, shared_groups, split_pairs
 from geoseg_gan.data.synthetic import SyntheticFolder, read_synthetic, refuse_synthetic
-from geoseg_gan.distributed import run_together
 from geoseg_gan.evaluation import fidelity
 from geoseg_gan.evaluation.agreement import (
     Distances,
@@ -50,7 +50,13 @@ from geoseg_gan.models.pretrained.features import (
     build_features,
 )
 from geoseg_gan.synthesis.recognizer import Recognizer, load_recognizer
-from geoseg_gan.team import Team
+from geoseg_gan.utils.distributed import (
+    gather_arrays,
+    launch,
+    open_fabric,
+    share_of,
+    where_in_words,
+)
 from geoseg_gan.utils.errors import UserError, check_choice, plural
 from geoseg_gan.utils.files import held
 
@@ -166,7 +172,7 @@ class Measured:
     distances: list[Distances]
 
 
-def measure(config: EvaluateConfig, subject: Subject, team: Team) -> Measured | None:
+def measure(config: EvaluateConfig, subject: Subject, fabric: Fabric) -> Measured | None:
     """Measures this process's share of the images, in the batches of one process alone.
 
     Returns:
@@ -177,17 +183,13 @@ def measure(config: EvaluateConfig, subject: Subject, team: Team) -> Measured | 
     """
 
     def title(text: str) -> str | None:
-        return text if team.leads else None
-
-    def joined(features: Floats) -> Floats:
-        parts = [part for part in team.gather([features]) if len(part)]
-        return np.concatenate(parts) if parts else features
+        return text if fabric.is_global_zero else None
 
     extract, seed, device = subject.extract, config.seed, subject.device
-    mine = team.part(len(subject.val_rows), config.bs)
+    mine = share_of(fabric, len(subject.val_rows), config.bs)
     real = collect(subject.val, [subject.val_rows[row] for row in mine])
     if subject.painted is not None:
-        others = team.part(len(subject.painted_rows), config.bs)
+        others = share_of(fabric, len(subject.painted_rows), config.bs)
         fake = collect(subject.painted, [subject.painted_rows[row] for row in others])
     else:
         assert subject.generator is not None, "either a generator or a folder is evaluated"
@@ -196,11 +198,13 @@ def measure(config: EvaluateConfig, subject: Subject, team: Team) -> Measured | 
         fake = painted_like(subject.generator, real, seed, device, text, **place)
     of_real = extract(real, title(f"Features of {subject.kind} images"))
     of_fake = extract(fake, title("Features of painted images"))
-    rows = [subject.train_rows[n] for n in team.part(len(subject.train_rows), config.bs)]
+    rows = [subject.train_rows[n] for n in share_of(fabric, len(subject.train_rows), config.bs)]
     of_train = extract.of_windows(subject.train, rows, title("Features of training images"))
     damaged = {}
     if config.controls:
-        damaged = fidelity.controls(extract, real, seed, first=mine.start, quiet=not team.leads)
+        damaged = fidelity.controls(
+            extract, real, seed, first=mine.start, quiet=not fabric.is_global_zero
+        )
     confusions = {}
     if subject.recognizer is not None:
         for kind, images in (("painted", fake), ("real", real)):
@@ -211,7 +215,8 @@ def measure(config: EvaluateConfig, subject: Subject, team: Team) -> Measured | 
                 title(f"Judging {kind} images"),
                 batch_size=config.bs,
             )
-            confusions[kind] = sum(team.share(found), torch.zeros_like(found))
+            total = fabric.all_reduce(found.to(device), reduce_op="sum")
+            confusions[kind] = cast(Tensor, total).cpu()
     distances: list[Distances] = []
     if subject.generator is not None:
         shown = [row for row in varied_rows(len(subject.val_rows)) if row in mine]
@@ -225,38 +230,50 @@ def measure(config: EvaluateConfig, subject: Subject, team: Team) -> Measured | 
             device=device,
             title=title("Painting masks several times"),
         )
-    reals, fakes = team.gather([real]), team.gather([fake])
-    whole_real, whole_fake, whole_train = (joined(part) for part in (of_real, of_fake, of_train))
-    controls = {name: joined(part) for name, part in damaged.items()}
-    distances = team.gather(distances)
-    if not team.leads:
+    arrays = {f"real.{name}": np.asarray(value) for name, value in vars(real).items()}
+    arrays |= {f"fake.{name}": np.asarray(value) for name, value in vars(fake).items()}
+    arrays |= {f"control.{name}": part for name, part in damaged.items()}
+    arrays |= {"of_real": of_real, "of_fake": of_fake, "of_train": of_train}
+    arrays["distances"] = np.array(distances, np.float64).reshape(-1, 2)
+    whole = gather_arrays(fabric, arrays, Path(config.out_dir))
+    if whole is None:
         return None
     return Measured(
-        ImageSet.joined(reals),
-        ImageSet.joined(fakes),
-        whole_real,
-        whole_fake,
-        whole_train,
-        controls,
+        _image_set(whole, "real"),
+        _image_set(whole, "fake"),
+        whole["of_real"],
+        whole["of_fake"],
+        whole["of_train"],
+        {name: whole[f"control.{name}"] for name in damaged},
         confusions,
-        distances,
+        [(first, second) for first, second in whole["distances"].tolist()],
     )
 
 
-def open_subject(config: EvaluateConfig, team: Team) -> Subject:
+def _image_set(arrays: dict[str, npt.NDArray[Any]], kind: str) -> ImageSet:
+    pixels, labels, counted = (arrays[f"{kind}.{key}"] for key in ("pixels", "labels", "counted"))
+    names, groups = (arrays[f"{kind}.{key}"].tolist() for key in ("names", "groups"))
+    return ImageSet(pixels, labels, counted, names, groups)
+
+
+def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bool) -> Subject:
     """Loads networks and lists the images, of which there must be enough.
+
+    Args:
+        config: What is evaluated, on which real tiles.
+        device: Where networks go.
+        refuse_shared: Whether to look for images that stand in both splits.
 
     Raises:
         UserError: If a checkpoint or a folder is not as it must be.
     """
-    device = team.device(config.trainer)
     source = _open(config, device)
     if source.image_size < MINIMUM_SIZE:
         raise UserError(
             f"the images are {source.image_size} px wide: features need {MINIMUM_SIZE} px. Train "
             "with a larger image_size."
         )
-    if team.leads:
+    if refuse_shared:
         refuse_shared_images(source.train_pairs, source.val_pairs)
     val, train = (source.windows(pairs) for pairs in (source.val_pairs, source.train_pairs))
     painted = None if source.synthetic is None else source.windows(source.synthetic.pairs)
@@ -374,18 +391,18 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     Raises:
         UserError: If the configuration, a checkpoint or a folder is not as it must be.
     """
-    return run_together(_evaluate, config)
+    return launch(_evaluate, config, check)
 
 
-def _evaluate(config: EvaluateConfig, team: Team) -> dict[str, float]:
-    check(config)
-    with team.leader_first():
-        subject = open_subject(config, team)
-    with held(Path(config.out_dir)) if team.leads else nullcontext():
-        if team.leads:
+def _evaluate(config: EvaluateConfig) -> dict[str, float]:
+    fabric = open_fabric(config.trainer)
+    with fabric.rank_zero_first():
+        subject = open_subject(config, fabric.device, fabric.is_global_zero)
+    with held(Path(config.out_dir)) if fabric.is_global_zero else nullcontext():
+        if fabric.is_global_zero:
             _check_unwritten(config)  # once more: another call may have ended meanwhile
-            _say_start(config, subject, team)
-        measured = measure(config, subject, team)
+            _say_start(config, subject, where_in_words(fabric))
+        measured = measure(config, subject, fabric)
         return _report(config, subject, measured) if measured is not None else {}
 
 
@@ -517,12 +534,12 @@ def _main_figures(figures: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def _say_start(config: EvaluateConfig, subject: Subject, team: Team) -> None:
+def _say_start(config: EvaluateConfig, subject: Subject, where: str) -> None:
     what, tiles = config.gen_ckpt or config.folder, len(subject.val_pairs)
     print(
         f"Evaluating {what} on {plural(tiles, f'{subject.kind} tile')} of {subject.root}, in "
         f"windows of {subject.image_size} px, with features of {config.features} on "
-        f"{team.where(config.trainer)}, into {config.out_dir}."
+        f"{where}, into {config.out_dir}."
     )
     if config.segmenter_ckpt is None:
         print("Without segmenter_ckpt there will be no figure for agreement.")

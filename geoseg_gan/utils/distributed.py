@@ -112,6 +112,24 @@ def open_fabric(settings: TrainerSettings) -> "Fabric":
     return fabric
 
 
+def where_in_words(fabric: "Fabric") -> str:
+    """Where the work is done, as in "the CPU in 2 processes"."""
+    size, on_gpu = fabric.world_size, fabric.device.type == "cuda"
+    if size == 1:
+        return "the GPU" if on_gpu else "the CPU"
+    return f"{size} GPUs" if on_gpu else f"the CPU in {size} processes"
+
+
+def share_of(fabric: "Fabric", count: int, batch: int) -> range:
+    """This process's share of `count` items in order, in whole batches."""
+    batches = -(-count // batch)
+    first, last = (
+        batches * rank // fabric.world_size * batch
+        for rank in (fabric.global_rank, fabric.global_rank + 1)
+    )
+    return range(min(first, count), min(last, count))
+
+
 def gather_arrays(
     fabric: "Fabric", arrays: Mapping[str, npt.NDArray[Any]], folder: Path
 ) -> dict[str, npt.NDArray[Any]] | None:
@@ -125,6 +143,7 @@ def gather_arrays(
     Returns:
         The joined arrays in rank 0; None in the others.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f".rank{rank}.npz" for rank in range(fabric.world_size)]
     if fabric.global_rank:
         np.savez(paths[fabric.global_rank], allow_pickle=False, **arrays)
@@ -136,7 +155,9 @@ def gather_arrays(
         with np.load(path, allow_pickle=False) as content:
             parts.append(dict(content))
         path.unlink()
-    return {name: np.concatenate([part[name] for part in parts]) for name in arrays}
+    # An empty share knows neither type nor further axes.
+    filled = {name: [part[name] for part in parts if len(part[name])] for name in arrays}
+    return {name: np.concatenate(filled[name] or [arrays[name]]) for name in arrays}
 
 
 class _Processes(NamedTuple):
@@ -160,9 +181,7 @@ def _processes() -> _Processes:
     return _Processes(int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) // nodes, nodes)
 
 
-def _spawn(
-    function: Callable[[ConfigT], T], config: ConfigT, folder: Path, share_cores: bool
-) -> T:
+def _spawn(function: Callable[[ConfigT], T], config: ConfigT, folder: Path, share_cores: bool) -> T:
     import torch
 
     size, threads = config.devices, torch.get_num_threads()
@@ -255,9 +274,7 @@ def _passing_signals_on(workers: list[_Worker]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _work(
-    work: bytes, rank: int, size: int, threads: int, store: Path, answer: Connection
-) -> None:
+def _work(work: bytes, rank: int, size: int, threads: int, store: Path, answer: Connection) -> None:
     """What a started process does: it sends back what the function returns or raises."""
     os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on once
     threading.Thread(target=_end_with_parent, daemon=True).start()
