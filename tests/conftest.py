@@ -1,5 +1,6 @@
 """What every test may use: a small palette, tiny data folders, and a trained run."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,7 @@ def cache_home(tmp_path_factory, monkeypatch) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def palette() -> Palette:
     """Three classes, black to ignore."""
     return Palette(
@@ -61,7 +62,7 @@ def palette() -> Palette:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_folder(palette) -> MakeFolder:
     """Writes a data folder and returns its root: `make_folder(root, train=6, val=2, size=64)`.
 
@@ -146,12 +147,24 @@ TINY = (
 """Overrides that train tiny networks on `make_folder`'s data."""
 
 
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory, make_folder, composed) -> Path:
+    """The folder of `trained`, which is trained once and copied for each test."""
+    folder = tmp_path_factory.mktemp("trained")
+    root = make_folder(folder / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        places = (f"data_root={root}", f"out_dir={folder / 'run'}")
+        train(composed("train", *TINY, *places, "epochs=2"))
+    return folder
+
+
 @pytest.fixture
-def trained(tmp_path, make_folder, composed) -> tuple[Path, Path]:
+def trained(trained_once, tmp_path) -> tuple[Path, Path]:
     """A data folder and the folder of a run of two epochs on it."""
-    root, out_dir = make_folder(tmp_path / "data"), tmp_path / "run"
-    train(composed("train", *TINY, f"data_root={root}", f"out_dir={out_dir}", "epochs=2"))
-    return root, out_dir
+    for name in ("data", "run"):
+        shutil.copytree(trained_once / name, tmp_path / name)
+    return tmp_path / "data", tmp_path / "run"
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The compare command: the runs of a sweep as a table and a picture, best first."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from geoseg_gan.config import read_yaml
-from geoseg_gan.training.callbacks.evaluation import MONITORS
-from geoseg_gan.training.runs import flat, read_result
-from geoseg_gan.training.settings import CompareConfig
+from geoseg_gan.training.runs import flat, read_outcome
+from geoseg_gan.training.settings import MONITORS, CompareConfig
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path
 from geoseg_gan.utils.pictures import RGB, write_picture
@@ -23,24 +23,183 @@ from geoseg_gan.utils.plots import drawn, figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
+REPORT, PICTURE = "sweep.md", "sweep.png"
+_PLACES = ("out_dir", "resume")  # settings that do not describe a run
 _COLUMNS = 3
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run of a sweep.
+
+    Attributes:
+        name: Its folder's name, which in a sweep lists the job's overrides.
+        settings: By dotted key.
+        outcome: What `result.json` holds; None if the run has not finished.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    outcome: dict[str, Any] | None
+
+    @property
+    def objective(self) -> float | None:
+        """The figure that is compared; None if there is none (yet)."""
+        return None if self.outcome is None else self.outcome["objective"]
+
+    @property
+    def overrides(self) -> dict[str, str]:
+        """The job's overrides by key; empty where the folder's name lists none."""
+        parts = re.split(r",(?=[+~\w./@]+=)", self.name)
+        return dict(part.split("=", 1) for part in parts) if "=" in parts[0] else {}
+
+
+def compare(config: CompareConfig) -> dict[str, float]:
+    """Writes `sweep.md` and `sweep.png` into a sweep's folder, over those of an earlier call.
+
+    Args:
+        config: Where the runs are.
+
+    Returns:
+        How many runs there are ("runs"), how many have finished ("finished"), and the "best"
+        objective if there is one.
+
+    Raises:
+        UserError: If there are no runs, or their objectives are different figures.
+    """
+    folder = Path(config.folder)
+    if not folder.is_dir():
+        raise UserError(f"folder={folder} is not a folder. Give the out_dir of a sweep.")
+    runs, empty = read_runs(folder)
+    if not runs:
+        raise UserError(
+            f"folder={folder} holds no runs: none of its folders has a config.yaml. Give the "
+            "out_dir of a sweep of train."
+        )
+    ranked = [run for run in runs if run.objective is not None]
+    monitors = {(run.outcome or {}).get("monitor", "objective") for run in ranked}
+    if len(monitors) > 1:
+        raise UserError(
+            f"folder={folder}: the objectives of its runs are {' and '.join(sorted(monitors))}, "
+            "which cannot be compared. Move the runs of one of them elsewhere."
+        )
+    monitor = min(monitors, default="objective")
+    sign = MONITORS.get(monitor, 1.0)
+    title = f"{monitor} ({'higher' if sign > 0 else 'lower'} is better)"
+    ranked.sort(key=lambda run: -sign * (run.objective or 0.0))
+    columns = differing(ranked)
+    text = _markdown(folder.name, runs, ranked, empty, columns, title)
+    with atomic_path(folder / REPORT) as scratch:
+        scratch.write_text(text)
+    Console().print(Markdown(text))
+    written = f"Wrote {folder / REPORT}"
+    if columns:
+        picture = sweep_picture(columns, [run.objective or 0.0 for run in ranked], title)
+        write_picture(folder / PICTURE, picture)
+        written += f" and {PICTURE}"
+    print(f"{written}." + (f" The best run: {folder / ranked[0].name}" if ranked else ""))
+    finished = sum(run.outcome is not None for run in runs)
+    figures = {"runs": float(len(runs)), "finished": float(finished)}
+    return figures | ({"best": ranked[0].objective or 0.0} if ranked else {})
+
+
+def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
+    """Reads the runs in the folders of a sweep.
+
+    Returns:
+        The runs by name, and the names of the folders in which no run was started.
+
+    Raises:
+        UserError: If a result cannot be read.
+    """
+    runs, empty = [], []
+    for place in sorted(folder.iterdir()):
+        if not place.is_dir() or place.name.startswith("."):
+            continue
+        if (place / "config.yaml").is_file():
+            settings = flat(read_yaml(place / "config.yaml"))
+            runs.append(Run(place.name, settings, read_outcome(place)))
+        else:
+            empty.append(place.name)
+    return runs, empty
+
+
+def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """What runs differ in: the overrides of a sweep's jobs, or all settings of other runs.
+
+    Returns:
+        The runs' values by setting, numbers as such; "" where a run has none.
+    """
+    settings: list[Mapping[str, Any]] = [run.settings for run in runs]
+    if all(run.overrides for run in runs):
+        settings = [run.overrides for run in runs]
+    keys = dict.fromkeys(key for own in settings for key in own if key not in _PLACES)
+    found = {key: [_number(own.get(key, "")) for own in settings] for key in keys}
+    return {key: values for key, values in found.items() if len(set(map(_shown, values))) > 1}
+
+
+def _number(value: Any) -> Any:
+    """The number that an override stands for, if it is one."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.replace("|", "\\|")
+
+
+def _markdown(
+    name: str,
+    runs: Sequence[Run],
+    ranked: Sequence[Run],
+    empty: Sequence[str],
+    columns: Mapping[str, Sequence[Any]],
+    title: str,
+) -> str:
+    lines = [f"# {name}", ""]
+    lines += [f"{plural(len(ranked), 'finished run')}, of {len(runs) + len(empty)}."]
+    if ranked:
+        lines[-1] += f" The objective is {title}; the best run is the first."
+        head = ["objective", *columns, "epochs", "minutes", "folder"]
+        lines += ["", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for number, run in enumerate(ranked):
+        outcome = run.outcome or {}
+        cells = [_shown(run.objective)]
+        cells += [_shown(values[number]) for values in columns.values()]
+        cells += [_shown(outcome.get("epochs")), _shown(round(outcome.get("seconds", 0) / 60, 1))]
+        lines.append(f"| {' | '.join(cells)} | `{run.name}` |")
+    rest = {
+        "Without an objective (evaluate_every=0)": [
+            run.name for run in runs if run.outcome is not None and run.objective is None
+        ],
+        "Not finished": [run.name for run in runs if run.outcome is None],
+        "Failed, or not started": list(empty),
+    }
+    for kind, names in rest.items():
+        if names:
+            lines += ["", f"{kind}:", "", *(f"- `{name}`" for name in names)]
+    return "\n".join(lines) + "\n"
+
+
 def sweep_picture(
-    settings: Mapping[str, Sequence[Any]], objective: Sequence[float], name: str
+    settings: Mapping[str, Sequence[Any]], objective: Sequence[float], title: str
 ) -> RGB:
     """Draws an objective against every setting that differs.
 
     Args:
-        settings: The runs' values by setting; numbers get an axis, anything else a strip a value.
+        settings: The runs' values by setting; numbers get an axis, other values a strip each.
         objective: The runs' objective, best first, which is marked.
-        name: What the objective is called.
+        title: What the objective is called.
     """
     rows = -(-len(settings) // _COLUMNS)
     columns = min(_COLUMNS, len(settings))
     sheet = figure(1 + 3.6 * columns, 0.5 + 3 * rows)
-    sheet.suptitle(f"{name}; the star is the best run", fontsize=10)
+    sheet.suptitle(f"{title}; the star is the best run", fontsize=10)
     grid = sheet.subplots(rows, columns, sharey=True, squeeze=False)
     for axes in grid.flat[len(settings) :]:
         axes.set_visible(False)
@@ -48,7 +207,7 @@ def sweep_picture(
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
             places = np.array(values, float)
             if places.min() > 0 and places.max() > 10 * places.min():
-                _scale(axes, places)
+                _set_log_scale(axes, places)
         else:
             places = _strips(axes, values, objective)
         axes.scatter(places, objective, s=22, alpha=0.7)
@@ -58,8 +217,8 @@ def sweep_picture(
     return drawn(sheet)
 
 
-def _scale(axes: "Axes", places: npt.NDArray[np.float64]) -> None:
-    """Makes an axis logarithmic, with as many numbers as have room."""
+def _set_log_scale(axes: "Axes", places: npt.NDArray[np.float64]) -> None:
+    """Makes an axis logarithmic, with as many tick labels as there is room for."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.set_xscale("log")
@@ -71,7 +230,7 @@ def _scale(axes: "Axes", places: npt.NDArray[np.float64]) -> None:
 
 
 def _strips(axes: "Axes", values: Sequence[Any], objective: Sequence[float]) -> Any:
-    """Places of values that are no numbers, with a line at each one's median."""
+    """Places of values that are not numbers, with a line at the median of each."""
     shown = [v if isinstance(v, str) else json.dumps(v) for v in values]
     kinds = sorted(set(shown))
     axes.set_xticks(range(len(kinds)), [k if len(k) <= 16 else f"{k[:15]}…" for k in kinds])
@@ -80,167 +239,3 @@ def _strips(axes: "Axes", values: Sequence[Any], objective: Sequence[float]) -> 
         own = [o for o, s in zip(objective, shown, strict=True) if s == kind]
         axes.hlines(float(np.median(own)), place - 0.25, place + 0.25, color="gray")
     return np.array([kinds.index(s) for s in shown], float)
-
-
-REPORT, PICTURE = "sweep.md", "sweep.png"
-
-
-_OWN = ("out_dir", "resume")
-
-"""Settings that tell nothing of what a run was."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run of a sweep.
-
-    Attributes:
-        name: Its folder's name.
-        settings: By dotted key.
-        result: What `result.json` holds; None if the run has not ended well.
-    """
-
-    name: str
-    settings: dict[str, Any]
-    result: dict[str, Any] | None
-
-    @property
-    def objective(self) -> float | None:
-        """The figure that is compared; None if there is none (yet)."""
-        return None if self.result is None else self.result["objective"]
-
-
-def compare(config: CompareConfig) -> dict[str, float]:
-    """Writes `sweep.md` and `sweep.png` into a sweep's folder, anew with every call.
-
-    Args:
-        config: Where the runs are.
-
-    Returns:
-        How many runs there are ("runs"), have ended well ("finished"), and the "best" objective if
-        there is one.
-
-    Raises:
-        UserError: If there are no runs, or they were judged by different figures.
-    """
-    folder = Path(config.folder)
-    if not folder.is_dir():
-        raise UserError(f"folder={folder} is not a folder. Give the out_dir of a sweep.")
-    runs, empty = read_runs(folder)
-    if not runs:
-        raise UserError(
-            f"folder={folder} holds no runs: none of its folders has a config.yaml. Give the "
-            "out_dir of a sweep of train."
-        )
-    judged = [run for run in runs if run.objective is not None]
-    monitors = {(run.result or {}).get("monitor", "objective") for run in judged}
-    if len(monitors) > 1:
-        raise UserError(
-            f"folder={folder}: runs were judged by {' and '.join(sorted(monitors))}, which cannot "
-            "be compared. Move those of one kind elsewhere."
-        )
-    monitor = min(monitors, default="objective")
-    sign = MONITORS.get(monitor, 1.0)
-    judged.sort(key=lambda run: -sign * (run.objective or 0.0))
-    columns = differing(judged)
-    text = _markdown(folder, runs, judged, empty, columns, monitor, sign)
-    with atomic_path(folder / REPORT) as scratch:
-        scratch.write_text(text)
-    Console().print(Markdown(text))
-    written = f"Wrote {folder / REPORT}"
-    if columns:
-        values = [run.objective or 0.0 for run in judged]
-        write_picture(folder / PICTURE, sweep_picture(columns, values, _called(monitor, sign)))
-        written += f" and {PICTURE}"
-    print(f"{written}." + (f" The best run: {folder / judged[0].name}" if judged else ""))
-    figures = {"runs": float(len(runs)), "finished": float(sum(r.result is not None for r in runs))}
-    return figures | ({"best": judged[0].objective or 0.0} if judged else {})
-
-
-def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
-    """Reads the runs whose folders stand in a folder.
-
-    Returns:
-        The runs by name, and the names of the folders in which nothing was begun.
-
-    Raises:
-        UserError: If a result cannot be read.
-    """
-    runs, empty = [], []
-    for place in sorted(folder.iterdir()):
-        if not place.is_dir() or place.name.startswith("."):
-            continue
-        if (place / "config.yaml").is_file():
-            settings = flat(read_yaml(place / "config.yaml"))
-            runs.append(Run(place.name, settings, read_result(place)))
-        else:
-            empty.append(place.name)
-    return runs, empty
-
-
-def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """What runs differ in: of jobs of a sweep the overrides, of others all settings.
-
-    Returns:
-        The runs' values by setting; numbers as such, "" where a run has none.
-    """
-    results = [run.result or {} for run in runs]
-    settings = [run.settings for run in runs]
-    if all("overrides" in result for result in results):
-        settings = [result["overrides"] for result in results]
-    keys = dict.fromkeys(key for own in settings for key in own if key not in _OWN)
-    found = {key: [_value(own.get(key, "")) for own in settings] for key in keys}
-    return {key: values for key, values in found.items() if len(set(map(_shown, values))) > 1}
-
-
-def _value(text: Any) -> Any:
-    """What an override stands for, where it is a number."""
-    try:
-        return float(text) if isinstance(text, str) else text
-    except ValueError:
-        return text
-
-
-def _markdown(
-    folder: Path,
-    runs: Sequence[Run],
-    judged: Sequence[Run],
-    empty: Sequence[str],
-    columns: Mapping[str, Sequence[Any]],
-    monitor: str,
-    sign: float,
-) -> str:
-    lines = [f"# {folder.name}", ""]
-    lines += [f"{plural(len(judged), 'finished run')}, of {len(runs) + len(empty)}."]
-    if judged:
-        lines[-1] += f" The objective is {_called(monitor, sign)}; the best run stands first."
-        head = ["objective", *columns, "epochs", "minutes", "folder"]
-        lines += ["", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for number, run in enumerate(judged):
-        result = run.result or {}
-        cells = [_shown(run.objective)]
-        cells += [_shown(values[number]) for values in columns.values()]
-        cells += [_shown(result.get("epochs")), _shown(round(result.get("seconds", 0) / 60, 1))]
-        lines.append(f"| {' | '.join(cells)} | `{run.name}` |")
-    rest = {
-        "Without an objective (evaluate_every=0)": [
-            run.name for run in runs if run.result is not None and run.objective is None
-        ],
-        "Not finished": [run.name for run in runs if run.result is None],
-        "Failed, or not begun": list(empty),
-    }
-    for kind, names in rest.items():
-        if names:
-            lines += ["", f"{kind}:", "", *(f"- `{name}`" for name in names)]
-    return "\n".join(lines) + "\n"
-
-
-def _called(monitor: str, sign: float) -> str:
-    return f"{monitor} ({'higher' if sign > 0 else 'lower'} is better)"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text.replace("|", "\\|")

@@ -24,22 +24,23 @@ from geoseg_gan.models.layers import HasBlocks, recompute_blocks, update_spectra
 from geoseg_gan.models.registry import Generator
 from geoseg_gan.training.settings import NETWORKS, OptimizerSettings, SpeedSettings
 
-_AGAIN = 1 << 32  # apart from every seed: the noise of images that are painted once more
+_SECOND_NOISE = 1 << 32
+"""Seed offset of the second noise draw of the diversity loss."""
 
 
-class AnyOptimizer(Protocol):
-    """What a step asks of an optimiser, Lightning's or torch's."""
+class StepOptimizer(Protocol):
+    """What a step needs of an optimiser, Lightning's or torch's."""
 
     def zero_grad(self) -> None:
-        """Forgets gradients."""
+        """Clears gradients."""
 
     def step(self) -> Any:
-        """Learns from them."""
+        """Updates the weights."""
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Pairs that are worked on at once, with the noise that they are painted with."""
+class _MicroBatch:
+    """The pairs of one forward pass, and the noise of their generated images."""
 
     sample: Sample
     batch: Batch
@@ -47,28 +48,31 @@ class _Part:
 
 
 class GAN(L.LightningModule):
-    """Trains a generator and a discriminator by turns, once each a batch.
+    """Trains a generator and a discriminator in turn, one step of each a batch.
 
-    The two steps share one forward pass of the generator: the discriminator sees its images
-    detached, and stands frozen while the generator learns, so that no step touches the other's
-    gradients. `global_step` counts batches. What paints samples and is saved as the generator is
-    its moving average.
+    The two steps share one forward pass of the generator: the discriminator gets its images
+    detached, and is frozen during the generator's step, so that neither step touches the other's
+    gradients. `global_step` counts batches. Samples and saved generators are the moving average of
+    the weights.
 
-    However many processes and parts a batch is divided into, its gradients are those of the whole;
-    but batch normalisation sees one part at a time, of all processes.
+    However many processes and micro-batches share a batch, its gradients are those of the whole;
+    but batch normalisation sees one micro-batch at a time, of all processes.
 
     Args:
-        generator: Paints images from one-hot label maps and noise.
-        discriminator: Tells real from generated images beside their label maps.
-        objective: What the two minimise; a module, since it remembers things.
+        generator: Images from one-hot label maps and noise.
+        discriminator: Scores images beside their label maps.
+        objective: The losses of both; a module, since it has state.
         num_classes: C, channels of the one-hot label map.
         scaling: From stored image values to [-1, 1].
         lr: Learning rate of the generator.
         optimizer: How both are optimised.
         seed: Fixes the noise of every sample of the run.
         global_batch: Batch size over all processes.
-        accumulate: Parts that each process works on its share of a batch in, one after another.
-        speed: What is done for speed or memory.
+        accumulate: Micro-batches that each process divides its share of a batch into.
+        speed: Switches for speed and memory.
+
+    Attributes:
+        time_used: Share of the time budget that is used up, in [0, 1]; `TimeBudget` sets it.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class GAN(L.LightningModule):
         speed: SpeedSettings,
         accumulate: int = 1,
     ) -> None:
-        """Keeps the parts; optimisers come later, from `configure_optimizers`."""
+        """Keeps the parts; `configure_optimizers` makes the optimisers."""
         super().__init__()
         self.automatic_optimization = False
         self.generator = generator
@@ -101,15 +105,14 @@ class GAN(L.LightningModule):
         self.global_batch = global_batch
         self.accumulate = accumulate
         self.speed = speed
-        prepare_networks(self.speed, generator, discriminator)
         self.time_used = 0.0
-        """Share of the time budget that is used up, in [0, 1]; a callback keeps it."""
+        self._prepare_networks()
 
     def training_step(self, sample: Sample, batch_idx: int) -> None:
         """Updates the discriminator, then the generator, on one batch."""
         d_optimizer, g_optimizer = cast(list[LightningOptimizer], self.optimizers())
-        # Lightning counts every optimiser's steps; only the generator's shall count as one.
-        d_optimizer._on_before_step = d_optimizer._on_after_step = _uncounted
+        # Lightning counts the steps of every optimiser; only the generator's are to count.
+        d_optimizer._on_before_step = d_optimizer._on_after_step = _do_nothing
         local = len(sample["label"])
         # Numbered over the whole run and all processes, so that a sample gets the same noise and
         # augmentation however many processes share the batch, and after a resume.
@@ -121,14 +124,13 @@ class GAN(L.LightningModule):
             schedule.step()
         every = cast(Any, self.trainer).log_every_n_steps
         if self.global_step == 1 or self.global_step % every == 0:
-            rates = {"lr/d": _rate(d_optimizer), "lr/g": _rate(g_optimizer)}
-            self._log(d_terms, g_terms, rates)
+            self._log(d_terms, g_terms, {"lr/d": _lr(d_optimizer), "lr/g": _lr(g_optimizer)})
 
     def step(
         self,
         sample: Sample,
         serials: Sequence[int],
-        optimizers: tuple[AnyOptimizer, AnyOptimizer],
+        optimizers: tuple[StepOptimizer, StepOptimizer],
         backward: Callable[[Tensor], Any],
     ) -> tuple[Terms, Terms]:
         """The discriminator's step and the generator's, in plain torch.
@@ -137,16 +139,16 @@ class GAN(L.LightningModule):
             sample: This process's share of the batch, on the device.
             serials: The numbers of its pairs.
             optimizers: Of the discriminator and the generator.
-            backward: Adds a loss's gradients up.
+            backward: Accumulates a loss's gradients.
 
         Returns:
-            What both minimised, on average over the parts of the share.
+            The loss terms of both, on average over the micro-batches.
         """
         d_optimizer, g_optimizer = optimizers
         generator = cast(Generator, self.generator)
         discriminator = cast(Discriminator, self.discriminator)
-        parts = self._parts(sample, serials)
-        alone = len(parts) == 1
+        parts = self._micro_batches(sample, serials)
+        single = len(parts) == 1
         views = self.objective.views([part.batch for part in parts])
         update_spectral_norms(self.discriminator)
         update_spectral_norms(self.generator)
@@ -154,10 +156,10 @@ class GAN(L.LightningModule):
         d_optimizer.zero_grad()
         d_terms = []
         for part, view in zip(parts, views, strict=True):
-            # One image serves both steps, unless that means to hold the activations of all parts.
-            with torch.set_grad_enabled(alone):
+            # One forward pass serves both steps, unless that would hold the activations of several.
+            with torch.set_grad_enabled(single):
                 fake = generator(part.batch.one_hot, part.noise)
-            with self._gathering(part is parts[-1]), self._same_weights():
+            with self._gradient_sync(part is parts[-1]), self._cached_spectral_norms():
                 d_terms.append(self.objective.d_terms(discriminator, view, fake.detach()))
                 backward(d_terms[-1].total() / len(parts))
         d_optimizer.step()
@@ -168,29 +170,34 @@ class GAN(L.LightningModule):
         g_optimizer.zero_grad()
         g_terms = []
         for part, view in zip(parts, views, strict=True):
-            if not alone:
+            if not single:
                 fake = generator(part.batch.one_hot, part.noise)
-            repaint = self._repainting(part)
-            with self._gathering(part is parts[-1]), self._same_weights():
-                g_terms.append(self.objective.g_terms(discriminator, view, fake, repaint))
+            second = self._second_draw(part)
+            with self._gradient_sync(part is parts[-1]), self._cached_spectral_norms():
+                g_terms.append(self.objective.g_terms(discriminator, view, fake, second))
                 backward(g_terms[-1].total() / len(parts))
         g_optimizer.step()
         self.discriminator.requires_grad_(True)
         self.objective.stepped()
-        self._follow()
+        self._update_average()
         return Terms.mean(d_terms), Terms.mean(g_terms)
 
+    def backward_only(self, sample: Sample) -> None:
+        """Computes all gradients of a step on a batch, and updates no weight."""
+        optimizers = _NoOptimizer(), _NoOptimizer()
+        self.step(sample, range(len(sample["label"])), optimizers, torch.autograd.backward)
+
     @property
-    def painter(self) -> nn.Module:
-        """What paints samples and is saved: the generator's average, or itself without one."""
+    def inference_generator(self) -> nn.Module:
+        """The generator that is sampled and saved: the moving average, where one is kept."""
         return self.generator if self.average is None else self.average
 
     @contextmanager
-    def painting(self) -> Iterator[Generator]:
-        """The painter in evaluation mode, within a with statement."""
-        self.painter.eval()
-        yield cast(Generator, self.painter)
-        self.painter.train()
+    def evaluating(self) -> Iterator[Generator]:
+        """Within it `inference_generator` is in evaluation mode."""
+        self.inference_generator.eval()
+        yield cast(Generator, self.inference_generator)
+        self.inference_generator.train()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clips gradients, which are unscaled here under every precision."""
@@ -211,62 +218,70 @@ class GAN(L.LightningModule):
                 (self.generator, self.lr),
             )
         ]
-        return optimizers, [LambdaLR(optimizer, self._factor) for optimizer in optimizers]
+        return optimizers, [LambdaLR(optimizer, self._lr_factor) for optimizer in optimizers]
 
-    def noise_of(self, sample: Sample, serials: Sequence[int], seed: int) -> Tensor:
+    def draw_noise(self, sample: Sample, serials: Sequence[int], seed: int) -> Tensor:
         """The generator's noise for a sample, on its device.
 
         Args:
             sample: Collated; B pairs.
             serials: Their numbers.
-            seed: With a number it fixes the noise.
+            seed: Fixes the noise together with a pair's number.
 
         Returns:
             Shape (B, Z, H, W).
         """
         spec, label = cast(Generator, self.generator).noise, sample["label"]
-        regions = label  # anything of its size, where no region has noise
+        regions = label  # any map of its size, where no region has noise
         if spec.region:
             regions = sample["regions"] if "regions" in sample else regions_of(label)
         return sample_noise(spec, seed, serials, regions, label.device)
 
-    def _parts(self, sample: Sample, serials: Sequence[int]) -> list[_Part]:
-        """A sample in as many parts as gradients are accumulated over."""
+    def _prepare_networks(self) -> None:
+        """Applies the switches for speed and memory; state-dict keys stay as they are."""
+        layout = torch.channels_last if self.speed.channels_last else torch.contiguous_format
+        for name in NETWORKS:
+            network = getattr(self, name)
+            network.to(memory_format=layout)
+            if name in self.speed.recompute:
+                recompute_blocks(cast(HasBlocks, network).blocks())
+            if name in self.speed.compile:
+                network.compile()
+
+    def _micro_batches(self, sample: Sample, serials: Sequence[int]) -> list[_MicroBatch]:
         size = len(serials) // self.accumulate
         parts = []
         for start in range(0, len(serials), size):
             rows = slice(start, start + size)
-            own = {key: value[rows] for key, value in sample.items()}  # type: ignore[index]
-            numbers = serials[rows]
-            batch = make_batch(cast(Sample, own), self.scaling, self.num_classes, numbers)
-            noise = self.noise_of(cast(Sample, own), numbers, self.seed)
-            parts.append(_Part(cast(Sample, own), batch, noise))
+            own = cast(Sample, {key: value[rows] for key, value in sample.items()})  # type: ignore[index]
+            batch = make_batch(own, self.scaling, self.num_classes, serials[rows])
+            parts.append(_MicroBatch(own, batch, self.draw_noise(own, serials[rows], self.seed)))
         return parts
 
-    def _repainting(self, part: _Part) -> Regenerate:
-        """What paints a part once more, with other noise than it was painted with."""
+    def _second_draw(self, part: _MicroBatch) -> Regenerate:
+        """Generates a micro-batch again, with other noise, where the diversity loss asks for it."""
 
-        def repaint() -> tuple[Tensor, Tensor]:
-            other = self.noise_of(part.sample, part.batch.serials, self.seed + _AGAIN)
+        def generate() -> tuple[Tensor, Tensor]:
+            other = self.draw_noise(part.sample, part.batch.serials, self.seed + _SECOND_NOISE)
             image = cast(Generator, self.generator)(part.batch.one_hot, other)
             return image, (part.noise - other).abs().mean((1, 2, 3))
 
-        return repaint
+        return generate
 
-    def _gathering(self, last: bool) -> AbstractContextManager[Any]:
-        """Lets processes add up gradients after the last part only."""
+    def _gradient_sync(self, last: bool) -> AbstractContextManager[Any]:
+        """Lets processes reduce gradients after the last micro-batch only."""
         strategy = self._trainer.strategy if self._trainer is not None else None
         if last or not isinstance(strategy, ParallelStrategy):
             return nullcontext()
         return cast(AbstractContextManager[Any], strategy.block_backward_sync())
 
-    def _same_weights(self) -> AbstractContextManager[Any]:
-        """Lets passes of one step share the weights that spectral norms give."""
-        # Compiled code works them out itself, and what is recomputed has to.
+    def _cached_spectral_norms(self) -> AbstractContextManager[Any]:
+        """Computes weights under spectral normalisation once for all passes of a step."""
+        # Compiled code computes them itself, and recomputed activations need them again.
         return nullcontext() if self.speed.compile or self.speed.recompute else parametrize.cached()
 
     def _log(self, d_terms: Terms, g_terms: Terms, rates: dict[str, float]) -> None:
-        """Logs means over all processes, gathered at once."""
+        """Logs means over all processes, reduced at once."""
         named = {f"d/{k}": v for k, v in {**d_terms, **d_terms.monitors}.items()}
         named |= {f"g/{k}": v for k, v in {**g_terms, **g_terms.monitors}.items()}
         named |= {"d": d_terms.total(), "g": g_terms.total()}
@@ -278,8 +293,8 @@ class GAN(L.LightningModule):
         self.log_dict(bar, prog_bar=True, logger=False)
 
     @torch.no_grad()
-    def _follow(self) -> None:
-        """Moves the average towards the generator: parameters by a step, buffers altogether."""
+    def _update_average(self) -> None:
+        """Moves the average towards the generator; buffers are copied."""
         if self.average is None:
             return
         batches = self.global_step
@@ -290,7 +305,7 @@ class GAN(L.LightningModule):
         for mine, theirs in zip(self.average.buffers(), self.generator.buffers(), strict=True):
             mine.copy_(theirs)
 
-    def _factor(self, step: int) -> float:
+    def _lr_factor(self, step: int) -> float:
         settings = self.optimizer_settings
         if settings.schedule == "constant":
             return 1.0
@@ -299,21 +314,20 @@ class GAN(L.LightningModule):
         return max(0.0, min(1.0, (1 - progress) / (1 - settings.decay_from)))
 
 
-def _rate(optimizer: LightningOptimizer) -> float:
+class _NoOptimizer:
+    """Stands in for an optimiser where only gradients are wanted."""
+
+    def zero_grad(self) -> None:
+        pass
+
+    def step(self) -> None:
+        pass
+
+
+def _lr(optimizer: LightningOptimizer) -> float:
     rate: float = optimizer.param_groups[0]["lr"]
     return rate
 
 
-def _uncounted() -> None:
+def _do_nothing() -> None:
     """Stands in for Lightning's counting of optimiser steps."""
-
-
-def prepare_networks(speed: SpeedSettings, generator: nn.Module, discriminator: nn.Module) -> None:
-    """Sets two networks up for speed; the keys of their state stay."""
-    kind = torch.channels_last if speed.channels_last else torch.contiguous_format
-    for name, network in zip(NETWORKS, (generator, discriminator), strict=True):
-        network.to(memory_format=kind)
-        if name in speed.recompute:
-            recompute_blocks(cast(HasBlocks, network).blocks())
-        if name in speed.compile:
-            network.compile()

@@ -1,42 +1,157 @@
-"""Runs that go on where they stopped: what must be there, and what must not have changed."""
+"""A run's folder: whether it holds a run, how one is resumed, and what a finished one leaves."""
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import lightning as L
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.table import Table
 
+from geoseg_gan.config import plain, write_yaml
 from geoseg_gan.models.settings import with_current_names
+from geoseg_gan.training.settings import TrainingConfig
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import write_json
 
-RESULT = "result.json"
+LAST = "last.ckpt"
+OUTCOME = "result.json"
+"""The file that a run of train leaves once it has finished."""
 
-"""The file that a run leaves once it has ended well."""
+FREE = ("data_root", "out_dir", "epochs", "resume", "samples", "devices", "precision", "trainer")
+"""Settings of every training command that may differ between a run and its continuation."""
 
 
-def write_result(out_dir: Path, figures: Mapping[str, float], **facts: Any) -> None:
-    """Writes `result.json`: what a run has come to.
+def check_out_dir(out_dir: Path, resume: bool, networks: str) -> None:
+    """Refuses to overwrite a run, and to resume where there is none.
+
+    Args:
+        out_dir: The run's folder.
+        resume: Whether to resume the run in it.
+        networks: Pattern of the networks that a run leaves, as in "G_e*.pt".
+
+    Raises:
+        UserError: Naming the folder and what to do.
+    """
+    has_run = (out_dir / LAST).exists() or any(out_dir.glob(networks))
+    if has_run and not resume:
+        raise UserError(
+            f"out_dir={out_dir} already holds a run. Continue it with resume=true, or choose "
+            "another out_dir."
+        )
+    if resume and not (out_dir / LAST).is_file():
+        raise UserError(
+            f"resume=true, but {out_dir / LAST} does not exist. Correct out_dir, or omit resume "
+            "to start a run."
+        )
+
+
+def find_checkpoint(config: TrainingConfig, free: Collection[str], outcome: str) -> Path | None:
+    """The checkpoint to resume from; None where the run has finished.
+
+    Args:
+        config: The run as it is to go on.
+        free: Top-level settings that may differ between a run and its continuation.
+        outcome: Name of the JSON file that a finished run leaves. It is removed from a run that
+            goes on.
+
+    Raises:
+        UserError: Naming the first setting that differs.
+    """
+    out_dir = Path(config.out_dir)
+    content = torch.load(out_dir / LAST, map_location="cpu", weights_only=True, mmap=True)
+    stored, settings = with_current_names(content["config"]), plain(config)
+    for key, old, new in differences(stored, settings, config):
+        if key.split(".")[0] not in free:
+            raise UserError(
+                f"resume=true: the run in {out_dir} has {key}={old}, not {new}. Give "
+                f"{key}={old}, or start a new run in another out_dir."
+            )
+    done = content["epoch"] + 1
+    limits = [(own["epochs"], own.get("max_minutes")) for own in (stored, settings)]
+    if (out_dir / outcome).is_file() and (done >= config.epochs or limits[0] == limits[1]):
+        more = "epochs" if done >= config.epochs else "max_minutes"
+        rank_zero_only(print)(
+            f"The run in {out_dir} has finished after {plural(done, 'epoch')}. Raise {more} to "
+            "train on."
+        )
+        return None
+    (out_dir / outcome).unlink(missing_ok=True)
+    return out_dir / LAST
+
+
+def differences(
+    stored: Mapping[str, Any], settings: Mapping[str, Any], config: Any
+) -> Iterator[tuple[str, Any, Any]]:
+    """What two configurations differ in.
+
+    Args:
+        stored: An earlier one, as plain types. Knobs of `config` that it lacks are newer than it
+            and do not count.
+        settings: A later one, as plain types.
+        config: The later one, typed.
+
+    Yields:
+        The dotted key, the earlier value and the later one.
+    """
+    keys = stored if is_dataclass(config) else dict.fromkeys([*stored, *settings])
+    for key in keys:
+        old, new = stored.get(key), settings.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            for name, *values in differences(old, new, getattr(config, key, None)):
+                yield f"{key}.{name}", values[0], values[1]
+        elif old != new:
+            yield key, old, new
+
+
+def announce(trainer: L.Trainer, config: TrainingConfig, rows: Mapping[str, str]) -> None:
+    """Writes `config.yaml` and TensorBoard's hyperparameters, and shows what is about to happen.
+
+    Args:
+        trainer: Of the run; only its first process writes and prints.
+        config: The run.
+        rows: Lines of the summary by title.
+    """
+    if not trainer.is_global_zero:
+        return
+    write_yaml(Path(config.out_dir) / "config.yaml", config)
+    cast(TensorBoardLogger, trainer.logger).log_hyperparams(flat(plain(config)))
+    place = "GPU" if config.trainer.on_gpu() else "CPU"
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for title, text in rows.items():
+        table.add_row(title, text)
+    table.add_row("device", f"{config.devices} x {place}, precision {config.precision}")
+    table.add_row("output", config.out_dir)
+    table.add_row("watch", f"tensorboard --logdir {config.out_dir}")
+    Console().print(table)
+
+
+def write_outcome(out_dir: Path, figures: Mapping[str, float], **facts: Any) -> None:
+    """Writes `result.json`.
 
     Args:
         out_dir: The run's folder.
         figures: The last logged scalars; "objective" among them, if there is one.
-        facts: What else is told of the run, as plain types.
+        facts: More about the run, as plain types.
     """
     finite = {name: v if math.isfinite(v) else None for name, v in figures.items()}
     objective = finite.pop("objective", None)
-    write_json(out_dir / RESULT, {"objective": objective, **facts, "figures": finite})
+    write_json(out_dir / OUTCOME, {"objective": objective, **facts, "figures": finite})
 
 
-def read_result(out_dir: Path) -> dict[str, Any] | None:
-    """Reads what `write_result` wrote; None where a run has not ended well.
+def read_outcome(out_dir: Path) -> dict[str, Any] | None:
+    """Reads what `write_outcome` wrote; None where a run has not finished.
 
     Raises:
-        UserError: If the file is not what `write_result` writes.
+        UserError: If the file is not one that `write_outcome` writes.
     """
-    path = out_dir / RESULT
+    path = out_dir / OUTCOME
     try:
         content = json.loads(path.read_text())
         content["objective"]
@@ -50,99 +165,16 @@ def read_result(out_dir: Path) -> dict[str, Any] | None:
     return content
 
 
-def add_overrides(out_dir: Path, overrides: Sequence[str]) -> None:
-    """Adds a sweep job's overrides to what it has come to, if it has left that."""
-    content = read_result(out_dir)
-    if content is not None:
-        told = dict(override.split("=", 1) for override in overrides)
-        write_json(out_dir / RESULT, content | {"overrides": told})
+def stored_figures(out_dir: Path) -> dict[str, float]:
+    """The figures that a finished run of train returned."""
+    content = read_outcome(out_dir) or {}
+    figures = {name: math.nan if v is None else v for name, v in content["figures"].items()}
+    if content["objective"] is not None:
+        figures["objective"] = content["objective"]
+    return figures
 
 
-def is_same_run(settings: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
-    """Whether two configurations, as plain types, stand for the same training."""
-    free = set(FREE) - {"epochs"}
-    ours, theirs = (
-        flat({key: value for key, value in s.items() if key not in free})
-        for s in (settings, others)
-    )
-    return ours == theirs
-
-
-LAST = "last.ckpt"
-
-
-FREE = (
-    "data_root",
-    "out_dir",
-    "epochs",
-    "resume",
-    "samples",
-    "devices",
-    "precision",
-    "trainer",
-)
-
-"""Settings of every training command that may differ between a run and its continuation."""
-
-
-def check_out_dir(out_dir: Path, resume: bool, result: str) -> None:
-    """Refuses to overwrite a run, and to resume where there is none.
-
-    Args:
-        out_dir: The run's folder.
-        resume: Whether a run shall go on there.
-        result: Pattern of the files that a finished run leaves, as in "G_e*.pt".
-
-    Raises:
-        UserError: Naming the folder and what to do.
-    """
-    has_run = (out_dir / LAST).exists() or any(out_dir.glob(result))
-    if has_run and not resume:
-        raise UserError(
-            f"out_dir={out_dir} already holds a run. Continue it with resume=true, or choose "
-            "another out_dir."
-        )
-    if resume and not (out_dir / LAST).is_file():
-        raise UserError(
-            f"resume=true, but {out_dir / LAST} does not exist. Correct out_dir, or leave "
-            "resume away to start a run."
-        )
-
-
-def point_to_resume(
-    out_dir: Path, settings: dict[str, Any], free: Collection[str], epochs: int, result: str
-) -> Path:
-    """The checkpoint to go on from, once its run is seen to be this one.
-
-    Args:
-        out_dir: The run's folder.
-        settings: The configuration, plain types.
-        free: Top-level settings that may differ between a run and its continuation.
-        epochs: How many epochs the run shall have.
-        result: Pattern of the files that a finished run leaves.
-
-    Raises:
-        UserError: Naming the first setting that differs, or that nothing is left to do.
-    """
-    last = out_dir / LAST
-    content = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
-    for key, stored in flat(with_current_names(content["config"])).items():
-        now = flat(settings).get(key)
-        if key.split(".")[0] not in free and now != stored:
-            raise UserError(
-                f"resume=true: the run in {out_dir} has {key}={stored}, not {now}. Give "
-                f"{key}={stored}, or start a new run in another out_dir."
-            )
-    done = content["epoch"] + 1
-    if done >= epochs and any(out_dir.glob(result)):
-        raise UserError(
-            f"resume=true: the run in {out_dir} has all its {plural(done, 'epoch')}. "
-            f"Give epochs={done + 10} or so to train on."
-        )
-    return last
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by dotted key."""
     leaves: dict[str, Any] = {}
     for key, value in settings.items():

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from geoseg_gan.data.augment import jitter_color
 from geoseg_gan.data.batch import ImageScaling, Sample
 from geoseg_gan.data.settings import ColorStep
+from geoseg_gan.losses.terms import Terms
 from geoseg_gan.losses.segmentation import SegmentationLoss
 from geoseg_gan.models.batch_norm import separate_batch_norm
 from geoseg_gan.training.settings import SegmenterOptimizerSettings
@@ -21,18 +22,22 @@ from geoseg_gan.utils.confusion import class_iou, confusion_matrix, mean_iou
 
 
 class Segmenter(L.LightningModule):
-    """Trains a segmenter, and watches it on real tiles that were held out of training.
+    """Trains a segmenter, and measures its IoU on real tiles that are held out of training.
 
     Args:
         network: Gives logits (B, C, H, W) for images (B, K, H, W) in [-1, 1].
-        loss: What it minimises.
+        loss: The loss of logits and labels.
         names: The C classes.
         scaling: From stored image values to [-1, 1].
         lr: The highest learning rate.
         optimizer: How it is optimised.
-        color: Random light and colour of training images.
+        color: Random brightness and colour of training images.
         seed: Fixes them for every sample of the run.
         global_batch: Batch size over all processes.
+
+    Attributes:
+        confusion: Pixels by true and predicted class in the last pass over the held-out tiles,
+            int64, shape (C, C).
     """
 
     def __init__(
@@ -48,7 +53,7 @@ class Segmenter(L.LightningModule):
         seed: int,
         global_batch: int,
     ) -> None:
-        """Keeps the parts; the optimiser comes later, from `configure_optimizers`."""
+        """Keeps the parts; `configure_optimizers` makes the optimiser."""
         super().__init__()
         self.network = network
         self.loss = loss
@@ -60,23 +65,32 @@ class Segmenter(L.LightningModule):
         self.seed = seed
         self.global_batch = global_batch
         self.confusion = torch.zeros(0)
-        """Pixels by true and predicted class over the last pass through the held-out tiles."""
 
     def training_step(self, sample: Sample, batch_idx: int) -> Tensor:
         """The loss of one batch."""
+        terms = self._terms(sample)
+        total = terms.total()
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+        optimizer = cast(LightningOptimizer, self.optimizers())
+        self.log("lr", cast(float, optimizer.param_groups[0]["lr"]))
+        self.log("loss", total.detach(), prog_bar=True, logger=False)
+        return total
+
+    def backward_only(self, sample: Sample) -> None:
+        """Computes all gradients of a step on a batch, and updates no weight."""
+        self.zero_grad()
+        torch.autograd.backward(self._terms(sample).total())
+
+    def _terms(self, sample: Sample) -> Terms:
+        """The loss terms of a training batch."""
         image = self.scaling.to_network(sample["image"])
         local = image.shape[0]
         first = self.global_step * self.global_batch + self.global_rank * local
         image = jitter_color(image, self.color, self.seed, range(first, first + local))
-        terms = self.loss(self._logits(image, sample), sample["label"])
-        total = terms.total()
-        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
-        self.log("lr", _rate(cast(LightningOptimizer, self.optimizers())))
-        self.log("loss", total.detach(), prog_bar=True, logger=False)
-        return total
+        return self.loss(self._logits(image, sample), sample["label"])
 
     def _logits(self, image: Tensor, sample: Sample) -> Tensor:
-        """Logits of a training batch; synthetic images that are marked are normalised apart."""
+        """Logits of a training batch; images marked as synthetic are normalised separately."""
         if "synthetic" not in sample:
             return cast(Tensor, self.network(image))
         synthetic = sample["synthetic"].int()
@@ -104,12 +118,12 @@ class Segmenter(L.LightningModule):
         self.log_dict(iou_scores(self.confusion, self.names, "inner_iou"))
 
     def configure_optimizers(self) -> Any:
-        """AdamW, its rate set at every step."""
-        # One kernel for a step is a tenth of a CPU's time; it would clip gradients still scaled.
+        """AdamW, with a new learning rate at every step."""
+        # A fused step takes a tenth of the time on a CPU; it would clip gradients still scaled.
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         decay = self.optimizer_settings.weight_decay
         optimizer = AdamW(self.network.parameters(), self.lr, weight_decay=decay, fused=not scaled)
-        schedule = {"scheduler": LambdaLR(optimizer, self._factor), "interval": "step"}
+        schedule = {"scheduler": LambdaLR(optimizer, self._lr_factor), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -117,7 +131,7 @@ class Segmenter(L.LightningModule):
         if self.optimizer_settings.clip:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.optimizer_settings.clip)
 
-    def _factor(self, step: int) -> float:
+    def _lr_factor(self, step: int) -> float:
         total = max(1, int(self.trainer.estimated_stepping_batches))
         warm_up = self.optimizer_settings.warm_up * total
         if step < warm_up:
@@ -126,11 +140,6 @@ class Segmenter(L.LightningModule):
 
 
 def iou_scores(confusion: Tensor, names: Sequence[str], prefix: str) -> dict[str, float]:
-    """IoU by class as named figures; classes that occur in neither are left out."""
+    """IoU by class as named figures, without classes that occur in neither label nor prediction."""
     ious = class_iou(confusion).tolist()
     return {f"{prefix}/{n}": v for n, v in zip(names, ious, strict=True) if not math.isnan(v)}
-
-
-def _rate(optimizer: LightningOptimizer) -> float:
-    rate: float = optimizer.param_groups[0]["lr"]
-    return rate

@@ -1,5 +1,6 @@
 """Knobs of the train, train_segmenter and compare commands."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,16 @@ from geoseg_gan.utils.device import TrainerSettings
 from geoseg_gan.utils.errors import UserError, check_choice
 
 SCHEDULES = ("constant", "linear")
+NETWORKS = ("generator", "discriminator")
+LR_SCALING = ("none", "linear")
+SELECTIONS = ("best", "last")
+MONITORS = {"kid": -1.0, "fid": -1.0, "precision": 1.0, "recall": 1.0, "agreement": 1.0}
+"""Figures by which the best epoch may be chosen: 1 where more is better, -1 where less is."""
 
 
 @dataclass
 class OptimizerSettings:
-    """How both networks are optimised."""
+    """How generator and discriminator are optimised: both by Adam."""
 
     betas: list[float]
     d_lr_ratio: float
@@ -30,12 +36,8 @@ class OptimizerSettings:
     clip: float
     ema: float
 
-    def check(self) -> None:
-        """Refuses values out of range.
-
-        Raises:
-            UserError: Naming the key, its value and the range.
-        """
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
         check_choice("optimizer.schedule", self.schedule, SCHEDULES)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optimizer.betas={self.betas}: use two numbers in [0, 1).")
@@ -50,9 +52,6 @@ class OptimizerSettings:
             )
 
 
-NETWORKS = ("generator", "discriminator")
-
-
 @dataclass
 class SpeedSettings:
     """Switches for speed and memory."""
@@ -62,12 +61,8 @@ class SpeedSettings:
     compile: list[str]
     recompute: list[str]
 
-    def check(self) -> None:
-        """Refuses networks that are none.
-
-        Raises:
-            UserError: Naming the key, its value and the choices.
-        """
+    def __post_init__(self) -> None:
+        """Refuses names that are not one of the two networks."""
         for key in ("compile", "recompute"):
             for name in getattr(self, key):
                 check_choice(f"speed.{key}", name, NETWORKS)
@@ -81,12 +76,8 @@ class SegmenterOptimizerSettings:
     warm_up: float
     clip: float
 
-    def check(self) -> None:
-        """Refuses values out of range.
-
-        Raises:
-            UserError: Naming the key, its value and the range.
-        """
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
         if self.weight_decay < 0 or self.clip < 0:
             raise UserError(
                 f"optimizer: weight_decay={self.weight_decay} and clip={self.clip} must not be "
@@ -97,8 +88,8 @@ class SegmenterOptimizerSettings:
 
 
 @dataclass
-class TrainConfig:
-    """Configuration of scripts/train.py."""
+class TrainingConfig:
+    """What both training commands have in common."""
 
     data_root: str
     out_dir: str
@@ -106,64 +97,117 @@ class TrainConfig:
     epoch_steps: int | None
     bs: int
     lr: float
+    image_size: int
+    seed: int
+    resume: bool
+    inner_share: float
+    samples: int
+    devices: int
+    precision: str | None
+    data: DataSettings
+    trainer: TrainerSettings
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        _check_positive(self, "epochs", "bs", "lr", "image_size", "epoch_steps")
+        if self.samples < 0 or self.seed < 0:
+            raise UserError(f"samples={self.samples} and seed={self.seed} must be 0 or more.")
+        if not 0 <= self.inner_share <= 0.5:
+            raise UserError(f"inner_share={self.inner_share}: use a share from 0 to 0.5.")
+
+
+@dataclass
+class TrainConfig(TrainingConfig):
+    """Configuration of scripts/train.py."""
+
     scale_lr: str
     base_bs: int
     accumulate: int
     init_from: str | None
-    image_size: int
     crops: str
-    seed: int
-    resume: bool
-    inner_share: float
     keep_checkpoints: str
     max_minutes: float | None
-    samples: int
     evaluate_every: int
     evaluate_samples: int
     monitor: str
     segmenter_ckpt: str | None
-    devices: int
-    precision: str
     model: ModelSettings
-    data: DataSettings
     loss: ObjectiveSettings
     jitter: JitterSettings
-    trainer: TrainerSettings
     optimizer: OptimizerSettings
     speed: SpeedSettings
     onnx: OnnxSettings
 
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        super().__post_init__()
+        _check_positive(self, "base_bs", "accumulate", "max_minutes")
+        check_choice("scale_lr", self.scale_lr, LR_SCALING)
+        check_choice("monitor", self.monitor, MONITORS)
+        if not re.fullmatch("all|[1-9][0-9]*", self.keep_checkpoints):
+            raise UserError(
+                f"keep_checkpoints={self.keep_checkpoints}: use all, or a number from 1."
+            )
+        if self.evaluate_every < 0 or self.evaluate_samples < 2:
+            raise UserError(
+                f"evaluate_every={self.evaluate_every} must be 0 or more, and evaluate_samples="
+                f"{self.evaluate_samples} 2 or more."
+            )
+
+    @property
+    def kept_epochs(self) -> int | None:
+        """How many epochs' networks stay, the newest; None for all."""
+        return None if self.keep_checkpoints == "all" else int(self.keep_checkpoints)
+
+    @property
+    def scaled_lr(self) -> float:
+        """The generator's learning rate at this batch size."""
+        return self.lr * (self.bs / self.base_bs if self.scale_lr == "linear" else 1)
+
 
 @dataclass
-class TrainSegmenterConfig:
+class TrainSegmenterConfig(TrainingConfig):
     """Configuration of scripts/train_segmenter.py."""
 
-    data_root: str
-    out_dir: str
-    epochs: int
-    epoch_steps: int | None
-    bs: int
-    lr: float
-    image_size: int
-    seed: int
-    resume: bool
     select: str
     validate_every: int
-    inner_share: float
     synthetic: Any
     synthetic_ratio: float
     oversample_classes: list[Any]
     oversample_factor: float
-    samples: int
-    devices: int
-    precision: str
     segmenter: SegmenterSettings
-    data: DataSettings
     augment: AugmentSettings
     mixing: MixingSettings
     loss: SegmentationLossSettings
-    trainer: TrainerSettings
     optimizer: SegmenterOptimizerSettings
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range, and a selection that has nothing to choose by."""
+        super().__post_init__()
+        _check_positive(self, "validate_every")
+        check_choice("select", self.select, SELECTIONS)
+        if not 0 <= self.synthetic_ratio <= 1:
+            raise UserError(f"synthetic_ratio={self.synthetic_ratio}: use a share from 0 to 1.")
+        if self.oversample_factor < 1:
+            raise UserError(f"oversample_factor={self.oversample_factor} must be 1 or more.")
+        if self.select == "best" and not self.inner_share:
+            raise UserError(
+                "select=best needs held-out training tiles to choose by. Set inner_share=0.15 or "
+                "so, or select=last."
+            )
+        if self.select == "best" and self.validate_every > 1:
+            raise UserError(
+                f"validate_every={self.validate_every} skips epochs that select=best chooses "
+                "from. Set validate_every=1, or select=last."
+            )
+
+
+def _check_positive(config: Any, *keys: str) -> None:
+    """Refuses numbers that are not positive; None, where a knob may be null, passes."""
+    for key in keys:
+        value = getattr(config, key)
+        if value is not None and value <= 0:
+            raise UserError(f"{key}={value} must be positive.")
 
 
 @dataclass
@@ -174,11 +218,7 @@ class CompareConfig:
 
 
 train_command = command("train", TrainConfig, "geoseg_gan.training.train:train")
-
-
 train_segmenter_command = command(
     "train_segmenter", TrainSegmenterConfig, "geoseg_gan.training.train_segmenter:train_segmenter"
 )
-
-
 compare_command = command("compare", CompareConfig, "geoseg_gan.training.compare:compare")

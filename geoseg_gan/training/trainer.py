@@ -1,66 +1,19 @@
-"""Devices, precision and progress bar: what a Lightning Trainer is made of here."""
+"""The Lightning Trainer of both training commands."""
 
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins import LayerSync, MixedPrecision
-from torch import Tensor, nn
+from lightning.pytorch.plugins import LayerSync
+from torch import nn
 
 from geoseg_gan.models.batch_norm import sync_batch_norms
-from geoseg_gan.utils.device import AUTO, TrainerSettings, full_precision
-
-
-class MeasuredPrecision(MixedPrecision):
-    """Autocast to bfloat16 where that has been measured to be faster, else float32.
-
-    Until it is measured, and where nothing measures it, it is float32.
-
-    Args:
-        device: "cuda" or "cpu".
-
-    Attributes:
-        chosen: Lightning's name of the precision that is used; None before it is measured.
-    """
-
-    def __init__(self, device: str) -> None:
-        """Starts undecided."""
-        super().__init__("bf16-mixed", device)
-        self.chosen: str | None = None
-
-    def autocast_context_manager(self) -> torch.autocast:
-        """Autocast, switched off where float32 is used."""
-        return torch.autocast(
-            self.device,
-            dtype=torch.bfloat16,
-            enabled=self.chosen == "bf16-mixed",
-            cache_enabled=False,
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was chosen, so that a run that is resumed goes on with it."""
-        return {"chosen": self.chosen}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up what was chosen."""
-        self.chosen = state_dict["chosen"]
-
-
-def backward(loss: Tensor) -> None:
-    """Adds a loss's gradients up, as `GAN.step` wants it where no Trainer does it."""
-    loss.backward()  # type: ignore[no-untyped-call]
-
-
-def now(device: torch.device) -> float:
-    """The time in seconds once a device has done all that was asked of it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+from geoseg_gan.training.callbacks.precision import MeasuredPrecision, PrecisionChoice
+from geoseg_gan.utils.device import AUTO, TrainerSettings
+from geoseg_gan.utils.errors import UserError
 
 
 class _SharedBatchNorms(LayerSync):
@@ -80,7 +33,6 @@ class _Bar(RichProgressBar):
     """Lightning's rich bar without the version number."""
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """The logged values, to three digits."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return dict(metrics)
@@ -104,9 +56,9 @@ def build_trainer(
         out_dir: Where TensorBoard's events go.
         epochs: How many epochs it trains.
         devices: How many devices or processes of each machine share a batch.
-        precision: Lightning's name for it, its short form, or AUTO.
+        precision: Lightning's full name of it, or AUTO.
         steps: Batches an epoch, which bound how seldom scalars are logged.
-        callbacks: What acts beside the progress bar.
+        callbacks: Beside the progress bar and the choice of a precision.
         validate_every: Epochs from one validation to the next.
     """
     processes = devices * settings.num_nodes
@@ -117,6 +69,7 @@ def build_trainer(
     plugins: list[Any] = []
     if precision == AUTO:
         plugins.append(MeasuredPrecision("cuda" if settings.on_gpu() else "cpu"))
+        callbacks = [PrecisionChoice(), *callbacks]
     if processes > 1:
         plugins.append(_SharedBatchNorms(settings.on_gpu()))
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -126,7 +79,7 @@ def build_trainer(
         strategy=strategy,
         devices=devices,
         num_nodes=settings.num_nodes,
-        precision=None if precision == AUTO else full_precision(precision),  # type: ignore[arg-type]
+        precision=None if precision == AUTO else precision,  # type: ignore[arg-type]
         max_epochs=epochs,
         benchmark=True,  # of cuDNN's algorithms: all batches have one size
         plugins=plugins,
@@ -138,3 +91,18 @@ def build_trainer(
         check_val_every_n_epoch=validate_every,
         num_sanity_val_steps=0,
     )
+
+
+def check_batch(bs: int, devices: int, num_nodes: int, accumulate: int = 1) -> None:
+    """Refuses a batch that cannot be divided over devices, machines and micro-batches.
+
+    Raises:
+        UserError: Naming the factors.
+    """
+    if bs % (devices * num_nodes * accumulate):
+        machines = f", times trainer.num_nodes={num_nodes}" if num_nodes > 1 else ""
+        parts = f", times accumulate={accumulate}" if accumulate > 1 else ""
+        raise UserError(
+            f"bs={bs} is the batch over all devices and must be a multiple of "
+            f"devices={devices}{machines}{parts}."
+        )

@@ -29,10 +29,10 @@ from geoseg_gan.models.checkpoints import load_segmenter
 from geoseg_gan.models.settings import ModelSettings
 from geoseg_gan.synthesis.generate import generate
 from geoseg_gan.synthesis.settings import GenerateConfig
-from geoseg_gan.training.runs import LAST, read_result
+from geoseg_gan.training.runs import LAST, read_outcome
 from geoseg_gan.training.settings import TrainConfig, TrainSegmenterConfig
 from geoseg_gan.training.train import train
-from geoseg_gan.training.train_segmenter import RESULT, TILES, train_segmenter
+from geoseg_gan.training.train_segmenter import SEGMENTER, TILES, train_segmenter
 from geoseg_gan.trials.results import (
     ONLY,
     PLAIN,
@@ -349,7 +349,7 @@ class TrialRuns:
             found: dict[str, Any] = json.loads(known.read_text())
             return found
         recipe = next(r for r in config.recipes if pairs_folder(config, r) == name)
-        recognizer = self._segmenter(REAL, seed) / RESULT
+        recognizer = self._segmenter(REAL, seed) / SEGMENTER
         refined = refined_folder(config, recipe)
         checkpoint = self._generator(seed, refined)
         started = time.monotonic()
@@ -375,7 +375,7 @@ class TrialRuns:
             "gan_seed": seed,
             "synthesis_seconds": round(time.monotonic() - started, 1),
             "generator_seconds": {
-                name: (read_result(folder / name) or {}).get("seconds", 0.0)
+                name: (read_outcome(folder / name) or {}).get("seconds", 0.0)
                 for name in filter(None, (_GAN, refined))
             },
         }
@@ -385,7 +385,7 @@ class TrialRuns:
     def _segmenter(self, arm: str, seed: int) -> Path:
         """The folder of an arm's segmenter, trained where it is not there yet."""
         config, folder = self.config, self._seed_folder(seed) / arm
-        if not (folder / RESULT).is_file():
+        if not (folder / SEGMENTER).is_file():
             augment, synthetic = config.augment, None
             oversampled: list[int] = []
             ratio = 0.0
@@ -443,7 +443,7 @@ class TrialRuns:
     def _predict(self, run: Path) -> np.ndarray:
         """Classes that a run's segmenter sees on the examples, shape (E, S, S), uint8."""
         device = self.config.trainer.device()
-        segmenter = load_segmenter(run / RESULT, device)
+        segmenter = load_segmenter(run / SEGMENTER, device)
         examples = self.data.examples
         images = default_collate([examples[i]["image"] for i in range(len(examples))])
         inputs = segmenter.facts.scaling.to_network(images.to(device))

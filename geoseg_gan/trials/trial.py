@@ -130,8 +130,6 @@ def check(config: TrialConfig) -> None:
     check_choice("sampling", config.sampling, SAMPLINGS)
     for precision in (config.precision, config.gan_precision):
         config.trainer.check(config.devices, precision)
-    config.optimizer.check()
-    config.segmenter_optimizer.check()
     config.copy_paste.check("copy_paste")
     reader = mask_reader(config.data)
     check_can_ignore(config.alpha, reader)

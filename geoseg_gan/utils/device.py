@@ -1,5 +1,6 @@
 """Where a command runs: devices and precision."""
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,16 +10,10 @@ if TYPE_CHECKING:
     import torch
 
 ACCELERATORS = ("auto", "cpu", "gpu")
-
-
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-
-
 AUTO = "auto"
+"""The precision that a training run measures: see `MeasuredPrecision`."""
 
-"""The precision that is measured: see `MeasuredPrecision`."""
-
-
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", AUTO)
 _SHORT_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -36,18 +31,19 @@ class TrainerSettings:
     strategy: str
     num_nodes: int
 
-    def check(self, devices: int = 1, precision: str = "32-true") -> None:
-        """Refuses devices and precisions that are not there.
+    def check(self, devices: int = 1, precision: str | None = None) -> None:
+        """Refuses devices and precisions that this machine does not have.
 
         Args:
-            devices: How many devices a machine is to use.
-            precision: Lightning's name for it, or its short form.
+            devices: How many devices of a machine to use.
+            precision: Lightning's name of it or its short form, AUTO, or None for the default.
 
         Raises:
-            UserError: Naming the key, its value and what is there.
+            UserError: Naming the key, its value and what there is.
         """
         check_choice("trainer.accelerator", self.accelerator, ACCELERATORS)
-        check_choice("precision", full_precision(precision), PRECISIONS)
+        full = self.full_precision(precision)
+        check_choice("precision", full, _PRECISIONS)
         import torch
 
         gpus = torch.cuda.device_count()
@@ -57,8 +53,22 @@ class TrainerSettings:
             raise UserError(f"devices={devices}: use 1 to {gpus or 'the number of processes'}.")
         if self.num_nodes < 1:
             raise UserError(f"trainer.num_nodes={self.num_nodes}: use 1 or more.")
-        if full_precision(precision) == "16-mixed" and not self.on_gpu():
+        if full == "16-mixed" and not self.on_gpu():
             raise UserError("precision=16-mixed needs a GPU. Use bf16-mixed or 32-true.")
+
+    def full_precision(self, name: str | None) -> str:
+        """Lightning's full name of a precision.
+
+        Args:
+            name: The full name or its short form, as in "32"; None for the default, which is
+                "bf16-mixed" on a GPU that computes in bfloat16 and "32-true" elsewhere.
+        """
+        if name is not None:
+            return _SHORT_PRECISIONS.get(name, name)
+        import torch
+
+        half = self.on_gpu() and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if half else "32-true"
 
     def on_gpu(self) -> bool:
         """Whether the work will run on a GPU."""
@@ -73,6 +83,10 @@ class TrainerSettings:
         return torch.device("cuda" if self.on_gpu() else "cpu")
 
 
-def full_precision(name: str) -> str:
-    """Lightning's full name for a precision's short one, as in 32 for 32-true."""
-    return _SHORT_PRECISIONS.get(name, name)
+def now(device: "torch.device") -> float:
+    """The time in seconds, once a device has finished all work it was given."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

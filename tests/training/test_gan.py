@@ -174,39 +174,39 @@ def test_the_numbers_of_samples_do_not_depend_on_how_a_batch_is_split(monkeypatc
 def test_noise_depends_on_seed_number_and_regions_alone():
     module = build()
     sample = default_collate(samples(4))
-    noise = module.noise_of(sample, range(4), seed=3)
+    noise = module.draw_noise(sample, range(4), seed=3)
     assert noise.shape == (4, 6, 32, 32)
     half = {key: value[2:] for key, value in sample.items()}
-    assert torch.equal(module.noise_of(half, [2, 3], seed=3), noise[2:])
-    assert not torch.equal(module.noise_of(half, [2, 3], seed=4), noise[2:])
-    assert not torch.equal(module.noise_of(half, [2, 4], seed=3)[1], noise[3])
+    assert torch.equal(module.draw_noise(half, [2, 3], seed=3), noise[2:])
+    assert not torch.equal(module.draw_noise(half, [2, 3], seed=4), noise[2:])
+    assert not torch.equal(module.draw_noise(half, [2, 4], seed=3)[1], noise[3])
 
 
 def test_regions_that_come_with_a_sample_are_taken_and_others_are_counted():
     module = build()
     label = torch.zeros(1, 8, 8, dtype=torch.uint8)
     label[..., 4:] = 1
-    counted = module.noise_of({"label": label}, [0], seed=0)
+    counted = module.draw_noise({"label": label}, [0], seed=0)
     style, texture, region = counted[0].split([2, 2, 2])
     assert (style == style[:, :1, :1]).all()
     assert (region[:, :, :4] == region[:, :1, :1]).all()
     assert (region[:, :, 4:] != region[:, :1, :1]).all()
     told = {"label": label, "regions": torch.ones(1, 8, 8, dtype=torch.int32)}
-    given = module.noise_of(told, [0], seed=0)[0]
+    given = module.draw_noise(told, [0], seed=0)[0]
     assert (given[4:] == given[4:, :1, :1]).all()
     assert torch.equal(given[:4], counted[0, :4]) and texture.std() > 0.5
 
 
-def test_repainting_paints_the_same_masks_with_other_noise():
+def test_second_draw_paints_the_same_masks_with_other_noise():
     module = build().eval()
     sample = default_collate(samples(4))
     batch = make_batch(sample, module.scaling, 3, range(4))
-    noise = module.noise_of(sample, batch.serials, module.seed)
-    (part,) = module._parts(sample, batch.serials)
-    image, distance = module._repainting(part)()
+    noise = module.draw_noise(sample, batch.serials, module.seed)
+    (part,) = module._micro_batches(sample, batch.serials)
+    image, distance = module._second_draw(part)()
     assert image.shape == batch.image.shape and image.requires_grad
     assert not torch.allclose(image, module.generator(batch.one_hot, noise), atol=1e-3)
-    again, same = module._repainting(part)()
+    again, same = module._second_draw(part)()
     assert torch.equal(image, again) and torch.equal(distance, same)
     # Standard normal draws differ by 2 / sqrt(pi) on average.
     assert distance.shape == (4,) and (distance - 1.128).abs().max() < 0.6

@@ -49,7 +49,7 @@ def test_buffers_are_copied():
 def test_zero_switches_it_off():
     module = build(ema=0.0)
     fit(module)
-    assert module.average is None and module.painter is module.generator
+    assert module.average is None and module.inference_generator is module.generator
     assert not any(name.startswith("average.") for name in module.state_dict())
 
 
@@ -72,10 +72,10 @@ def test_the_average_is_in_no_optimiser_and_takes_no_gradients():
 
 def test_the_average_is_what_paints_in_evaluation_mode():
     module = build(generator=SPADE)
-    with module.painting() as painter:
+    with module.evaluating() as painter:
         assert painter is module.average and not painter.training
         assert module.generator.training
-    assert module.painter.training
+    assert module.inference_generator.training
 
 
 def test_a_resumed_average_is_that_of_the_whole_run(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from defaults import defaults
-from parallel_runs import OASIS, PIXEL
+from parallel_runs import OASIS_DIS, OASIS_LOSS
 from small_gan import PATCH, SPADE, UNET, build, fit, samples, settings
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import default_collate
@@ -9,9 +9,8 @@ from torch.utils.data import default_collate
 from geoseg_gan.data.transplant import region_map
 from geoseg_gan.losses.objective import Objective
 from geoseg_gan.losses.settings import DiffAugmentSettings, DiversitySettings, Weight
-from geoseg_gan.training.callbacks.precision import PrecisionChoice, _Idle
+from geoseg_gan.training.callbacks.precision import MeasuredPrecision, PrecisionChoice
 from geoseg_gan.training.settings import NETWORKS, SpeedSettings
-from geoseg_gan.training.trainer import MeasuredPrecision
 from geoseg_gan.utils.errors import UserError
 
 NORMED = {**SPADE, "spectral_norm": True}
@@ -21,7 +20,7 @@ def step(module, dtype=None):
     """One step without learning; both networks' gradients."""
     sample = default_collate(samples(4))
     with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
-        module.step(sample, range(4), (_Idle(), _Idle()), lambda loss: loss.backward())
+        module.backward_only(sample)
     return {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
 
 
@@ -32,7 +31,7 @@ def step(module, dtype=None):
 )
 @pytest.mark.parametrize(
     ("generator", "discriminator", "recipe"),
-    [(UNET, PATCH, {}), (NORMED, PATCH, {}), (NORMED, PIXEL, OASIS)],
+    [(UNET, PATCH, {}), (NORMED, PATCH, {}), (NORMED, OASIS_DIS, OASIS_LOSS)],
     ids=["unet", "spade", "oasis"],
 )
 def test_no_switch_changes_gradients_or_what_is_remembered(generator, discriminator, recipe, speed):
@@ -59,7 +58,7 @@ def test_a_recomputed_network_keeps_less_from_its_forward_pass():
             lambda t: (sizes.append(t.numel()), t)[1], lambda t: t
         ):
             sample = default_collate(samples(4))
-            (part,) = module._parts(sample, range(4))
+            (part,) = module._micro_batches(sample, range(4))
             module.generator(part.batch.one_hot, part.noise)
         return sum(sizes)
 
@@ -107,7 +106,7 @@ class Waits(TorchDispatchMode):
     [
         (UNET, PATCH, {"diversity": defaults(DiversitySettings, 1.0)}),
         (NORMED, PATCH, {"augment": defaults(DiffAugmentSettings, p=0.8)}),
-        (NORMED, PIXEL, OASIS),
+        (NORMED, OASIS_DIS, OASIS_LOSS),
     ],
     ids=["unet", "augmented", "oasis"],
 )
@@ -118,7 +117,7 @@ def test_no_step_makes_the_host_wait_for_the_device(generator, discriminator, re
     maps = [torch.from_numpy(region_map(label)) for label in sample["label"].numpy()]
     sample["regions"] = torch.stack(maps)
     with Waits() as waits:
-        module.step(sample, range(4), (_Idle(), _Idle()), lambda loss: loss.backward())
+        module.backward_only(sample)
         assert waits.found == []
         sample["label"].max().item()  # the count can be other than zero
     assert waits.found == ["_local_scalar_dense"]

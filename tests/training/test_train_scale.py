@@ -74,7 +74,9 @@ def test_without_a_discriminator_beside_it_that_one_starts_anew(trained, compose
     root, first = trained
     (first / "D_e002.pt").unlink()
     asked = [f"init_from={first / 'G_e002.pt'}", "epochs=1", f"data_root={root}"]
-    with pytest.warns(UserWarning, match=r"D_e002.pt does not exist: the discriminator starts with new weights"):
+    with pytest.warns(
+        UserWarning, match=r"D_e002.pt does not exist: the discriminator starts with new weights"
+    ):
         train(composed("train", *tiny, *asked, f"out_dir={tmp_path / 'again'}"))
 
 

@@ -1,14 +1,15 @@
+"""The train_segmenter command."""
+
 import json
-import subprocess
-import sys
+import shutil
 from copy import deepcopy
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from defaults import defaults
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from runs import assert_same_weights, board_of, differ, last_checkpoint, run_script, weights
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from geoseg_gan.data.batch import ImageScaling
@@ -18,19 +19,20 @@ from geoseg_gan.data.settings import ColorStep
 from geoseg_gan.losses.segmentation import SegmentationLoss
 from geoseg_gan.losses.settings import SegmentationLossSettings
 from geoseg_gan.models.checkpoints import load_segmenter
+from geoseg_gan.training import segmenter
 from geoseg_gan.training.segmenter import Segmenter
 from geoseg_gan.training.settings import SegmenterOptimizerSettings
 from geoseg_gan.training.train_segmenter import check, train_segmenter
 from geoseg_gan.utils.confusion import TileConfusions, mean_iou
 from geoseg_gan.utils.errors import UserError
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "train_segmenter.py"
-
 
 @pytest.fixture
 def fit(tmp_path, make_folder, composed, tiny_segmenter):
     """Trains a tiny segmenter and returns its folder and figures: `fit("run", "epochs=3")`."""
-    root = make_folder(tmp_path / "data")
+    root = tmp_path / "data"
+    if not root.exists():
+        make_folder(root)
 
     def call(name, *overrides):
         paths = (f"data_root={root}", f"out_dir={tmp_path / name}")
@@ -40,20 +42,10 @@ def fit(tmp_path, make_folder, composed, tiny_segmenter):
     return call
 
 
-def weights(folder, name="segmenter.pt"):
-    return torch.load(folder / name, weights_only=True)["weights"]
-
-
-def assert_same_weights(first, second):
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
-
-
-def board_of(folder):
-    board = EventAccumulator(str(folder))
-    board.Reload()
-    return board
+@pytest.fixture
+def made(make_generated, tmp_path):
+    """A folder of three generated pairs."""
+    return make_generated(tmp_path / "made", range(3))
 
 
 def predictions(segmenter, pairs, palette):
@@ -81,9 +73,11 @@ def test_a_run_leaves_a_segmenter_its_figures_and_pictures(fit, capsys):
             assert len(confusions.stems) == tiles
             total = torch.from_numpy(confusions.counts.sum(0))
             assert mean_iou(total) == scores[f"{part}/miou"]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["precision"] == "32-true"
     shown = capsys.readouterr().out
     for text in ("real training tiles", "held out", "Settlement", "val IoU", "segmenter.pt"):
         assert text in shown
+    assert "precision 32-true" in shown
     board = board_of(folder)
     assert set(board.Tags()["scalars"]) >= {
         "train/ce", "train/dice", "inner/miou", "inner_iou/Settlement", "lr", "images_per_second",
@@ -111,14 +105,14 @@ def test_validation_figures_are_those_of_an_independent_library(fit, palette, tm
 
 
 def test_held_out_tiles_are_checked_as_often_as_asked_and_nothing_else_changes(fit):
-    weights, checks = [], []
+    trained, checks = [], []
     for every in (1, 3):
         folder, scores = fit(f"every_{every}", "epochs=4", "select=last", f"validate_every={every}")
         checks.append(len(board_of(folder).Scalars("inner/miou")))
-        weights.append(torch.load(folder / "segmenter.pt", weights_only=True)["weights"])
+        trained.append(weights(folder / "segmenter.pt"))
         assert "inner/miou" in scores
     assert checks == [4, 1]
-    assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
+    assert_same_weights(*trained)
 
 
 def test_the_best_epoch_on_held_out_tiles_is_kept(fit):
@@ -133,7 +127,7 @@ def test_the_best_epoch_on_held_out_tiles_is_kept(fit):
 def test_the_last_weights_can_be_kept_and_nothing_held_out(fit):
     folder, scores = fit("run", "epochs=2", "select=last", "inner_share=0")
     stored = torch.load(folder / "segmenter.pt", weights_only=True)
-    last = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+    last = last_checkpoint(folder)["state_dict"]
     assert stored["epoch"] == 2
     assert_same_weights(stored["weights"], {k.removeprefix("network."): v for k, v in last.items()})
     assert stored["judged"]["held_out"] == []
@@ -141,8 +135,6 @@ def test_the_last_weights_can_be_kept_and_nothing_held_out(fit):
 
 
 def test_a_resumed_run_ends_as_the_uninterrupted_one(fit, monkeypatch):
-    from geoseg_gan.training.segmenter import Segmenter
-
     whole, _ = fit("whole", "epochs=3", "augment=strong")
     step = Segmenter.training_step
 
@@ -156,39 +148,39 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(fit, monkeypatch):
         with pytest.raises(SystemExit):
             fit("parts", "epochs=3", "augment=strong")
     parts, _ = fit("parts", "epochs=3", "augment=strong", "resume=true")
-    assert_same_weights(weights(whole), weights(parts))
+    assert_same_weights(weights(whole / "segmenter.pt"), weights(parts / "segmenter.pt"))
     assert (whole / "scores.json").read_text() == (parts / "scores.json").read_text()
 
 
-def test_a_run_interrupted_while_it_is_judged_goes_on_with_that(fit):
+def test_a_run_interrupted_while_it_is_evaluated_goes_on_with_that(fit, capsys):
     folder, scores = fit("run", "epochs=2")
-    before = weights(folder)
-    (folder / "segmenter.pt").unlink()
+    before = weights(folder / "segmenter.pt")
+    for name in ("segmenter.pt", "scores.json"):
+        (folder / name).unlink()
     assert fit("run", "epochs=2", "resume=true")[1] == scores
-    assert_same_weights(weights(folder), before)
-    with pytest.raises(UserError, match="has all its 2 epochs"):
-        fit("run", "epochs=2", "resume=true")
+    assert_same_weights(weights(folder / "segmenter.pt"), before)
+    changed = (folder / "segmenter.pt").stat().st_mtime_ns
+    assert fit("run", "epochs=2", "resume=true")[1] == scores
+    assert "has finished after 2 epochs" in capsys.readouterr().out
+    assert (folder / "segmenter.pt").stat().st_mtime_ns == changed
 
 
 def test_synthetic_pairs_are_mixed_in_without_changing_the_number_of_steps(
-    fit, make_generated, tmp_path, capsys
+    fit, make_generated, made, tmp_path, capsys
 ):
-    made = make_generated(tmp_path / "made", range(3))
     more = make_generated(tmp_path / "more", range(3, 5), layout="folders")
     real, _ = fit("real", "epochs=1")
     mixed, _ = fit("mixed", "epochs=1", f"synthetic=[{made},{more}]", "synthetic_ratio=0.5")
     assert "50% of every epoch from 5 pairs in" in " ".join(capsys.readouterr().out.split())
-    steps = [torch.load(f / "last.ckpt", weights_only=True)["global_step"] for f in (real, mixed)]
+    steps = [last_checkpoint(folder)["global_step"] for folder in (real, mixed)]
     assert steps[0] == steps[1]
-    first, second = weights(real), weights(mixed)
-    assert any(not torch.equal(first[name], second[name]) for name in first)
+    expected = weights(real / "segmenter.pt")
+    assert differ(expected, weights(mixed / "segmenter.pt"))
     unmixed, _ = fit("unmixed", "epochs=1", f"synthetic={made}", "synthetic_ratio=0")
-    assert_same_weights(first, weights(unmixed))
+    assert_same_weights(expected, weights(unmixed / "segmenter.pt"))
 
 
-def test_training_mixes_as_the_settings_say(fit, make_generated, tmp_path, monkeypatch):
-    from geoseg_gan.training import segmenter
-
+def test_training_mixes_as_the_settings_say(fit, made, monkeypatch):
     seen, apart = [], segmenter.separate_batch_norm
 
     def spy(network, first, batch):
@@ -196,7 +188,6 @@ def test_training_mixes_as_the_settings_say(fit, make_generated, tmp_path, monke
         return apart(network, first, batch)
 
     monkeypatch.setattr(segmenter, "separate_batch_norm", spy)
-    made = make_generated(tmp_path / "made", range(3))
     ways = ("schedule=first", "batch_norm=apart", "classes=[Settlement]")
     knobs = ("epochs=2", f"synthetic={made}", "synthetic_ratio=0.5", "epoch_steps=2")
     _, scores = fit("run", *knobs, *(f"mixing.{way}" for way in ways))
@@ -229,15 +220,11 @@ def test_real_images_give_the_logits_that_they_would_without_synthetic_ones():
     torch.testing.assert_close(network[1].running_var, alone[1].running_var)
 
 
-def test_a_generated_folder_is_refused_as_validation(fit, make_generated, tmp_path, make_folder):
-    make_folder(tmp_path / "data")
+def test_a_generated_folder_is_refused_as_validation(fit, make_generated, tmp_path):
     made = make_generated(tmp_path / "made", range(3), layout="folders")
     for name in ("images", "masks"):
-        folder = tmp_path / "data" / "val" / name
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
-        folder.symlink_to(made / name)
+        shutil.rmtree(tmp_path / "data" / "val" / name)
+        (tmp_path / "data" / "val" / name).symlink_to(made / name)
     with pytest.raises(UserError, match=r"holds generated pairs.*must be real"):
         fit("run")
     assert not (tmp_path / "run").exists()
@@ -254,7 +241,16 @@ def test_a_run_is_not_overwritten(fit):
 def test_it_trains_in_bfloat16(fit):
     folder, scores = fit("run", "epochs=1", "precision=bf16-mixed")
     assert np.isfinite(list(scores.values())).all()
-    assert {value.dtype for value in weights(folder).values()} <= {torch.float32, torch.int64}
+    dtypes = {value.dtype for value in weights(folder / "segmenter.pt").values()}
+    assert dtypes <= {torch.float32, torch.int64}
+
+
+def test_the_faster_precision_is_measured_where_asked_and_leaves_no_trace(fit, capsys, monkeypatch):
+    monkeypatch.setattr("geoseg_gan.training.callbacks.precision._GAIN", 1e9)
+    measured, _ = fit("measured", "epochs=1", "precision=auto")
+    assert "Precision: 32-true (measured against 32-true: bf16-mixed" in capsys.readouterr().out
+    plain, _ = fit("plain", "epochs=1")
+    assert_same_weights(weights(measured / "segmenter.pt"), weights(plain / "segmenter.pt"))
 
 
 @pytest.mark.parametrize("augment", ["none", "copy_paste"])
@@ -263,11 +259,10 @@ def test_every_augmentation_trains(augment, fit):
     assert (folder / "segmenter.pt").is_file()
 
 
-def test_sixteen_bit_images_of_five_bands_train(tmp_path, make_folder, composed, tiny_segmenter):
-    root = make_folder(tmp_path / "data", train=4, val=1, bands=5, dtype="uint16")
-    paths = (f"data_root={root}", f"out_dir={tmp_path / 'run'}", "epochs=1", "augment=strong")
-    train_segmenter(composed("train_segmenter", *tiny_segmenter, *paths))
-    assert len(load_segmenter(tmp_path / "run" / "segmenter.pt").facts.scaling.low) == 5
+def test_sixteen_bit_images_of_five_bands_train(tmp_path, make_folder, request):
+    make_folder(tmp_path / "data", train=4, val=1, bands=5, dtype="uint16")
+    folder, _ = request.getfixturevalue("fit")("run", "epochs=1", "augment=strong")
+    assert len(load_segmenter(folder / "segmenter.pt").facts.scaling.low) == 5
 
 
 @pytest.mark.parametrize(
@@ -275,10 +270,12 @@ def test_sixteen_bit_images_of_five_bands_train(tmp_path, make_folder, composed,
     [
         ("epochs=0", "epochs=0 must be positive"),
         ("bs=1", "batch normalisation"),
+        ("trainer.num_nodes=3", "bs=8 is the batch.* devices=1, times trainer.num_nodes=3"),
+        ("trainer.num_nodes=8", "leaves a device fewer than 2 images"),
         ("select=first", "select=first is not one of best, last"),
         ("inner_share=0.6", "inner_share=0.6: use a share from 0 to 0.5"),
         ("validate_every=0", "validate_every=0"),
-        ("validate_every=2", "leaves out epochs that select=best chooses from"),
+        ("validate_every=2", "skips epochs that select=best chooses from"),
         ("inner_share=0", "select=best needs held-out"),
         ("synthetic_ratio=1.5", "synthetic_ratio=1.5"),
         ("oversample_factor=0.5", "oversample_factor=0.5"),
@@ -302,21 +299,15 @@ def test_values_out_of_range_are_refused(override, message, composed, tmp_path, 
         check(composed("train_segmenter", override))
 
 
-def test_two_processes_train_on_a_mix(tmp_path, make_folder, make_generated, tiny_segmenter):
+def test_two_processes_train_on_a_mix(tmp_path, make_folder, made, tiny_segmenter):
     root = make_folder(tmp_path / "data", train=10)
-    made = make_generated(tmp_path / "made", range(3))
     common = [o for o in tiny_segmenter if not o.startswith(("bs=", "trainer="))]
     common += [f"data_root={root}", "bs=4", "epochs=2", f"synthetic={made}", "trainer=ddp"]
     common.append("mixing.batch_norm=apart")  # of the batches' one synthetic image, one has none
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *common, "devices=2", f"out_dir={tmp_path / 'two'}"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Saved the segmenter of epoch") == 1
-    scores = json.loads((tmp_path / "two" / "scores.json").read_text())
-    logged = [event.value for event in board_of(tmp_path / "two").Scalars("inner/miou")]
+    folder = tmp_path / "two"
+    shown = run_script("train_segmenter", *common, "devices=2", f"out_dir={folder}", cwd=tmp_path)
+    assert shown.count("Saved the segmenter of epoch") == 1
+    scores = json.loads((folder / "scores.json").read_text())
+    logged = [event.value for event in board_of(folder).Scalars("inner/miou")]
     # Both processes' held-out windows are in the logged figure: it is what one process measures.
     assert scores["inner/miou"] == pytest.approx(max(logged), abs=1e-6)

@@ -16,23 +16,22 @@ from geoseg_gan.models.discriminators.output import Discriminator
 from geoseg_gan.training.gan import GAN
 
 _KEPT = 64
-
 """Held-out crops that are kept in memory to draw from."""
 
 
 class Overfitting(Callback):
     """Compares how real training and held-out images look to the discriminator.
 
-    Every so many batches it judges the real images of the batch, as many held-out ones, and what
-    the generator paints of the batch, all without augmentation. TensorBoard gets the three as
-    `overfitting/train`, `held_out` and `fake`, the gap (see `AdaptiveStrength`) as
+    Every few batches the discriminator scores the real images of the batch, as many held-out ones,
+    and generated images of the batch's masks, all without augmentation. TensorBoard gets the three
+    means as `overfitting/train`, `held_out` and `fake`, the gap (see `AdaptiveStrength`) as
     `overfitting/gap`, and the probability of augmentation, which may follow it, as
-    `overfitting/augment_p`. A gap that climbs towards 1 tells of a discriminator that knows its
+    `overfitting/augment_p`. A gap that climbs towards 1 means that the discriminator knows its
     training images by heart.
 
     Args:
-        held_out: Tiles that are not trained on, under the same jitter as those that are, lest what
-            jitter does to an image tell both apart.
+        held_out: Tiles that are not trained on, under the same jitter as the training tiles, so
+            that the effect of jitter cannot tell them apart.
         every: Batches from one measurement to the next.
     """
 
@@ -45,15 +44,15 @@ class Overfitting(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, sample: Any, index: int
     ) -> None:
-        """Measures where it is time to."""
+        """Measures after every few batches."""
         assert isinstance(module, GAN)
         if trainer.global_step % self.every:
             return
         rng = np.random.default_rng((module.seed, trainer.global_step, trainer.global_rank))
         drawn = rng.choice(len(self.kept), len(sample["label"]))
         held_out = default_collate([self.kept[row] for row in drawn.tolist()])
-        means = self._judge(trainer, module, sample, held_out)
-        # All processes must come to the same strength.
+        means = self._realness(trainer, module, sample, held_out)
+        # All processes must arrive at the same strength.
         train, unseen, fake = cast(
             Tensor, trainer.strategy.reduce(means, reduce_op="mean")
         ).tolist()
@@ -62,31 +61,33 @@ class Overfitting(Callback):
         figures = {"train": train, "held_out": unseen, "fake": fake, "gap": strength.gap or 0.0}
         figures["augment_p"] = strength.p
         named = {f"overfitting/{name}": value for name, value in figures.items()}
-        # At once: what modules log is written every so many batches, and gone when an epoch ends.
+        # Directly: module.log would drop what is pending when an epoch ends.
         for logger in trainer.loggers:
             logger.log_metrics(named, trainer.global_step)
 
     @torch.no_grad()
-    def _judge(self, trainer: L.Trainer, module: GAN, sample: Sample, held_out: Sample) -> Tensor:
-        """Mean realness of training, held-out and painted images, shape (3,)."""
+    def _realness(
+        self, trainer: L.Trainer, module: GAN, sample: Sample, held_out: Sample
+    ) -> Tensor:
+        """Mean realness of training, held-out and generated images, shape (3,)."""
 
-        def open_batch(sample: Sample) -> Batch:
+        def to_batch(sample: Sample) -> Batch:
             moved = sample.copy()
             for key in ("image", "label"):
                 moved[key] = moved[key].to(module.device)
             return make_batch(moved, module.scaling, module.num_classes)
 
         discriminator = cast(Discriminator, module.discriminator)
-        batch, unseen = open_batch(sample), open_batch(held_out)
-        # Neither statistics nor power iterations are to move.
+        batch, unseen = to_batch(sample), to_batch(held_out)
+        # Evaluation mode, so that neither statistics nor power iterations move.
         module.discriminator.eval()
-        with trainer.precision_plugin.forward_context(), module.painting() as generator:
-            noise = module.noise_of(sample, range(len(batch.label)), module.seed)
-            judged = [
+        with trainer.precision_plugin.forward_context(), module.evaluating() as generator:
+            noise = module.draw_noise(sample, range(len(batch.label)), module.seed)
+            shown = [
                 (batch.image, batch),
                 (unseen.image, unseen),
                 (generator(batch.one_hot, noise), batch),
             ]
-            means = [module.objective.realness(discriminator, *pair) for pair in judged]
+            means = [module.objective.realness(discriminator, *pair) for pair in shown]
         module.discriminator.train()
         return torch.stack(means).float()

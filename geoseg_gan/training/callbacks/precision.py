@@ -1,35 +1,72 @@
-"""The choice of a precision by measuring it, before training starts."""
+"""The choice precision=auto: float32 or bfloat16, whichever is measured to be faster."""
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import nn
+from lightning.pytorch.plugins import MixedPrecision
 
 from geoseg_gan.data.batch import Sample
-from geoseg_gan.training.gan import GAN
-from geoseg_gan.training.trainer import MeasuredPrecision, backward, now
+from geoseg_gan.utils.device import now
 
 _GAIN = 1.1
-
 """How much faster bfloat16 has to be: below that, float32's digits are the better deal."""
 
-
 _ROUNDS = 3
+_LONG = 10.0  # seconds of a step above which one round has to do
 
 
-_LONG = 10.0  # seconds of a step from which on one round has to do
+class MeasuredPrecision(MixedPrecision):
+    """Autocast to bfloat16 where that has been measured to be faster, else float32.
+
+    Until `PrecisionChoice` has measured, it is float32.
+
+    Args:
+        device: "cuda" or "cpu".
+
+    Attributes:
+        chosen: Lightning's name of the precision that is used; None before it is measured.
+    """
+
+    def __init__(self, device: str) -> None:
+        """Starts undecided."""
+        super().__init__("bf16-mixed", device)
+        self.chosen: str | None = None
+
+    def autocast_context_manager(self) -> torch.autocast:
+        """Autocast, switched off where float32 is used."""
+        return torch.autocast(
+            self.device,
+            dtype=torch.bfloat16,
+            enabled=self.chosen == "bf16-mixed",
+            cache_enabled=False,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The choice, so that a resumed run keeps it."""
+        return {"chosen": self.chosen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the choice."""
+        self.chosen = state_dict["chosen"]
+
+
+class Measurable(Protocol):
+    """A LightningModule whose step can be timed."""
+
+    def backward_only(self, sample: Sample) -> None:
+        """Computes all gradients of a training step on a batch, and updates no weight."""
 
 
 class PrecisionChoice(Callback):
-    """Times steps on the first batch in float32 and under autocast to bfloat16, and takes the best.
+    """Times steps on the first batch in float32 and under autocast to bfloat16.
 
-    Copies of the networks take those steps, so that training starts as if nothing had been
-    measured. One process measures, and all follow. A run that is resumed goes on as it began.
+    The steps run on copies of the networks, so that training starts as if nothing had been
+    measured. Rank 0 measures, and all processes follow. A resumed run keeps its choice.
     """
 
     def on_train_batch_start(
@@ -37,7 +74,7 @@ class PrecisionChoice(Callback):
     ) -> None:
         """Measures, the first time."""
         precision = trainer.precision_plugin
-        assert isinstance(precision, MeasuredPrecision) and isinstance(module, GAN)
+        assert isinstance(precision, MeasuredPrecision)
         if precision.chosen is not None:
             return
         gain = 0.0
@@ -54,44 +91,32 @@ def _has_bfloat16(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _speed_up(module: GAN, sample: Sample) -> float:
+def _speed_up(module: L.LightningModule, sample: Sample) -> float:
     """How many times as fast steps are under autocast to bfloat16."""
-    with _copied(module):
+    device = module.device
+    with _on_copies(module):
         seconds: dict[bool, list[float]] = {False: [], True: []}
-        for _ in range(1 + _ROUNDS):  # the first one warms up
+        for _ in range(1 + _ROUNDS):  # the first round warms up
             for half, times in seconds.items():
-                started = now(module.device)
-                with torch.autocast(module.device.type, torch.bfloat16, enabled=half):
-                    module.step(sample, range(len(sample["label"])), (_Idle(), _Idle()), backward)
-                times.append(now(module.device) - started)
+                started = now(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    cast(Measurable, module).backward_only(sample)
+                times.append(now(device) - started)
             if seconds[False][-1] > _LONG:
                 break
     return min(seconds[False][-_ROUNDS:]) / min(seconds[True][-_ROUNDS:])
 
 
 @contextmanager
-def _copied(module: GAN) -> Iterator[None]:
-    """Within it a module holds copies of its networks, and afterwards all that it held before."""
-    names = ("generator", "discriminator", "average")
-    held = {name: getattr(module, name) for name in names}
-    memory = module.objective.get_extra_state()
-    module.generator, module.discriminator = (
-        copy.deepcopy(cast(nn.Module, held[name])) for name in names[:2]
-    )
-    module.average = None
-    try:
-        yield
-    finally:
-        for name, network in held.items():
-            setattr(module, name, network)
-        module.objective.set_extra_state(memory)
-
-
-class _Idle:
-    """An optimiser that learns nothing."""
-
-    def zero_grad(self) -> None:
-        pass
-
-    def step(self) -> None:
-        pass
+def _on_copies(module: L.LightningModule) -> Iterator[None]:
+    """Within it a module works on copies of its parts; random numbers drawn do not count."""
+    parts = dict(module.named_children())
+    devices = [module.device] if module.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        for name, part in parts.items():
+            setattr(module, name, copy.deepcopy(part))
+        try:
+            yield
+        finally:
+            for name, part in parts.items():
+                setattr(module, name, part)

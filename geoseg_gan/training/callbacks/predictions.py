@@ -1,4 +1,4 @@
-"""What a segmenter's training leaves behind after each epoch: pictures, and a point to resume."""
+"""What a segmenter's training saves: pictures of predictions, the best weights, `last.ckpt`."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -11,16 +11,17 @@ from torch.utils.data import default_collate
 from geoseg_gan.data.dataset import WindowDataset
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.models.checkpoints import RunFacts
-from geoseg_gan.training.callbacks.timing import Resumable
+from geoseg_gan.training.callbacks.checkpoint import LastCheckpoint
 from geoseg_gan.training.segmenter import Segmenter
 from geoseg_gan.utils.pictures import RGB, beside
 from geoseg_gan.utils.plots import confusion_picture
 
-MONITOR = "inner/miou"
+SELECTED_BY = "inner/miou"
+"""The figure by which the best epoch is selected."""
 
 
-class SegmenterExporter(Resumable):
-    """Keeps the weights that did best on held-out tiles, and all that resuming needs.
+class SegmenterExporter(LastCheckpoint):
+    """Keeps the weights of the best epoch on held-out tiles, and what resuming needs.
 
     With every validation TensorBoard gets the confusion matrix of the held-out tiles and a grid of
     image, mask and prediction.
@@ -29,8 +30,12 @@ class SegmenterExporter(Resumable):
         out_dir: Where `last.ckpt` goes.
         facts: The run.
         dataset: Where the shown windows come from; None for no pictures.
-        keep_best: Whether the best epoch's weights are kept, else the last ones count.
+        keep_best: Whether to keep the best epoch's weights; else the last ones count.
         samples: How many windows are shown.
+
+    Attributes:
+        best_epoch: 0 where none is kept.
+        best_weights: Its weights, on the CPU.
     """
 
     def __init__(
@@ -53,19 +58,26 @@ class SegmenterExporter(Resumable):
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Keeps the best weights, and saves."""
         assert isinstance(module, Segmenter)
-        epoch = trainer.current_epoch + 1
-        score = float(trainer.callback_metrics.get(MONITOR, torch.nan))
+        score = float(trainer.callback_metrics.get(SELECTED_BY, torch.nan))
         if self.keep_best and (score > self.best_score or self.best_weights is None):
-            self.best_score, self.best_epoch = score, epoch
+            self.best_score, self.best_epoch = score, trainer.current_epoch + 1
             weights = module.network.state_dict()
             self.best_weights = {name: value.cpu().clone() for name, value in weights.items()}
         self.save_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Shows."""
+        """Adds the pictures to TensorBoard."""
         assert isinstance(module, Segmenter)
-        if trainer.is_global_zero:
-            self._show(trainer, module)
+        if not trainer.is_global_zero or trainer.logger is None:
+            return
+        board = cast(Any, trainer.logger).experiment
+        step = trainer.global_step
+        if self.dataset is not None and self.samples:
+            grid = prediction_grid(module, self.facts.palette, self.dataset, self.samples)
+            board.add_image("image, mask, prediction", grid, step, dataformats="HWC")
+        if module.confusion.numel():
+            matrix = confusion_picture(module.confusion.cpu().numpy(), module.names)
+            board.add_image("inner/confusion", matrix, step, dataformats="HWC")
 
     def state_dict(self) -> dict[str, Any]:
         """The best epoch so far, as `last.ckpt` keeps it."""
@@ -76,21 +88,9 @@ class SegmenterExporter(Resumable):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the best epoch of the run that goes on."""
+        """Restores the best epoch of a resumed run."""
         self.best_score, self.best_epoch = state_dict["score"], state_dict["epoch"]
         self.best_weights = state_dict["weights"]
-
-    def _show(self, trainer: L.Trainer, module: Segmenter) -> None:
-        if trainer.logger is None:
-            return
-        board = cast(Any, trainer.logger).experiment
-        step = trainer.global_step
-        if self.dataset is not None and self.samples:
-            grid = prediction_grid(module, self.facts.palette, self.dataset, self.samples)
-            board.add_image("image, mask, prediction", grid, step, dataformats="HWC")
-        if module.confusion.numel():
-            matrix = confusion_picture(module.confusion.cpu().numpy(), module.names)
-            board.add_image("inner/confusion", matrix, step, dataformats="HWC")
 
 
 def prediction_grid(

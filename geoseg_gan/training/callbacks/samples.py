@@ -1,7 +1,7 @@
-"""What a run leaves behind after each epoch: sample pictures, networks, and a point to resume."""
+"""What a generator's training saves after each epoch: samples, networks, and `last.ckpt`."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import lightning as L
 import numpy as np
@@ -12,58 +12,55 @@ from geoseg_gan.data.batch import make_batch, regions_of
 from geoseg_gan.data.dataset import WindowDataset
 from geoseg_gan.models.checkpoints import RunFacts, save_network
 from geoseg_gan.models.generators.noise import sample_noise
-from geoseg_gan.training.callbacks.timing import Resumable
+from geoseg_gan.training.callbacks.checkpoint import LastCheckpoint
 from geoseg_gan.training.gan import GAN
 from geoseg_gan.utils.pictures import RGB, beside, write_picture
 
 
-class RunExporter(Resumable):
-    """Saves samples and checkpoints when an epoch ends.
+class RunExporter(LastCheckpoint):
+    """Saves samples and networks when an epoch ends.
 
     `epoch###_i.jpg` shows mask, real and generated image of a fixed validation window;
-    `G_e###.pt` and `D_e###.pt` hold the networks, `last.ckpt` all that resuming needs. TensorBoard
-    gets the same pictures.
+    `G_e###.pt` and `D_e###.pt` hold the networks, `last.ckpt` everything that resuming needs.
+    TensorBoard gets the same pictures.
 
     Args:
-        out_dir: Where to.
+        out_dir: Where they go.
         facts: What checkpoints carry beside the weights.
         dataset: Where the shown windows come from.
         samples: How many are shown.
-        keep: How many epochs' networks stay, the newest; None for all.
+        kept_epochs: How many epochs' networks stay, the newest; None for all.
     """
 
     def __init__(
-        self, out_dir: Path, facts: RunFacts, dataset: WindowDataset, samples: int, keep: int | None
+        self,
+        out_dir: Path,
+        facts: RunFacts,
+        dataset: WindowDataset,
+        samples: int,
+        kept_epochs: int | None,
     ) -> None:
         """Chooses the windows, evenly spread over the dataset."""
         super().__init__(out_dir, facts)
         self.dataset = dataset
         count = min(samples, len(dataset))
         self.shown = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
-        self.keep = keep
+        self.kept_epochs = kept_epochs
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Saves everything, and says so."""
         assert isinstance(module, GAN)
         epoch = trainer.current_epoch + 1
         if trainer.is_global_zero:
-            pictures = self.paint(module)
-            for number, picture in enumerate(pictures):
-                write_picture(self.out_dir / f"epoch{epoch:03d}_{number}.jpg", picture)
-            if pictures:
-                self._log(trainer, pictures)
-            for kind, network in (
-                ("generator", module.painter),
-                ("discriminator", module.discriminator),
-            ):
-                path = self.out_dir / f"{kind[0].upper()}_e{epoch:03d}.pt"
-                save_network(path, cast(Any, kind), network, self.facts, epoch)
+            self._save_samples(trainer, module, epoch)
+            self._save_network("generator", module.inference_generator, epoch)
+            self._save_network("discriminator", module.discriminator, epoch)
         self.save_last(trainer)
         if trainer.is_global_zero:
-            self._thin(epoch)
+            self._remove_old_networks(epoch)
             print(f"Epoch {epoch}: saved samples and checkpoints.")
 
-    def paint(self, module: GAN) -> list[RGB]:
+    def triples(self, module: GAN) -> list[RGB]:
         """Mask, real and generated image of every shown window, side by side."""
         if not self.shown:
             return []
@@ -72,7 +69,7 @@ class RunExporter(Resumable):
             sample[key].to(module.device) for key in ("image", "label")
         )
         batch = make_batch(sample, module.scaling, module.num_classes)
-        with torch.no_grad(), module.painting() as generator:
+        with torch.no_grad(), module.evaluating() as generator:
             regions = regions_of(batch.label)
             noise = sample_noise(generator.noise, module.seed, self.shown, regions.cpu())
             fakes = generator(batch.one_hot, noise.to(module.device))
@@ -88,18 +85,25 @@ class RunExporter(Resumable):
             for label, real, fake in zip(batch.label, batch.image, fakes, strict=True)
         ]
 
-    def _log(self, trainer: L.Trainer, pictures: list[RGB]) -> None:
-        if trainer.logger is not None:
+    def _save_samples(self, trainer: L.Trainer, module: GAN, epoch: int) -> None:
+        triples = self.triples(module)
+        for number, triple in enumerate(triples):
+            write_picture(self.out_dir / f"epoch{epoch:03d}_{number}.jpg", triple)
+        if triples and trainer.logger is not None:
             board = cast(Any, trainer.logger).experiment
-            grid = beside(pictures, columns=1)
+            grid = beside(triples, columns=1)
             board.add_image("samples", grid, trainer.global_step, dataformats="HWC")
 
-    def _thin(self, epoch: int) -> None:
-        if self.keep is None:
+    def _save_network(
+        self, kind: Literal["generator", "discriminator"], network: torch.nn.Module, epoch: int
+    ) -> None:
+        path = self.out_dir / f"{kind[0].upper()}_e{epoch:03d}.pt"
+        save_network(path, kind, network, self.facts, epoch)
+
+    def _remove_old_networks(self, epoch: int) -> None:
+        if self.kept_epochs is None:
             return
-        for name in ("G", "D"):
-            for path in self.out_dir.glob(f"{name}_e*.pt"):
-                if path.stem.split("_e")[1].isdigit():
-                    number = int(path.stem.split("_e")[1])
-                    if number <= epoch - self.keep:
-                        path.unlink()
+        for path in self.out_dir.glob("[GD]_e*.pt"):
+            number = path.stem[3:]
+            if number.isdigit() and int(number) <= epoch - self.kept_epochs:
+                path.unlink()

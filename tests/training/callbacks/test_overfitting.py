@@ -87,7 +87,7 @@ def test_realness_is_that_of_training_held_out_and_painted_images(crops, monkeyp
 
 
 def test_the_probability_grows_by_images_over_the_pace(crops, monkeypatch):
-    monkeypatch.setattr(Overfitting, "_judge", lambda *_: torch.tensor([1.0, -1.0, -1.0]))
+    monkeypatch.setattr(Overfitting, "_realness", lambda *_: torch.tensor([1.0, -1.0, -1.0]))
     recorder, module = Recorder(), build(batch=2, objective=adaptive())
     fit(module, callbacks=[Overfitting(crops, every=2)], logger=recorder)
     # Two batches of two images, over 40.
