@@ -1,5 +1,3 @@
-import json
-import math
 import os
 import pickle
 import subprocess
@@ -10,9 +8,9 @@ import pytest
 from geoseg_gan.sweeps import JobFailure, job_folder, job_processes, launcher_errors
 
 from geoseg_gan.training.compare import compare
-from geoseg_gan.training.runs import add_overrides, is_same_run, read_result, write_result
+from geoseg_gan.training.runs import read_outcome
 from geoseg_gan.training.settings import CompareConfig
-from geoseg_gan.training.train import main
+from geoseg_gan.training.settings import train_command as main
 from geoseg_gan.utils.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
@@ -45,7 +43,7 @@ def test_optuna_searches_goes_on_and_is_compared(common, tmp_path, monkeypatch, 
 
     assert call("-m", *common, *held, trials, patch=monkeypatch) == 0
     runs = sorted((tmp_path / "sweep").glob("lr=*"))
-    found = [read_result(run) for run in runs]
+    found = [read_outcome(run) for run in runs]
     assert [run["monitor"] for run in found] == ["kid", "kid"] and found[0]["epochs"] == 1
     best = min(run["objective"] for run in found)
     summary = (tmp_path / "sweep" / "optimization_results.yaml").read_text()
@@ -159,83 +157,6 @@ def test_what_plugins_raise_becomes_a_line():
         raise ValueError("ours")
 
 
-def test_results_are_strict_json_and_say_what_is_wrong_with_them(tmp_path):
-    assert read_result(tmp_path) is None
-    write_result(tmp_path, {"g/loss": math.nan, "objective": 0.5}, epochs=3)
-    add_overrides(tmp_path, ["lr=0.1", "data.palette=[{name:a=b}]"])
-    assert read_result(tmp_path) == {
-        "objective": 0.5,
-        "epochs": 3,
-        "figures": {"g/loss": None},
-        "overrides": {"lr": "0.1", "data.palette": "[{name:a=b}]"},
-    }
-    (tmp_path / "result.json").write_text("{}")
-    with pytest.raises(UserError, match=r"result\.json cannot be read"):
-        read_result(tmp_path)
-
-
-def test_runs_are_the_same_whatever_they_run_on():
-    base = {"lr": 0.1, "epochs": 5, "devices": 1, "out_dir": "a", "data": {"gsd": 1}}
-    assert is_same_run(base, base | {"devices": 2, "out_dir": "b"})
-    for other in ({"lr": 0.2}, {"epochs": 6}, {"data": {"gsd": 2}}):
-        assert not is_same_run(base, base | other)
-
-
 def test_numbers_that_a_sweeper_has_drawn_are_shortened_in_folder_names():
     names = [job_folder([f"lr=0.00025881702149379{end}", "loss.weight=11.5"]) for end in (1, 2)]
     assert names[0].startswith("lr=0.0002588,loss.weight=11.5-") and names[0] != names[1]
-
-
-def run_of(folder, objective, monitor="kid", overrides=(), **settings):
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(json.dumps({"out_dir": str(folder), **settings}))
-    if objective is not False:
-        figures = {} if objective is None else {"objective": objective}
-        write_result(folder, figures, monitor=monitor, epochs=2, seconds=90.0)
-        if overrides:
-            add_overrides(folder, overrides)
-
-
-def rows_of(folder):
-    table = (folder / "sweep.md").read_text().splitlines()
-    return [line.split(" | ") for line in table if line.startswith("| ")]
-
-
-def test_compare_ranks_in_the_monitor_s_direction_and_lists_the_rest(tmp_path):
-    for number, objective in enumerate([0.25, 0.75, 0.5, None, False]):
-        seed = {"seed": 1, "model": {"style": [number % 2]}}
-        run_of(tmp_path / f"r{number}", objective, "agreement", **seed)
-    (tmp_path / "r5").mkdir()
-    assert compare(CompareConfig(str(tmp_path))) == {"runs": 5, "finished": 4, "best": 0.75}
-    head, *rows = rows_of(tmp_path)
-    assert head == ["| objective", "model.style", "epochs", "minutes", "folder |"]
-    assert [row[0] for row in rows] == ["| 0.75", "| 0.5", "| 0.25"]
-    assert rows[0][1:] == ["[1]", "2", "1.5", "`r1` |"]
-    text = (tmp_path / "sweep.md").read_text()
-    assert "3 finished runs, of 6" in text and "higher is better" in text
-    rest = text.split("Without an objective")[1]
-    assert rest.index("`r3`") < rest.index("Not finished") < rest.index("`r4`")
-    assert rest.index("Failed, or not begun") < rest.index("`r5`")
-
-
-def test_compare_names_choices_as_they_were_given(tmp_path):
-    for number, jitter in enumerate(("none", "strong")):
-        told = [f"jitter={jitter}", "epochs=2", f"out_dir={number}", f"lr=1e-{number}"]
-        run_of(tmp_path / jitter, number / 10, overrides=told, jitter={"p": number})
-    compare(CompareConfig(str(tmp_path)))
-    assert [row[1:3] for row in rows_of(tmp_path)] == [
-        ["jitter", "lr"],
-        ["none", "1"],
-        ["strong", "0.1"],
-    ]
-
-
-def test_compare_refuses_what_cannot_be_compared(tmp_path):
-    with pytest.raises(UserError, match="is not a folder"):
-        compare(CompareConfig(str(tmp_path / "nowhere")))
-    with pytest.raises(UserError, match="holds no runs"):
-        compare(CompareConfig(str(tmp_path)))
-    run_of(tmp_path / "a", 0.1, "kid")
-    run_of(tmp_path / "b", 0.2, "fid")
-    with pytest.raises(UserError, match="judged by fid and kid"):
-        compare(CompareConfig(str(tmp_path)))

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,7 +66,7 @@ def find_checkpoint(config: TrainingConfig, free: Collection[str], outcome: str)
     out_dir = Path(config.out_dir)
     content = torch.load(out_dir / LAST, map_location="cpu", weights_only=True, mmap=True)
     stored, settings = with_current_names(content["config"]), plain(config)
-    for key, old, new in differences(stored, settings, config):
+    for key, old, new in differences(stored, settings):
         if key.split(".")[0] not in free:
             raise UserError(
                 f"resume=true: the run in {out_dir} has {key}={old}, not {new}. Give "
@@ -87,24 +86,21 @@ def find_checkpoint(config: TrainingConfig, free: Collection[str], outcome: str)
 
 
 def differences(
-    stored: Mapping[str, Any], settings: Mapping[str, Any], config: Any
+    stored: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """What two configurations differ in.
+    """What two configurations, as plain types, differ in.
 
     Args:
-        stored: An earlier one, as plain types. Knobs of `config` that it lacks are newer than it
-            and do not count.
-        settings: A later one, as plain types.
-        config: The later one, typed.
+        stored: An earlier one. Knobs that it lacks are newer than it and do not count.
+        settings: A later one.
 
     Yields:
         The dotted key, the earlier value and the later one.
     """
-    keys = stored if is_dataclass(config) else dict.fromkeys([*stored, *settings])
-    for key in keys:
-        old, new = stored.get(key), settings.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            for name, *values in differences(old, new, getattr(config, key, None)):
+    for key, old in stored.items():
+        new = settings.get(key)
+        if old and isinstance(old, dict) and isinstance(new, dict):
+            for name, *values in differences(old, new):
                 yield f"{key}.{name}", values[0], values[1]
         elif old != new:
             yield key, old, new

@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from geoseg_gan.data.augment import jitter_color
 from geoseg_gan.data.batch import ImageScaling, Sample
 from geoseg_gan.data.settings import ColorStep
-from geoseg_gan.losses.terms import Terms
 from geoseg_gan.losses.segmentation import SegmentationLoss
+from geoseg_gan.losses.terms import Terms
 from geoseg_gan.models.batch_norm import separate_batch_norm
 from geoseg_gan.training.settings import SegmenterOptimizerSettings
 from geoseg_gan.utils.confusion import class_iou, confusion_matrix, mean_iou

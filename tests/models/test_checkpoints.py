@@ -6,7 +6,6 @@ from geoseg_gan.models.checkpoints import RunFacts, load_generator, save_network
 from geoseg_gan.models.generators.noise import sample_noise
 from geoseg_gan.models.registry import build_discriminator, build_generator
 from geoseg_gan.models.settings import with_current_names
-from geoseg_gan.training.runs import point_to_resume
 from geoseg_gan.utils.errors import UserError
 
 NOISE = {"style_channels": 2, "region_channels": 2, "texture_octaves": 2}
@@ -65,13 +64,6 @@ def test_a_run_starts_from_networks_under_their_old_names(saved, palette):
     run = facts(palette, generator=MODEL["generator"] | {"width": 8})
     with pytest.raises(UserError, match=r"has model\.generator\.width=4, not 8"):
         start_from(path, *build(1, run), run)
-
-
-def test_a_run_of_an_earlier_version_resumes(tmp_path):
-    old = {"model": {"generator": MODEL["generator"] | {"name": "modulated"}}}
-    torch.save({"config": old, "epoch": 0}, tmp_path / "last.ckpt")
-    now = {"model": {"generator": MODEL["generator"]}}
-    assert point_to_resume(tmp_path, now, (), 5, "G_e*.pt") == tmp_path / "last.ckpt"
 
 
 def test_configurations_without_networks_are_as_they_were():

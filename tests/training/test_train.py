@@ -195,11 +195,14 @@ def test_a_setting_that_was_null_and_becomes_a_group_differs(trained, tmp_path, 
     config.data.demo = composed("train", "data=demo").data.demo
     with pytest.raises(UserError, match=r"has data.demo=None, not \{'train_tiles"):
         train(config)
-    # In what takes any keys a new one counts; a knob that is newer than the run does not.
-    config = composed("train_segmenter")
-    now = {"epochs": 3, "lr": 1.0, "segmenter": {"arch": "unet", "options": {"depth": 3}}}
-    stored = {"lr": 1.0, "segmenter": {"arch": "unet", "options": {}}}
-    assert list(differences(stored, now, config)) == [("segmenter.options.depth", None, 3)]
+    # A knob that is newer than the run does not count.
+    stored = {"lr": 1.0, "segmenter": {"options": {}, "depth": 3}, "demo": {"seed": 1}}
+    now = {"lr": 1.0, "segmenter": {"options": {"a": 1}, "depth": 4}, "demo": None, "new": 1}
+    assert list(differences(stored, now)) == [
+        ("segmenter.options", {}, {"a": 1}),
+        ("segmenter.depth", 3, 4),
+        ("demo", {"seed": 1}, None),
+    ]
 
 
 def test_a_finished_run_returns_its_figures(trained, go_on, capsys):
