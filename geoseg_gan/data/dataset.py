@@ -1,9 +1,11 @@
 """Datasets of image-mask pairs."""
 
 import math
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -14,7 +16,6 @@ from torch.utils.data import Dataset
 from geoseg_gan.data.batch import Sample
 from geoseg_gan.data.images import MaskReader, read_image, resize_image, resize_label
 from geoseg_gan.data.jitter import Window, draw_warp, draw_window, sample_image, sample_label
-from geoseg_gan.data.memory import free_memory
 from geoseg_gan.data.pairs import Pair, some_pairs
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.sampler import SampleIndex, draw_focused
@@ -24,6 +25,7 @@ from geoseg_gan.data.transplant import Transplanter, region_map, visible_box
 from geoseg_gan.utils.errors import UserError
 
 Decoded = tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]
+"""An image (H, W, K) in its stored dtype and its label map (H, W) uint8."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class PairSource:
         pixels = int(index.sizes.prod(1).sum())
         needed = pixels * (index.bands * index.dtype.itemsize + 1)
         free = free_memory()
-        if free is not None and needed > 0.8 * free:
+        if needed > 0.8 * free:
             raise UserError(
                 f"data.cache=ram needs {needed / 2**30:.1f} GiB for {len(self.pairs)} pairs, but "
                 f"{free / 2**30:.1f} GiB are free. Set data.cache=none."
@@ -82,9 +84,9 @@ class PairSource:
         return PairSource(self.pairs, self.reader, decoded)
 
     def sample(self, row: int, image: npt.NDArray[Any], label: npt.NDArray[np.uint8]) -> Sample:
-        """Packs a copy of a pair's pixels as a dataset's item."""
+        """A sample that holds copies of a pair's pixels."""
         return Sample(
-            # Always copies: what was read may be read-only, or the cache itself.
+            # Always copies: the pixels may be read-only, or the cache itself.
             image=torch.from_numpy(np.array(np.moveaxis(image, -1, 0), order="C")),
             label=torch.from_numpy(np.array(label, order="C")),
             stem=self.pairs[row].stem,
@@ -93,16 +95,16 @@ class PairSource:
 
 
 class PairDataset(Dataset[Sample]):
-    """Training items: a pair under a random warp, cropped or resized to a square.
+    """Training samples: a pair under a random warp, cropped or resized to a square.
 
     Args:
         source: Where pairs come from.
-        image_size: Side of the items in pixels.
-        fit: "crop" takes a random window at full resolution; "resize" shows the whole picture.
+        image_size: Side of the samples in pixels.
+        fit: "crop" takes a random window at full resolution, "resize" the whole image.
         jitter: Geometry that acts on image and mask together.
-        seed: With the draw's serial number it fixes all randomness.
+        seed: With the serial number of the sample it fixes all randomness.
         transplanter: Pastes regions of other pairs into image and mask before the warp.
-        regions: Whether items also hold the connected regions of their label map.
+        regions: Whether samples include the connected regions of their label map.
     """
 
     def __init__(
@@ -128,9 +130,9 @@ class PairDataset(Dataset[Sample]):
         """How many pairs there are."""
         return len(self.source.pairs)
 
-    def __getitem__(self, draw: SampleIndex | int) -> Sample:
-        """One item: image (K, S, S) in its stored dtype, label (S, S) uint8."""
-        row, serial, focus = draw if isinstance(draw, SampleIndex) else SampleIndex(draw, draw)
+    def __getitem__(self, index: SampleIndex | int) -> Sample:
+        """One sample: image (K, S, S) in its stored dtype, label (S, S) uint8."""
+        row, serial, focus = index if isinstance(index, SampleIndex) else SampleIndex(index, index)
         rng = np.random.default_rng((self.seed, serial))
         image, label = self.source.read(row)
         whole = self.fit == "resize"
@@ -142,9 +144,11 @@ class PairDataset(Dataset[Sample]):
             window = draw_focused(label, focus, warp, self.image_size, rng)
         maps = warp.source_map(height, width, window)
         if self.transplanter is not None:
-            graft = self.transplanter.draw(rng, label, None if whole else visible_box(maps, label))
-            if graft is not None:
-                image, label = graft.apply_pair(image, label)
+            transplant = self.transplanter.draw(
+                rng, label, None if whole else visible_box(maps, label)
+            )
+            if transplant is not None:
+                image, label = transplant.apply_pair(image, label)
         if whole:
             image = resize_image(image, self.image_size)
             label = resize_label(label, self.image_size)
@@ -156,18 +160,18 @@ class PairDataset(Dataset[Sample]):
 
 
 class WindowDataset(Dataset[Sample]):
-    """Validation items: every picture in full, as a grid of windows or resized; nothing random.
+    """Validation samples: every image in full, as a grid of windows or resized; nothing is random.
 
-    The last window of a row or column ends at the border, so that all pixels are seen. The last
-    picture read is kept, since its windows follow one another.
+    The last window of a row or column ends at the border, so that all pixels are covered. The last
+    image read is kept, since its windows follow one another.
 
     Args:
         source: Where pairs come from.
-        sizes: Height and width of every picture, shape (N, 2).
-        image_size: Side of the items in pixels.
-        fit: "crop" for windows at full resolution, "resize" for whole pictures.
-        once: Labels what an earlier window of the picture shows as ignore (255), so that figures
-            over all windows count every pixel once.
+        sizes: Height and width of every image, shape (N, 2).
+        image_size: Side of the samples in pixels.
+        fit: "crop" for windows at full resolution, "resize" for whole images.
+        once: Labels pixels that an earlier window covers as ignore (255), so that metrics over all
+            windows count every pixel once.
     """
 
     def __init__(
@@ -194,7 +198,7 @@ class WindowDataset(Dataset[Sample]):
         return len(self.windows)
 
     def __getitem__(self, position: int) -> Sample:
-        """One item: image (K, S, S) in its stored dtype, label (S, S) uint8."""
+        """One sample: image (K, S, S) in its stored dtype, label (S, S) uint8."""
         row, (top, left, side) = self.windows[position]
         image, label = self._read(row)
         if self.fit == "resize":
@@ -215,15 +219,15 @@ class WindowDataset(Dataset[Sample]):
 
 
 class WindowGrid(Sequence[tuple[int, Window]]):
-    """The windows that cover pictures in full, picture after picture, each row by row.
+    """The windows that cover images in full, image after image, each row by row.
 
     Args:
-        sizes: Height and width of every picture, at least `side`: shape (N, 2).
+        sizes: Height and width of every image, at least `side`: shape (N, 2).
         side: Side of the windows in pixels.
     """
 
     def __init__(self, sizes: npt.NDArray[np.int64], side: int) -> None:
-        """Counts the windows of every picture; none is made yet."""
+        """Counts the windows of every image; none is created yet."""
         self.sizes = sizes
         self.side = side
         self.columns = -(-sizes[:, 1] // side)
@@ -238,7 +242,7 @@ class WindowGrid(Sequence[tuple[int, Window]]):
     @overload
     def __getitem__(self, position: slice) -> list[tuple[int, Window]]: ...
     def __getitem__(self, position: int | slice) -> tuple[int, Window] | list[tuple[int, Window]]:
-        """The number of a picture, and top, left and side of a window of it; or several."""
+        """The row of an image, and top, left and side of a window of it; or several of them."""
         if isinstance(position, slice):
             return [self[number] for number in range(len(self))[position]]
         number = range(len(self))[position]
@@ -254,10 +258,35 @@ def window_starts(length: int, side: int, overlap: int = 0) -> list[int]:
     """Starts of the windows that cover a length in full, the last one ending at its end.
 
     Args:
-        length: What is to be covered, in pixels; at least `side`.
+        length: The length to cover in pixels; at least `side`.
         side: Length of a window in pixels.
-        overlap: How far neighbours overlap, in pixels.
+        overlap: Overlap of neighbours in pixels.
     """
     step = side - overlap
     count = math.ceil((length - side) / step) + 1
     return [min(i * step, length - side) for i in range(count)]
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process may still allocate, within the machine and its control groups.
+
+    Args:
+        root: The file system that holds proc/ and sys/.
+    """
+    try:
+        table = dict(row.split(":") for row in (root / "proc/meminfo").read_text().splitlines())
+        free = int(table["MemAvailable"].split()[0]) * 1024
+        group = (root / "proc/self/cgroup").read_text().rpartition("::/")[2].strip()
+    except OSError:
+        return sys.maxsize  # not Linux
+    own = root / "sys/fs/cgroup" / group
+    # The limit may be an outer group's; in a container the path may lead nowhere.
+    for folder in (own, *own.parents):
+        try:
+            limit, used = (int((folder / f"memory.{n}").read_text()) for n in ("max", "current"))
+            rows = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            cached = int(dict(rows)["inactive_file"])  # counts as used, but can be reclaimed
+        except (OSError, ValueError):
+            continue  # no such group, or its limit is "max"
+        free = min(free, max(0, limit - used + cached))
+    return free

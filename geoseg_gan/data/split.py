@@ -1,4 +1,4 @@
-"""Which training pairs are fitted, and which are held out to choose by."""
+"""Which training pairs are fitted and which are held out, and checks that splits are disjoint."""
 
 import csv
 import hashlib
@@ -16,67 +16,10 @@ from geoseg_gan.data.pairs import DataError, Pair, find_pairs, groups_of, stems_
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path
 
-_BAR_FROM = 200  # fewer images take a moment, which needs no bar
-
-
-def refuse_shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> None:
-    """Refuses validation images whose pixels also stand in training, under whatever name.
-
-    Raises:
-        DataError: Naming the first such image and its double, and how many there are.
-    """
-    known = dict(zip(_digests(train, "Hashing training images"), train, strict=True))
-    digests = _digests(val, "Hashing validation images")
-    doubles = [(pair, known[d]) for pair, d in zip(val, digests, strict=True) if d in known]
-    if doubles:
-        ours, theirs = doubles[0]
-        more = f" (and {plural(len(doubles) - 1, 'more image')})" * (len(doubles) > 1)
-        raise DataError(
-            f"{ours.image} has the same pixels as {theirs.image}{more}: figures on it would prove "
-            "nothing. Remove one of the two, or split by ground with scripts/tile.py."
-        )
-
-
-def shared_groups(
-    train: Sequence[Pair],
-    val: Sequence[Pair],
-    held_out: Sequence[Pair] = (),
-    kind: str = "validation",
-) -> str | None:
-    """What to say of ground that stands in training and in validation; None where none does.
-
-    Args:
-        train: Pairs that are trained on.
-        val: Pairs that are validated on.
-        held_out: Training pairs that are not trained on, which count as if they were.
-        kind: What the pairs that are validated on are called.
-    """
-    shared = {*groups_of(train), *groups_of(held_out)} & set(groups_of(val))
-    if not shared:
-        return None
-    return (
-        f"{plural(len(shared), 'group')} of ground (e.g. '{min(shared)}') in train and in {kind}: "
-        f"{kind} figures will flatter. Split by group with scripts/tile.py."
-    )
-
-
-def _digests(pairs: Sequence[Pair], title: str) -> list[str]:
-    # Threads rather than processes: decoding and hashing release the interpreter lock.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests: Iterable[str] = pool.map(_digest, pairs)
-        if len(pairs) >= _BAR_FROM:
-            digests = track(digests, title, total=len(pairs))
-        return list(digests)
-
-
-def _digest(pair: Pair) -> str:
-    # Of the pixels, not of the file: a copy saved in another format is the same image.
-    pixels = read_image(pair.image)
-    facts = f"{pixels.shape}{pixels.dtype}".encode()
-    return hashlib.sha256(facts + pixels.tobytes()).hexdigest()
-
-
 FIT, INNER = "fit", "inner"
+"""Parts of a split file: pairs that are trained on, and pairs by which choices are made."""
+
+_BAR_FROM = 200  # fewer images take a moment, which needs no progress bar
 
 
 def split_rows(
@@ -86,9 +29,9 @@ def split_rows(
 
     Args:
         pairs: All pairs of the training split.
-        split_file: A file that `write_split` wrote; pairs that it does not name are left out.
-        share: Share of the pairs to hold out where there is no file, whole groups of ground.
-        seed: Fixes which.
+        split_file: A file that `write_split` wrote; pairs that it does not name are dropped.
+        share: Share of the pairs to hold out where there is no file, in whole location groups.
+        seed: Fixes the choice.
 
     Returns:
         Positions of the fitted and of the held-out pairs, ascending.
@@ -102,10 +45,45 @@ def split_rows(
     return sorted(set(range(len(pairs))) - set(held_out)), held_out
 
 
+def hold_out(groups: Sequence[str], share: float, seed: int) -> list[int]:
+    """Chooses whole location groups to hold out of training.
+
+    Groups are taken in random order until they hold the share of the pairs. A group with which
+    more than half of the pairs would be held out is skipped.
+
+    Args:
+        groups: Each pair's location group.
+        share: Share of the pairs; above 0, at least one group is held out.
+        seed: Fixes the choice.
+
+    Returns:
+        The pairs' positions, ascending; none where the share is 0.
+
+    Raises:
+        UserError: If all pairs are of one group.
+    """
+    if not share:
+        return []
+    names, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        raise UserError(
+            f"inner_share={share}: all training pairs are of one location group "
+            f"('{names[0]}'), so that none can be held out. Set inner_share=0 select=last, or tell "
+            "groups apart with data.group_regex."
+        )
+    taken: list[int] = []
+    count = 0
+    for group in np.random.default_rng(seed).permutation(len(names)).tolist():
+        if count < share * len(groups) and count + sizes[group] <= len(groups) / 2:
+            taken.append(group)
+            count += int(sizes[group])
+    return np.flatnonzero(np.isin(group_of, taken)).tolist()
+
+
 def split_pairs(root: Path, trained: Mapping[str, Any]) -> tuple[list[Pair], list[Pair]]:
     """The training pairs that a run fitted, and those that it held out.
 
-    What a generator was not trained on shall stay unseen by what it paints, masks included.
+    Pairs that a generator was not trained on must not serve generation either, masks included.
 
     Args:
         root: The data folder.
@@ -116,7 +94,7 @@ def split_pairs(root: Path, trained: Mapping[str, Any]) -> tuple[list[Pair], lis
     """
     data = trained["data"]
     pairs = find_pairs(root, "train", data["group_regex"])
-    # Checkpoints from before there was a choice have neither key: nothing was held out.
+    # Old checkpoints have neither key: nothing was held out.
     parts = split_rows(
         pairs, data.get("split_file"), trained.get("inner_share", 0.0), trained["seed"]
     )
@@ -170,36 +148,58 @@ def _read_split(path: Path, pairs: Sequence[Pair]) -> tuple[list[int], list[int]
     return rows[FIT], rows[INNER]
 
 
-def hold_out(groups: Sequence[str], share: float, seed: int) -> list[int]:
-    """Chooses whole groups of ground to hold out of training.
-
-    Groups are taken in random order until they hold the share of the pairs. One with which more
-    than half would be held out is passed over.
-
-    Args:
-        groups: Each pair's group.
-        share: Share of the pairs; above 0, at least one group is held out.
-        seed: Fixes the choice.
-
-    Returns:
-        The pairs' positions, ascending; none where the share is 0.
+def refuse_shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> None:
+    """Refuses validation images whose pixels are also in training, under whatever name.
 
     Raises:
-        UserError: If all pairs are of one group.
+        DataError: Naming the first such image and its copy, and how many there are.
     """
-    if not share:
-        return []
-    names, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    if len(names) < 2:
-        raise UserError(
-            f"inner_share={share}: all training pairs are of one group of ground ('{names[0]}'), "
-            "so that none can be held out. Set inner_share=0 select=last, or tell groups apart "
-            "with data.group_regex."
+    known = dict(zip(_digests(train, "Hashing training images"), train, strict=True))
+    digests = _digests(val, "Hashing validation images")
+    copies = [(pair, known[d]) for pair, d in zip(val, digests, strict=True) if d in known]
+    if copies:
+        ours, theirs = copies[0]
+        more = f" (and {plural(len(copies) - 1, 'more image')})" * (len(copies) > 1)
+        raise DataError(
+            f"{ours.image} has the same pixels as {theirs.image}{more}: scores on it would prove "
+            "nothing. Remove one of the two, or split by location group with scripts/tile.py."
         )
-    taken: list[int] = []
-    count = 0
-    for group in np.random.default_rng(seed).permutation(len(names)).tolist():
-        if count < share * len(groups) and count + sizes[group] <= len(groups) / 2:
-            taken.append(group)
-            count += int(sizes[group])
-    return np.flatnonzero(np.isin(group_of, taken)).tolist()
+
+
+def shared_groups(
+    train: Sequence[Pair],
+    val: Sequence[Pair],
+    held_out: Sequence[Pair] = (),
+    kind: str = "validation",
+) -> str | None:
+    """A warning of location groups in both training and validation; None where there are none.
+
+    Args:
+        train: Pairs that are trained on.
+        val: Pairs that are validated on.
+        held_out: Held-out training pairs, which count as if they were trained on.
+        kind: What the pairs that are validated on are called in the warning.
+    """
+    shared = {*groups_of(train), *groups_of(held_out)} & set(groups_of(val))
+    if not shared:
+        return None
+    return (
+        f"{plural(len(shared), 'location group')} (e.g. '{min(shared)}') in train and in {kind}: "
+        f"{kind} scores will be too good. Split by group with scripts/tile.py."
+    )
+
+
+def _digests(pairs: Sequence[Pair], title: str) -> list[str]:
+    # Threads rather than processes: decoding and hashing release the interpreter lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests: Iterable[str] = pool.map(_digest, pairs)
+        if len(pairs) >= _BAR_FROM:
+            digests = track(digests, title, total=len(pairs))
+        return list(digests)
+
+
+def _digest(pair: Pair) -> str:
+    # Of the pixels, not of the file: a copy saved in another format is the same image.
+    pixels = read_image(pair.image)
+    facts = f"{pixels.shape}{pixels.dtype}".encode()
+    return hashlib.sha256(facts + pixels.tobytes()).hexdigest()

@@ -117,7 +117,7 @@ def test_an_epoch_may_be_longer_than_the_pairs(root, settings):
 
 def test_ground_that_is_held_out_may_not_stand_in_validation_unsaid(root, settings):
     shared = replace(settings, group_regex="[0-9]+")
-    with pytest.warns(UserWarning, match="2 groups of ground"):
+    with pytest.warns(UserWarning, match="2 location groups"):
         ready(root, shared, inner_share=0.5)
 
 
@@ -249,10 +249,10 @@ def test_unknown_colours_that_are_allowed_are_counted(root, settings, palette, p
 
 
 def test_ground_that_stands_in_both_splits_is_a_warning(root, settings):
-    with pytest.warns(UserWarning, match=r"1 group of ground \(e\.g\. '0'\) in train and in val"):
+    with pytest.warns(UserWarning, match=r"1 location group \(e\.g\. '0'\) in train and in val"):
         ready(root, replace(settings, group_regex="[0-9]"))
     (root / "tiles.csv").write_text("stem,group\ntrain_001,north\nval_000,south\nval_001,north\n")
-    with pytest.warns(UserWarning, match=r"1 group of ground \(e\.g\. 'north'\)"):
+    with pytest.warns(UserWarning, match=r"1 location group \(e\.g\. 'north'\)"):
         data = ready(root, settings)
     groups = {pair.stem: pair.group for pair in data.train_index.pairs}
     assert groups["train_001"] == "north" and groups["train_002"] == "train_002"

@@ -203,7 +203,7 @@ def test_ground_that_stands_in_both_splits_is_warned_of(run, data, generator):
     for path in [*(data / "val").rglob("val_000.png")]:
         path.rename(path.with_name("train_000.png"))
     folder, _ = run("out", f"gen_ckpt={generator(data)}", "num_samples=16")
-    assert "Warning: 1 group of ground (e.g. 'train_000')" in (folder / "evaluation.md").read_text()
+    assert "Warning: 1 location group (e.g. 'train_000')" in (folder / "evaluation.md").read_text()
 
 
 @pytest.mark.parametrize(

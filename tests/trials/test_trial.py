@@ -223,9 +223,9 @@ def test_validation_images_that_stand_in_training_are_refused(run_trial, tmp_pat
 
 
 def test_ground_that_stands_in_both_splits_is_warned_of_in_the_report(run_trial):
-    with pytest.warns(UserWarning, match="3 groups of ground"):
+    with pytest.warns(UserWarning, match="3 location groups"):
         folder, _ = run_trial("trial", "seeds=1", "arms=[real]", "data.group_regex='[0-9]+'")
-    assert "- Warning: 3 groups of ground (e.g. '000')" in (folder / "trial.md").read_text()
+    assert "- Warning: 3 location groups (e.g. '000')" in (folder / "trial.md").read_text()
 
 
 @pytest.mark.parametrize(
