@@ -304,6 +304,9 @@ def explain(error: Exception, schema: type) -> str:
     if wrong := re.search(r"Error merging override \+*([^=]+)=(.*)", text, re.DOTALL):
         if "not in" in because:
             return _no_setting(getattr(cause, "full_key", wrong[1]), schema)
+        group = wrong[1].replace(".", "/")
+        if known := choices(group):
+            return f"{wrong[1]}={wrong[2]}: choose {group}=... , one of {', '.join(known)}."
         return f"{wrong[1]}={wrong[2]}: use {_allowed(dict(_settings(schema)).get(wrong[1]))}."
     if "Unexpected type for root" in text:
         return "a key lies inside a part that is null: choose the part first, as data=demo does."
@@ -311,8 +314,11 @@ def explain(error: Exception, schema: type) -> str:
         return "no job has given the sweeper a figure to go by."
     if type(error).__module__.split(".")[0] in ("joblib", "submitit"):
         return f"a job was ended from outside ({text.splitlines()[0]}): go on with resume=true."
-    key = getattr(cause, "full_key", None)
-    return (f"{key}: " if key else "") + (because.splitlines() or [type(error).__name__])[0]
+    place = re.match(r"In '(.+)': \w+ raised while composing config:\s", because)
+    parts = [f"{place[1]}.yaml"] if place else []
+    parts += filter(None, [getattr(cause, "full_key", None)])
+    told = because[place.end() :] if place else because or type(error).__name__
+    return ": ".join([*parts, " ".join(told.partition("full_key:")[0].split())])
 
 
 def _no_setting(key: str, schema: type) -> str:

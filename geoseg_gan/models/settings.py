@@ -22,8 +22,8 @@ class SegmenterSettings:
 class ModelSettings:
     """The two networks: each a name and the arguments of its constructor."""
 
-    generator: Any
-    discriminator: Any
+    generator: dict[str, Any]
+    discriminator: dict[str, Any]
 
 
 def with_current_names(config: Mapping[str, Any]) -> dict[str, Any]:
