@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup lint type test demo sizes
+.PHONY: setup lint type test demo
 
 # Made anew whenever the project's metadata or the pinned versions change.
 setup: .venv/ready
@@ -27,11 +27,3 @@ test: setup
 demo: setup
 	test -e runs/demo/last.ckpt || $(BIN)/python scripts/train.py experiment=demo
 	$(BIN)/python scripts/generate.py gen_ckpt="$$(ls runs/demo/G_e*.pt | tail -n 1)" save_dir=runs/demo/synthetic num_samples=64
-
-# The tables of docs/models.md, to be written anew after a change of configs/model.
-sizes: setup
-	mkdir -p build
-	$(BIN)/python scripts/dev/model_sizes.py > build/sizes.md
-	awk '/<!-- end of sizes -->/ { while ((getline line < "build/sizes.md") > 0) print line; print ""; skip = 0 } \
-		!skip { print } /<!-- sizes/ { print ""; skip = 1 }' docs/models.md > build/models.md
-	mv build/models.md docs/models.md

@@ -1,4 +1,4 @@
-"""Prints the Markdown tables of docs/models.md: parameters and multiply-adds of every network."""
+"""Prints parameters and multiply-adds of every network as Markdown tables, with published ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
