@@ -263,7 +263,12 @@ def test_a_mistake_is_told_in_the_words_of_the_command_line(argument, message, c
         ("data_root=nowhere", "nowhere is not a folder"),
         ("loss=oasis", "Use model/discriminator=oasis, or loss=hinge_fm."),
         ("model/discriminator=oasis", "Use model/discriminator=patch, or loss=oasis."),
+        ("loss.adversarial=hing", "Did you mean 'hinge'?"),
         ("image_size=100", "image_size=128"),
+        ("bs=0", "bs=0 must be positive"),
+        ("precision=8", "precision=8 is not one of"),
+        ("keep_checkpoints=some", "keep_checkpoints=some"),
+        ("crops=balance", "crops=balance is not one of uniform, balanced, rare. Did you mean"),
         ("+model.generator.widht=3", "model.generator.widht=3: unet has no such setting. It has"),
     ],
 )

@@ -1,65 +1,92 @@
-"""Imports point one way: scripts, commands, modules, then data, models and losses."""
+"""Imports point one way, from scripts down to utils, and commands start light."""
 
 import ast
+import graphlib
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "geoseg_gan"
-COMMANDS = {path.stem for path in (PACKAGE.parent / "scripts").glob("*.py")}
-FRAMEWORKS = {"hydra", "omegaconf", "lightning"}
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "geoseg_gan"
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+ROOMS = (
+    "utils", "config", "data", "models", "losses", "synthesis", "evaluation", "training", "trials",
+)  # fmt: skip
+"""From the lowest to the highest: each may import those before it."""
 
 
-def imports_of(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports_of(path, lazy=True):
+    """What a file imports, by dotted name; with `lazy`, inside functions too.
+
+    What stands under `if TYPE_CHECKING` counts as well: a reader has to know it.
+    """
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree) if lazy else tree.body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in MODULES else node.module for name in names)
 
 
-def modules_in(*folders):
-    return sorted(path for folder in folders for path in (PACKAGE / folder).glob("*.py"))
+def own(path, **options):
+    return {n for n in imports_of(path, **options) if n in MODULES and n != "geoseg_gan"}
 
 
-@pytest.mark.parametrize("path", modules_in("models", "losses", "metrics"), ids=lambda p: p.stem)
-def test_networks_and_losses_know_neither_hydra_nor_lightning(path):
-    assert not [name for name in imports_of(path) if name.split(".")[0] in FRAMEWORKS]
+def room(name):
+    return name.split(".")[1]
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
-def test_hydra_is_imported_by_the_configuration_and_the_commands_only(path):
-    if path.parent == PACKAGE and path.stem in COMMANDS | {"config"}:
-        return
-    assert not [n for n in imports_of(path) if n.split(".")[0] in {"hydra", "omegaconf"}]
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "geoseg_gan"])
+def test_a_room_imports_only_rooms_below_it(name):
+    higher = ROOMS[ROOMS.index(room(name)) + 1 :]
+    assert [other for other in own(MODULES[name]) if room(other) in higher] == []
 
 
-PICTURES = {"pictures", "plots"}
-LOWER = {
-    "metrics": {"metrics", "errors"},
-    "data": {"data", "errors", "files"},
-    "models": {"models", "errors"},
-    "losses": {"losses", "models", "data", "errors"},
-    "synthesis": {"synthesis", "checkpoints", "data", "models", "metrics", "errors", "files"}
-    | PICTURES,
-    "trials": {"trials", "metrics", "data", "errors", "files"} | PICTURES,
-    "ladders": {"ladders", "errors", "files"} | PICTURES,
-    "evaluation": {"evaluation", "synthesis", "checkpoints", "data", "models", "metrics", "files"}
-    | {"plots_evaluation"}
-    | PICTURES,
-    "callbacks": {"callbacks", "gan", "segmenter", "checkpoints", "resume", "data", "models"}
-    | {"errors", "evaluation", "speed"}
-    | PICTURES,
-}
+def test_the_package_s_root_holds_the_frame_and_rooms_alone():
+    entries = {path.stem for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert entries == {*ROOMS, "__init__", "py"}
 
 
-@pytest.mark.parametrize("layer", LOWER)
-def test_a_layer_imports_only_what_is_below_it(layer):
-    for path in modules_in(layer):
-        used = {n.split(".")[1] for n in imports_of(path) if n.startswith("geoseg_gan.")}
-        assert used <= LOWER[layer], path
+def test_no_import_goes_in_a_circle():
+    graph = {name: own(path) for name, path in MODULES.items() if name != "geoseg_gan"}
+    list(graphlib.TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_frameworks_stay_where_they_belong(name):
+    found = {imported.split(".")[0] for imported in imports_of(MODULES[name])}
+    if name != "geoseg_gan.config":
+        assert not found & {"hydra", "omegaconf"}
+    if name.startswith(("geoseg_gan.models", "geoseg_gan.losses")):
+        assert "lightning" not in found
+
+
+def test_configuration_and_settings_load_neither_torch_nor_cv2():
+    settings = [name for name in MODULES if name.endswith(".settings")]
+    assert len(settings) >= 6
+    heavy = ["torch", "lightning", "cv2", "rasterio", "scipy", "matplotlib"]
+    code = (
+        f"import sys, geoseg_gan.config, {', '.join(settings)}; "
+        f"sys.exit(str([name for name in {heavy} if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr == "[]\n"
 
 
 def test_scripts_only_call_the_package():
-    for path in (PACKAGE.parent / "scripts").glob("*.py"):
-        assert list(imports_of(path)) == [f"geoseg_gan.{path.stem}"]
+    for path in (ROOT / "scripts").glob("*.py"):
+        (module,) = imports_of(path)
+        assert module.endswith(".settings") and len(path.read_text().splitlines()) < 10
+
+
+def test_the_wheel_has_every_folder_of_the_package():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    assert set(listed) == folders | {"geoseg_gan.configs"}
