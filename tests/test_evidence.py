@@ -11,7 +11,7 @@ import pytest
 
 from geoseg_gan.trials.results import RunResult
 from geoseg_gan.trials.statistics import Comparison, tally
-from geoseg_gan.trials.verdict import judge
+from geoseg_gan.trials.verdict import reach_verdict
 from geoseg_gan.utils.confusion import TileConfusions
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -49,7 +49,7 @@ def test_statistics_of_a_stored_trial_follow_from_its_confusion_matrices(folder)
     kept = {run.arm: {} for run in runs}
     for run in runs:
         kept[run.arm][run.seed] = run.facts["kept"]
-    verdict = judge(comparison, kept)
+    verdict = reach_verdict(comparison, kept)
     assert verdict.arm == stored["verdict"]["arm"]
     assert verdict.kind == stored["verdict"]["kind"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geoseg_gan.trials.results import ONLY, REAL, mix_of
+from geoseg_gan.trials.arms import ONLY, REAL, mix_of
 from geoseg_gan.trials.statistics import Comparison, Estimate
 from geoseg_gan.trials.verdict import signed
 from geoseg_gan.utils.pictures import RGB

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg_gan.data.palette import Palette
+from geoseg_gan.trials.arms import COPY_PASTE, FREE_RIVALS, REAL, mix_of, recipe_of
 from geoseg_gan.trials.plots import trial_picture
-from geoseg_gan.trials.results import REAL, RunResult, mix_of, recipe_of
+from geoseg_gan.trials.results import RunResult
 from geoseg_gan.trials.statistics import Comparison, Summary, tally
-from geoseg_gan.trials.verdict import FREE_RIVALS, RULE, Verdict, judge, signed
+from geoseg_gan.trials.verdict import RULE, Verdict, reach_verdict, signed
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, write_json
 from geoseg_gan.utils.pictures import RGB, beside, captioned, write_picture
@@ -43,7 +44,7 @@ def markdown(content: Mapping[str, Any], arms: Sequence[str], shown: Sequence[st
     tiles, groups = content["validation"]["tiles"], content["validation"]["groups"]
     lines += [
         f"Figures are IoU in per cent on {plural(tiles, 'real validation tile')} of "
-        f"{plural(groups, 'group')} of ground, which were read once, at the end of each run; in "
+        f"{plural(groups, 'location group')}, which were read once, at the end of each run; in "
         "parentheses 95 % intervals from a bootstrap over seeds and groups. All arms have the same "
         "number of updates, schedule and augmentation, and with each seed the same first weights.",
         "",
@@ -62,7 +63,7 @@ def markdown(content: Mapping[str, Any], arms: Sequence[str], shown: Sequence[st
     lines += ["", f"![differences]({PICTURE})", "", "## By class", ""]
     lines += [
         f"IoU of {REAL}, and each arm's difference to it. Support is what the class rests on: "
-        "pixels (with their share), tiles and groups of ground among the real tiles that are "
+        "pixels (with their share), tiles and location groups among the real tiles that are "
         "trained on, averaged over the seeds, and among the validation tiles. A class that one "
         "group alone validates has no interval.",
         "",
@@ -121,7 +122,7 @@ def _left_out(without: Mapping[str, float], arm: str | None) -> list[str]:
         return []
     low, high = min(without, key=lambda g: without[g]), max(without, key=lambda g: without[g])
     return [
-        "## Each group of validation ground left out in turn",
+        "## Each location group left out of validation in turn",
         "",
         f"The difference in mIoU of {arm} then lies between {signed(without[low])} (without {low}) "
         f"and {signed(without[high])} (without {high}); all are in `trial.json`.",
@@ -130,16 +131,19 @@ def _left_out(without: Mapping[str, float], arm: str | None) -> list[str]:
 
 
 def _done(content: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    runs, pairs = content["runs"], content["filter"]
+    runs, pairs, segmenter = content["runs"], content["filter"], settings["segmenter"]
+    train, generate, segmentation = (
+        settings[part] for part in ("train", "generate", "train_segmenter")
+    )
     training = sum(run["seconds"] for run in runs)
     generators = {
         (entry["seed"], name): seconds
         for entry in pairs
         for name, seconds in entry["generators"].items()
     }
-    painting = sum(entry["seconds"] for entry in pairs) + sum(generators.values())
+    synthesis = sum(entry["seconds"] for entry in pairs) + sum(generators.values())
     kept = [
-        f"{entry['kept']} of {entry['painted']} with seed {entry['seed']}"
+        f"{entry['kept']} of {entry['generated']} with seed {entry['seed']}"
         f"{'' if len({e['pairs'] for e in pairs}) == 1 else ' in ' + entry['pairs']}"
         f" (tau {entry['tau']:.3f})"
         for entry in pairs
@@ -151,13 +155,15 @@ def _done(content: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
         tiles = f"{plural(settings['train_tiles'], 'tile')}, drawn by each seed"
     held_out = f"{settings['inner_share']:.0%}"
     return [
-        f"- Training: {tiles}; {held_out} of them, by ground, are held out of everything.",
-        f"- Generators: {plural(settings['epochs'], 'epoch')}, batches of {settings['bs']}; "
-        f"{plural(settings['num_samples'], 'pair')} painted for each seed, tau={settings['tau']}.",
-        f"- Pairs kept: {', '.join(kept) or 'none were painted'}.",
-        f"- Segmenters: {settings['segmenter']['arch']} on {settings['segmenter']['encoder']}, "
-        f"{plural(settings['segmenter_epochs'], 'epoch')}, batches of {settings['segmenter_bs']}.",
-        f"- Time: {training / 60:.0f} minutes for segmenters, {painting / 60:.0f} "
+        f"- Training: {tiles}; {held_out} of them, in whole location groups, are held out of "
+        "everything.",
+        f"- Generators: {plural(train['epochs'], 'epoch')}, batches of {train['bs']}; "
+        f"{plural(generate['num_samples'], 'pair')} generated for each seed, "
+        f"tau={generate['tau']}.",
+        f"- Pairs kept: {', '.join(kept) or 'none were generated'}.",
+        f"- Segmenters: {segmenter['arch']} on {segmenter['encoder']}, "
+        f"{plural(segmentation['epochs'], 'epoch')}, batches of {segmentation['bs']}.",
+        f"- Time: {training / 60:.0f} minutes for segmenters, {synthesis / 60:.0f} "
         "for generators and their pairs.",
         f"- Arms that need no generated pair: {', '.join(FREE_RIVALS)}. All settings are in "
         "`config.yaml`, all figures in `trial.json`, what they rest on in `results/`.",
@@ -213,7 +219,7 @@ def write_report(
     for r in results:
         if r.facts["kept"] is not None:
             kept.setdefault(r.arm, {})[r.seed] = r.facts["kept"]
-    verdict = judge(comparison, kept)
+    verdict = reach_verdict(comparison, kept)
     warnings = [*warnings, *_warnings(comparison, results, kept, settings)]
     arms = {arm: _arm(comparison, arm, palette) for arm in comparison.arms}
     left_out = {} if verdict.arm is None else comparison.without_groups(verdict.arm)
@@ -241,7 +247,7 @@ def write_report(
         }
     )
     write_picture(folder / PICTURE, trial_picture(comparison, verdict.arm, palette.names, support))
-    shown = [arm for arm in (REAL, "copy_paste", verdict.arm) if arm in comparison.arms]
+    shown = [arm for arm in (REAL, COPY_PASTE, verdict.arm) if arm in comparison.arms]
     _write_examples(folder / EXAMPLES, results, shown, palette, images, labels)
     with atomic_path(folder / REPORT) as scratch:
         scratch.write_text(markdown(content, comparison.arms, shown))
@@ -272,7 +278,7 @@ def _warnings(
     groups = len(comparison.groups)
     if groups < _FEW_GROUPS:
         found.append(
-            f"Validation rests on {plural(groups, 'group')} of ground only: on other ground "
+            f"Validation rests on {plural(groups, 'location group')} only: in other places "
             "figures may differ by more than the intervals say."
         )
     missing = [
@@ -340,7 +346,7 @@ def _pairs(results: Sequence[RunResult]) -> list[dict[str, Any]]:
     for r in sorted(results, key=lambda r: r.seed):
         if r.facts["kept"] is not None:
             name = r.facts.get("pairs", recipe_of(r.arm))
-            facts = {key: r.facts.get(key) for key in ("kept", "painted", "tau")}
+            facts = {key: r.facts.get(key) for key in ("kept", "generated", "tau")}
             seed = r.facts.get("gan_seed", r.seed)
             found[name, seed] = {
                 "pairs": name,

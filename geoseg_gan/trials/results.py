@@ -4,7 +4,7 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ class RunResult:
         inner: The same on the real training tiles that were held out of everything.
         examples: Predicted classes of some validation windows, the same for all runs of a trial,
             shape (E, S, S), uint8.
-        facts: Plain values on how the run came about: "kept" and "painted" (synthetic pairs; None
+        facts: Plain values on how the run came about: "kept" and "generated" (synthetic pairs; None
             for arms without), "pairs" (the folder that they lie in), "tau", "gan_seed" (the
             seed whose generator and pairs it shares), "seconds" (of its segmenter's training),
             "synthesis_seconds" (of its pairs), "generator_seconds" (of each generator's training,

@@ -102,7 +102,7 @@ class TrialConfig:
         if wrong or not self.ratios or len(set(self.ratios)) < len(self.ratios):
             raise UserError(f"ratios={self.ratios}: use different shares between 0 and 1.")
         if not self.recipes:
-            raise UserError("recipes is empty: give recipe=synthetic, or others, as in recipe=[..].")
+            raise UserError("recipes is empty: give recipe=synthetic, or several: recipe=[...].")
         for arm in self.arms:
             check_choice("arms", arm, self.all_arms())
         if self.train_tiles is not None and self.train_fraction is not None:
@@ -126,7 +126,9 @@ class TrialConfig:
             common = {"data_root": self.data_root, "seed": 0, "devices": 1}
             for key, value in (common | values).items():
                 if (given := getattr(getattr(self, part), key)) != value:
-                    raise UserError(f"{part}.{key}={given}: the trial sets this itself. Leave it out.")
+                    raise UserError(
+                        f"{part}.{key}={given}: the trial sets this itself. Leave it out."
+                    )
         for name in self.recipes:
             self._check_recipe(name)
 
@@ -216,7 +218,7 @@ def _changed(part: PartT, changes: dict[str, Any], key: str) -> PartT:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(part), changes)
         return cast(PartT, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, UserError) as error:
         raise UserError(f"recipes.{key}: {explain(error, type(part))}") from None
 
 

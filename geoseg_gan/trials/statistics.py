@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.trials.results import REAL, RunResult, is_placebo, mix_of
+from geoseg_gan.trials.arms import REAL, is_placebo, mix_of
+from geoseg_gan.trials.results import RunResult
 from geoseg_gan.utils.errors import UserError
 
 Floats = npt.NDArray[np.float64]
@@ -62,12 +63,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class Tally:
-    """A run's validation pixels by ground, which is what resampling needs.
+    """A run's validation pixels by location group, which is what resampling needs.
 
     Attributes:
         arm: Its arm.
         seed: Its seed.
-        groups: The G groups of validation ground.
+        groups: The G location groups of the validation tiles.
         hits: Pixels of every class that were predicted rightly, shape (G, C).
         union: Pixels of the class or predicted as it, shape (G, C).
         holds: Which classes the labels of every group hold, shape (G, C).
@@ -86,7 +87,7 @@ class Tally:
 
 
 def tally(result: RunResult) -> Tally:
-    """Adds up a run's tiles by ground."""
+    """Adds up a run's tiles by location group."""
     groups, row = np.unique(result.val.groups, return_inverse=True)
     hits, union, true = _parts(result.val.counts)
     inner_hits, inner_union, inner_true = (part.sum(0) for part in _parts(result.inner.counts))
@@ -104,14 +105,15 @@ def tally(result: RunResult) -> Tally:
 
 
 class Comparison:
-    """Arms compared on the same validation ground, seed by seed.
+    """Arms compared on the same validation tiles, seed by seed.
 
     A difference is the mean over the seeds that both arms have of the difference of their IoU over
     all tiles. Its 95 % interval is the estimate -+ t * SE. SE^2 is the variance of a bootstrap that
-    resamples seeds and groups of validation ground, both with replacement and alike for all arms
-    (Owen 2007, "The pigeonhole bootstrap", which errs towards width), to which the variances of
-    resampling the S seeds alone and the G groups alone are added once more, over S - 1 and G - 1:
-    a bootstrap's variance is too small by the factor (n - 1) / n (Hesterberg 2015, section 4.5.2).
+    resamples seeds and location groups of the validation tiles, both with replacement and alike for
+    all arms (Owen 2007, "The pigeonhole bootstrap", which errs towards width), to which the
+    variances of resampling the S seeds alone and the G groups alone are added once more, over S - 1
+    and G - 1: a bootstrap's variance is too small by the factor (n - 1) / n (Hesterberg 2015,
+    section 4.5.2).
     t is Student's quantile with min(S, G) - 1 degrees of freedom, since percentiles of so few seeds
     would be too narrow. G counts the groups that hold the class; for means, any rare class or any
     at all. With one seed or one group there is no interval.
@@ -122,12 +124,12 @@ class Comparison:
         rare: IDs of the classes that count as rare.
 
     Attributes:
-        groups: The groups of validation ground.
+        groups: The location groups of the validation tiles.
         occurs: Which of the C classes occur in the validation labels; others count nowhere.
-        ground: How many groups hold each of them, shape (C,).
+        group_counts: How many groups hold each of them, shape (C,).
 
     Raises:
-        UserError: If the runs were not judged on the same ground.
+        UserError: If the runs were not evaluated on the same tiles.
     """
 
     def __init__(
@@ -136,11 +138,11 @@ class Comparison:
         """Sorts the runs."""
         self.groups = tallies[0].groups
         holds = tallies[0].holds
-        self.ground: npt.NDArray[np.int64] = holds.sum(0)
-        self.occurs: npt.NDArray[np.bool_] = self.ground > 0
+        self.group_counts: npt.NDArray[np.int64] = holds.sum(0)
+        self.occurs: npt.NDArray[np.bool_] = self.group_counts > 0
         self.draws = draws
-        self._rare = np.isin(np.arange(len(self.ground)), rare) & self.occurs
-        self._rare_ground = int(holds[:, self._rare].any(1).sum())
+        self._rare = np.isin(np.arange(len(self.group_counts)), rare) & self.occurs
+        self._rare_groups = int(holds[:, self._rare].any(1).sum())
         self._runs: dict[str, dict[int, Tally]] = {}
         self._summaries: dict[tuple[str, str | None], Summary] = {}
         for run in tallies:
@@ -201,7 +203,7 @@ class Comparison:
         return means
 
     def without_groups(self, arm: str, other: str = REAL) -> dict[str, float]:
-        """The difference in mean IoU with each group of validation ground left out in turn.
+        """The difference in mean IoU with each location group left out of validation in turn.
 
         Empty for a single group, and for arms that share no seed.
         """
@@ -241,55 +243,45 @@ class Comparison:
             nothing = Estimate(math.nan, math.nan, math.nan)
             return Summary(nothing, nothing, [nothing] * len(self.occurs), [], [])
         rng = np.random.default_rng(0)  # the same draws for all arms and calls
-        ground, runs = len(self.groups), len(seeds)
-        weights = rng.multinomial(ground, np.full(ground, 1 / ground), self.draws).astype(float)
+        groups, runs = len(self.groups), len(seeds)
+        weights = rng.multinomial(groups, np.full(groups, 1 / groups), self.draws).astype(float)
         of_seeds = rng.multinomial(runs, np.full(runs, 1 / runs), self.draws) / runs
-        observed = self._values(arm, other, seeds, np.ones((1, ground)))[0]
+        observed = self._values(arm, other, seeds, np.ones((1, groups)))[0]
         drawn = self._values(arm, other, seeds, weights)
         mious, drawn_mious = _mean(observed, self.occurs), _mean(drawn, self.occurs)
         classes = [
-            _estimate(observed[:, c], drawn[:, :, c], of_seeds, int(self.ground[c]))
+            _estimate(observed[:, c], drawn[:, :, c], of_seeds, int(self.group_counts[c]))
             if self.occurs[c]
             else Estimate(math.nan, math.nan, math.nan)
             for c in range(len(self.occurs))
         ]
-        miou = _estimate(mious, drawn_mious, of_seeds, ground)
+        miou = _estimate(mious, drawn_mious, of_seeds, groups)
         rare = Estimate(math.nan, math.nan, math.nan)
         if self._rare.any():
             means = _mean(observed, self._rare), _mean(drawn, self._rare)
-            rare = _estimate(*means, of_seeds, self._rare_ground)
+            rare = _estimate(*means, of_seeds, self._rare_groups)
         return Summary(miou, rare, classes, seeds, mious.tolist())
 
 
-def share_interval(count: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share from `count` of `total` (Clopper and Pearson 1934), in 0..1."""
-    from scipy.stats import beta
-
-    tail = (1 - _LEVEL) / 2
-    low = float(beta.ppf(tail, count, total - count + 1)) if count else 0.0
-    high = float(beta.ppf(1 - tail, count + 1, total - count)) if count < total else 1.0
-    return low, high
-
-
-def _estimate(observed: Floats, drawn: Floats, of_seeds: Floats, ground: int) -> Estimate:
+def _estimate(observed: Floats, drawn: Floats, of_seeds: Floats, groups: int) -> Estimate:
     """The estimate and its interval.
 
     Args:
         observed: The figure of every seed, shape (S,).
-        drawn: The same with resampled ground, shape (draws, S).
+        drawn: The same with resampled groups, shape (draws, S).
         of_seeds: Weights of resampled seeds, shape (draws, S), rows summing to 1.
-        ground: How many groups of ground it rests on.
+        groups: How many location groups it rests on.
     """
     from scipy.stats import t
 
     value, seeds = float(observed.mean()), len(observed)
-    if min(seeds, ground) < 2:
+    if min(seeds, groups) < 2:
         return Estimate(value, math.nan, math.nan)
-    # A draw may leave out all ground that holds a rare class, which then has no IoU in it.
+    # A draw may leave out all groups that hold a rare class, which then has no IoU in it.
     both = np.nansum(drawn * of_seeds, 1)[~np.isnan(drawn).any(1)]
     alone = drawn.mean(1)
-    variance = both.var() + observed.var() / seeds / (seeds - 1) + np.nanvar(alone) / (ground - 1)
-    reach = float(t.ppf((1 + _LEVEL) / 2, min(seeds, ground) - 1) * math.sqrt(variance))
+    variance = both.var() + observed.var() / seeds / (seeds - 1) + np.nanvar(alone) / (groups - 1)
+    reach = float(t.ppf((1 + _LEVEL) / 2, min(seeds, groups) - 1) * math.sqrt(variance))
     return Estimate(value, value - reach, value + reach)
 
 

@@ -1,12 +1,13 @@
 """The trial command: do synthetic pairs make a segmenter better, and can one believe it?"""
 
+import contextlib
 import shutil
 import sys
-from collections.abc import Callable
-from contextlib import closing
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,44 +20,31 @@ from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.images import mask_reader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import class_ids
-from geoseg_gan.data.sampler import CROPS
 from geoseg_gan.data.scan import check_sizes, scan
 from geoseg_gan.data.split import refuse_shared_images, shared_groups
-from geoseg_gan.data.stream import check_root
 from geoseg_gan.data.synthetic import refuse_synthetic
 from geoseg_gan.models.discriminators.oasis import changed_settings
 from geoseg_gan.models.registry import Generator, build_generator
-from geoseg_gan.models.segmenters import check_segmenter
-from geoseg_gan.models.settings import ModelSettings
 from geoseg_gan.synthesis.candidates import check_variants
-from geoseg_gan.synthesis.filter import check_can_ignore, check_filter
+from geoseg_gan.synthesis.filter import check_can_ignore
+from geoseg_gan.synthesis.generate import check as check_generation
 from geoseg_gan.synthesis.generate import check_pair_size
-from geoseg_gan.synthesis.sampling import SAMPLINGS
-from geoseg_gan.training.runs import flat
-from geoseg_gan.training.train import check_networks
-from geoseg_gan.trial_workers import Lines, run_side_by_side
+from geoseg_gan.training.runs import differences
+from geoseg_gan.training.settings import TrainConfig
+from geoseg_gan.training.train import check as check_training
+from geoseg_gan.training.train_segmenter import check as check_segmentation
+from geoseg_gan.trials.arms import REAL
 from geoseg_gan.trials.report import REPORT, write_report
-from geoseg_gan.trials.results import REAL, read_results, result_path
-from geoseg_gan.trials.runs import (
-    TrialData,
-    TrialRuns,
-    all_arms,
-    generation,
-    pairs_folder,
-    refined_folder,
-    tile_count,
-)
-from geoseg_gan.trials.schedule import Kind, Task, plan
-from geoseg_gan.trials.settings import RefineSettings, TrialConfig
-from geoseg_gan.utils.errors import UserError, check_choice, plural
+from geoseg_gan.trials.results import read_result, read_results, result_path
+from geoseg_gan.trials.runs import LOG, TrialData, compute_pairs, compute_seeds
+from geoseg_gan.trials.settings import TrialConfig
+from geoseg_gan.trials.workers import compute_side_by_side
+from geoseg_gan.utils.confusion import mean_iou
+from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import LOCK, atomic_path, held
 
-_FREE_TO_CHANGE = (
-    *("data_root", "out_dir", "seeds", "arms", "ratios", "merge"),
-    *("devices", "trainer"),
-)
-
-"""Settings that may differ between calls that add to the same results."""
+_FREE = {"data_root", "out_dir", "seeds", "arms", "ratios", "merge", "devices", "trainer"}
+"""Settings, of the trial and its parts, that may differ between calls that add to the results."""
 
 
 def trial(config: TrialConfig) -> dict[str, float]:
@@ -76,12 +64,12 @@ def trial(config: TrialConfig) -> dict[str, float]:
     """
     check(config)
     folder, root = Path(config.out_dir), Path(config.data_root)
-    _check_same_trial(config, folder)
+    _check_folder(config, folder)
     if config.data.demo is not None:
         write_world(root, config.data.classes(), config.data.demo)
     warnings = _check_data(config, root)
     with held(folder):
-        _check_same_trial(config, folder)  # once more: another call may have begun one meanwhile
+        _check_folder(config, folder)  # again: another call may have begun one meanwhile
         _keep_settings(config, folder)
         _merge(config, folder)
         _compute(config)
@@ -94,131 +82,91 @@ def check(config: TrialConfig) -> None:
     Raises:
         UserError: Naming the key, its value and what to do.
     """
-    positive = ("epochs", "bs", "lr", "segmenter_epochs", "segmenter_lr", "num_samples", "variants")
-    for key in positive:
-        if getattr(config, key) <= 0:
-            raise UserError(f"{key}={getattr(config, key)} must be positive.")
-    for key in ("epoch_steps", "segmenter_epoch_steps", "train_tiles"):
-        value = getattr(config, key)
-        if value is not None and value < 1:
-            raise UserError(f"{key}={value}: use 1 or more, or null.")
-    if config.segmenter_bs < 2:
-        raise UserError(
-            f"segmenter_bs={config.segmenter_bs}: use 2 or more, which batch normalisation needs."
-        )
-    seed_list(config)
-    wrong = [ratio for ratio in config.ratios if not 0 < ratio < 1]
-    if wrong or not config.ratios or len(set(config.ratios)) < len(config.ratios):
-        raise UserError(f"ratios={config.ratios}: use different shares between 0 and 1.")
-    for arm in config.arms:
-        check_choice("arms", arm, all_arms(config))
-    if config.train_tiles is not None and config.train_fraction is not None:
-        raise UserError("Give train_tiles or train_fraction, not both.")
-    if config.train_fraction is not None and not 0 < config.train_fraction <= 1:
-        raise UserError(f"train_fraction={config.train_fraction}: use a share above 0, up to 1.")
-    if config.data.split_file is not None and tile_count(config, 1) is not None:
-        raise UserError("data.split_file says which tiles are used: leave train_tiles away.")
-    if not 0 < config.inner_share <= 0.5:
-        raise UserError(
-            f"inner_share={config.inner_share}: use a share above 0, up to 0.5; tau and ratio are "
-            "chosen on these tiles."
-        )
-    if config.oversample_factor < 1:
-        raise UserError(f"oversample_factor={config.oversample_factor} must be 1 or more.")
-    check_filter(config.tau, config.alpha)
-    check_choice("crops", config.crops, CROPS)
-    check_choice("sampling", config.sampling, SAMPLINGS)
-    for precision in (config.precision, config.gan_precision):
-        config.trainer.check(config.devices, precision)
-    config.copy_paste.check("copy_paste")
+    config.check()
     reader = mask_reader(config.data)
-    check_can_ignore(config.alpha, reader)
-    if not config.recipes:
-        raise UserError("recipes is empty: give recipe=synthetic, or others, as in recipe=[...].")
-    for name, recipe in config.recipes.items():
-        recipe.check(name, config.jitter)
-        recipe.mixing.gate(reader.palette)
-        check_can_ignore(recipe.alpha, reader)
     class_ids(config.oversample_classes, reader.palette, "oversample_classes")
-    classes = reader.palette.num_classes
-    config.segmenter_loss.check(classes)
-    config.loss.check()
-    check_networks(config.model, config.loss, classes, config.image_size)
+    new = str(Path(config.out_dir) / "new")
+    with _naming("train"):
+        check_training(replace(config.train, out_dir=new))
     with torch.device("meta"):  # shapes only: no memory, no time
-        generator = build_generator(plain(config.model)["generator"], classes, 3)
-    for name, recipe in config.recipes.items():
-        check_variants(generation(config, name)["variants"], cast(Generator, generator))
-        if recipe.image_size is not None:
-            check_pair_size(
-                recipe.image_size,
-                cast(Generator, generator).stride,
-                config.image_size,
-                config.data.fit,
-                f"recipes.{name}.",
+        classes = reader.palette.num_classes
+        settings = plain(config.train.model)["generator"]
+        generator = cast(Generator, build_generator(settings, classes, 3))
+    with _naming("train_segmenter"):
+        check_segmentation(replace(config.train_segmenter, out_dir=new))
+    for name in config.recipes:
+        pairs = config.generation(name)
+        with _naming(f"recipes.{name}.generate"):
+            check_generation(replace(pairs, segmenter_ckpt=new))
+            check_can_ignore(pairs.alpha, reader)
+            check_variants(pairs.variants, generator)
+            if pairs.image_size is not None:
+                trained = config.train.image_size
+                check_pair_size(pairs.image_size, generator.stride, trained, config.data.fit)
+        with _naming(f"recipes.{name}.train_segmenter"):
+            mixed = replace(config.segmentation(name), out_dir=new, synthetic=new)
+            check_segmentation(replace(mixed, synthetic_ratio=max(config.ratios)))
+        if (refinement := config.refinement(name)) is not None:
+            with _naming(f"recipes.{name}.refine"):
+                _check_refinement(config, refinement)
+                check_training(replace(refinement, out_dir=new))
+
+
+@contextlib.contextmanager
+def _naming(part: str) -> Iterator[None]:
+    """Says which part of the trial's settings a mistake is in."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{part}: {error}") from None
+
+
+def _check_refinement(config: TrialConfig, refinement: TrainConfig) -> None:
+    """Refuses a second training whose networks cannot start from those of the first."""
+    for kind in ("generator", "discriminator"):
+        first, second = (plain(part.model)[kind] for part in (config.train, refinement))
+        wrong = changed_settings(first, second) + sorted(second.keys() - first.keys())
+        if wrong:
+            raise UserError(
+                f"model.{kind}.{wrong[0]}={second.get(wrong[0])}: a second training starts from "
+                f"the networks of the first, which have {first.get(wrong[0], 'no such setting')}."
             )
-        if recipe.refine is not None:
-            _check_refined(config, recipe.refine, name)
-    check_segmenter(config.segmenter, config.image_size)
-    check_root(config.data, Path(config.data_root))
 
 
-def _check_refined(config: TrialConfig, refine: RefineSettings, name: str) -> None:
-    """Refuses a second training that cannot start where the first ends."""
-    model = ModelSettings(config.model.generator, refine.discriminator)
-    first, second = (plain(of)["discriminator"] or {} for of in (config.model, model))
-    for key in changed_settings(first, second):
-        raise UserError(
-            f"recipes.{name}.refine.discriminator must be that of the trial with others beside it, "
-            f"but has {key}={second.get(key)}, not {first[key]}. Use recipe=refined with "
-            "model=unet_oasis, or recipe=refined_light with model=unet_oasis_light."
-        )
-    check_networks(model, refine.loss, config.data.classes().num_classes, config.image_size)
-
-
-def seed_list(config: TrialConfig) -> list[int]:
-    """The seeds of a trial: a list as it is given, or those from 0 on.
-
-    Raises:
-        UserError: If `seeds` is neither a positive number nor a list of different seeds.
-    """
-    value = config.seeds
-    seeds = list(range(value)) if isinstance(value, int) else value
-    valid = isinstance(seeds, list) and all(isinstance(s, int) and s >= 0 for s in seeds)
-    if isinstance(value, bool) or not valid or not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds={value}: use how many, as in 5, or different seeds, as in [0,1].")
-    return sorted(seeds)
+def _check_folder(config: TrialConfig, folder: Path) -> None:
+    """Refuses an output folder that holds anything but this trial."""
+    if (folder / "config.yaml").is_file():
+        _check_same_trial(config, folder)
+    elif folder.is_dir() and any(entry.name != LOCK for entry in folder.iterdir()):
+        raise UserError(f"out_dir={folder} holds other files. Choose a new folder.")
 
 
 def _check_same_trial(config: TrialConfig, folder: Path) -> None:
     """Refuses results in a folder that come from other settings than these."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        if folder.is_dir() and any(entry.name != LOCK for entry in folder.iterdir()):
-            raise UserError(f"out_dir={folder} holds other files. Choose a new folder.")
-        return
-    now = flat(plain(config))
-    for key, stored in flat(read_yaml(path)).items():
-        part, _, rest = key.partition(".")
-        if part == "recipes" and rest.split(".")[0] not in config.recipes:
-            continue
-        if key not in now:
-            raise UserError(
-                f"{folder} holds a trial of another version, which had a setting {key}. Choose "
-                "another out_dir."
-            )
-        if part not in _FREE_TO_CHANGE and now.get(key) != stored:
-            raise UserError(
-                f"{folder} holds a trial with {key}={stored}, not {now.get(key)}. Give "
-                f"{key}={stored}, or choose another out_dir."
-            )
+    stored, ours = read_yaml(folder / "config.yaml"), plain(config)
+    recipes, others = stored.pop("recipes", {}), ours.pop("recipes")
+    changes = [change for change in differences(stored, ours) if not _is_free(change[0])]
+    for name in recipes.keys() & others.keys():
+        old, new = ({f"recipes.{name}": part[name]} for part in (recipes, others))
+        changes += differences(old, new)
+        changes += ((key, before, after) for key, after, before in differences(new, old))
+    for key, before, after in changes:
+        raise UserError(
+            f"{folder} holds a trial with {key}={before}, not {after}. Give {key}={before}, or "
+            "choose another out_dir."
+        )
+
+
+def _is_free(key: str) -> bool:
+    return not _FREE.isdisjoint(key.split(".")[:2])
 
 
 def _keep_settings(config: TrialConfig, folder: Path) -> None:
     """Writes the settings, or adds new recipes to those that are there."""
     path = folder / "config.yaml"
-    stored = read_yaml(path) if path.is_file() else {"recipes": {}}
-    if not path.is_file() or config.recipes.keys() - stored["recipes"].keys():
-        write_yaml(path, replace(config, recipes={**stored["recipes"], **config.recipes}))
+    recipes: dict[str, Any] = read_yaml(path)["recipes"] if path.is_file() else {}
+    if not path.is_file() or config.recipes.keys() - recipes.keys():
+        write_yaml(path, replace(config, recipes={**recipes, **config.recipes}))
 
 
 def _check_data(config: TrialConfig, root: Path) -> list[str]:
@@ -226,14 +174,15 @@ def _check_data(config: TrialConfig, root: Path) -> list[str]:
     refuse_synthetic(root)
     regex = config.data.group_regex
     train = find_pairs(root, "train", regex)
-    count = tile_count(config, len(train))
+    count = config.tile_count(len(train))
     if count is not None and not 2 <= count <= len(train):
         raise UserError(
-            f"train_tiles={count}: {root / 'train'} holds {len(train)} tiles; use 2 up."
+            f"train_tiles={count}: {root / 'train'} holds {len(train)} tiles; use 2 or more."
         )
     if config.data.fit == "crop":
-        sizes = [config.image_size, *(r.image_size or 0 for r in config.recipes.values())]
-        check_sizes(scan(train, mask_reader(config.data)), max(sizes))
+        pairs = [config.generation(name).image_size or 0 for name in config.recipes]
+        sizes = [config.image_size, config.train.image_size, config.train_segmenter.image_size]
+        check_sizes(scan(train, mask_reader(config.data)), max(sizes + pairs))
     val = find_pairs(root, "val", regex)
     refuse_shared_images(train, val)
     warning = shared_groups(train, val)
@@ -246,8 +195,14 @@ def _merge(config: TrialConfig, folder: Path) -> None:
         found = sorted(Path(name).rglob("results/*/seed_*.npz"))
         if not found:
             raise UserError(f"merge: {name} holds no results of a trial.")
+        for source in sorted({path.parents[2] for path in found}):
+            if not (source / "config.yaml").is_file():
+                raise UserError(
+                    f"merge: {source} holds results, but no config.yaml that says of which trial. "
+                    "Copy it from where they were computed."
+                )
+            _check_same_trial(config, source)
         for path in found:
-            _check_same_trial(config, path.parents[2])
             target = folder / path.relative_to(path.parents[2])
             if not target.is_file():
                 with atomic_path(target) as scratch:
@@ -255,8 +210,9 @@ def _merge(config: TrialConfig, folder: Path) -> None:
 
 
 def _compute(config: TrialConfig) -> None:
-    """Computes what is missing, and says how it goes."""
-    folder, arms, seeds = Path(config.out_dir), config.arms or all_arms(config), seed_list(config)
+    """Computes what is missing, and shows how it goes."""
+    folder = Path(config.out_dir)
+    arms, seeds = config.arms or config.all_arms(), config.seed_list()
     wanted = [(arm, seed) for seed in seeds for arm in arms]
     missing = [(a, s) for a, s in wanted if not result_path(folder, a, s).is_file()]
     print(
@@ -265,62 +221,57 @@ def _compute(config: TrialConfig) -> None:
     )
     if not missing:
         return
+    seeds = sorted({seed for _, seed in missing})
+    with _progress(folder, missing):
+        if config.devices == 1:
+            compute_seeds(config, seeds, arms)
+            return
+        if config.share_gan:  # all seeds wait for what they share
+            compute_pairs(TrialData(config), 0, arms)
+        compute_side_by_side(config, seeds, arms)
+
+
+@contextlib.contextmanager
+def _progress(folder: Path, missing: list[tuple[str, int]]) -> Iterator[None]:
+    """A bar over results, with a line for each that is stored meanwhile, in whatever process."""
     # Bound to the terminal now, since runs send what they print elsewhere.
-    console = Console(file=sys.stdout)
+    console, ended, waiting = Console(file=sys.stdout), threading.Event(), list(missing)
+
+    def show_stored() -> None:
+        for arm, seed in list(waiting):
+            if (path := result_path(folder, arm, seed)).is_file():
+                waiting.remove((arm, seed))
+                result = read_result(path)
+                reached = 100 * mean_iou(torch.from_numpy(result.val.counts.sum(0)))
+                took = f"{result.facts['seconds']:.0f} s"
+                console.print(f"{arm}, seed {seed}: mIoU {reached:.1f} ({took})")
+                bar.advance(row)
+        if logs := list(folder.glob(f"seed_*/*/{LOG}")):
+            newest = max(logs, key=lambda path: path.stat().st_mtime_ns)
+            bar.update(row, description=newest.parent.relative_to(folder).as_posix())
+
+    def follow() -> None:
+        while not ended.wait(0.5):
+            show_stored()
+
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as bar:
-        row = bar.add_task("Trial")
-
-        def show(text: str) -> None:
-            bar.update(row, description=text)
-
-        needs, lines = _begin(config, missing, show)
-        bar.update(row, total=len(needs))
+        row = bar.add_task("Trial", total=len(missing))
+        follower = threading.Thread(target=follow, daemon=True)
+        follower.start()
         try:
-            with closing(lines):
-                for line in lines:
-                    if line is not None:
-                        console.print(line)
-                    bar.advance(row)
-        except (KeyboardInterrupt, SystemExit):
-            count = sum(result_path(folder, a, s).is_file() for a, s in wanted)
-            console.print(
-                f"Stopped with {count} of {plural(len(wanted), 'result')} in {folder}. The same "
-                "call goes on from there."
-            )
-            raise
-
-
-def _begin(
-    config: TrialConfig, missing: list[tuple[str, int]], show: Callable[[str], None]
-) -> tuple[dict[Task, list[Task]], Lines]:
-    """The tasks that missing results take, and what does them while one goes through it."""
-    runs = TrialRuns(config)
-    if config.devices == 1:
-        # Results bring what they need with them, so that all arms of a seed come before the next.
-        alone: dict[Task, list[Task]] = {Task(Kind.RESULT, s, arm): [] for arm, s in missing}
-        return alone, _one_by_one(runs, list(alone), show)
-    gan_seeds = {seed: runs.data.gan_seed(seed) for _, seed in missing}
-    for seed in gan_seeds:
-        runs.data.split(seed)  # written here, since several processes would write it
-    needs = plan(
-        missing,
-        gan_seeds,
-        lambda recipe: pairs_folder(config, recipe),
-        lambda recipe: refined_folder(config, recipe),
-    )
-    return needs, run_side_by_side(config, needs, show)
-
-
-def _one_by_one(runs: TrialRuns, tasks: list[Task], show: Callable[[str], None]) -> Lines:
-    for task in tasks:
-        show(str(task))
-        yield runs.run(task)
+            yield
+        finally:
+            ended.set()
+            follower.join()
+            show_stored()
+        for arm, seed in waiting:
+            console.print(f"{arm}, seed {seed}: left out, since the filter kept no pair.")
 
 
 def _report(config: TrialConfig, warnings: list[str]) -> dict[str, float]:
     """Writes the report on all results there are, and prints the verdict."""
     folder, data = Path(config.out_dir), TrialData(config)
-    order = {arm: number for number, arm in enumerate(all_arms(config))}
+    order = {arm: number for number, arm in enumerate(config.all_arms())}
     results = sorted(
         (r for r in read_results(folder) if r.arm in order),
         key=lambda r: (order[r.arm], r.seed),

@@ -5,15 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from geoseg_gan.trials.results import PLAIN, mix_of
+from geoseg_gan.trials.arms import FREE_RIVALS, PLAIN, mix_of
 from geoseg_gan.trials.statistics import Comparison, Estimate
 
-Kind = Literal["use", "no effect", "do not use", "no verdict"]
-
-
-FREE_RIVALS = ("oversample", "copy_paste")
-
-"""Arms that need no generated pair."""
+Outcome = Literal["use", "no effect", "do not use", "no verdict"]
 
 
 RULE = (
@@ -23,13 +18,13 @@ RULE = (
     "and the estimate above that of every arm that needs no generated pair: use it. Interval above "
     "zero, but such an arm gains as much: don't. Interval below zero: don't. Interval around zero: "
     "no measurable effect. The filter kept nothing with any seed: don't. Without an interval (one "
-    "seed, or validation ground of one group): no verdict."
+    "seed, or validation tiles of one location group): no verdict."
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a trial says.
+    """What a trial finds.
 
     Attributes:
         kind: The outcome.
@@ -38,13 +33,13 @@ class Verdict:
         rival: How it compares with the best arm that needs no generated pair; None without one.
     """
 
-    kind: Kind
+    kind: Outcome
     sentence: str
     arm: str | None
     rival: str | None = None
 
 
-def judge(comparison: Comparison, kept: Mapping[str, Mapping[int, int]]) -> Verdict:
+def reach_verdict(comparison: Comparison, kept: Mapping[str, Mapping[int, int]]) -> Verdict:
     """Applies the rule.
 
     Args:
@@ -78,7 +73,7 @@ def judge(comparison: Comparison, kept: Mapping[str, Mapping[int, int]]) -> Verd
     empty = sum(count == 0 for count in counts)
     more = f" The filter kept nothing with {empty} of {len(counts)} seeds." if empty else ""
     if not gain.has_interval:
-        sentence = f"No verdict: {said}, but one seed or one group of ground gives no interval."
+        sentence = f"No verdict: {said}, but one seed or one location group gives no interval."
         return Verdict("no verdict", sentence + more, arm, rival)
     if gain.high < 0:
         return Verdict("do not use", f"Don't use it: {said}.{more}", arm, rival)
@@ -86,7 +81,7 @@ def judge(comparison: Comparison, kept: Mapping[str, Mapping[int, int]]) -> Verd
         reach = 100 * (gain.high - gain.low) / 2
         sentence = (
             f"No measurable effect: {said}; only differences beyond some {reach:.1f} would show "
-            f"with {len(counts)} seeds and {len(comparison.groups)} groups of ground."
+            f"with {len(counts)} seeds and {len(comparison.groups)} location groups."
         )
         return Verdict("no effect", sentence + more, arm, rival)
     if best is not None and rivals[best] >= gain.value:
