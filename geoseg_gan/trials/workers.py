@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 
 from joblib import Parallel, delayed
@@ -38,7 +39,9 @@ def compute_side_by_side(config: TrialConfig, seeds: Sequence[int], arms: Sequen
         for number in range(count)
     ]
     try:
-        Parallel(n_jobs=count, backend="loky", batch_size=1, pre_dispatch="all")(work)
+        processes = Parallel(n_jobs=count, backend="loky", batch_size=1, pre_dispatch="all")
+        for text, category in (warning for found in processes(work) for warning in found):
+            warnings.warn(text, category, stacklevel=2)
     except TerminatedWorkerError as error:
         raise UserError(
             "a process that computed seeds has ended unexpectedly (-9 can be a lack of memory): "
@@ -57,15 +60,20 @@ def _gpus(count: int) -> list[str]:
 
 def _compute(
     config: TrialConfig, seeds: Sequence[int], arms: Sequence[str], gpu: str | None, parent: int
-) -> None:
-    """What a process does."""
+) -> list[tuple[str, type[Warning]]]:
+    """What a process does; the warnings that it met."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends us
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     from geoseg_gan.trials.runs import compute_seeds
 
-    compute_seeds(config, seeds, arms)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for category in (FutureWarning, DeprecationWarning):  # of libraries, about each other
+            warnings.simplefilter("ignore", category)
+        compute_seeds(config, seeds, arms)
+    return [(str(warning.message), warning.category) for warning in caught]
 
 
 def _end_with(parent: int) -> None:
