@@ -1,9 +1,9 @@
-"""The LightningDataModule that serves a generator's training."""
+"""Lightning data modules: what all share, and the one that a generator is trained with."""
 
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import NotRequired, TypedDict, Unpack, cast
 
 import cv2
 import lightning as L
@@ -26,19 +26,35 @@ from geoseg_gan.data.stream import open_stream, read_info
 from geoseg_gan.utils.errors import plural
 
 
+class LoadingOptions(TypedDict):
+    """Keyword arguments that all data modules take.
+
+    Keys:
+        image_size: Side of the samples in pixels.
+        batch_size: Global batch size, divided over the processes.
+        jitter: Geometry of training samples.
+        seed: Fixes order, augmentation and which groups are held out.
+        on_gpu: Whether batches go to a GPU (memory is then pinned, and more workers load).
+        inner_share: Share of the training pairs to hold out, at most half; 0 (default) for none.
+        epoch_steps: Global batches an epoch; by default as many as the fitted real pairs fill.
+    """
+
+    image_size: int
+    batch_size: int
+    jitter: JitterSettings
+    seed: int
+    on_gpu: NotRequired[bool]
+    inner_share: NotRequired[float]
+    epoch_steps: NotRequired[int | None]
+
+
 class PairDataModule(L.LightningDataModule):
     """What data modules of `root/{train,val}/{images,masks}` share: opening and loading pairs.
 
     Args:
         root: The data folder.
         settings: What it holds and how it is read.
-        image_size: Side of the items in pixels.
-        batch_size: Global batch size, divided over the processes.
-        jitter: Geometry of training items.
-        seed: Fixes order and augmentation.
-        on_gpu: Whether batches go to a GPU (memory is then pinned, and more workers load).
-        inner_share: Share of the training pairs to hold out, at most half; 0 for none.
-        epoch_steps: Global batches an epoch; None for as many as the fitted pairs fill.
+        options: See `LoadingOptions`.
 
     Attributes:
         inner_dataset: Windows of the held-out tiles; None where none are held out.
@@ -48,29 +64,19 @@ class PairDataModule(L.LightningDataModule):
     """
 
     def __init__(
-        self,
-        root: Path,
-        settings: DataSettings,
-        *,
-        image_size: int,
-        batch_size: int,
-        jitter: JitterSettings,
-        seed: int,
-        on_gpu: bool = False,
-        inner_share: float = 0.0,
-        epoch_steps: int | None = None,
+        self, root: Path, settings: DataSettings, **options: Unpack[LoadingOptions]
     ) -> None:
-        """Keeps the settings; nothing is read yet."""
+        """Stores the settings; nothing is read yet."""
         super().__init__()
         self.root = root
         self.settings = settings
-        self.image_size = image_size
-        self.batch_size = batch_size
-        self.jitter = jitter
-        self.seed = seed
-        self.on_gpu = on_gpu
-        self.inner_share = inner_share
-        self.epoch_steps = epoch_steps
+        self.image_size = options["image_size"]
+        self.batch_size = options["batch_size"]
+        self.jitter = options["jitter"]
+        self.seed = options["seed"]
+        self.on_gpu = options.get("on_gpu", False)
+        self.inner_share = options.get("inner_share", 0.0)
+        self.epoch_steps = options.get("epoch_steps")
         self.inner_dataset: WindowDataset | None = None
         self.reader = mask_reader(settings)
         self.fit: Fit = cast(Fit, settings.fit)
@@ -83,7 +89,7 @@ class PairDataModule(L.LightningDataModule):
 
     @property
     def train_index(self) -> FolderIndex:
-        """What the scan saw of the pairs that are trained on; available after `setup`."""
+        """Index of the pairs that are trained on; available after `setup`."""
         assert self.index is not None, "setup() comes first"
         return self.index
 
@@ -93,7 +99,7 @@ class PairDataModule(L.LightningDataModule):
         return self.epoch_steps or batches_per_epoch(len(self.train_index.pairs), self.batch_size)
 
     def scaling(self) -> ImageScaling:
-        """The scaling that fits the images that are trained on; available after `setup`."""
+        """The scaling of the images that are trained on; available after `setup`."""
         return ImageScaling.fit(self.train_index)
 
     def prepare_data(self) -> None:
@@ -104,7 +110,7 @@ class PairDataModule(L.LightningDataModule):
     def _open_split(
         self, split: Split, choose: Callable[[Sequence[Pair]], list[int]] | None = None
     ) -> tuple[FolderIndex, PairSource]:
-        """A split's pairs, or those of them that are chosen, in the order asked for."""
+        """A split's pairs, or the rows that `choose` returns, in that order."""
         where = self.root / split
         if self.settings.format == "folder":
             pairs: Sequence[Pair] = find_pairs(self.root, split, self.settings.group_regex)
@@ -157,7 +163,7 @@ class PairDataModule(L.LightningDataModule):
     def _open(
         self, pairs: Sequence[Pair], reader: MaskReader, where: Path
     ) -> tuple[FolderIndex, PairSource]:
-        """Scans and checks pairs, and decodes them where the settings keep them in memory."""
+        """Scans and checks pairs, and decodes them if the settings cache them in memory."""
         index = scan(pairs, reader)
         self._check(index, where)
         source = PairSource(pairs, reader)
@@ -166,26 +172,26 @@ class PairDataModule(L.LightningDataModule):
         return index, source
 
     def _check(self, index: FolderIndex, where: Path) -> None:
-        """Refuses what is too small, and warns of pixels outside the palette."""
+        """Refuses images that are too small, and warns of pixels outside the palette."""
         if self.fit == "crop":
             check_sizes(index, self.image_size)
-        if strays := int(index.unknown.sum()):
+        if unknown := int(index.unknown.sum()):
             files = int((index.unknown > 0).sum())
             rank_zero_warn(
-                f"{where}: {plural(strays, 'pixel')} in {plural(files, 'mask')} are outside the "
+                f"{where}: {plural(unknown, 'pixel')} in {plural(files, 'mask')} are outside the "
                 f"palette; read as {self.settings.unknown} by data.unknown."
             )
 
-    def _warn_of_classes(self, index: FolderIndex, loss: str) -> None:
-        """Warns of classes without a pixel, and of what is lost by it."""
+    def _warn_of_absent_classes(self, index: FolderIndex, consequence: str) -> None:
         pixels = index.pixels[:, :-1].sum(0)
-        absent = [n for n, seen in zip(self.palette.names, pixels, strict=True) if not seen]
+        absent = [n for n, count in zip(self.palette.names, pixels, strict=True) if not count]
         if absent:
             rank_zero_warn(
-                f"{self.root / 'train'}: never occurs in the masks: {', '.join(absent)}. {loss}"
+                f"{self.root / 'train'}: never occurs in the masks: {', '.join(absent)}. "
+                + consequence
             )
 
-    def _place(self) -> tuple[int, int]:
+    def _rank_and_world_size(self) -> tuple[int, int]:
         """This process's rank, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
@@ -193,7 +199,7 @@ class PairDataModule(L.LightningDataModule):
         self, dataset: Dataset[Sample], sampler: EpochSampler | None = None
     ) -> DataLoader[Sample]:
         """Batches of `batch_size / processes` items, in order where there is no sampler."""
-        _, world = self._place()
+        _, world = self._rank_and_world_size()
         workers = self._workers()
         return DataLoader(
             dataset,
@@ -214,30 +220,24 @@ class PairDataModule(L.LightningDataModule):
 
 
 def _start_worker(worker: int) -> None:
-    """Seeds a loader process, and keeps it to one core: OpenCV would take all from the training."""
+    """Seeds a loader process and limits it to one core: OpenCV would use all of them."""
     pl_worker_init_function(worker)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
 
 class GanDataModule(PairDataModule):
-    """Serves a generator's training.
+    """Loads the data that a generator is trained on.
 
     Training batches are random and the same for every number of workers and processes; validation
-    shows every picture in full. Without a validation split, training pictures stand in for it.
+    covers every image in full. Without a validation split, training images stand in for it.
 
     Args:
         root: The data folder.
         settings: What it holds and how it is read.
-        image_size: Side of the items in pixels.
-        batch_size: Global batch size, divided over the processes.
-        jitter: Geometry of training items.
-        seed: Fixes order and augmentation.
-        on_gpu: Whether batches go to a GPU (memory is then pinned, and more workers load).
-        inner_share: Share of the training pairs to hold out, at most half; 0 for none.
-        epoch_steps: Global batches an epoch; None for as many as the fitted pairs fill.
         crops: How training crops are placed: "uniform", "balanced" or "rare".
-        regions: Whether training items hold the connected regions of their label maps.
+        regions: Whether training samples include the connected regions of their label maps.
+        options: See `LoadingOptions`.
 
     Attributes:
         focus: Which training crops show which classes, known after `setup`; None for uniform ones.
@@ -254,28 +254,12 @@ class GanDataModule(PairDataModule):
         root: Path,
         settings: DataSettings,
         *,
-        image_size: int,
-        batch_size: int,
-        jitter: JitterSettings,
-        seed: int,
-        on_gpu: bool = False,
-        inner_share: float = 0.0,
-        epoch_steps: int | None = None,
         crops: str = "uniform",
         regions: bool = False,
+        **options: Unpack[LoadingOptions],
     ) -> None:
-        """Keeps the settings; nothing is read yet."""
-        super().__init__(
-            root,
-            settings,
-            image_size=image_size,
-            batch_size=batch_size,
-            jitter=jitter,
-            seed=seed,
-            on_gpu=on_gpu,
-            inner_share=inner_share,
-            epoch_steps=epoch_steps,
-        )
+        """Stores the settings; nothing is read yet."""
+        super().__init__(root, settings, **options)
         self.crops = crops
         self.regions = regions
         self.focus: Focus | None = None
@@ -285,7 +269,7 @@ class GanDataModule(PairDataModule):
         if self.index is not None:
             return
         index, train_source = self._open_train()
-        self._warn_of_classes(index, "The generator cannot learn to paint it.")
+        self._warn_of_absent_classes(index, "The generator cannot learn it.")
         self.focus = crop_focus(self.crops, index.pixels)
         opened = self._open_val(index)
         if opened is None:
@@ -306,12 +290,12 @@ class GanDataModule(PairDataModule):
 
     @property
     def val_dataset(self) -> WindowDataset:
-        """Full validation pictures in windows; available after `setup`."""
+        """Full validation images in windows; available after `setup`."""
         assert self._val is not None, "setup() comes first"
         return self._val
 
     def train_windows(self) -> WindowDataset:
-        """Full training pictures in windows, as they are without jitter; after `setup`."""
+        """Full training images in windows, without jitter; available after `setup`."""
         return self._windows(self.train_index, self.train_dataset.source)
 
     def inner_crops(self) -> PairDataset | None:
@@ -329,7 +313,7 @@ class GanDataModule(PairDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled training batches of `batch_size / processes` items."""
-        rank, world = self._place()
+        rank, world = self._rank_and_world_size()
         length = len(self.train_dataset)
         sampler = EpochSampler(
             length,

@@ -1,4 +1,4 @@
-"""The order in which training draws from its pairs, real and synthetic."""
+"""The order in which training draws its pairs, real and synthetic, and the classes of its crops."""
 
 import math
 from collections.abc import Iterator
@@ -14,41 +14,41 @@ from geoseg_gan.data.settings import Schedule
 from geoseg_gan.data.transplant import rare_classes
 from geoseg_gan.utils.errors import UserError, check_choice
 
-
-def draws_by_epoch(schedule: Schedule, each: int, total: int, epochs: int) -> list[int]:
-    """How many draws of every epoch are synthetic: over all epochs `each * epochs`.
-
-    Args:
-        schedule: When they are shown.
-        each: How many an epoch has on average.
-        total: Draws of an epoch, real and synthetic.
-        epochs: How many epochs there are.
-    """
-    if schedule == "constant" or epochs == 1:
-        return [each] * epochs
-    if schedule == "first":
-        return [min(max(each * epochs - epoch * total, 0), total) for epoch in range(epochs)]
-    high, low = min(total, 2 * each), max(0, 2 * each - total)
-    # Sums up to an epoch are rounded, not epochs, so that no draw is lost.
-    steps = 2 * (epochs - 1)
-    sums = [e * high - (high - low) * e * (e - 1) // steps for e in range(epochs + 1)]
-    return np.diff(sums).tolist()
-
-
 CROPS = ("uniform", "balanced", "rare")
 """How crops are placed: anywhere, on all classes alike, or every other one on a rare class."""
 
-_TRIES = 32  # pixels of a class, the first of which to lie in the frame is shown
+_GOLDEN = (math.sqrt(5) - 1) / 2
+"""Steps of this share of a circle are spread evenly over it, however many they are."""
+
+_NO_CLASS = -1  # the class of a crop that is placed on none
+_TRIES = 32  # pixels of a class; the crop is placed on the first that is in the frame
+
+
+class SampleIndex(NamedTuple):
+    """Index of a training sample: a pair, and the number that fixes its randomness.
+
+    A number of its own makes a sample's augmentation the same whatever the number of workers, and
+    after a resume the same as without the interruption.
+
+    Attributes:
+        row: The pair.
+        serial: Number of the sample in the run, over all processes.
+        focus: ID of a class that the crop has to show; None for any crop.
+    """
+
+    row: int
+    serial: int
+    focus: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Focus:
-    """Which of an epoch's crops show which classes.
+    """Which of an epoch's crops are placed on which classes.
 
     Attributes:
         share: Share of the crops that are placed on a class, above 0 and at most 1.
-        classes: IDs of K classes that take turns.
-        pixels: Pixels of each of them in every row, at least one in all: shape (N, K), int64.
+        classes: IDs of K classes, drawn equally often.
+        pixels: Pixels of each class in every row, at least one in all: shape (N, K), int64.
     """
 
     share: float
@@ -69,15 +69,15 @@ class Focus:
         Returns:
             Rows and class IDs, each of shape (count,), int64.
         """
-        kinds = len(self.classes)
-        rounds = np.tile(np.arange(kinds), (math.ceil(count / kinds), 1))
+        k = len(self.classes)
+        rounds = np.tile(np.arange(k), (math.ceil(count / k), 1))
         order = rng.permuted(rounds, axis=1).ravel()[:count]
         rows = np.empty(count, np.int64)
-        for kind in range(kinds):
-            mine = order == kind
-            upto = self.pixels[:, kind].cumsum()
-            pixels = rng.integers(upto[-1], size=int(mine.sum()))
-            rows[mine] = upto.searchsorted(pixels, side="right")
+        for n in range(k):
+            mine = order == n
+            ends = self.pixels[:, n].cumsum()
+            pixels = rng.integers(ends[-1], size=int(mine.sum()))
+            rows[mine] = ends.searchsorted(pixels, side="right")
         return rows, np.array(self.classes)[order]
 
 
@@ -85,8 +85,8 @@ def crop_focus(crops: str, pixels: npt.NDArray[np.int64]) -> Focus | None:
     """Which crops are placed on which classes.
 
     - "uniform": none; a tile is drawn, and a window of it.
-    - "balanced": all, on one of the classes that occur, all alike, and then on one of its pixels.
-    - "rare": half of them, on classes that are rare (see `rare_classes`), in the same way.
+    - "balanced": all; one of the classes that occur is drawn, and then one of its pixels.
+    - "rare": half of them, in the same way on classes that are rare (see `rare_classes`).
 
     Args:
         crops: One of `CROPS`.
@@ -114,13 +114,13 @@ def crop_focus(crops: str, pixels: npt.NDArray[np.int64]) -> Focus | None:
 def draw_focused(
     label: npt.NDArray[np.uint8], class_id: int, warp: Warp, side: int, rng: np.random.Generator
 ) -> Window:
-    """Draws the place of a crop that shows a pixel of a class, anywhere in it.
+    """Draws the place of a crop that contains a pixel of a class, anywhere in it.
 
-    A pixel which the warp moves out of the frame cannot be shown, so another one is drawn; where
-    none of 32 is left, the crop lies as near to the first as the frame allows.
+    A pixel that the warp moves out of the frame is drawn again; where none of 32 stays in it, the
+    crop is as near to the first as the frame allows.
 
     Args:
-        label: The label map (H, W) before the warp, which holds the class.
+        label: The label map (H, W) before the warp, which contains the class.
         class_id: The class.
         warp: The warp under which the crop is taken.
         side: Side of the crop in pixels.
@@ -137,45 +137,22 @@ def draw_focused(
     return draw_window(*warp.shape(height, width), side, rng, (row, column))
 
 
-_GOLDEN = (math.sqrt(5) - 1) / 2
-"""Steps of this share of a circle never gather anywhere on it, however many they are."""
-
-_NONE = -1  # the class of a crop that is to show none
-
-
-class SampleIndex(NamedTuple):
-    """A pair to show, and the draw of randomness to show it with.
-
-    Carrying the draw in the index makes augmentation the same whatever the number of workers, and
-    after a resume the same as without the interruption.
-
-    Attributes:
-        row: The pair.
-        serial: Number of the draw.
-        focus: ID of a class that the crop is to show; None for any crop.
-    """
-
-    row: int
-    serial: int
-    focus: int | None = None
-
-
 def batches_per_epoch(length: int, global_batch: int) -> int:
-    """Whole global batches in `length` pairs; one, in which pairs repeat, where there are fewer."""
+    """Whole global batches in `length` pairs; at least one, in which pairs may repeat."""
     return max(1, length // global_batch)
 
 
 class EpochSampler(Sampler[SampleIndex]):
     """Random order without replacement, new every epoch, fixed by the seed.
 
-    An epoch is a whole number of global batches; with fewer pairs than an epoch, pairs repeat. The
-    ranks of a distributed run split each global batch, so that they train on what one process
-    would.
+    An epoch is a whole number of global batches; if it needs more pairs than there are, pairs
+    repeat. The ranks of a distributed run split each global batch, so that together they train on
+    what one process would.
 
-    Rows 0 to `length - 1` are real pairs, the `synthetic` rows after them synthetic ones. Of an
-    epoch's draws exactly `round(ratio * draws)` are synthetic; where a schedule says when, as many
-    on average. They are spread evenly: what a rank holds of a batch is within one of its even
-    share. Neither the epoch's length nor the order of the real pairs depends on them.
+    Rows 0 to `length - 1` are real pairs, the `synthetic` rows after them synthetic ones. Exactly
+    `round(ratio * samples)` of an epoch's samples are synthetic; with a schedule, as many on
+    average. They are spread evenly: a rank's number in a batch is within one of its even share.
+    Neither the epoch's length nor the order of the real pairs depends on them.
 
     Args:
         length: How many real pairs there are.
@@ -185,17 +162,17 @@ class EpochSampler(Sampler[SampleIndex]):
         world_size: How many processes share a batch.
         batches: Global batches an epoch; None for as many as the real pairs fill.
         synthetic: How many synthetic pairs there are.
-        ratio: Share of all draws that are synthetic, in [0, 1]; without synthetic pairs, 0.
-        schedule: When they are shown.
-        epochs: Over how many epochs the schedule runs; those after it are as its last.
-        repeats: How often each real pair stands in the pool that is shuffled, shape (length,), each
-            at least 1; a fraction is rounded up as often as it says, anew for every pool. None for
+        ratio: Share of all samples that are synthetic, in [0, 1]; without synthetic pairs, 0.
+        schedule: In which epochs they are used.
+        epochs: How many epochs the schedule covers; later ones are as its last.
+        repeats: How often each real pair is in the pool that is shuffled, shape (length,), each at
+            least 1; a fraction is rounded up with that probability, for each pool again. None for
             once each.
-        parts: In which part of the storage each real pair lies, shape (length,). The order then
+        parts: The part of the storage in which each real pair lies, shape (length,). The order then
             goes through one part after the other, both in random order; None for any order.
-        focus: Which of the real draws are of crops on a class: exactly `round(share * draws)`, as
-            evenly spread as synthetic ones. They take the place of as many pairs of the order.
-            None for none.
+        focus: Which of the real samples are crops on a class: exactly `round(share * samples)`, as
+            evenly spread as synthetic ones. They replace as many pairs of the order. None for
+            none.
     """
 
     def __init__(
@@ -225,7 +202,7 @@ class EpochSampler(Sampler[SampleIndex]):
         self.synthetic = synthetic
         total = self.batches * global_batch
         each = round(ratio * total) if synthetic else 0
-        self.synthetic_draws = draws_by_epoch(schedule, each, total, epochs)
+        self.synthetic_counts = synthetic_by_epoch(schedule, each, total, epochs)
         self.repeats = repeats
         self.parts = parts
         self.focus = focus
@@ -236,28 +213,28 @@ class EpochSampler(Sampler[SampleIndex]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """How many items this rank draws in an epoch."""
+        """How many samples of an epoch are this rank's."""
         return self.batches * self.global_batch // self.world_size
 
     def __iter__(self) -> Iterator[SampleIndex]:
-        """Yields this rank's draws of the current epoch."""
+        """Yields this rank's samples of the current epoch."""
         rng = np.random.default_rng((self.seed, self.epoch))
         total = self.batches * self.global_batch
-        # Real pairs are drawn first, so that mixing and its ratio leave their order as it was.
-        order = np.stack([self._real(rng, total), np.full(total, _NONE)])
+        # Real pairs are drawn first, so that mixing and its ratio do not change their order.
+        order = np.stack([self._real(rng, total), np.full(total, _NO_CLASS)])
         if self.focus is not None:
             count = round(self.focus.share * total)
-            is_focused = _spread(count, self.batches, self.global_batch, rng)
-            order = _laid_into(order, is_focused, np.stack(self.focus.draw(count, rng)))
-        if count := self.synthetic_draws[min(self.epoch, len(self.synthetic_draws) - 1)]:
-            is_synthetic = _spread(count, self.batches, self.global_batch, rng)
+            is_focused = _evenly_marked(count, self.batches, self.global_batch, rng)
+            order = _inserted(order, is_focused, np.stack(self.focus.draw(count, rng)))
+        if count := self.synthetic_counts[min(self.epoch, len(self.synthetic_counts) - 1)]:
+            is_synthetic = _evenly_marked(count, self.batches, self.global_batch, rng)
             rows = self._synthetic(rng, count)
-            order = _laid_into(order, is_synthetic, np.stack([rows, np.full_like(rows, _NONE)]))
+            order = _inserted(order, is_synthetic, np.stack([rows, np.full_like(rows, _NO_CLASS)]))
         first = self.epoch * total
         mine = np.arange(total).reshape(self.batches, self.world_size, -1)[:, self.rank].ravel()
         for position in mine.tolist():
             row, class_id = order[:, position].tolist()
-            yield SampleIndex(row, first + position, None if class_id == _NONE else class_id)
+            yield SampleIndex(row, first + position, None if class_id == _NO_CLASS else class_id)
 
     def _real(self, rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
         rounds = math.ceil(count / self.length)
@@ -283,28 +260,50 @@ class EpochSampler(Sampler[SampleIndex]):
         return self.length + order[:count]
 
 
-def _laid_into(
+def _inserted(
     order: npt.NDArray[np.int64], is_other: npt.NDArray[np.bool_], others: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """Draws with others at their marks; the first of the draws keep their order around them."""
+    """Inserts `others` at their marks; the first of `order` keep their order around them."""
     mixed = np.empty_like(order)
     mixed[:, is_other] = others
     mixed[:, ~is_other] = order[:, : order.shape[1] - others.shape[1]]
     return mixed
 
 
-def _spread(count: int, batches: int, size: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+def _evenly_marked(
+    count: int, batches: int, size: int, rng: np.random.Generator
+) -> npt.NDArray[np.bool_]:
     """Marks `count` of `batches * size` positions, as evenly as whole numbers allow.
 
-    A line that climbs by `count` over all batches gives a batch one mark for every whole number
-    that it passes there (Bresenham 1965); so do, within a batch, lines over its places. Any run of
-    places of a batch then holds its even share, rounded down or up.
+    A line that rises by `count` over all batches gives a batch one mark for every whole number that
+    it passes there (Bresenham 1965); within a batch, a line over its places does the same. Any run
+    of places of a batch then has its even share, rounded down or up.
     """
     marks = np.diff((np.arange(batches + 1) * count + rng.integers(batches)) // batches)
-    # Where the lines of like batches began alike, rounding would always favour the same ranks.
+    # If the lines of equal batches began alike, rounding would always favour the same ranks.
     is_fuller = marks == marks.max()
     nth = np.where(is_fuller, is_fuller.cumsum(), (~is_fuller).cumsum())
     begin = ((rng.random() + nth * _GOLDEN) % 1 * size).astype(np.int64)
     lines = (begin[:, None] + np.arange(size + 1) * marks[:, None]) // size
     marked: npt.NDArray[np.bool_] = np.diff(lines) > 0
     return marked.ravel()
+
+
+def synthetic_by_epoch(schedule: Schedule, each: int, total: int, epochs: int) -> list[int]:
+    """How many samples of every epoch are synthetic: over all epochs `each * epochs`.
+
+    Args:
+        schedule: In which epochs they are used.
+        each: How many an epoch has on average.
+        total: Samples of an epoch, real and synthetic.
+        epochs: How many epochs there are.
+    """
+    if schedule == "constant" or epochs == 1:
+        return [each] * epochs
+    if schedule == "first":
+        return [min(max(each * epochs - epoch * total, 0), total) for epoch in range(epochs)]
+    high, low = min(total, 2 * each), max(0, 2 * each - total)
+    # Cumulative sums are rounded rather than epochs, so that no sample is lost.
+    steps = 2 * (epochs - 1)
+    sums = [e * high - (high - low) * e * (e - 1) // steps for e in range(epochs + 1)]
+    return np.diff(sums).tolist()
