@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup lint type test demo
+.PHONY: setup lint type test slow demo
 
 # Made anew whenever the project's metadata or the pinned versions change.
 setup: .venv/ready
@@ -22,6 +22,10 @@ type: setup
 # A worker on each core; each computes on one.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+# What takes minutes rather than seconds.
+slow: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow
 
 # A world to train on, a generator, 64 pairs: about five minutes on two cores.
 demo: setup
