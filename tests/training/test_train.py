@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from runs import assert_same_weights, board_of, differ, last_checkpoint, run_script, weights
+from run_folders import assert_same_weights, board_of, differ, last_checkpoint, run_script, weights
 
 from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.training.callbacks.timing import TimeBudget
@@ -347,14 +347,21 @@ def test_a_sweep_gives_each_job_its_folder_and_outlives_a_failing_one(
     assert [name.split("lr=")[1].split(",")[0] for name in done] == ["0.0001", "0.001"]
 
 
-def test_two_processes_train_what_one_does(tmp_path, make_folder, tiny):
+def test_two_processes_train_what_one_does(tmp_path, make_folder, composed, tiny):
     root = make_folder(tmp_path / "data", train=8)
     common = [o for o in tiny if not o.startswith(("bs=", "trainer="))]
     common += [f"data_root={root}", "bs=4", "epochs=2"]
+    train(composed("train", *common, f"out_dir={tmp_path / 'one'}", "trainer=cpu"))
     # A sweep of one value, since the processes of a job must not start the sweep again.
-    for name, extra in (("one", ["trainer=cpu"]), ("two", ["-m", "trainer=ddp", "devices=2"])):
-        shown = run_script("train", *extra, *common, f"out_dir={tmp_path / name}", cwd=tmp_path)
-        assert shown.count("Epoch 2: saved samples and checkpoints.") == 1
+    extra = (
+        "-m",
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "devices=2",
+        f"out_dir={tmp_path / 'two'}",
+    )
+    shown = run_script("train", *extra, *common, cwd=tmp_path)
+    assert shown.count("Epoch 2: saved samples and checkpoints.") == 1
     for network in ("G_e002.pt", "D_e002.pt"):
         (two,) = (tmp_path / "two").rglob(network)
         first, second = weights(tmp_path / "one" / network), weights(two)

@@ -1,21 +1,16 @@
 """Evaluation while a generator trains."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from run_folders import board_of, run_script
 
 from geoseg_gan.evaluation.monitor import QuickEvaluation
 from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.training.train import train
 from geoseg_gan.utils.errors import UserError
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
 FIGURES = {
     "kid", "fid", "precision", "recall", "high_frequency", "checkerboard", "repetition",
     "diversity", "copying", "agreement",
@@ -38,16 +33,13 @@ def run(tmp_path, make_folder, segmenter, composed, tiny):
 
 
 def logged(out_dir, name):
-    board = EventAccumulator(str(out_dir))
-    board.Reload()
-    return [event.value for event in board.Scalars(f"evaluation/{name}")]
+    return [event.value for event in board_of(out_dir).Scalars(f"evaluation/{name}")]
 
 
 def test_figures_are_logged_and_the_best_epoch_is_kept_and_returned(run, capsys):
     out_dir, figures = run("run")
-    board = EventAccumulator(str(out_dir))
-    board.Reload()
-    names = {tag for tag in board.Tags()["scalars"] if tag.startswith("evaluation/")}
+    tags = board_of(out_dir).Tags()["scalars"]
+    names = {tag for tag in tags if tag.startswith("evaluation/")}
     assert names == {f"evaluation/{name}" for name in FIGURES}
     kids = logged(out_dir, "kid")
     assert len(kids) == 3 and len(set(kids)) == 3
@@ -73,9 +65,7 @@ def test_a_sweeper_is_given_the_best_figure(make_folder, tmp_path, tiny):
         f"data_root={root}", "out_dir=run", "epochs=1", "epoch_steps=1", "inner_share=0.3",
         "evaluate_every=1", "+hydra.callbacks.keep._target_=keeping.Keep",
     )  # fmt: skip
-    command = [sys.executable, str(SCRIPT), *tiny, *settings]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    run_script("train", *tiny, *settings, cwd=tmp_path, PYTHONPATH=str(tmp_path))
     returned = float((tmp_path / "returned.txt").read_text())
     assert [returned] == pytest.approx(logged(tmp_path / "run", "kid"))
 
@@ -124,13 +114,13 @@ def test_evaluation_changes_nothing_in_the_training(run):
         (["image_size=16"], "needs image_size=32 or more, not 16"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_written(run, tmp_path, settings, message):
+def test_a_mistake_is_refused_before_anything_is_written(run, tmp_path, settings, message):
     with pytest.raises(UserError, match=message):
         run("run", *settings)
     assert not (tmp_path / "run").exists()
 
 
-def test_too_few_held_out_windows_are_told(run, tmp_path):
+def test_too_few_held_out_windows_are_refused(run, tmp_path):
     path = tmp_path / "split.csv"
     path.write_text("stem,part\ntrain_000,fit\ntrain_001,fit\n")
     with pytest.raises(UserError, match=r"make no two windows of 32 px\. Hold out more"):

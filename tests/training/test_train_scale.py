@@ -1,24 +1,20 @@
+"""Larger runs: learning rates of larger batches, several machines, networks trained further."""
+
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from parallel_runs import free_port
+from run_folders import REPO, weights
 
 from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.training.train import train
 from geoseg_gan.utils.errors import UserError
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
-
-
-def weights(path):
-    return torch.load(path, weights_only=True)["weights"]
-
 
 @pytest.mark.parametrize(("scale_lr", "rate"), [("none", 1e-3), ("linear", 4e-3)])
-def test_the_rate_grows_with_the_batch_where_it_is_to(
+def test_the_rate_grows_with_the_batch_where_asked(
     scale_lr, rate, tmp_path, make_folder, composed, tiny
 ):
     root = make_folder(tmp_path / "data")
@@ -33,88 +29,82 @@ def test_the_rate_grows_with_the_batch_where_it_is_to(
     [
         (["bs=6", "accumulate=4"], "multiple of devices=1, times accumulate=4"),
         (["bs=6", "devices=2", "trainer.num_nodes=2"], "devices=2, times trainer.num_nodes=2"),
-        (["trainer.num_nodes=0"], "trainer.num_nodes=0: use 1 or more"),
-        (["scale_lr=root"], "scale_lr=root"),
-        (["base_bs=0"], "base_bs=0 must be positive"),
-        (["speed.compile=[segmenter]"], "speed.compile=segmenter"),
-        (["init_from=nowhere/G_e001.pt"], "init_from=nowhere/G_e001.pt does not exist"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(
-    asked, message, tmp_path, make_folder, composed, tiny
-):
-    root, out_dir = make_folder(tmp_path / "data"), tmp_path / "run"
+def test_a_batch_that_cannot_be_divided_is_refused(asked, message, composed, tiny, trained):
     with pytest.raises(UserError, match=message):
-        train(composed("train", *tiny, *asked, f"data_root={root}", f"out_dir={out_dir}"))
-    assert not out_dir.exists()
+        train(composed("train", *tiny, *asked, f"data_root={trained[0]}", "out_dir=nowhere"))
 
 
 @pytest.mark.parametrize("experiment", ["refine", "cpu_refine"])
-def test_a_second_training_does_not_start_from_nothing(experiment, composed, tmp_path):
+def test_a_second_training_needs_a_first_one(experiment, composed, tmp_path):
     with pytest.raises(UserError, match=r"init_from=G_e###.pt does not exist"):
         train(composed("train", f"experiment={experiment}", f"out_dir={tmp_path / 'run'}"))
 
 
-def test_a_run_starts_from_both_networks_of_another_at_another_size(
-    trained, composed, tiny, tmp_path
-):
+@pytest.fixture
+def train_on(trained, composed, tiny, tmp_path):
+    """Trains the networks of the trained run further: `train_on("setting=value")`."""
     root, first = trained
-    out_dir = tmp_path / "larger"
-    asked = [f"init_from={first / 'G_e002.pt'}", "image_size=64", "lr=1e-9", "epochs=1"]
-    train(composed("train", *tiny, *asked, f"data_root={root}", f"out_dir={out_dir}"))
+    paths = (f"data_root={root}", f"out_dir={tmp_path / 'again'}", "epochs=1")
+    start = f"init_from={first / 'G_e002.pt'}"
+
+    def call(*asked, base=tiny):
+        train(composed("train", *base, *paths, start, *asked))
+        return tmp_path / "again"
+
+    return call
+
+
+def test_a_run_starts_from_both_networks_of_another_at_another_size(trained, train_on):
+    out_dir = train_on("image_size=64", "lr=1e-9")
     for before, after in (("G_e002.pt", "G_e001.pt"), ("D_e002.pt", "D_e001.pt")):
-        old, new = weights(first / before), weights(out_dir / after)
+        old, new = weights(trained[1] / before), weights(out_dir / after)
         for name, value in old.items():
             if not name.endswith(("_u", "_v")):  # the estimates of norms go on
                 torch.testing.assert_close(new[name], value, atol=1e-6, rtol=0)
     assert load_generator(out_dir / "G_e001.pt").facts.config["image_size"] == 64
 
 
-def test_without_a_discriminator_beside_it_that_one_starts_anew(trained, composed, tiny, tmp_path):
-    root, first = trained
-    (first / "D_e002.pt").unlink()
-    asked = [f"init_from={first / 'G_e002.pt'}", "epochs=1", f"data_root={root}"]
-    with pytest.warns(
-        UserWarning, match=r"D_e002.pt does not exist: the discriminator starts with new weights"
-    ):
-        train(composed("train", *tiny, *asked, f"out_dir={tmp_path / 'again'}"))
+def test_without_a_discriminator_beside_it_a_new_one_is_trained(trained, train_on):
+    (trained[1] / "D_e002.pt").unlink()
+    with pytest.warns(UserWarning, match="D_e002.pt does not exist: the discriminator starts"):
+        train_on()
+
+
+def test_networks_of_other_settings_or_classes_are_refused(train_on, tiny, tmp_path):
+    with pytest.raises(UserError, match=r"has model.generator.width=4, not 6. Give its settings"):
+        train_on("model.generator.width=6")
+    renamed = [o.replace("Settlement", "Town") for o in tiny]
+    with pytest.raises(UserError, match=r"was trained on other classes"):
+        train_on(base=renamed)
+    assert not (tmp_path / "again").exists()
 
 
 @pytest.mark.parametrize(("before", "after"), [("projected", "patch"), (None, "projected")])
-def test_a_discriminator_may_get_and_lose_what_judges_beside_it(
+def test_a_discriminator_may_get_and_lose_a_head_beside_it(
     before, after, tmp_path, make_folder, composed, tiny
 ):
-    root, first, second = make_folder(tmp_path / "data"), tmp_path / "first", tmp_path / "second"
+    root = make_folder(tmp_path / "data")
 
     def run(out_dir, beside, *asked):
-        judge = ["model/discriminator=oasis", "model.discriminator.width=4"]
-        judge += ["model.discriminator.depth=2", f"loss={'both' if beside else 'oasis'}"]
-        judge += [f"model.discriminator.{beside}=4"] if beside else []
+        network = ["model/discriminator=oasis", "model.discriminator.width=4"]
+        network += ["model.discriminator.depth=2", f"loss={'both' if beside else 'oasis'}"]
+        network += [f"model.discriminator.{beside}=4"] if beside else []
         own = [o for o in tiny if not o.startswith(("model.discriminator.", "model/discriminator"))]
         paths = [f"data_root={root}", f"out_dir={out_dir}"]
-        train(composed("train", *own, *judge, "epochs=1", *paths, *asked))
+        train(composed("train", *own, *network, "epochs=1", *paths, *asked))
         return weights(out_dir / "D_e001.pt")
 
+    first = tmp_path / "first"
     old = run(first, before)
-    new = run(second, after, f"init_from={first / 'G_e001.pt'}", "lr=1e-9")
+    new = run(tmp_path / "second", after, f"init_from={first / 'G_e001.pt'}", "lr=1e-9")
     assert {name.split(".")[0] for name in new} ^ {name.split(".")[0] for name in old} == {
         beside for beside in (before, after) if beside
     }
     for name in new:
         if not name.startswith(f"{after}.") and not name.endswith(("_u", "_v")):
             torch.testing.assert_close(new[name], old[name], atol=1e-6, rtol=0)
-
-
-def test_networks_of_other_settings_or_classes_are_refused(trained, composed, tiny, tmp_path):
-    root, first = trained
-    common = [f"init_from={first / 'G_e002.pt'}", f"data_root={root}"]
-    common += [f"out_dir={tmp_path / 'again'}"]
-    with pytest.raises(UserError, match=r"has model.generator.width=4, not 6. Give its settings"):
-        train(composed("train", *tiny, *common, "model.generator.width=6"))
-    renamed = [o.replace("Settlement", "Town") for o in tiny]
-    with pytest.raises(UserError, match=r"was trained on other classes"):
-        train(composed("train", *renamed, *common))
-    assert not (tmp_path / "again").exists()
 
 
 def test_two_nodes_under_torchrun_train_one_run(tmp_path, make_folder, tiny):
@@ -127,7 +117,7 @@ def test_two_nodes_under_torchrun_train_one_run(tmp_path, make_folder, tiny):
     launcher += ["--master_addr=127.0.0.1", f"--master_port={port}"]
     agents = [
         subprocess.Popen(
-            [*launcher, f"--node_rank={node}", str(SCRIPT), *common],
+            [*launcher, f"--node_rank={node}", str(REPO / "scripts" / "train.py"), *common],
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -135,7 +125,7 @@ def test_two_nodes_under_torchrun_train_one_run(tmp_path, make_folder, tiny):
         )
         for node in range(2)
     ]
-    told = [agent.communicate(timeout=120) for agent in agents]
-    assert [agent.returncode for agent in agents] == [0, 0], told
-    assert sum(out.count("Epoch 1: saved samples and checkpoints.") for out, _ in told) == 1
+    printed = [agent.communicate(timeout=120) for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], printed
+    assert sum(out.count("Epoch 1: saved samples and checkpoints.") for out, _ in printed) == 1
     assert len(list((tmp_path / "run").glob("events.out*"))) == 1

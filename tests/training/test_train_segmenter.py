@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from defaults import defaults
-from runs import assert_same_weights, board_of, differ, last_checkpoint, run_script, weights
+from run_folders import assert_same_weights, board_of, differ, last_checkpoint, run_script, weights
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from geoseg_gan.data.batch import ImageScaling
@@ -299,10 +299,18 @@ def test_values_out_of_range_are_refused(override, message, composed, tmp_path, 
         check(composed("train_segmenter", override))
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_a_mix(tmp_path, make_folder, made, tiny_segmenter):
     root = make_folder(tmp_path / "data", train=10)
     common = [o for o in tiny_segmenter if not o.startswith(("bs=", "trainer="))]
-    common += [f"data_root={root}", "bs=4", "epochs=2", f"synthetic={made}", "trainer=ddp"]
+    common += [
+        f"data_root={root}",
+        "bs=4",
+        "epochs=2",
+        f"synthetic={made}",
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+    ]
     common.append("mixing.batch_norm=apart")  # of the batches' one synthetic image, one has none
     folder = tmp_path / "two"
     shown = run_script("train_segmenter", *common, "devices=2", f"out_dir={folder}", cwd=tmp_path)

@@ -1,15 +1,11 @@
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from defaults import defaults
 from lightning.pytorch.loggers import Logger
+from run_folders import board_of, last_checkpoint, run_script
 from small_gan import PROJECTED, SPADE, build, fit, samples, settings
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from geoseg_gan.data.dataset import PairDataset, PairSource
 from geoseg_gan.data.images import MaskReader
@@ -22,7 +18,6 @@ from geoseg_gan.training.callbacks.overfitting import Overfitting
 from geoseg_gan.training.train import train
 from geoseg_gan.utils.errors import UserError
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 FIGURES = ("train", "held_out", "fake", "gap", "augment_p")
 
 
@@ -134,15 +129,13 @@ def run(tmp_path, make_folder, composed, tiny):
 
 
 def strength_of(out_dir):
-    last = torch.load(out_dir / "last.ckpt", weights_only=True)
-    return last["state_dict"]["objective._extra_state"]["strength"]
+    return last_checkpoint(out_dir)["state_dict"]["objective._extra_state"]["strength"]
 
 
 def test_a_run_logs_its_overfitting_and_a_resumed_one_goes_on_with_it(run):
     whole, parts = run("whole"), run("parts", "epochs=1")
-    board = EventAccumulator(str(whole))
-    board.Reload()
-    assert {f"overfitting/{name}" for name in FIGURES} <= set(board.Tags()["scalars"])
+    tags = board_of(whole).Tags()["scalars"]
+    assert {f"overfitting/{name}" for name in FIGURES} <= set(tags)
     once = strength_of(parts)
     assert once["gap"] is not None
     run("parts", "resume=true")
@@ -164,29 +157,24 @@ def test_without_held_out_tiles_adaptive_strength_is_refused(run, tmp_path, comp
 @pytest.mark.slow
 def test_two_processes_end_with_one_strength(tmp_path, make_folder, tiny):
     root, out_dir = make_folder(tmp_path / "data"), tmp_path / "run"
-    knobs = [o for o in tiny if not o.startswith("trainer=")]
-    # Each process prints the probability that it ends with.
-    (tmp_path / "run.py").write_text(
-        "import geoseg_gan.training.gan as gan\n"
-        "def say(self):\n"
+    # Each process prints the probability that it ends with; spawned ones import this file too.
+    (tmp_path / "train.py").write_text(
+        "from geoseg_gan.training.gan import GAN\n"
+        "from geoseg_gan.training.settings import train_command\n"
+        "def show(self):\n"
         "    print(f'rank {self.global_rank} {self.objective.strength.state()}', flush=True)\n"
-        "gan.GAN.on_train_end = say\n"
-        "from geoseg_gan.train import main\n"
-        "main()\n"
+        "GAN.on_train_end = show\n"
+        "if __name__ == '__main__':\n"
+        "    train_command()\n"
     )
-    done = subprocess.run(
-        [
-            sys.executable, "run.py", *knobs, f"data_root={root}", f"out_dir={out_dir}",
-            "trainer=ddp", "devices=2", "epochs=1", "epoch_steps=16", "inner_share=0.3",
-            "loss.augment.adaptive=true", "loss.augment.p=0.5", "loss.augment.images=400",
-        ],
+    knobs = [o for o in tiny if not o.startswith("trainer=")]
+    shown = run_script(
+        tmp_path / "train", *knobs, f"data_root={root}", f"out_dir={out_dir}", "trainer=ddp",
+        "devices=2", "trainer.accelerator=cpu", "epochs=1", "epoch_steps=16", "inner_share=0.3",
+        "loss.augment.adaptive=true", "loss.augment.p=0.5", "loss.augment.images=400",
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},
-        capture_output=True,
-        text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    said = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
-    ranks, states = zip(*(line.split(" ", 2)[1:] for line in said), strict=True)
+    lines = sorted(line for line in shown.splitlines() if line.startswith("rank"))
+    ranks, states = zip(*(line.split(" ", 2)[1:] for line in lines), strict=True)
     assert ranks == ("0", "1") and states[0] == states[1]
     assert strength_of(out_dir)["p"] in (pytest.approx(0.58), pytest.approx(0.42))
