@@ -65,6 +65,7 @@ def command(name: str, schema: type[ConfigT], run: str) -> Callable[[], None]:
         def task(config: DictConfig) -> Any:
             return _run(config, schema, run)
 
+        _settle()
         _JobError.count = 0
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, which are explained below
         app = hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name=name)
@@ -100,9 +101,7 @@ class _JobError(Exception):
 
 def _run(config: DictConfig, schema: type, run: str) -> Any:
     """Runs a command's function once; returns what a sweeper optimises."""
-    warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
-    for category in (FutureWarning, DeprecationWarning):  # of libraries, about each other
-        warnings.simplefilter("ignore", category)
+    _settle()  # again, since a launcher may have started this process
     state = HydraConfig.get()
     folder = Path(state.runtime.output_dir)
     sweep = state.mode is RunMode.MULTIRUN
@@ -126,13 +125,20 @@ def _run(config: DictConfig, schema: type, run: str) -> Any:
     return figures.get("objective") if isinstance(figures, dict) else figures
 
 
+def _settle() -> None:
+    """Has this process show warnings as lines, and what is for developers not at all."""
+    warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
+    for category in (FutureWarning, DeprecationWarning):  # of libraries, about each other
+        warnings.simplefilter("ignore", category)
+    for library in ("alembic", "hydra_plugins"):  # what Optuna imports, and what calls it
+        logging.getLogger(library).setLevel(logging.ERROR)
+
+
 class SweepNames(Callback):
     """Names the folders of a sweep's jobs by the settings in which the jobs differ."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Has Hydra leave out of the names what the command line gives one value."""
-        for library in ("alembic", "hydra_plugins"):  # what Optuna imports, and what calls it
-            logging.getLogger(library).setLevel(logging.ERROR)
         parsed = OverridesParser.create().parse_overrides(config.hydra.overrides.task)
         fixed = ",".join(f"'{o.key_or_group}'" for o in parsed if not o.is_sweep_override())
         with read_write(config), open_dict(config):
@@ -311,7 +317,7 @@ def explain(error: Exception, schema: type) -> str:
     if "Unexpected type for root" in text:
         return "a key lies inside a part that is null: choose the part first, as data=demo does."
     if "No trials are completed" in text:
-        return "no job has given the sweeper a figure to go by."
+        return "no job has given the sweeper a figure."
     if type(error).__module__.split(".")[0] in ("joblib", "submitit"):
         return f"a job was ended from outside ({text.splitlines()[0]}): go on with resume=true."
     place = re.match(r"In '(.+)': \w+ raised while composing config:\s", because)
