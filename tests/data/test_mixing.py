@@ -233,5 +233,7 @@ def test_an_absent_class_to_draw_more_often_is_refused(one_with_settlement, sett
     reader.write(
         one_with_settlement / "train" / "masks" / "train_000.png", np.zeros((48, 40), np.uint8)
     )
-    with pytest.raises(UserError, match="oversample_classes: Settlement never occurs in the pairs"):
+    with pytest.raises(
+        UserError, match="oversample_classes: Settlement never occurs in the fitted"
+    ):
         ready(one_with_settlement, settings, oversample=["Settlement", "Background"])

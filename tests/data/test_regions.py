@@ -3,7 +3,14 @@ import pytest
 
 from geoseg_gan.data.jitter import Warp, sample_label
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.data.transplant import MARGIN, cut, draw_place, draw_region, region_map, turned
+from geoseg_gan.data.transplant import (
+    MARGIN,
+    crop_with_margin,
+    draw_place,
+    draw_region,
+    region_map,
+    rotate_flip,
+)
 
 
 def field(size=40, **blocks):
@@ -18,9 +25,9 @@ def region_of(label, smallest=1, largest=1000.0, seed=0):
     return draw_region(label, 1, smallest, largest, np.random.default_rng(seed))
 
 
-def place_of(label, filled, ground=0, view=None, tries=64, seed=0):
+def place_of(label, filled, surroundings=0, view=None, tries=64, seed=0):
     view = view or (0, 0, *label.shape)
-    return draw_place(label, view, filled, ground, tries, np.random.default_rng(seed))
+    return draw_place(label, view, filled, surroundings, tries, np.random.default_rng(seed))
 
 
 def block(height, width):
@@ -36,7 +43,7 @@ def block(height, width):
         ([[0, 0], [0, 0]], [[0, 0], [0, 0]]),
         # Corners connect, here those of both classes.
         ([[0, 1], [1, 0]], [[0, 1], [1, 0]]),
-        # In order of class, then of place; ignored ground comes last.
+        # In order of class, then of place; ignore comes last.
         ([[2, 2, 0, 1], [IGNORE, 0, 0, 1], [1, 1, 0, IGNORE]],
          [[3, 3, 0, 1], [4, 0, 0, 1], [2, 2, 0, 5]]),
         ([[1, 0, 1, 0, 1]], [[2, 0, 3, 1, 4]]),
@@ -58,11 +65,11 @@ def test_an_enclosed_region_is_one_of_its_own():
 # Regions
 
 
-def test_a_region_is_told_with_its_box_its_pixels_and_the_ground_around_it():
+def test_a_region_has_its_box_its_pixels_and_its_surroundings():
     label = field(a=(6, 7, 4, 5))
     label[label == 0] = 2
     region = region_of(label)
-    assert region.box == (6, 7, 4, 5) and region.pixels == 20 and region.ground == 2
+    assert region.box == (6, 7, 4, 5) and region.pixels == 20 and region.surroundings == 2
     np.testing.assert_array_equal(region.filled, block(4, 5))
 
 
@@ -106,7 +113,7 @@ def test_regions_keep_to_the_sizes_that_are_asked_for():
 def test_a_village_is_cut_from_the_roads_that_lead_out_of_it():
     label = field(60, village=(20, 20, 20, 20), road=(28, 0, 4, 60))
     region = region_of(label)
-    assert region.ground == 0 and region.box == (20, 20, 20, 20)
+    assert region.surroundings == 0 and region.box == (20, 20, 20, 20)
     assert 360 <= region.pixels < 400  # its corners are rounded a little
 
 
@@ -128,18 +135,20 @@ def test_every_pixel_of_the_class_has_the_same_chance_to_be_in_the_region():
 # Places
 
 
-def test_a_place_has_the_right_ground_around_it():
+def test_a_place_has_the_right_surroundings():
     label = np.zeros((40, 60), np.uint8)
     label[:, 30:] = 2
-    lefts = {place_of(label, block(5, 5), ground=2, seed=seed)[1] for seed in range(50)}
+    lefts = {place_of(label, block(5, 5), surroundings=2, seed=seed)[1] for seed in range(50)}
     assert min(lefts) >= 29 and max(lefts) <= 60 - MARGIN - 5 and len(lefts) > 15
 
 
-def test_there_is_no_place_where_the_ground_is_another():
-    assert place_of(np.zeros((40, 40), np.uint8), block(5, 5), ground=1) is None
+def test_there_is_no_place_with_other_surroundings():
+    assert place_of(np.zeros((40, 40), np.uint8), block(5, 5), surroundings=1) is None
     checks = np.indices((40, 40)).sum(0) % 2  # half of any surroundings
-    assert place_of(checks.astype(np.uint8), block(5, 5), ground=1) is None
-    assert place_of(np.uint8(np.indices((40, 40))[0] % 8 > 0), block(5, 5), ground=1) is not None
+    assert place_of(checks.astype(np.uint8), block(5, 5), surroundings=1) is None
+    assert (
+        place_of(np.uint8(np.indices((40, 40))[0] % 8 > 0), block(5, 5), surroundings=1) is not None
+    )
 
 
 def test_a_place_lies_within_the_view_with_its_margin():
@@ -167,8 +176,10 @@ def test_ignored_pixels_are_never_covered_though_they_may_be_beside():
 def test_beyond_the_border_its_pixels_repeat():
     pixels = np.arange(30).reshape(5, 6)
     expected = np.pad(pixels, MARGIN, mode="edge")
-    np.testing.assert_array_equal(cut(pixels, (0, 0, 5, 6)), expected)
-    np.testing.assert_array_equal(cut(pixels[..., None], (1, 2, 2, 2))[..., 0], expected[1:9, 2:10])
+    np.testing.assert_array_equal(crop_with_margin(pixels, (0, 0, 5, 6)), expected)
+    np.testing.assert_array_equal(
+        crop_with_margin(pixels[..., None], (1, 2, 2, 2))[..., 0], expected[1:9, 2:10]
+    )
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
@@ -176,4 +187,4 @@ def test_beyond_the_border_its_pixels_repeat():
 def test_regions_are_turned_and_mirrored_as_warps_do_it(turns, flip):
     label = np.random.default_rng(0).integers(0, 9, (12, 12), np.uint8)
     warped = sample_label(label, Warp(flip, turns).source_map(12, 12, (0, 0, 12)))
-    np.testing.assert_array_equal(turned(label, turns, flip), warped)
+    np.testing.assert_array_equal(rotate_flip(label, turns, flip), warped)

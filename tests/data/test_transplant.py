@@ -16,8 +16,8 @@ from geoseg_gan.data.transplant import (
     Transplant,
     Transplanter,
     rare_classes,
+    rotate_flip,
     slices,
-    turned,
     visible_box,
 )
 from geoseg_gan.utils.errors import UserError
@@ -74,10 +74,10 @@ def test_a_graft_is_a_region_of_the_donor_turned_and_put_elsewhere(transplanter)
         image, donor = read(int(graft.donor[5:]))
         np.testing.assert_array_equal(
             graft.image[MARGIN:-MARGIN, MARGIN:-MARGIN],
-            turned(image[slices(graft.source)], graft.quarter_turns, graft.flip),
+            rotate_flip(image[slices(graft.source)], graft.quarter_turns, graft.flip),
         )
         inside = graft.label[MARGIN:-MARGIN, MARGIN:-MARGIN]
-        expected = turned(donor[slices(graft.source)], graft.quarter_turns, graft.flip)
+        expected = rotate_flip(donor[slices(graft.source)], graft.quarter_turns, graft.flip)
         np.testing.assert_array_equal(inside, expected)
         assert (graft.label == IGNORE).sum() == graft.label.size - inside.size
         assert graft.box[2:] == inside.shape
