@@ -1,4 +1,4 @@
-"""How the open ground of the demo world looks: crops, meadows, woods, heath and water.
+"""Open land of the demo world: crops, meadows, woods, heath and water.
 
 Every painter writes reflectance and height; shading and cast shadows come afterwards from the
 height, so that all objects of a tile agree on where the sun stands.
@@ -129,16 +129,7 @@ def paint_grassland(rng: np.random.Generator, scene: Scene, sky: Sky) -> None:
 
 
 def scatter(rng: np.random.Generator, mask: Mask, spacing: float) -> Points:
-    """Draw positions about evenly all over a mask.
-
-    Args:
-        rng: Source of randomness.
-        mask: bool (N, N), where positions may lie.
-        spacing: Mean distance between neighbours.
-
-    Returns:
-        Positions (x, y), (M, 2).
-    """
+    """Positions (x, y) spread about evenly over a mask (N, N), `spacing` apart on average."""
     steps = int(np.ceil(len(mask) / spacing)) + 1
     grid = np.stack(np.meshgrid(np.arange(steps), np.arange(steps)), -1).reshape(-1, 2)
     points = (grid + rng.uniform(-0.45, 0.45, grid.shape) + rng.random(2)) * spacing
@@ -167,7 +158,7 @@ def plant(
     radius: float,
     colour: Floats,
 ) -> None:
-    """Set trees or shrubs into a scene, in place; the taller crown hides the lower.
+    """Adds trees or shrubs to a scene, in place; the taller crown hides the lower.
 
     Args:
         rng: Source of randomness.

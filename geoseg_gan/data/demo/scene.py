@@ -1,4 +1,4 @@
-"""What the modules of the demo world share: the scene, its units, and small drawing helpers.
+"""The scene of a tile, its units, and the drawing helpers that all of the demo world shares.
 
 Lengths are in fine pixels, of which there are `FINE` to a pixel of the finished tile (about
 0.75 m).
@@ -103,16 +103,10 @@ class Scene:
 
 
 def fractal_noise(rng: np.random.Generator, side: int, cell: float, octaves: int = 3) -> Floats:
-    """Draw smooth noise whose coarsest features are about `cell` fine pixels wide.
+    """Smooth noise (side, side) with mean about 0 and standard deviation about 1.
 
-    Args:
-        rng: Source of randomness.
-        side: Side of the square to fill, in fine pixels.
-        cell: Width of the coarsest features, in fine pixels; at least 1.
-        octaves: Number of scales, each half as wide and about half as strong as the one before.
-
-    Returns:
-        float32 (side, side) with mean about 0 and standard deviation about 1.
+    Its coarsest features are about `cell` fine pixels wide (at least 1); each further octave is
+    half as wide and about half as strong.
     """
     total = np.zeros((side, side), np.float32)
     power = 0.0
@@ -132,68 +126,31 @@ def fractal_noise(rng: np.random.Generator, side: int, cell: float, octaves: int
 
 
 def rgb(*colour: float) -> Floats:
-    """Give a colour as reflectance.
-
-    Args:
-        *colour: Red, green and blue on the scale of 0 to 255.
-
-    Returns:
-        float32 (3,), 0 to 1.
-    """
+    """A colour on the scale of 0 to 255 as reflectance: float32 (3,), 0 to 1."""
     return np.array([channel / 255 for channel in colour], np.float32)
 
 
 def shade(colour: Floats, tone: Floats) -> Floats:
-    """Lighten or darken colours pixel by pixel.
-
-    Args:
-        colour: float32 (3,), one colour for all pixels, or (N, N, 3).
-        tone: float32 (N, N), the factor of each pixel.
-
-    Returns:
-        float32 (N, N, 3).
-    """
+    """Multiplies one colour (3,), or colours (N, N, 3), by a tone for each pixel (N, N)."""
     if colour.ndim == 1:
         return np.asarray(cv2.merge([tone * channel for channel in colour]), np.float32)
     return np.asarray(cv2.multiply(colour, cv2.merge([tone] * 3)), np.float32)
 
 
 def lay(scene: Scene, mask: Mask, albedo: Floats, height: Floats) -> None:
-    """Cover the masked part of a scene, in place.
-
-    Args:
-        scene: The scene to change.
-        mask: bool (N, N), where to cover it.
-        albedo: float32 (N, N, 3), the new reflectance.
-        height: float32 (N, N), the new height above the ground.
-    """
+    """Sets reflectance (N, N, 3) and height (N, N) of the masked part of a scene, in place."""
     where = mask.view(np.uint8)
     cv2.copyTo(albedo, where, scene.albedo)
     cv2.copyTo(height, where, scene.height)
 
 
 def pixels(points: Points) -> npt.NDArray[np.int32]:
-    """Round positions to the whole pixels that OpenCV draws with.
-
-    Args:
-        points: Positions (x, y), (M, 2).
-
-    Returns:
-        int32 (M, 2).
-    """
+    """Positions (x, y) rounded to the whole pixels that OpenCV draws with."""
     return np.round(points).astype(np.int32)
 
 
 def densify(points: Points, step: float = 10.0 * FINE) -> Points:
-    """Put further points on a line, so that it can be bent.
-
-    Args:
-        points: Corners of the line, (M, 2).
-        step: Spacing aimed at; neighbours end up less than twice as far apart.
-
-    Returns:
-        The corners with points between them, (K, 2).
-    """
+    """Adds points to a line, at most twice `step` apart, so that it can be bent."""
     pieces = [
         np.linspace(start, end, max(int(np.hypot(*(end - start)) / step), 1), endpoint=False)
         for start, end in pairwise(points)
@@ -202,12 +159,7 @@ def densify(points: Points, step: float = 10.0 * FINE) -> Points:
 
 
 def split(polygon: Points, point: Points, normal: Points) -> tuple[Points, Points, Points]:
-    """Cut a convex polygon in two along a straight line.
-
-    Args:
-        polygon: Corners (M, 2).
-        point: A point on the line, (2,).
-        normal: A direction across the line, (2,).
+    """Cuts a convex polygon (M, 2) in two along the line through `point` across `normal`.
 
     Returns:
         The part behind the line, the part ahead of it along `normal`, and the two ends of the cut.

@@ -2,8 +2,8 @@
 
 Each tile is a window onto its own stretch of countryside: parcels cut by straight borders, with
 roads along the first cuts, villages along the roads, forests that bulge over their borders,
-waters and the odd rough corner. `demo_layout` lays the ground out, `demo_paint` and `demo_town`
-give the classes their looks, and here the finished ground is lit and photographed.
+waters and the odd rough corner. `layout` divides the land, `ground` and `town` give the classes
+their looks, and here the finished scene is lit and photographed.
 """
 
 import cv2
@@ -31,9 +31,9 @@ from geoseg_gan.data.demo.scene import (
     Sky,
 )
 from geoseg_gan.data.demo.town import paint_settlement
+from geoseg_gan.data.palette import IGNORE
 
 NUM_CLASSES = 6
-IGNORE = 255
 
 
 # Objects outside the tile still reach in with their shadows.
@@ -103,8 +103,8 @@ def draw_tile(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Draw one aerial image and its land-cover mask.
 
-    The ground scale is the same at every size (about 0.75 m per pixel): a larger tile shows more
-    ground. The same state of `rng` gives the same tile.
+    A pixel is about 0.75 m at every size: a larger tile shows more land. The same state of `rng`
+    gives the same tile.
 
     Args:
         rng: Source of all randomness.

@@ -1,25 +1,24 @@
-"""Writes the procedurally drawn demo world as a data folder in the normal layout."""
+"""Writes the demo world as a data folder in the normal layout."""
 
 import json
 import os
-import shutil
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.progress import track
 
 from geoseg_gan.data.demo.tile import draw_tile
 from geoseg_gan.data.images import MaskReader, write_image
+from geoseg_gan.data.pairs import SPLITS
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.data.settings import DemoSettings
 from geoseg_gan.utils.errors import UserError
-from geoseg_gan.utils.files import write_json
+from geoseg_gan.utils.files import atomic_folder, write_json
 
 MARKER = "demo_world.json"
 
@@ -27,36 +26,30 @@ MARKER = "demo_world.json"
 def write_world(root: Path, palette: Palette, settings: DemoSettings) -> None:
     """Draws the world into `root`, unless the same world stands there already.
 
-    The folder appears whole or not at all, also when several processes draw it at once.
+    The folder appears whole or not at all, even if several processes draw it at once.
 
     Raises:
         UserError: If `root` holds anything else.
     """
     if is_drawn(root, settings):
         return
-    root.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    jobs = [("train", i) for i in range(settings.train_tiles)]
+    jobs += [("val", i) for i in range(settings.val_tiles)]
     try:
-        for split in ("train", "val"):
-            for part in ("images", "masks"):
-                (scratch / split / part).mkdir(parents=True)
-        jobs = [("train", i) for i in range(settings.train_tiles)]
-        jobs += [("val", i) for i in range(settings.val_tiles)]
-        draw = partial(_draw, scratch, MaskReader(palette), settings)
-        # Spawned, not forked: this process may hold threads by now.
-        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-            bar = track(pool.map(draw, jobs, chunksize=4), "Drawing the demo world", len(jobs))
-            for _ in bar:
-                pass
-        write_json(scratch / MARKER, asdict(settings))
-        scratch.chmod(0o755)
-        try:
-            scratch.rename(root)
-        except OSError:
-            if not is_drawn(root, settings):  # else another process was first with the same world
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with atomic_folder(root) as folder:
+            for split in SPLITS:
+                for part in ("images", "masks"):
+                    (folder / split / part).mkdir(parents=True)
+            draw = partial(_draw, folder, MaskReader(palette), settings)
+            # Spawned, not forked: this process may hold threads by now.
+            with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+                bar = track(pool.map(draw, jobs, chunksize=4), "Drawing the demo world", len(jobs))
+                for _ in bar:
+                    pass
+            write_json(folder / MARKER, asdict(settings))
+    except OSError:
+        if not is_drawn(root, settings):  # else another process was first with the same world
+            raise
 
 
 def is_drawn(root: Path, settings: DemoSettings) -> bool:
@@ -68,20 +61,15 @@ def is_drawn(root: Path, settings: DemoSettings) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     marker = root / MARKER
-    if marker.is_file() and _settings_in(marker) == asdict(settings):
-        return True
+    if marker.is_file():
+        with suppress(ValueError):  # not a marker that was written here
+            if json.loads(marker.read_text()) == asdict(settings):
+                return True
     held = "another demo world" if marker.is_file() else "other files"
     raise UserError(
         f"data=demo would draw its world into {root}, which holds {held}. Set data_root to a new "
         "folder" + (", or remove this one." if marker.is_file() else ".")
     )
-
-
-def _settings_in(marker: Path) -> Any:
-    try:
-        return json.loads(marker.read_text())
-    except ValueError:
-        return None  # not a marker that was written here
 
 
 def _draw(folder: Path, reader: MaskReader, settings: DemoSettings, job: tuple[str, int]) -> None:
