@@ -48,24 +48,16 @@ def offline_timm(monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_maps_have_the_channels_that_were_told_from_fine_to_coarse(
-    name, images, offline_vgg, offline_timm
-):
-    backbone = Backbone(name, 3)
-    maps = backbone(images)
-    assert [found.shape[1] for found in maps] == backbone.channels()
-    assert len(maps) == 5
-    heights = [found.shape[2] for found in maps]
-    assert heights == sorted(heights, reverse=True)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_gradients_pass_through_to_the_image_and_leave_the_weights(
+def test_maps_are_as_announced_and_gradients_pass_through_to_the_image(
     name, images, offline_vgg, offline_timm
 ):
     backbone = Backbone(name, 3)
     images.requires_grad_()
-    sum(found.square().mean() for found in backbone(images)).backward()
+    maps = backbone(images)
+    assert [found.shape[1] for found in maps] == backbone.channels()
+    assert [64 // found.shape[2] for found in maps] == backbone.strides()
+    assert len(maps) == 5
+    sum(found.square().mean() for found in maps).backward()
     assert images.grad.abs().sum() > 0
     network = backbone._network
     assert not network.training
@@ -100,20 +92,26 @@ def test_vgg_gives_the_first_rectified_map_of_each_of_its_five_levels(
         x = F.max_pool2d(x, 2)
 
 
+@pytest.fixture(scope="module")
+def lite2():
+    """Lite2 for 1, 3 and 6 bands."""
+    return {bands: Backbone(LITE2_BACKBONE, bands) for bands in (1, 3, 6)}
+
+
 @pytest.mark.parametrize("bands", [1, 3, 6])
-def test_every_map_has_a_root_mean_square_near_one(bands):
+def test_every_map_has_a_root_mean_square_near_one(bands, lite2):
     generator = torch.Generator().manual_seed(1)
     coarse = torch.randn(4, bands, 16, 16, generator=generator) / 2
     images = F.interpolate(coarse, scale_factor=8, mode="bicubic")
-    for found in Backbone(LITE2_BACKBONE, bands)(images):
+    for found in lite2[bands](images):
         assert 0.5 < found.square().mean().sqrt() < 2
 
 
 @pytest.mark.parametrize("bands", [1, 6])
-def test_the_packaged_network_takes_any_number_of_bands(bands, images):
+def test_lite2_takes_any_number_of_bands(bands, images, lite2):
     grey = images[:, :1]
-    maps, expected = (Backbone(LITE2_BACKBONE, k)(grey.expand(-1, k, -1, -1)) for k in (bands, 3))
-    for found, other in zip(maps, expected, strict=True):  # but for a factor a map
+    maps, expected = (lite2[k](grey.expand(-1, k, -1, -1)) for k in (bands, 3))
+    for found, other in zip(maps, expected, strict=True):  # apart from a factor for each map
         assert F.cosine_similarity(found.flatten(), other.flatten(), 0) > 0.999
 
 
@@ -160,7 +158,7 @@ def test_a_network_without_feature_maps_is_refused_in_one_line(monkeypatch):
     ("name", "module", "function"),
     [(VGG, torchvision.models, "vgg19"), ("resnet18", timm, "create_model")],
 )
-def test_weights_that_cannot_be_downloaded_are_told_in_one_line(
+def test_weights_that_cannot_be_downloaded_are_reported_in_one_line(
     name, module, function, images, monkeypatch
 ):
     def refuse(*args, **kwargs):

@@ -59,11 +59,11 @@ class DiscriminatorTester:
         network = self.build(classes, bands)
         output = network(*self.inputs(33, 40, classes=classes, bands=bands))
         assert network.output_kind == self.output_kind
-        told = list(output.logits)
+        scales = list(output.logits)
         if self.output_kind != "realness":
-            assert told.pop(0).shape == (2, classes + 1, 33, 40)
-        assert bool(told) == (self.output_kind != "classes")
-        assert all(logits.shape[1] == 1 for logits in told)
+            assert scales.pop(0).shape == (2, classes + 1, 33, 40)
+        assert bool(scales) == (self.output_kind != "classes")
+        assert all(logits.shape[1] == 1 for logits in scales)
 
     def test_gradients_reach_every_parameter_and_every_pixel(self):
         network = self.build()
@@ -80,7 +80,9 @@ class DiscriminatorTester:
         image, one_hot = self.inputs()
         first, second = (network(image, mask).logits for mask in (one_hot, one_hot.flip(1)))
         pairs = list(zip(first, second, strict=True))
-        for one, other in pairs[self.output_kind == "both" :]:  # classes are told without the mask
+        for one, other in pairs[
+            self.output_kind == "both" :
+        ]:  # classes are predicted without the mask
             assert torch.allclose(one, other, atol=1e-4) != self.shown_mask
 
     def test_halves_are_the_outputs_of_both_halves(self):
@@ -175,6 +177,11 @@ class TestProjected(DiscriminatorTester):
     choices = ("projected", "projected_light")
     tiny: ClassVar[dict] = {"mixed": 4, "width": 4, "patch": 4}
 
+    @pytest.mark.slow
+    @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+    def test_compiled_as_a_whole_its_output_is_the_same(self, backend):
+        super().test_compiled_as_a_whole_its_output_is_the_same(backend)
+
 
 class TestOasis(DiscriminatorTester):
     choices = ("oasis",)
@@ -211,8 +218,8 @@ class TestOasisLight(DiscriminatorTester):
 
 
 class TestBoth(DiscriminatorTester):
-    choices = ("both",)
-    tiny: ClassVar[dict] = {**TestOasis.tiny, "patch": 4}
+    choices = ("both", "both_light")
+    tiny: ClassVar[dict] = {**TestOasis.tiny, "stem": 4, "patch": 4}
     output_kind = "both"
 
     def test_it_is_the_one_and_the_other(self):
@@ -225,15 +232,9 @@ class TestBoth(DiscriminatorTester):
             assert all(torch.equal(one, other) for one, other in pairs)
 
 
-class TestBothLight(DiscriminatorTester):
-    choices = ("both_light",)
-    tiny = TestBoth.tiny
-    output_kind = "both"
-
-
 class TestBothProjected(DiscriminatorTester):
-    choices = ("both_projected",)
-    tiny: ClassVar[dict] = {**TestOasis.tiny, "projected": 4}
+    choices = ("both_projected", "both_projected_light")
+    tiny: ClassVar[dict] = {**TestOasis.tiny, "stem": 0, "projected": 4}
     output_kind = "both"
     # Slow, and done with each of its two parts.
     test_compiled_as_a_whole_its_output_is_the_same = None
@@ -246,14 +247,6 @@ class TestBothProjected(DiscriminatorTester):
         assert isinstance(network.projected, ProjectedDis)
         pairs = zip(tensors(output.realness()), tensors(beside), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs)
-
-
-class TestBothProjectedLight(DiscriminatorTester):
-    choices = ("both_projected_light",)
-    tiny = TestBothProjected.tiny
-    output_kind = "both"
-    test_compiled_as_a_whole_its_output_is_the_same = None
-    test_exported_its_output_is_the_same = None
 
 
 @pytest.mark.parametrize("tester", [TestPatch, TestProjected])

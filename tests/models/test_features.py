@@ -57,7 +57,7 @@ def test_inception_takes_three_bands_only(weights):
         build_features("inception", 4, weights[0])
 
 
-def test_weights_that_cannot_be_had_are_told(tmp_path, monkeypatch):
+def test_weights_that_cannot_be_downloaded_are_reported(tmp_path, monkeypatch):
     from torch_fidelity import feature_extractor_inceptionv3 as module
 
     def refuse(*args, **kwargs):

@@ -16,6 +16,9 @@ from geoseg_gan.utils.errors import UserError
 NOISE = {"style_channels": 2, "region_channels": 2, "texture_octaves": 2}
 NO_NOISE = dict.fromkeys(NOISE, 0)
 CLASSES = 4
+# What full and light choices of one family differ in, besides widths and noise.
+FULL_RESOLUTION = {"head_width": 0, "norm": "batch", "spectral_norm": True, "middle_blocks": 2}
+HALF_RESOLUTION = {"head_width": 4, "norm": "pixel", "spectral_norm": False, "middle_blocks": 1}
 
 
 def some_labels(height, width, classes=CLASSES, batch=2):
@@ -242,29 +245,19 @@ class TestSpadeLight(GeneratorTester):
 
 
 class TestClade(GeneratorTester):
-    choices = ("clade",)
-    tiny = TestSpade.tiny
-
-
-class TestCladeLight(GeneratorTester):
-    choices = ("clade_light",)
-    tiny = TestSpade.tiny
+    choices = ("clade", "clade_light")
+    tiny = TestSpade.tiny | NOISE | FULL_RESOLUTION
 
 
 class TestOasis(GeneratorTester):
-    choices = ("oasis",)
-    tiny = TestSpade.tiny
+    choices = ("oasis", "oasis_light")
+    tiny = TestSpade.tiny | NOISE | HALF_RESOLUTION
 
     def test_noise_enters_every_block_beside_the_mask(self):
         network = self.build()
         for block in (block for blocks in network.stages for block in blocks):
             assert block.noise is None
             assert block.first.shared.in_channels == CLASSES + 1 + network.noise.channels
-
-
-class TestOasisLight(GeneratorTester):
-    choices = ("oasis_light",)
-    tiny = TestSpade.tiny
 
 
 def test_every_choice_has_a_tester():

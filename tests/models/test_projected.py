@@ -90,16 +90,16 @@ def test_a_frozen_one_still_hands_gradients_to_the_image(inputs):
     assert image.grad.abs().sum() > 0
 
 
-def test_it_is_told_the_share_of_each_class_in_what_a_feature_sees(inputs):
+def test_it_sees_the_share_of_each_class_at_every_feature(inputs):
     network = build()
     label = torch.zeros(1, 64, 64, dtype=torch.uint8)
     label[:, :, :16], label[:, :, 32:] = 1, IGNORE
-    told = []
+    seen = []
     for head in network.scales:
-        head.register_forward_pre_hook(lambda _, given: told.append(given[0][:, -3:]))
+        head.register_forward_pre_hook(lambda _, given: seen.append(given[0][:, -3:]))
     network(inputs[0], one_hot_of(label, 2))
-    assert [tuple(shares.shape[2:]) for shares in told] == [(16, 16), (8, 8), (4, 4), (2, 2)]
-    assert told[3][0, :, 0].T.tolist() == [[0.5, 0.5, 0], [0, 0, 1]]
+    assert [tuple(shares.shape[2:]) for shares in seen] == [(16, 16), (8, 8), (4, 4), (2, 2)]
+    assert seen[3][0, :, 0].T.tolist() == [[0.5, 0.5, 0], [0, 0, 1]]
 
 
 @pytest.mark.parametrize("bands", [1, 3, 6])
