@@ -197,8 +197,9 @@ def _evaluate(
             # Strips left over at a tile's edge are no windows that a pair can be compared with.
             whole = [matrix for matrix in matrices if 2 * matrix.sum() >= config.image_size**2]
             held_out = [mean_iou(matrix) for matrix in whole]
-        write_picture(out_dir / f"confusion_{name}.png", confusion_picture(total.numpy(), names))
         if config.samples:
+            matrix = confusion_picture(total.numpy(), names)
+            write_picture(out_dir / f"confusion_{name}.png", matrix)
             grid = prediction_grid(module, data.palette, dataset, config.samples)
             write_picture(out_dir / f"predictions_{name}.png", grid)
     with atomic_path(out_dir / TILES) as scratch:

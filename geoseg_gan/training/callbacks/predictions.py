@@ -68,11 +68,11 @@ class SegmenterExporter(LastCheckpoint):
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Adds the pictures to TensorBoard."""
         assert isinstance(module, Segmenter)
-        if not trainer.is_global_zero or trainer.logger is None:
+        if not trainer.is_global_zero or trainer.logger is None or not self.samples:
             return
         board = cast(Any, trainer.logger).experiment
         step = trainer.global_step
-        if self.dataset is not None and self.samples:
+        if self.dataset is not None:
             grid = prediction_grid(module, self.facts.palette, self.dataset, self.samples)
             board.add_image("image, mask, prediction", grid, step, dataformats="HWC")
         if module.confusion.numel():
