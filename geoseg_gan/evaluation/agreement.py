@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.evaluation.images import ImageSet, spread, tracked
+from geoseg_gan.evaluation.images import ImageSet, tracked
 from geoseg_gan.models.checkpoints import LoadedGenerator
 from geoseg_gan.models.pretrained.features import Lite0Features
 from geoseg_gan.synthesis.generate_images import paint
 from geoseg_gan.synthesis.recognizer import Recognizer
 from geoseg_gan.utils.confusion import class_iou, confusion_matrix, mean_iou
+from geoseg_gan.utils.pictures import evenly_spaced
 
 
 def layer_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
@@ -184,7 +185,7 @@ def varied(
 
 def varied_rows(count: int) -> list[int]:
     """Which of `count` masks are painted several times: all of few, else evenly spread."""
-    return spread(count, _MASKS)
+    return evenly_spaced(count, _MASKS)
 
 
 def diversity(found: Sequence[Distances], generator: LoadedGenerator) -> dict[str, Any]:

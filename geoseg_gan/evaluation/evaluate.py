@@ -32,7 +32,7 @@ from geoseg_gan.evaluation.agreement import (
     varied_rows,
 )
 from geoseg_gan.evaluation.artefacts import spectra, texture
-from geoseg_gan.evaluation.images import SPLITS, ImageSet, collect, painted_like, spread
+from geoseg_gan.evaluation.images import SPLITS, ImageSet, collect, painted_like
 from geoseg_gan.evaluation.report import (
     CLOSEST,
     RESULT,
@@ -59,6 +59,7 @@ from geoseg_gan.utils.distributed import (
 )
 from geoseg_gan.utils.errors import UserError, check_choice, plural
 from geoseg_gan.utils.files import held
+from geoseg_gan.utils.pictures import evenly_spaced
 
 FEWEST = 16
 
@@ -290,11 +291,11 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
         extract=fidelity.Extractor(network.to(device), scaling, device, config.bs),
         perceptual=perceptual.to(device),
         train=train,
-        train_rows=spread(len(train), _MOST_TRAINING),
+        train_rows=evenly_spaced(len(train), _MOST_TRAINING),
         val=val,
-        val_rows=spread(len(val), config.num_samples),
+        val_rows=evenly_spaced(len(val), config.num_samples),
         painted=painted,
-        painted_rows=[] if painted is None else spread(len(painted), config.num_samples),
+        painted_rows=[] if painted is None else evenly_spaced(len(painted), config.num_samples),
     )
     counts = subject.counts()
     if min(counts.values()) < FEWEST:

@@ -11,8 +11,9 @@ import torch
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import WindowDataset
-from geoseg_gan.evaluation.images import ImageSet, collect, spread, tracked
+from geoseg_gan.evaluation.images import ImageSet, collect, tracked
 from geoseg_gan.models.pretrained.features import InceptionFeatures, Lite0Features
+from geoseg_gan.utils.pictures import evenly_spaced
 
 Floats = npt.NDArray[np.float64]
 
@@ -340,7 +341,7 @@ def memorisation(train: Floats, fake: Floats, held_out: Floats) -> dict[str, Any
 
 def _as_many(real: Floats, fake: Floats) -> tuple[Floats, Floats]:
     fewest = min(len(real), len(fake))
-    return real[spread(len(real), fewest)], fake[spread(len(fake), fewest)]
+    return real[evenly_spaced(len(real), fewest)], fake[evenly_spaced(len(fake), fewest)]
 
 
 def _changed(images: ImageSet, scaling: ImageScaling, change: Change, first: int) -> ImageSet:

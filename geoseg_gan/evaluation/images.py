@@ -122,12 +122,6 @@ def collect(dataset: WindowDataset, rows: Sequence[int]) -> ImageSet:
     )
 
 
-def spread(length: int, count: int) -> list[int]:
-    """At most `count` of `length` positions, ascending and evenly spread."""
-    rows: list[int] = np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()
-    return rows
-
-
 def tracked(items: Sequence[Item], title: str | None) -> Iterable[Item]:
     """The items, with a title under a progress bar.
 

@@ -12,11 +12,12 @@ from geoseg_gan.data.palette import Palette
 from geoseg_gan.evaluation.agreement import agreement, confusion, diversity, varied, varied_rows
 from geoseg_gan.evaluation.artefacts import power, spectrum_gap, texture
 from geoseg_gan.evaluation.fidelity import Extractor, compare, coverage, memorisation
-from geoseg_gan.evaluation.images import collect, painted_like, spread
+from geoseg_gan.evaluation.images import collect, painted_like
 from geoseg_gan.models.checkpoints import LoadedGenerator, RunFacts
 from geoseg_gan.models.pretrained.features import Lite0Features
 from geoseg_gan.models.registry import Generator
 from geoseg_gan.synthesis.recognizer import Recognizer
+from geoseg_gan.utils.pictures import evenly_spaced
 
 _VARIANTS = 2
 
@@ -49,12 +50,12 @@ class QuickEvaluation:
         self.facts = RunFacts({}, palette, scaling)
         self.device = device
         self.recognizer = recognizer
-        self.real = collect(held_out, spread(len(held_out), samples))
+        self.real = collect(held_out, evenly_spaced(len(held_out), samples))
         network = Lite0Features(len(scaling.low)).to(device)
         self.extract = Extractor(network, scaling, device)
         self.network = network
         self.features = self.extract(self.real)
-        self.fitted = self.extract(collect(fitted, spread(len(fitted), samples)))
+        self.fitted = self.extract(collect(fitted, evenly_spaced(len(fitted), samples)))
         self.power = power(self.real, scaling)
 
     def __call__(self, network: Generator) -> dict[str, float]:

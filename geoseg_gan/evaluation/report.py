@@ -13,10 +13,11 @@ from rich.table import Table
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.evaluation.fidelity import FID_MINIMUM
-from geoseg_gan.evaluation.images import SPLITS, ImageSet, spread
+from geoseg_gan.evaluation.images import SPLITS, ImageSet
 from geoseg_gan.utils.files import atomic_path, write_json
-from geoseg_gan.utils.pictures import RGB, beside, captioned, write_picture
+from geoseg_gan.utils.pictures import RGB, beside, captioned, evenly_spaced, write_picture
 from geoseg_gan.utils.plots import drawn, figure
+from geoseg_gan.utils.tables import markdown_table
 
 
 def spectrum_picture(
@@ -165,7 +166,7 @@ def _samples(real: ImageSet, fake: ImageSet, palette: Palette, scaling: ImageSca
     """Mask, real and painted image; mask and painted image where the masks are others."""
     paired = np.array_equal(fake.labels, real.labels)
     pictures = []
-    for row in spread(len(fake), _SAMPLES):
+    for row in evenly_spaced(len(fake), _SAMPLES):
         pictures.append(palette.color_table[fake.labels[row]])
         pictures += [scaling.to_rgb(real.pixels[row])] * paired
         pictures.append(scaling.to_rgb(fake.pixels[row]))
@@ -191,7 +192,7 @@ def write_evaluation(folder: Path, figures: Mapping[str, Any], facts: Mapping[st
     """
     with atomic_path(folder / REPORT) as scratch:
         scratch.write_text(_markdown(figures, facts))
-    write_json(folder / RESULT, _plain({**facts, "figures": figures}))
+    write_json(folder / RESULT, {**facts, "figures": figures})
 
 
 def print_figures(folder: Path, figures: Mapping[str, Any]) -> None:
@@ -271,8 +272,7 @@ def _markdown(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     ]
     for text in _warnings(figures):
         lines += [f"Warning: {text}", ""]
-    lines += ["| figure | painted | real | how to read it |", "|---|---|---|---|"]
-    lines += [f"| {' | '.join(row)} |" for row in _rows(figures)]
+    lines += markdown_table(["figure", "painted", "real", "how to read it"], _rows(figures))
     lines += ["", "Masks, real images if the masks are theirs, painted images:", ""]
     lines += ["![samples](samples.png)", "", "## Fidelity", ""]
     lines += [
@@ -280,14 +280,14 @@ def _markdown(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         f"{kind} windows against the other half, and training windows."
         + (f" Then what known damage to the {kind} windows costs." if settings["controls"] else ""),
         "",
-        f"| against real {kind} images | KID x 1000 | standard error | FID | images for FID |",
-        "|---|---|---|---|---|",
     ]
+    head = [f"against real {kind} images", "KID x 1000", "standard error", "FID", "images for FID"]
+    rows = []
     for name, row in figures["fidelity"].items():
         kid, error = 1000 * row["kid"], 1000 * row["kid_error"]
-        lines.append(
-            f"| {name} | {kid:.1f} | {error:.1f} | {row['fid']:.1f} | {row['images']:.0f} |"
-        )
+        figure = (f"{kid:.1f}", f"{error:.1f}", f"{row['fid']:.1f}", f"{row['images']:.0f}")
+        rows.append((name, *figure))
+    lines += markdown_table(head, rows)
     lines += ["", "![KID](kid.png)", "", "## Agreement", ""]
     lines += _agreement(figures["agreement"])
     lines += ["## Diversity", "", *_diversity(figures["diversity"]), ""]
@@ -308,11 +308,12 @@ def _markdown(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 def _agreement(agreement: Mapping[str, Any] | None) -> list[str]:
     if agreement is None:
         return ["Not measured: no segmenter was given (segmenter_ckpt).", ""]
-    lines = ["| class | IoU % on painted | IoU % on real |", "|---|---|---|"]
-    for name, value in agreement["painted"]["classes"].items():
-        real = agreement["real"]["classes"][name]
-        lines.append(f"| {name} | {_percent(value)} | {_percent(real)} |")
-    return [*lines, ""]
+    real = agreement["real"]["classes"]
+    rows = [
+        (name, _percent(value), _percent(real[name]))
+        for name, value in agreement["painted"]["classes"].items()
+    ]
+    return [*markdown_table(["class", "IoU % on painted", "IoU % on real"], rows), ""]
 
 
 def _diversity(diversity: Mapping[str, Any] | None) -> list[str]:
@@ -339,14 +340,12 @@ def _diversity(diversity: Mapping[str, Any] | None) -> list[str]:
 def _texture(texture: Mapping[str, Any]) -> list[str]:
     if not texture["classes"]:
         return ["No region is broad enough to look for repetition in both.", ""]
-    side = texture["side"]
-    lines = [
-        f"| repetition in squares of {side} px | painted | real | squares |",
-        "|---|---|---|---|",
+    head = [f"repetition in squares of {texture['side']} px", "painted", "real", "squares"]
+    rows = [
+        (name, f"{row['painted']:.2f}", f"{row['real']:.2f}", row["squares"])
+        for name, row in texture["classes"].items()
     ]
-    for name, row in texture["classes"].items():
-        lines.append(f"| {name} | {row['painted']:.2f} | {row['real']:.2f} | {row['squares']} |")
-    return [*lines, ""]
+    return [*markdown_table(head, rows), ""]
 
 
 def _warnings(figures: Mapping[str, Any]) -> list[str]:
@@ -358,17 +357,6 @@ def _warnings(figures: Mapping[str, Any]) -> list[str]:
             "Compare it with its neighbours here only, and trust KID."
         )
     return warnings
-
-
-def _plain(value: Any) -> Any:
-    """The same content in types that JSON knows, with None for NaN."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -17,6 +17,7 @@ from geoseg_gan.data.pairs import Pair
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.transplant import Label, Mask, feather, region_map
 from geoseg_gan.synthesis.settings import ComposeSettings
+from geoseg_gan.utils.pictures import evenly_spaced
 
 Style = npt.NDArray[np.float32]
 
@@ -53,7 +54,7 @@ class Styles:
             reader: How masks become label maps.
             scaling: From stored values to [-1, 1].
         """
-        rows = np.linspace(0, len(pairs) - 1, min(_TILES, len(pairs))).round().astype(int)
+        rows = evenly_spaced(len(pairs), _TILES)
         tiles = [pairs[row] for row in rows.tolist()]
         with ThreadPoolExecutor() as pool:
             looks = pool.map(lambda pair: _look_of(pair, reader, scaling), tiles)

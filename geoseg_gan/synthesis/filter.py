@@ -194,7 +194,7 @@ def check_can_ignore(alpha: float | None, reader: MaskReader) -> None:
 
 
 def score(label: npt.NDArray[np.uint8] | Tensor, logits: Tensor) -> float:
-    """Agreement of a prediction with a mask: the mIoU over classes that occur in either.
+    """Agreement of a prediction with a mask: the mIoU over the classes of the mask.
 
     Args:
         label: The mask, shape (H, W), uint8; 255 (ignore) does not count.

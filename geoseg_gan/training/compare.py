@@ -19,6 +19,7 @@ from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path
 from geoseg_gan.utils.pictures import RGB, write_picture
 from geoseg_gan.utils.plots import drawn, figure
+from geoseg_gan.utils.tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,7 +151,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     text = value if isinstance(value, str) else json.dumps(value)
-    return text.replace("|", "\\|")
+    return text
 
 
 def _markdown(
@@ -166,13 +167,14 @@ def _markdown(
     if ranked:
         lines[-1] += f" The objective is {title}; the best run is the first."
         head = ["objective", *columns, "epochs", "minutes", "folder"]
-        lines += ["", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for number, run in enumerate(ranked):
-        outcome = run.outcome or {}
-        cells = [_shown(run.objective)]
-        cells += [_shown(values[number]) for values in columns.values()]
-        cells += [_shown(outcome.get("epochs")), _shown(round(outcome.get("seconds", 0) / 60, 1))]
-        lines.append(f"| {' | '.join(cells)} | `{run.name}` |")
+        rows = []
+        for number, run in enumerate(ranked):
+            outcome = run.outcome or {}
+            values = [column[number] for column in columns.values()]
+            minutes = round(outcome.get("seconds", 0) / 60, 1)
+            cells = map(_shown, (run.objective, *values, outcome.get("epochs"), minutes))
+            rows.append([*cells, f"`{run.name}`"])
+        lines += ["", *markdown_table(head, rows)]
     rest = {
         "Without an objective (evaluate_every=0)": [
             run.name for run in runs if run.outcome is not None and run.objective is None

@@ -136,9 +136,9 @@ def write_outcome(out_dir: Path, figures: Mapping[str, float], **facts: Any) -> 
         figures: The last logged scalars; "objective" among them, if there is one.
         facts: More about the run, as plain types.
     """
-    finite = {name: v if math.isfinite(v) else None for name, v in figures.items()}
-    objective = finite.pop("objective", None)
-    write_json(out_dir / OUTCOME, {"objective": objective, **facts, "figures": finite})
+    rest = dict(figures)
+    objective = rest.pop("objective", None)
+    write_json(out_dir / OUTCOME, {"objective": objective, **facts, "figures": rest})
 
 
 def read_outcome(out_dir: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Confusion matrices tile by tile: what figures with intervals are worked out from."""
+"""Confusion matrices, and the one definition of IoU and mIoU."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,11 +6,10 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 IGNORE = 255
-
 """The label of pixels that do not count; the palette's, which this layer does not import."""
 
 
@@ -19,55 +18,49 @@ def confusion_matrix(label: Tensor, prediction: Tensor, num_classes: int) -> Ten
 
     Args:
         label: True classes of any shape, integers; 255 (ignore) is left out.
-        prediction: Predicted classes of the same shape, integers in 0..C-1 where they count.
+        prediction: Predicted classes of the same shape, integers in 0..C-1.
         num_classes: How many classes (C) there are.
 
     Returns:
         Shape (C, C), int64, on the label's device: rows are true, columns are predicted classes.
 
     Raises:
-        ValueError: If the shapes differ, or a class that counts is not in 0..C-1.
+        ValueError: If the shapes differ, or a class is not in 0..C-1.
     """
-    if label.shape != prediction.shape:
-        raise ValueError(
-            f"label is {tuple(label.shape)} but prediction is {tuple(prediction.shape)}"
-        )
-    cells = num_classes**2
-    true, guess = label.long(), prediction.long()
-    codes = true * num_classes + guess
-    outside = (true < 0) | (true >= num_classes) | (guess < 0) | (guess >= num_classes)
-    # Two cells of their own, since picking pixels by a mask would make a GPU wait once more.
-    codes = codes.masked_fill(outside, cells + 1).masked_fill(true == IGNORE, cells)
-    counts = torch.bincount(codes.flatten(), minlength=cells + 2)
-    if counts[cells + 1]:
-        raise ValueError(
-            f"{int(counts[cells + 1])} pixels have a class outside 0..{num_classes - 1}"
-        )
-    return counts[:cells].view(num_classes, num_classes)
+    # torchmetrics looks only at how many classes there are, and would count these elsewhere.
+    outside = (label != IGNORE) & ((label < 0) | (label >= num_classes))
+    outside |= (prediction < 0) | (prediction >= num_classes)
+    if outside.any():
+        raise ValueError(f"{int(outside.sum())} pixels have a class outside 0..{num_classes - 1}")
+    return multiclass_confusion_matrix(
+        prediction.long(), label.long(), num_classes, ignore_index=IGNORE
+    )
 
 
-def class_iou(confusion: Tensor) -> Tensor:
+def class_iou(counts: Any) -> npt.NDArray[np.float64]:
     """Intersection over union of every class, TP / (TP + FP + FN) (Everingham et al. 2010).
 
     Args:
-        confusion: Shape (C, C): rows are true, columns are predicted classes.
+        counts: Confusion matrices, shape (..., C, C), a tensor or an array: rows are true, columns
+            are predicted classes.
 
     Returns:
-        Shape (C,), float64 in 0..1, on the CPU; NaN where the class is in neither label nor
-        prediction.
+        Shape (..., C) in 0..1; NaN where the class is in neither label nor prediction.
     """
-    counts = confusion.cpu().double()  # some accelerators have no float64
-    hits = counts.diagonal()
-    return hits / (counts.sum(0) + counts.sum(1) - hits)
+    values = np.asarray(counts.cpu() if isinstance(counts, Tensor) else counts, np.float64)
+    hits = np.diagonal(values, axis1=-2, axis2=-1)
+    union = values.sum(-1) + values.sum(-2) - hits
+    return np.divide(hits, union, out=np.full_like(union, np.nan), where=union > 0)
 
 
-def mean_iou(confusion: Tensor) -> float:
-    """The mean IoU over the classes that occur in label or prediction; NaN where none does.
+def mean_iou(counts: Any) -> float:
+    """The mean IoU over the classes that occur in the labels; NaN where none does.
 
     Args:
-        confusion: Shape (C, C): rows are true, columns are predicted classes.
+        counts: A confusion matrix, shape (C, C), a tensor or an array.
     """
-    return float(class_iou(confusion).nanmean())
+    occurs = np.asarray(counts.sum(-1).tolist()) > 0
+    return float(class_iou(counts)[occurs].mean()) if occurs.any() else float("nan")
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,7 @@ class TileConfusions:
 
     Attributes:
         stems: The tiles' names.
-        groups: The ground that each shows.
+        groups: The location group of each.
         counts: Pixels by tile, true class and predicted class, shape (T, C, C), int64.
     """
 
@@ -92,7 +85,7 @@ class TileConfusions:
 
         Args:
             stems: The tile of each of the N windows.
-            groups: The ground of each.
+            groups: The location group of each.
             counts: Pixels by window, true class and predicted class, shape (N, C, C), int64.
         """
         names, first, tile = np.unique(stems, return_index=True, return_inverse=True)

@@ -2,11 +2,12 @@
 
 import fcntl
 import json
+import math
 import os
 import platform
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from errno import EACCES, EAGAIN
 from pathlib import Path
@@ -109,7 +110,21 @@ def check_new_folder(key: str, folder: Path) -> None:
         raise UserError(f"{key}={folder} exists already. Choose a new folder, or remove this one.")
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes `content` as indented JSON, whole or not at all."""
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes `content` as indented JSON, whole or not at all.
+
+    NumPy's arrays become lists; NaN and infinity, which JSON does not know, become null.
+    """
+    text = json.dumps(_for_json(content), indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_path(path) as scratch:
-        scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        scratch.write_text(text + "\n")
+
+
+def _for_json(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _for_json(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_for_json(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

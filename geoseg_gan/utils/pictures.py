@@ -15,6 +15,12 @@ RGB = npt.NDArray[np.uint8]
 _GAP = 2
 
 
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """At most `count` of the positions 0..total-1, ascending and evenly spaced."""
+    rows: list[int] = np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
+    return rows
+
+
 def beside(pictures: Sequence[RGB], columns: int | None = None) -> RGB:
     """Sets pictures of one size in rows, with thin white lines between.
 

@@ -12,6 +12,7 @@ from geoseg_gan.models.discriminators.output import Discriminator
 from geoseg_gan.models.pretrained.backbone import Backbone
 from geoseg_gan.models.registry import Generator, build_discriminator, build_generator
 from geoseg_gan.training.settings import TrainConfig
+from geoseg_gan.utils.tables import markdown_table
 
 IMAGE_SIZE, NUM_CLASSES, IMAGE_CHANNELS = 256, 8, 3
 """What published figures are counted for."""
@@ -144,8 +145,7 @@ def main() -> None:
     )
     remarks = []
     for kind in ("generator", "discriminator"):
-        print(f"\n| {kind} | parameters | published | GMAC | published | paper |")
-        print("|---|---|---|---|---|---|")
+        rows = []
         for choice in choices(f"model/{kind}"):
             config = compose(TrainConfig, [f"model/{kind}={choice}"])
             settings = plain(config.model)[kind]
@@ -157,9 +157,11 @@ def main() -> None:
                 p, g = published.parameters, published.gmac
                 cells[2] = f"{p:.1f} ({percent(size.parameters, p)})"
                 cells[4:] = f"{g:.0f} ({percent(size.gmac, g)})", published.paper
-            print(f"| {' | '.join(cells)} |")
+            rows.append(cells)
             if note := notes(kind, settings, size, published):
                 remarks.append(f"- {kind} `{choice}`: {note}")
+        head = [kind, "parameters", "published", "GMAC", "published", "paper"]
+        print("", *markdown_table(head, rows), sep="\n")
     print("", *remarks, sep="\n")
 
 

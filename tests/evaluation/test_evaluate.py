@@ -17,7 +17,7 @@ from geoseg_gan.evaluation.evaluate import evaluate
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import LOCK, held
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
 PICTURES = ("kid", "spectrum", "repetition", "memorisation", "samples", "closest")
 
 

@@ -7,8 +7,9 @@ from geoseg_gan.data.dataset import PairSource, WindowDataset
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.scan import scan
-from geoseg_gan.evaluation.images import ImageSet, collect, painted_like, spread
+from geoseg_gan.evaluation.images import ImageSet, collect, painted_like
 from geoseg_gan.models.checkpoints import load_generator
+from geoseg_gan.utils.pictures import evenly_spaced
 
 
 @pytest.fixture
@@ -19,9 +20,9 @@ def windows(tmp_path, make_folder, palette):
 
 
 def test_positions_are_spread_evenly_from_end_to_end():
-    assert spread(10, 4) == [0, 3, 6, 9]
-    assert spread(3, 10) == [0, 1, 2]
-    assert spread(5, 1) == [0]
+    assert evenly_spaced(10, 4) == [0, 3, 6, 9]
+    assert evenly_spaced(3, 10) == [0, 1, 2]
+    assert evenly_spaced(5, 1) == [0]
 
 
 def test_windows_keep_whole_masks_and_count_every_pixel_once(windows, palette):

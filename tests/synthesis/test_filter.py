@@ -28,12 +28,12 @@ def logits_of(probabilities):
 
 
 def test_the_score_of_a_half_and_a_third_by_hand():
-    # Class 0: TP 1, FN 1: 1/2. Class 1: TP 1, FP 1, FN 1: 1/3. Class 2, only predicted: 0.
+    # Class 0: TP 1, FN 1: 1/2. Class 1: TP 1, FP 1, FN 1: 1/3. Class 2 is only predicted.
     label, logits = label_of([[0, 0], [1, 1]]), logits_for([[0, 1], [1, 2]], 4)
-    assert score(label, logits) == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
+    assert score(label, logits) == pytest.approx((1 / 2 + 1 / 3) / 2)
 
 
-def test_the_score_over_classes_that_occur_in_either():
+def test_the_score_over_classes_that_occur():
     # Class 0: TP 1, FN 1: 1/2. Class 1: TP 2, FP 1: 2/3. Classes 2 and 3 are in neither.
     label, logits = label_of([[0, 0], [1, 1]]), logits_for([[0, 1], [1, 1]], 4)
     assert score(label, logits) == pytest.approx((1 / 2 + 2 / 3) / 2)

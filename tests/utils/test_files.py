@@ -1,8 +1,10 @@
 import json
+import math
 import os
 import stat
 import threading
 
+import numpy as np
 import pytest
 
 from geoseg_gan.utils.files import atomic_path, write_json
@@ -75,3 +77,10 @@ def test_json_reads_back_and_ends_in_a_newline(tmp_path):
     text = (tmp_path / "a.json").read_text()
     assert json.loads(text) == content
     assert text.endswith("}\n") and "Gewässer" in text
+
+
+def test_what_json_does_not_know_is_null_and_arrays_are_lists(tmp_path):
+    content = {"a": np.array([1.5, np.nan]), "b": (math.inf, {"c": np.float32(2)}), "d": "x"}
+    write_json(tmp_path / "a.json", content)
+    stored = json.loads((tmp_path / "a.json").read_text())
+    assert stored == {"a": [1.5, None], "b": [None, {"c": 2.0}], "d": "x"}

@@ -13,7 +13,7 @@ from geoseg_gan.data.palette import Palette
 from geoseg_gan.models.checkpoints import RunFacts
 from geoseg_gan.training.callbacks.checkpoint import LastCheckpoint
 from geoseg_gan.training.segmenter import Segmenter
-from geoseg_gan.utils.pictures import RGB, beside
+from geoseg_gan.utils.pictures import RGB, beside, evenly_spaced
 from geoseg_gan.utils.plots import confusion_picture
 
 SELECTED_BY = "inner/miou"
@@ -105,7 +105,7 @@ def prediction_grid(
         samples: How many are shown, 1 or more.
     """
     count = min(samples, len(dataset))
-    shown = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
+    shown = evenly_spaced(len(dataset), count)
     sample = default_collate([dataset[i] for i in shown])
     network, device = module.network, next(module.network.parameters()).device
     was_training = network.training

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import lightning as L
-import numpy as np
 import torch
 from torch.utils.data import default_collate
 
@@ -14,7 +13,7 @@ from geoseg_gan.models.checkpoints import RunFacts, save_network
 from geoseg_gan.models.generators.noise import sample_noise
 from geoseg_gan.training.callbacks.checkpoint import LastCheckpoint
 from geoseg_gan.training.gan import GAN
-from geoseg_gan.utils.pictures import RGB, beside, write_picture
+from geoseg_gan.utils.pictures import RGB, beside, evenly_spaced, write_picture
 
 
 class RunExporter(LastCheckpoint):
@@ -44,7 +43,7 @@ class RunExporter(LastCheckpoint):
         super().__init__(out_dir, facts)
         self.dataset = dataset
         count = min(samples, len(dataset))
-        self.shown = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
+        self.shown = evenly_spaced(len(dataset), count)
         self.kept_epochs = kept_epochs
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -32,13 +32,18 @@ def test_iou_of_a_two_by_two_mask_by_hand():
     assert mean_iou(confusion) == pytest.approx(1 / 3)
 
 
-def test_iou_of_a_half_and_a_third_by_hand():
-    # Class 0: TP 1, FN 1: 1/2. Class 1: TP 1, FP 1, FN 1: 1/3. Class 2, only predicted: 0. Class 3
-    # is in neither and does not count.
+def test_the_mean_is_over_the_classes_of_the_labels():
+    # Class 0: TP 1, FN 1: 1/2. Class 1: TP 1, FP 1, FN 1: 1/3. Class 2, only predicted, is 0 and
+    # does not count in the mean; class 3 is in neither.
     confusion = agreement([[0, 0], [1, 1]], [[0, 1], [1, 2]], 4)
     assert class_iou(confusion).tolist() == pytest.approx([1 / 2, 1 / 3, 0, math.nan], nan_ok=True)
-    assert mean_iou(confusion) == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
-    assert class_iou(confusion).dtype == torch.float64
+    assert mean_iou(confusion) == mean_iou(confusion.numpy()) == pytest.approx((1 / 2 + 1 / 3) / 2)
+
+
+def test_many_matrices_at_once_give_the_iou_of_each():
+    first = agreement([[0, 1]], [[0, 0]], 2)
+    second = agreement([[0, 1]], [[0, 1]], 2)
+    assert class_iou(torch.stack([first, second])).tolist() == [[0.5, 0.0], [1.0, 1.0]]
 
 
 def test_ignored_pixels_count_neither_as_true_nor_as_predicted():
@@ -84,5 +89,5 @@ def test_classes_out_of_range_are_refused(label, prediction):
 
 
 def test_shapes_that_differ_are_refused():
-    with pytest.raises(ValueError, match=r"label is \(1, 2\) but prediction is \(2,\)"):
-        agreement([[0, 1]], [0, 1], 2)
+    with pytest.raises(ValueError, match="same"):
+        agreement([[0, 1], [1, 1]], [0, 1, 0], 2)
