@@ -25,7 +25,8 @@ def confusion_matrix(label: Tensor, prediction: Tensor, num_classes: int) -> Ten
         Shape (C, C), int64, on the label's device: rows are true, columns are predicted classes.
 
     Raises:
-        ValueError: If the shapes differ, or a class is not in 0..C-1.
+        ValueError: If a class is not in 0..C-1.
+        RuntimeError: If the shapes differ.
     """
     # torchmetrics looks only at how many classes there are, and would count these elsewhere.
     outside = (label != IGNORE) & ((label < 0) | (label >= num_classes))

@@ -11,7 +11,8 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[s
         head: The columns' titles.
         rows: The cells of every row.
     """
-    lines = [head, ["---"] * len(head), *rows]
-    return [
-        "| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
-    ]
+    first, *rest = (
+        "| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |"
+        for line in [head, *rows]
+    )
+    return [first, "|" + "---|" * len(head), *rest]

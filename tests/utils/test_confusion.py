@@ -89,5 +89,5 @@ def test_classes_out_of_range_are_refused(label, prediction):
 
 
 def test_shapes_that_differ_are_refused():
-    with pytest.raises(ValueError, match="same"):
+    with pytest.raises(RuntimeError, match="size"):
         agreement([[0, 1], [1, 1]], [0, 1, 0], 2)
