@@ -9,7 +9,6 @@ import torch
 from defaults import defaults
 
 from geoseg_gan.data import datamodule as module
-from geoseg_gan.data import scan as scan_module
 from geoseg_gan.data.datamodule import GanDataModule
 from geoseg_gan.data.demo.world import MARKER
 from geoseg_gan.data.images import MaskReader, write_image
@@ -27,16 +26,6 @@ from geoseg_gan.utils.errors import UserError
 TURNS = defaults(
     JitterSettings, quarter_turn=defaults(QuarterTurnStep, 0.75), flip=defaults(FlipStep, 0.5)
 )
-
-
-@pytest.fixture
-def settings(palette):
-    return defaults(
-        DataSettings,
-        palette=list(palette.classes),
-        ignore=[list(color) for color in palette.ignore],
-        num_workers=0,
-    )
 
 
 @pytest.fixture
@@ -86,15 +75,6 @@ def test_a_split_that_is_right_is_opened_without_a_warning(root, settings):
         data = ready(root, settings)
     assert data.train_index.class_shares().min() > 0
     assert data.palette.names == ["Background", "Forest land", "Settlement"]
-
-
-def test_tiles_that_are_held_out_are_not_trained_on(root, settings):
-    data = ready(root, settings, inner_share=0.3)
-    stems = {stem for batch in data.train_dataloader() for stem in batch["stem"]}
-    inner = {pair.stem for pair in data.inner_dataset.source.pairs}
-    assert len(inner) == 2 and len(stems) == 4 and not stems & inner
-    assert len(data.train_index.pairs) == 4 and len(data.inner_dataset) == 2 * 4
-    assert ready(root, settings).inner_dataset is None
 
 
 def test_a_split_file_says_which_tiles_are_used_and_how(root, settings, tmp_path):
@@ -164,12 +144,6 @@ def test_16_bit_images_are_scaled_by_the_training_split(make_folder, tmp_path, s
     assert scaled.shape == (2, 5, 32, 32) and scaled.min() == -1 and scaled.max() == 1
 
 
-def test_a_second_setup_does_nothing(root, settings, monkeypatch):
-    data = ready(root, settings)
-    monkeypatch.setattr(module, "scan", None)
-    data.setup("fit")
-
-
 def test_a_setup_that_failed_fails_again(root, settings):
     for path in (root / "val" / "images").iterdir():
         path.unlink()
@@ -177,16 +151,6 @@ def test_a_setup_that_failed_fails_again(root, settings):
     for _ in range(2):
         with pytest.raises(DataError, match=r"val_000\.png has no image"):
             data.setup()
-
-
-def test_a_later_start_reads_no_pair(root, settings, monkeypatch):
-    first = ready(root, settings).train_index
-
-    def fail(path):
-        raise AssertionError("nothing should be read")
-
-    monkeypatch.setattr(scan_module, "read_image", fail)
-    np.testing.assert_array_equal(ready(root, settings).train_index.pixels, first.pixels)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -228,12 +192,6 @@ def test_a_class_that_never_occurs_is_a_warning_that_names_it(root, settings, pa
     with pytest.warns(UserWarning, match="never occurs in the masks: Water, Ice") as caught:
         ready(root, replace(settings, palette=more))
     assert len(caught) == 1 and "Forest" not in str(caught[0].message)
-
-
-def test_an_unknown_colour_is_an_error_by_default(root, settings, palette):
-    path = paint_stray(root, palette, 7)
-    with pytest.raises(DataError, match=re.escape(f"{path}: colour (165, 230, 80) in 7 pixels")):
-        ready(root, settings)
 
 
 @pytest.mark.parametrize(("policy", "value"), [("ignore", 255), ("nearest", 1)])

@@ -5,8 +5,14 @@ from defaults import defaults
 from torch.utils.data import DataLoader
 
 from geoseg_gan.data import dataset as module
-from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset, window_starts
-from geoseg_gan.data.images import MaskReader, resize_image, resize_label, write_image
+from geoseg_gan.data.dataset import (
+    PairDataset,
+    PairSource,
+    WindowDataset,
+    free_memory,
+    window_starts,
+)
+from geoseg_gan.data.images import MaskReader, resize_image, resize_label
 from geoseg_gan.data.jitter import draw_warp, draw_window, sample_image, sample_label
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import IGNORE
@@ -119,14 +125,6 @@ def test_resize_shows_the_whole_picture(source):
     np.testing.assert_array_equal(item["label"].numpy(), resize_label(label, 32))
 
 
-def test_a_picture_of_exactly_the_crop_is_shown_whole(make_folder, tmp_path, source_of):
-    source = source_of(make_folder(tmp_path / "data", train=2, size=32))
-    item = PairDataset(source, 32, "crop", defaults(JitterSettings), seed=0)[SampleIndex(1, 4)]
-    image, label = source.read(1)
-    np.testing.assert_array_equal(item["image"].numpy().transpose(1, 2, 0), image)
-    np.testing.assert_array_equal(item["label"].numpy(), label)
-
-
 def test_an_item_is_fixed_by_seed_row_and_serial(source):
     def item(seed, row, serial):
         return PairDataset(source, 32, "crop", ALL_STEPS, seed)[SampleIndex(row, serial)]
@@ -218,18 +216,6 @@ def test_validation_windows_cover_every_pixel_and_show_it_as_it_is(
         np.testing.assert_array_equal(item["image"].numpy().transpose(1, 2, 0), image[inside])
         np.testing.assert_array_equal(item["label"].numpy(), label[inside])
     assert covered.all()
-
-
-def test_validation_pictures_of_different_sizes_have_their_own_windows(
-    make_folder, tmp_path, source_of, reader
-):
-    root = make_folder(tmp_path / "data", train=2, size=(32, 32))
-    write_image(root / "train" / "images" / "z.png", np.zeros((32, 64, 3), np.uint8))
-    reader.write(root / "train" / "masks" / "z.png", np.zeros((32, 64), np.uint8))
-    source = source_of(root)
-    sizes = scan(list(source.pairs), reader).sizes
-    windows = WindowDataset(source, sizes, 32, "crop").windows
-    assert list(windows) == [(0, (0, 0, 32)), (1, (0, 0, 32)), (2, (0, 0, 32)), (2, (0, 32, 32))]
 
 
 def test_validation_can_show_whole_pictures_resized(source):
@@ -324,11 +310,6 @@ def test_a_ram_cache_that_does_not_fit_is_refused_with_figures(source, reader, m
         source.in_memory(index)
 
 
-def test_free_memory_is_told_in_bytes_or_not_at_all():
-    free = module.free_memory()
-    assert free is None or 2**24 < free < 2**46
-
-
 # Loader processes
 
 
@@ -352,3 +333,45 @@ def test_16_bit_batches_pass_through_workers(make_folder, tmp_path, source_of):
     assert batch["image"].dtype == torch.uint16 and batch["image"].shape == (2, 5, 32, 32)
     (alone,) = batches(source_of(root), 0)
     assert_same(batch, alone)
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Writes files of a machine with 1000 KiB free: `machine({"path": "text"})`."""
+
+    def make(files):
+        files = {"proc/meminfo": "MemTotal: 2000 kB\nMemAvailable: 1000 kB\n", **files}
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return tmp_path
+
+    return make
+
+
+def group(folder, limit, used, files=0):
+    folder = f"sys/fs/cgroup/{folder}"
+    return {
+        f"{folder}/memory.max": f"{limit}\n",
+        f"{folder}/memory.current": f"{used}\n",
+        f"{folder}/memory.stat": f"cache 5\ninactive_file {files}\n",
+    }
+
+
+GROUP = {"proc/self/cgroup": "0::/a/b\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (GROUP, 1000 * 1024),  # the group's folder is not there
+        (GROUP | group("a/b", "max", 10), 1000 * 1024),
+        (GROUP | group("a/b", 500, 100), 400),
+        (GROUP | group("a/b", 500, 450, files=350), 400),  # what was read gives way
+        (GROUP | group("a/b", "max", 10) | group("a", 700, 100), 600),  # of the group around it
+        (GROUP | group(".", 300, 400), 0),  # a container sees its own group as the root
+    ],
+)
+def test_the_least_of_machine_and_containers_counts(machine, files, expected):
+    assert free_memory(machine(files)) == expected

@@ -26,10 +26,6 @@ STRONG = defaults(
 )
 
 
-def transplant(**knobs):
-    return defaults(JitterSettings, transplant=defaults(TransplantStep, **knobs))
-
-
 def turned(array, flip, turns):
     array = np.rot90(array, turns)
     return array[:, ::-1] if flip else array
@@ -145,18 +141,6 @@ def test_windows_agree_with_cropping_the_whole_warped_frame(seed):
         np.testing.assert_array_equal(part, [axis[inside] for axis in whole])
         np.testing.assert_array_equal(sample_label(label, part), sample_label(label, whole)[inside])
         np.testing.assert_array_equal(sample_image(image, part), sample_image(image, whole)[inside])
-
-
-def test_the_same_state_of_the_generator_draws_the_same_warp():
-    def draw(seed):
-        return draw_warp(STRONG, np.random.default_rng(seed))
-
-    assert draw(5) == draw(5)
-    assert draw(5) != draw(6)
-    first, second = (draw(5).source_map(30, 30, (0, 0, 30)) for _ in range(2))
-    np.testing.assert_array_equal(first, second)
-    rng = np.random.default_rng(5)
-    assert draw_warp(STRONG, rng) != draw_warp(STRONG, rng)
 
 
 def test_switching_one_step_off_leaves_the_draws_of_the_others():

@@ -110,18 +110,6 @@ def test_a_gray_unknown_colour_hints_at_index_masks(palette):
         palette.encode(np.ones((2, 2, 3), np.uint8))
 
 
-def test_unknown_colours_can_be_ignored_and_are_counted(palette):
-    label = random_label(palette)
-    mask = palette.decode(label)
-    mask[2, :7] = 1, 2, 3
-    mask[3, 0] = 4, 5, 6
-    expected = label.copy()
-    expected[2, :7] = expected[3, 0] = IGNORE
-    encoded, unknown = palette.encode(mask, "ignore")
-    np.testing.assert_array_equal(encoded, expected)
-    assert unknown == 8
-
-
 def test_unknown_colours_can_become_the_nearest_class_or_ignore(palette):
     mask = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
     mask[0, 0] = 168, 232, 84

@@ -1,4 +1,4 @@
-"""Streams: packing folders into few big files, and training's order through them."""
+"""Streams: packing folders, and reading them in training."""
 
 import dataclasses
 import gc
@@ -303,3 +303,21 @@ def test_packing_refuses_what_it_would_overwrite_or_cannot_read(pack, root, name
 def test_files_of_an_impossible_size_are_refused(settings, root, size):
     with pytest.raises(UserError, match=rf"chunk_mb={size}: use more than 0, up to 2047"):
         defaults(PackSettings, str(root), "new", size, settings)
+
+
+def test_the_command_packs_a_demo_world_and_says_how_to_train_on_it(tmp_path, composed, capsys):
+    sizes = ("data.demo.train_tiles=3", "data.demo.val_tiles=1", "data.demo.tile_size=64")
+    paths = (f"data_root={tmp_path / 'demo'}", f"out_dir={tmp_path / 'stream'}")
+    packed = module.pack(composed("pack", "data=demo", *sizes, *paths))
+    assert {split: (part.pairs, part.chunks) for split, part in packed.items()} == {
+        "train": (3, 1),
+        "val": (1, 1),
+    }
+    shown = capsys.readouterr().out
+    assert "train: 3 pairs in 1 file, 0 MB" in shown
+    told = shown.split("Next: ")[1].split()
+    assert told[:2] == ["python", "scripts/train.py"]
+    # What it tells, with the same data settings, is a stream that training accepts.
+    given = [word for word in told[2:] if not word.startswith("data_root=")]
+    settings = composed("train", "data=demo", *sizes, *given).data
+    check_root(settings, tmp_path / "stream")

@@ -1,18 +1,211 @@
 import re
+import warnings
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 from defaults import defaults
-from mixed import make, ready, stems
 
-from geoseg_gan.data.images import mask_reader
+from geoseg_gan.data.images import mask_reader, write_image
 from geoseg_gan.data.pairs import DataError
-from geoseg_gan.data.palette import PaletteClass
-from geoseg_gan.data.settings import JitterSettings, MixingSettings, TransplantStep
+from geoseg_gan.data.palette import IGNORE, PaletteClass
+from geoseg_gan.data.segmenter_datamodule import SegmenterDataModule
+from geoseg_gan.data.settings import FlipStep, JitterSettings, MixingSettings, TransplantStep
+from geoseg_gan.data.split import hold_out
 from geoseg_gan.utils.errors import UserError
+
+FLIPS = defaults(JitterSettings, flip=defaults(FlipStep, 0.5))
+
+
+def make(root, settings, **changes):
+    knobs = {
+        "image_size": 32,
+        "batch_size": 4,
+        "jitter": FLIPS,
+        "seed": 0,
+        "mixing": defaults(MixingSettings),
+    } | changes
+    return SegmenterDataModule(root, settings, **knobs)
+
+
+def ready(root, settings, rank=0, world=1, **changes):
+    data = make(root, settings, **changes)
+    data.prepare_data()
+    data.setup()
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world)
+    return data
+
+
+def stems(data, epoch=0):
+    """Stems of an epoch's batches, a list each."""
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    return [batch["stem"] for batch in loader]
+
+
+def pixels_of(loaders, classes=3):
+    """Pixels of every class over all items of all loaders."""
+    labels = [batch["label"].flatten() for loader in loaders for batch in loader]
+    counts = torch.bincount(torch.cat(labels).long(), minlength=IGNORE + 1)
+    return counts[:classes].tolist()
+
+
+# The tiles that are held out
+
+
+def test_whole_groups_are_held_out_until_they_hold_the_share():
+    groups = [name for name in "abcdefghij" for _ in range(3)]
+    for seed in range(10):
+        rows = hold_out(groups, 0.15, seed)
+        assert len(rows) == 6 and rows == sorted(rows)
+        held = {groups[row] for row in rows}
+        assert len(held) == 2 and hold_out(groups, 0.15, seed) == rows
+    assert len({tuple(hold_out(groups, 0.15, seed)) for seed in range(10)}) > 5
+
+
+@pytest.mark.parametrize(
+    ("groups", "share", "count"),
+    [
+        ("abcdefghij", 0.0, 0),
+        ("abcdefghij", 0.01, 1),
+        ("abcdefghij", 0.3, 3),
+        ("abcdefghij", 0.31, 4),
+        ("abcdefghij", 0.9, 5),
+        ("ab", 0.1, 1),
+        ("aaaaaaaaab", 0.2, 1),
+        ("aaabbb", 0.2, 3),
+    ],
+)
+def test_at_least_one_group_and_at_most_half_of_the_pairs_are_held_out(groups, share, count):
+    for seed in range(6):
+        assert len(hold_out(list(groups), share, seed)) == count
+
+
+def test_ground_of_one_group_cannot_be_held_out(root, settings):
+    with pytest.raises(
+        UserError, match=r"inner_share=0\.2: .* one location group .*inner_share=0 select="
+    ):
+        ready(root, replace(settings, group_regex="(t)rain|val"), inner_share=0.2)
+
+
+def test_held_out_tiles_are_watched_and_never_fitted(root, settings):
+    data = ready(root, settings, inner_share=0.25, epoch_steps=6)
+    held = {pair.stem for pair in data.inner_dataset.source.pairs}
+    fitted = {pair.stem for pair in data.train_index.pairs}
+    assert len(held) == 3 and len(fitted) == 9 and not held & fitted
+    assert {stem for batch in stems(data) for stem in batch} == fitted
+    assert {stem for batch in data.val_dataloader() for stem in batch["stem"]} == held
+    assert data.split_summary() == "9 pairs of 9 groups fitted, 3 pairs of 3 groups held out"
+    other = ready(root, settings, inner_share=0.25, seed=1)
+    assert {pair.stem for pair in other.inner_dataset.source.pairs} != held
+
+
+def test_scaling_is_that_of_the_fitted_images(make_folder, tmp_path, settings):
+    root = make_folder(tmp_path / "data", train=4, val=1, size=32, bands=2, dtype="uint16")
+    for path in (root / "train" / "images").iterdir():
+        level = 1000 * (1 + int(path.stem[-1]))
+        write_image(path, np.full((32, 32, 2), level, np.uint16))
+    data = ready(root, settings, inner_share=0.25)
+    held = int(data.inner_dataset.source.pairs[0].stem[-1])
+    levels = [1000 * (1 + number) for number in range(4) if number != held]
+    assert data.scaling().low == [min(levels)] * 2 and data.scaling().high == [max(levels)] * 2
+
+
+# Validation
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 16])
+def test_all_processes_together_see_every_pixel_once(root, settings, world):
+    data = ready(root, settings, batch_size=16, inner_share=0.2)
+    dataset, loaders = data.inner_dataset, []
+    for rank in range(world):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world)
+        loaders.append(data.val_dataloader())
+    assert len({len(loader) for loader in loaders}) == 1
+    expected = np.zeros(3, int)
+    for row in range(len(dataset.source.pairs)):
+        _, label = dataset.source.read(row)
+        expected += np.bincount(label.ravel(), minlength=256)[:3]
+    assert pixels_of(loaders) == expected.tolist()
+    assert expected.sum() > 0.9 * 3 * 48 * 40
+    # Dealt out in turn: what a single process sees in order.
+    seen = [[stem for batch in loader for stem in batch["stem"]] for loader in loaders]
+    dealt = [stem for turn in zip(*seen, strict=True) for stem in turn]
+    order = [dataset[i]["stem"] for i in range(len(dataset))]
+    assert dealt[: len(order)] == order
+
+
+def test_a_missing_validation_split_is_a_warning(make_folder, tmp_path, settings):
+    root = make_folder(tmp_path / "data", val=0, size=32)
+    with pytest.warns(UserWarning, match=re.escape(f"{root / 'val'} is missing: there will be no")):
+        data = ready(root, settings)
+    assert data.val_dataset is None
+
+
+class Watcher(L.LightningModule):
+    """Counts what Lightning shows it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.automatic_optimization = False
+        self.seen = Counter()
+
+    def training_step(self, sample, batch_idx):
+        self.seen["train"] += len(sample["stem"])
+
+    def validation_step(self, sample, batch_idx):
+        self.seen["val"] += len(sample["stem"])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize(("share", "windows"), [(0.0, 0), (0.2, 3 * 4)])
+def test_lightning_trains_with_and_without_held_out_tiles(root, settings, made, share, windows):
+    data = make(root, settings, inner_share=share, synthetic=[made], synthetic_ratio=0.25)
+    trainer = L.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+    module = Watcher()
+    trainer.fit(module, datamodule=data)
+    assert module.seen == Counter(train=2 * 4 * data.steps_per_epoch) + Counter(val=2 * windows)
+
+
+# Opening
+
+
+def test_folders_that_are_right_are_opened_without_a_warning_and_once(root, settings, made):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = ready(root, settings, synthetic=[made], inner_share=0.2)
+    index = data.train_index
+    data.setup("fit")
+    assert data.train_index is index and len(data.synthetic_folders) == 1
+
+
+def test_a_class_that_is_not_fitted_is_a_warning(one_with_settlement, settings):
+    messages = set()
+    for seed in range(12):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            data = ready(one_with_settlement, settings, inner_share=0.25, seed=seed)
+        held = "train_000" in {pair.stem for pair in data.inner_dataset.source.pairs}
+        assert len(caught) == held
+        messages |= {str(warning.message) for warning in caught}
+    (message,) = messages
+    assert message.endswith("masks: Settlement. The segmenter cannot learn it.")
 
 
 def synthetic_in(batches):
@@ -43,27 +236,6 @@ def test_two_processes_share_the_batches_of_one_and_each_has_synthetic_pairs(roo
         assert [synthetic_in(part) for part in parts] == [6, 6]
 
 
-def test_other_synthetic_pairs_are_drawn_in_other_epochs(root, settings, made):
-    data = ready(root, settings, synthetic=[made], synthetic_ratio=0.25)
-    epochs = [stems(data, epoch) for epoch in range(12)]
-    drawn = [
-        frozenset(s for batch in epoch for s in batch if s.startswith("pair_")) for epoch in epochs
-    ]
-    assert all(len(part) == 3 for part in drawn)
-    assert len(set(drawn)) > 4 and frozenset.union(*drawn) == {f"pair_{i:05d}" for i in range(5)}
-    assert stems(data, 3) == epochs[3]
-
-
-def test_an_epoch_is_as_long_with_synthetic_pairs_as_without(root, settings, made):
-    plain = ready(root, settings, synthetic_ratio=0.25)  # the share of nothing is nothing
-    mixed = ready(root, settings, synthetic=[made], synthetic_ratio=0.25)
-    assert plain.steps_per_epoch == mixed.steps_per_epoch == 3
-    assert synthetic_in(stems(plain)) == 0 and len(stems(plain)) == len(stems(mixed)) == 3
-    longer = ready(root, settings, synthetic=[made], synthetic_ratio=0.25, epoch_steps=5)
-    assert longer.steps_per_epoch == len(stems(longer)) == 5
-    assert synthetic_in(stems(longer)) == 5
-
-
 def test_several_folders_are_mixed_each_with_its_own_reader(
     root, settings, made, make_generated, tmp_path
 ):
@@ -90,13 +262,6 @@ def test_neither_cache_nor_workers_change_a_batch(root, settings, made, changes)
             assert batch["stem"] == expected["stem"]
             assert torch.equal(batch["image"], expected["image"])
             assert torch.equal(batch["label"], expected["label"])
-
-
-def test_pictures_are_resized_where_the_settings_say_so(root, settings, made):
-    resized = replace(settings, fit="resize")
-    data = ready(root, resized, synthetic=[made], synthetic_ratio=0.5, inner_share=0.2)
-    assert next(iter(data.train_dataloader()))["image"].shape == (4, 3, 32, 32)
-    assert len(data.inner_dataset) == 3 and len(data.val_dataset) == 3
 
 
 def test_a_schedule_runs_over_the_epochs_of_the_training(root, settings, made):
@@ -168,14 +333,6 @@ def test_regions_are_pasted_between_fitted_real_pairs_only(root, settings, made)
 # Refusals
 
 
-def test_a_setup_that_failed_fails_again(root, settings, made):
-    (made / "pair_00003_mask.png").unlink()
-    data = make(root, settings, synthetic=[made])
-    for _ in range(2):
-        with pytest.raises(DataError, match="pair_00003 has no mask"):
-            data.setup()
-
-
 def test_a_generated_folder_as_validation_is_refused(
     make_folder, tmp_path, settings, make_generated
 ):
@@ -183,16 +340,6 @@ def test_a_generated_folder_as_validation_is_refused(
     make_generated(root / "val", [0], layout="folders")
     with pytest.raises(DataError, match=re.escape(f"{root / 'val'} holds generated pairs")):
         ready(root, settings)
-
-
-def test_a_folder_that_was_not_generated_is_refused(root, settings, tmp_path):
-    with pytest.raises(DataError, match=r"synthetic=\S+nowhere is not a generated folder"):
-        ready(root, settings, synthetic=[tmp_path / "nowhere"])
-
-
-def test_a_generated_folder_without_pairs_is_refused(root, settings, make_generated, tmp_path):
-    with pytest.raises(DataError, match="holds no pairs"):
-        ready(root, settings, synthetic=[make_generated(tmp_path / "none", [])])
 
 
 @pytest.mark.filterwarnings("ignore:.*never occurs in the masks")
@@ -220,11 +367,6 @@ def test_images_smaller_than_the_crop_are_refused(root, settings, make_generated
     small = make_generated(tmp_path / "small", [0], size=16)
     with pytest.raises(DataError, match=r"is 16x16, smaller than the crop of image_size=32"):
         ready(root, settings, synthetic=[small])
-
-
-def test_an_unknown_class_to_draw_more_often_is_refused(root, settings):
-    with pytest.raises(UserError, match="oversample_classes: 'Setlement' is not a class"):
-        ready(root, settings, oversample=["Setlement"])
 
 
 @pytest.mark.filterwarnings("ignore:.*never occurs in the masks")
