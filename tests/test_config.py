@@ -89,6 +89,8 @@ def test_a_model_brings_its_rates_and_its_loss(composed):
     assert config.loss == composed("train", "loss=spade").loss
     assert composed("train", "model=oasis").loss.adversarial == "classes"
     assert composed("train", "model=spade_light").lr == 2e-4
+    trial = composed("trial", "model=spade").train
+    assert (trial.lr, trial.optimizer, trial.loss) == (config.lr, config.optimizer, config.loss)
 
 
 def test_the_command_line_wins_over_what_a_model_brings(composed):
@@ -98,6 +100,7 @@ def test_the_command_line_wins_over_what_a_model_brings(composed):
     for order in (("model=spade", "loss=lsgan_fm"), ("loss=lsgan_fm", "model=spade")):
         config = composed("train", *order)
         assert config.loss == composed("train", "loss=lsgan_fm").loss
+        assert composed("trial", *order).train.loss == config.loss
         assert config.lr == 1e-4
     config = composed("train", "model=spade", "loss.perceptual.weight=0")
     assert (config.loss.perceptual.weight, config.loss.feature_matching.weight) == (0, 10)

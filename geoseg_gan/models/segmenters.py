@@ -28,21 +28,21 @@ _FIXED = {
     "in_channels",
     "classes",
     "kwargs",
-    # Both would change what comes out: logits of the image's size, and nothing else.
+    # These two would change the output, which is logits of the image's size and nothing else.
     "activation",
     "aux_params",
 }
 
 
 def check_segmenter(settings: SegmenterSettings, image_size: int) -> None:
-    """Refuses settings that name no network, and image sizes that it does not take.
+    """Refuses settings from which no network can be built, and image sizes that do not fit it.
 
     Builds the network without memory for its weights; nothing is downloaded.
 
     Raises:
         UserError: Naming the setting, with the valid choices or sizes.
     """
-    # Building takes a second or more, and a trial asks again before each of its runs.
+    # Cached: building takes a second or more, and a trial checks before each of its runs.
     _check_built(json.dumps(asdict(settings), sort_keys=True), image_size)
 
 
@@ -51,7 +51,7 @@ def _check_built(described: str, image_size: int) -> None:
     settings = SegmenterSettings(**json.loads(described))
     _check_names(settings.arch, settings.encoder, settings.options)
     _check_weights(settings.encoder, settings.encoder_weights)
-    # Mix Transformers read numbers out of tensors while they are built.
+    # Mix Transformers read values of tensors when they are built.
     device = "cpu" if settings.encoder.startswith("mit_") else "meta"
     with torch.device(device):
         network = build_segmenter(asdict(settings), 2, 3, pretrained=False).eval()
@@ -67,7 +67,7 @@ def _check_built(described: str, image_size: int) -> None:
     try:
         with torch.inference_mode():
             shape = tuple(network(image).shape)
-    except Exception as error:  # whatever the libraries make of sizes that do not fit
+    except Exception as error:  # the libraries raise exceptions of many types for sizes
         raise _unfit(
             settings.arch, settings.encoder, f" at image_size={image_size}", error
         ) from error
@@ -80,7 +80,7 @@ def _check_built(described: str, image_size: int) -> None:
 
 
 def segmenter_stride(network: nn.Module) -> int:
-    """What the height and width of a built segmenter's images must be multiples of, in pixels."""
+    """The number of pixels that a segmenter's image sides must be multiples of."""
     return int(cast(Any, network).encoder.output_stride)
 
 
@@ -93,13 +93,13 @@ def build_segmenter(
         settings: The entries of SegmenterSettings.
         num_classes: C.
         bands: K, bands of the images.
-        pretrained: Whether the encoder gets its weights; without, as for a checkpoint that brings
-            its own, nothing is read or downloaded.
+        pretrained: Whether to load the encoder's weights. False, for a network whose weights come
+            from a checkpoint, reads and downloads nothing.
 
     Raises:
         UserError: If a setting is not valid, or weights cannot be downloaded.
     """
-    # Imported here, since it takes seconds, which commands without a segmenter save.
+    # Imported here: it takes seconds, which commands without a segmenter save.
     import segmentation_models_pytorch as smp
 
     arch, encoder, options = settings["arch"], settings["encoder"], settings["options"]
@@ -115,11 +115,11 @@ def build_segmenter(
         network = smp.create_model(
             arch, in_channels=bands, classes=num_classes, **source, **options
         )
-    except Exception as error:  # the libraries raise of every kind, downloads too
+    except Exception as error:  # the libraries and downloads raise exceptions of many types
         raise _unfit(arch, encoder, "", error) from error
     if weights == PACKAGED_WEIGHTS:
         load_lite(network.encoder.model, LITE0, bands)
-    # Convolutions on CPUs and on tensor cores read all channels of a pixel together.
+    # With the channels of a pixel side by side, convolutions are faster on CPUs and tensor cores.
     return cast(nn.Module, network.to(memory_format=torch.channels_last))
 
 
@@ -169,7 +169,7 @@ def _check_weights(encoder: str, weights: str | None) -> None:
 
 
 def _unfit(arch: str, encoder: str, when: str, error: Exception) -> UserError:
-    """One line for what the libraries say in several."""
+    """Puts the several lines of a library's message into one."""
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return UserError(
         f"segmenter.arch={arch} with segmenter.encoder={encoder} does not work{when}: {reason}. "

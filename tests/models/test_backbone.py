@@ -54,8 +54,7 @@ def test_maps_are_as_announced_and_gradients_pass_through_to_the_image(
     backbone = Backbone(name, 3)
     images.requires_grad_()
     maps = backbone(images)
-    assert [found.shape[1] for found in maps] == backbone.channels()
-    assert [64 // found.shape[2] for found in maps] == backbone.strides()
+    assert [(found.shape[1], 64 // found.shape[2]) for found in maps] == backbone.levels()
     assert len(maps) == 5
     sum(found.square().mean() for found in maps).backward()
     assert images.grad.abs().sum() > 0
@@ -150,7 +149,7 @@ def test_a_network_without_feature_maps_is_refused_in_one_line(monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(UserError, match=r"^resnet18 gives no feature maps .*Use lite2") as caught:
-        Backbone("resnet18", 3).channels()
+        Backbone("resnet18", 3).levels()
     assert "\n" not in str(caught.value)
 
 

@@ -19,7 +19,7 @@ class PatchDis(nn.Module):
     Args:
         num_classes: C, channels of the one-hot label map.
         image_channels: K, bands of the image.
-        width: Channels of the first layer; each further layer has twice as many, up to 8 times.
+        width: Channels of the first layer; they double at each further one, up to 8 times.
         layers: Strided layers of each scale.
         scales: Number of copies, each at half the resolution of the one before.
         spectral_norm: Divides weights by their spectral norm (Miyato et al. 2018).

@@ -32,8 +32,8 @@ class ProjectedDis(nn.Module):
         num_classes: C, channels of the one-hot label map.
         image_channels: K, bands of the image.
         backbone: "lite2" (needs no download), or the name of a convolutional network of timm.
-        mixed: Channels of the finest mixed map; each coarser one has twice as many.
-        width: Channels of each discriminator's first layer; the second has twice as many.
+        mixed: Channels of the finest mixed map; they double at each coarser one.
+        width: Channels of each discriminator's first layer; they double at the second.
         patch: Width of an extra PatchGAN of one scale on the image itself, as Kumari et al. 2022
             ("Ensembling Off-the-shelf Models") combine both kinds; 0 for none.
         spectral_norm: Divides the discriminators' weights by their spectral norm.
@@ -69,9 +69,9 @@ class ProjectedDis(nn.Module):
         self.backbone = Backbone(backbone, image_channels)
         self.minimum_size = 32
         self.edges = edges
-        strides = self.backbone.strides()
-        self.first = next((i for i, s in enumerate(strides) if s >= _FINEST), len(strides))
-        channels = self.backbone.channels()[self.first :]
+        levels = self.backbone.levels()
+        self.first = sum(stride < _FINEST for _, stride in levels)  # the first level that is used
+        channels = [count for count, _ in levels[self.first :]]
         if not channels:
             raise ValueError(f"backbone={backbone} has no feature map of stride {_FINEST} or more")
         mixes = [mixed * 2**level for level in range(len(channels))]

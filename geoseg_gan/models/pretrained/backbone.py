@@ -58,25 +58,16 @@ class Backbone:
                     f"for.{hint}"
                 )
 
-    def channels(self) -> list[int]:
-        """Channels of the feature maps, from the finest to the coarsest.
+    def levels(self) -> list[tuple[int, int]]:
+        """Channels and stride in pixels of each feature map, from the finest to the coarsest.
 
         Raises:
             UserError: If the network has no feature maps.
         """
         if self.name == VGG:
-            return [64, 128, 256, 512, 512]
-        network: Any = self.skeleton()
-        found: list[int] = network.feature_info.channels()
-        return found
-
-    def strides(self) -> list[int]:
-        """The stride of each feature map in pixels of the image, in the same order."""
-        if self.name == VGG:
-            return [1, 2, 4, 8, 16]
-        network: Any = self.skeleton()
-        found: list[int] = network.feature_info.reduction()
-        return found
+            return [(64, 1), (128, 2), (256, 4), (512, 8), (512, 16)]
+        info: Any = self.skeleton().feature_info
+        return list(zip(info.channels(), info.reduction(), strict=True))
 
     def skeleton(self) -> torch.nn.Module:
         """Builds the network on the meta device: shapes only, without memory for weights.
