@@ -120,7 +120,7 @@ def test_a_search_goes_by_the_objective_and_over_failing_jobs(sweep, jobs, tmp_p
     found = (tmp_path / "sweep" / "optimization_results.yaml").read_text()
     assert f"best_value: {min(config.lr for config in jobs)}" in found
     shown = capfd.readouterr().err
-    assert shown.count("error: lr=9.0 is too high.") == sum(c.lr == 9 for c in jobs) > 0
+    assert shown.count(" is too high.") == sum(config.lr > 5 for config in jobs) > 0
     assert "Failed experiment" not in shown and "Warning" not in shown
     assert sweep(*search, "lr=choice(9.0,8.0)") == 1
     assert capfd.readouterr().err.endswith("error: no job has given the sweeper a figure.\n")
