@@ -61,14 +61,14 @@ class DiffAugment:
         color = _Color.of(draws, p, device) if self.settings.color else _unchanged
         if not self.settings.geometry:
             return replace(batch, image=color(batch.image)), color
-        move = _Moves.of(draws, p, height, width, device)
+        geometry = _Geometry.of(draws, p, height, width, device)
         return replace(
             batch,
-            image=move(color(batch.image)),
-            label=move(batch.label.unsqueeze(1), IGNORE).squeeze(1),
-            one_hot=move(batch.one_hot),
-            valid=move(batch.valid),
-        ), lambda image: move(color(image))
+            image=geometry(color(batch.image)),
+            label=geometry(batch.label.unsqueeze(1), IGNORE).squeeze(1),
+            one_hot=geometry(batch.one_hot),
+            valid=geometry(batch.valid),
+        ), lambda image: geometry(color(image))
 
 
 def _unchanged(image: Tensor) -> Tensor:
@@ -101,11 +101,11 @@ class _Color:
 
 
 @dataclass(frozen=True)
-class _Moves:
+class _Geometry:
     """Translation and cutout of the pairs of a batch.
 
     Attributes:
-        shifts: Down and right in pixels, one a pair.
+        shifts: Down and right in pixels, one per pair.
         margin: The largest shift possible, down and right.
         keep: Shape (B, 1, H, W), false where something is cut out.
     """
@@ -117,7 +117,7 @@ class _Moves:
     @classmethod
     def of(
         cls, draws: Sequence[np.ndarray], p: float, height: int, width: int, device: torch.device
-    ) -> "_Moves":
+    ) -> "_Geometry":
         keep = np.ones((len(draws), 1, height, width), np.bool_)
         shifts = []
         for own, draw in zip(keep, draws, strict=True):

@@ -18,11 +18,13 @@ from geoseg_gan.losses.settings import (
 from geoseg_gan.models.discriminators.output import DiscriminatorOutput
 
 
-class Mean(torch.nn.Module):
-    """Its logit is the image's mean, its only feature the image; it remembers what it saw."""
-
+class OfRealness(torch.nn.Module):
     output_kind = "realness"
     minimum_size = 1
+
+
+class Mean(OfRealness):
+    """Its logit is the image's mean, its only feature the image; it remembers what it saw."""
 
     def __init__(self):
         super().__init__()
@@ -190,11 +192,8 @@ def test_labelmix_by_hand():
     assert terms["labelmix"].item() == pytest.approx(10 * by_hand)
 
 
-class Linear(torch.nn.Module):
+class Linear(OfRealness):
     """A discriminator whose logit is the sum of the image times a weight."""
-
-    output_kind = "realness"
-    minimum_size = 1
 
     def __init__(self):
         super().__init__()
@@ -221,11 +220,8 @@ def test_a_lazy_r1_counts_as_many_times_as_batches_pass():
     assert found[0].item() == found[3].item() == pytest.approx(3 * 5 * 12)
 
 
-class Convolved(torch.nn.Module):
+class Convolved(OfRealness):
     """A discriminator whose convolutions lose digits under autocast."""
-
-    output_kind = "realness"
-    minimum_size = 1
 
     def __init__(self):
         super().__init__()
