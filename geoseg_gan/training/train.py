@@ -72,27 +72,9 @@ def _train(config: TrainConfig) -> dict[str, float]:
         if last is None:
             return stored_figures(out_dir)
     L.seed_everything(config.seed, workers=True, verbose=False)
-    data = _open_data(config)
+    data = open_data(config)
     facts = RunFacts(plain(config), data.palette, data.scaling())
-    generator, discriminator = _build_networks(config, data)
-    if config.init_from is not None and last is None:
-        start_from(Path(config.init_from), generator, discriminator, facts)
-    module = GAN(
-        generator,
-        discriminator,
-        Objective(config.loss, data.train_index.bands, config.seed),
-        num_classes=data.palette.num_classes,
-        scaling=facts.scaling,
-        lr=config.scaled_lr,
-        optimizer=config.optimizer,
-        seed=config.seed,
-        global_batch=config.bs,
-        accumulate=config.accumulate,
-        speed=config.speed,
-    )
-    for backbone in (getattr(discriminator, "backbone", None), module.objective.backbone):
-        if backbone is not None:
-            backbone.load()  # before anything is written: weights may have to be downloaded
+    module = build_gan(config, data, facts, fresh=last is None)
     budget = TimeBudget(config.max_minutes)
     exporter = RunExporter(out_dir, facts, data.val_dataset, config.samples, config.kept_epochs)
     evaluator = _evaluator(config, data, facts) if config.evaluate_every else None
@@ -203,7 +185,8 @@ def _check_held_out(config: TrainConfig) -> None:
         )
 
 
-def _open_data(config: TrainConfig) -> GanDataModule:
+def open_data(config: TrainConfig) -> GanDataModule:
+    """The data of a run, found and checked."""
     data = GanDataModule(
         Path(config.data_root),
         config.data,
@@ -222,12 +205,42 @@ def _open_data(config: TrainConfig) -> GanDataModule:
     return data
 
 
-def _build_networks(
-    config: TrainConfig, data: GanDataModule
-) -> tuple[torch.nn.Module, torch.nn.Module]:
+def build_gan(
+    config: TrainConfig, data: GanDataModule, facts: RunFacts, *, fresh: bool = True
+) -> GAN:
+    """The LightningModule of a run, with every weight that it needs.
+
+    Args:
+        config: The run.
+        data: Its data, set up.
+        facts: What its checkpoints carry.
+        fresh: Whether `init_from` counts; a resumed run brings its weights.
+
+    Raises:
+        UserError: If `init_from` does not fit.
+    """
     model, classes, bands = plain(config.model), data.palette.num_classes, data.train_index.bands
     generator = build_generator(model["generator"], classes, bands)
-    return generator, build_discriminator(model["discriminator"], classes, bands)
+    discriminator = build_discriminator(model["discriminator"], classes, bands)
+    if config.init_from is not None and fresh:
+        start_from(Path(config.init_from), generator, discriminator, facts)
+    module = GAN(
+        generator,
+        discriminator,
+        Objective(config.loss, bands, config.seed),
+        num_classes=classes,
+        scaling=facts.scaling,
+        lr=config.scaled_lr,
+        optimizer=config.optimizer,
+        seed=config.seed,
+        global_batch=config.bs,
+        accumulate=config.accumulate,
+        speed=config.speed,
+    )
+    for backbone in (getattr(discriminator, "backbone", None), module.objective.backbone):
+        if backbone is not None:
+            backbone.load()  # before anything is written: weights may have to be downloaded
+    return module
 
 
 def _evaluator(config: TrainConfig, data: GanDataModule, facts: RunFacts) -> Evaluator:

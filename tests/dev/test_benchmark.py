@@ -1,0 +1,17 @@
+import json
+import runpy
+
+from run_folders import REPO
+
+
+def test_every_part_is_measured_printed_and_written(tmp_path, make_folder, tiny, capsys):
+    benchmark = runpy.run_path(str(REPO / "scripts/dev/benchmark.py"))["benchmark"]
+    root = make_folder(tmp_path / "data")
+    options = ["--seconds", "0.05", "--rounds", "1", "--json", str(tmp_path / "figures.json")]
+    figures = benchmark([*options, *tiny, f"data_root={root}"])
+    assert all(value > 0 for value in figures.values())
+    stored = json.loads((tmp_path / "figures.json").read_text())
+    assert stored["figures"] == figures and f"data_root={root}" in stored["overrides"]
+    table = capsys.readouterr().out
+    for name in ("Lightning / plain loop", "bf16-mixed / off", "pairs saved / forward pass"):
+        assert f"| {name} | {figures[name]:.3g} |" in table
