@@ -96,10 +96,12 @@ def generate_images(
             multiples of `generator.network.stride`.
         seed: Fixes the noise, with the place of a label map in the sequence.
     """
-    from geoseg_gan.synthesis.generate_images import paint
+    from geoseg_gan.synthesis import generate_images as module
 
     device = next(cast(Any, generator.network).parameters()).device
-    return paint(generator, labels, seed=seed, indices=range(len(labels)), device=device)
+    return module.generate_images(
+        generator, labels, seed=seed, indices=range(len(labels)), device=device
+    )
 
 
 def generate_image(

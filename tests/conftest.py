@@ -290,8 +290,8 @@ def generate_defaults(composed) -> Any:
 
 
 @pytest.fixture
-def paint(generate_defaults, tmp_path) -> Callable[..., Path]:
-    """Calls generate and returns the folder: `paint(gen_ckpt, name, setting=value)`."""
+def run_generate(generate_defaults, tmp_path) -> Callable[..., Path]:
+    """Calls generate and returns the folder: `run_generate(gen_ckpt, name, setting=value)`."""
 
     def call(gen_ckpt, name, **settings):
         places = {"gen_ckpt": str(gen_ckpt), "save_dir": str(tmp_path / name)}

@@ -15,7 +15,7 @@ from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.evaluation.images import ImageSet, tracked
 from geoseg_gan.models.checkpoints import LoadedGenerator
 from geoseg_gan.models.pretrained.features import Lite0Features
-from geoseg_gan.synthesis.generate_images import paint
+from geoseg_gan.synthesis.generate_images import generate_images
 from geoseg_gan.synthesis.recognizer import Recognizer
 from geoseg_gan.utils.confusion import class_iou, confusion_matrix, mean_iou
 from geoseg_gan.utils.pictures import evenly_spaced
@@ -172,7 +172,7 @@ def varied(
     scaling = generator.facts.scaling
     found = []
     for label, number in tracked(list(zip(labels, numbers, strict=True)), title):
-        images = paint(
+        images = generate_images(
             generator,
             [label] * variants,
             seed=seed + 1,  # other noise than what was painted for the other figures

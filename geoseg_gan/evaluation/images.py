@@ -15,7 +15,7 @@ from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import WindowDataset
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.models.checkpoints import LoadedGenerator
-from geoseg_gan.synthesis.generate_images import paint
+from geoseg_gan.synthesis.generate_images import generate_images
 
 _PART = 64
 
@@ -157,5 +157,5 @@ def painted_like(
     for row in tracked(range(0, len(real), batch_size), title):
         labels = list(real.labels[row : row + batch_size])
         numbers = range(first + row, first + row + len(labels))
-        images += paint(generator, labels, seed=seed, indices=numbers, device=device)
+        images += generate_images(generator, labels, seed=seed, indices=numbers, device=device)
     return replace(real, pixels=np.stack(images) if images else real.pixels)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import Dataset
 
 from geoseg_gan.data.images import MaskReader, read_image, resize_image, resize_label
 from geoseg_gan.data.jitter import (
@@ -23,7 +22,7 @@ from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.settings import Fit, JitterSettings
 from geoseg_gan.data.transplant import Transplant, Transplanter, visible_box
 from geoseg_gan.models.registry import Generator
-from geoseg_gan.synthesis.compose import Composition, Style, Styles, draw_painted
+from geoseg_gan.synthesis.compose import Composition, Style, Styles, draw_generated
 from geoseg_gan.synthesis.settings import ComposeSettings
 from geoseg_gan.utils.errors import UserError
 
@@ -43,9 +42,9 @@ class Candidate:
         window: Its place in the warped mask, in pixels.
         label: Shape (S, S), uint8.
         graft: What was transplanted into the mask before it was warped.
-        lacks: Names of required classes that it does not show; such a candidate is to be dropped.
-        composition: What of it is painted; None where all is.
-        style: What its classes are to look like; None where that is left to the generator.
+        lacks: Names of required classes that it does not show; such a candidate is dropped.
+        composition: Where its image is generated; None for everywhere.
+        style: Style of its classes; None where that is left to the generator.
     """
 
     index: int
@@ -62,16 +61,16 @@ class Candidate:
 
     @property
     def unfit(self) -> str | None:
-        """Why it is dropped unpainted; None where it is to be painted."""
+        """Why it is dropped without an image; None where it gets one."""
         if self.lacks:
             return f"shows no {' and no '.join(self.lacks)}"
         if self.composition is not None and self.composition.real is None:
-            return "nothing of it would be painted"
+            return "nothing of it would be generated"
         return None
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest's entries: all but the pixels and what is lacking."""
-        composed = {} if self.composition is None else {"painted_share": self.composition.share}
+        composed = {} if self.composition is None else {"generated_share": self.composition.share}
         steps = {} if self.graft is None else {"transplant": self.graft.to_dict()}
         return {
             "index": self.index,
@@ -93,7 +92,7 @@ class _View(NamedTuple):
     label: npt.NDArray[np.uint8]
 
 
-class CandidateMasks(Dataset[Candidate]):
+class CandidateMasks:
     """Candidates by number: mask, geometry and place are drawn from (seed, mask number) alone.
 
     With K variants, candidate i is variant i % K of mask i // K; with one, both numbers are i.
@@ -106,17 +105,15 @@ class CandidateMasks(Dataset[Candidate]):
         fit: "crop" takes a window of the mask, "resize" shows it whole.
         jitter: The geometry.
         seed: The run's seed.
-        start: Number of the first candidate.
-        stop: Number after the last candidate; it costs nothing to set it high.
         weights: Probability of every mask, shape (N,); None where all have the same.
         required: IDs of classes that every candidate must show: only masks that hold all of them
-            are drawn, and geometry is drawn anew, up to 32 times, until all are in sight.
+            are drawn, and geometry is drawn again, up to 32 times, until all are in sight.
         pixels: Pixels of every class and, last, of ignore in each mask, shape (N, C + 1), int64;
             only `required` needs them.
         transplanter: Pastes regions of other masks; None for none.
         variants: How many candidates in a row show the same mask.
-        compose: What of the images is painted; None for all.
-        styles: Looks that the images take on, drawn for each by itself; None for none.
+        compose: Which part of the images is generated.
+        styles: Styles that the images take on, drawn for each by itself; None for none.
 
     Raises:
         UserError: If no mask that may be drawn holds all required classes.
@@ -132,8 +129,6 @@ class CandidateMasks(Dataset[Candidate]):
         jitter: JitterSettings,
         compose: ComposeSettings,
         seed: int,
-        start: int,
-        stop: int,
         weights: npt.NDArray[np.float64] | None = None,
         required: Sequence[int] = (),
         pixels: npt.NDArray[np.int64] | None = None,
@@ -148,8 +143,6 @@ class CandidateMasks(Dataset[Candidate]):
         self.fit = fit
         self.jitter = jitter
         self.seed = seed
-        self.start = start
-        self.stop = stop
         self.required = list(required)
         self.transplanter = transplanter
         self.variants = variants
@@ -180,23 +173,8 @@ class CandidateMasks(Dataset[Candidate]):
             weights[self._rows] = np.diff(self._ends, prepend=0.0)
         return weights
 
-    @property
-    def num_masks(self) -> int:
-        """How many masks the candidates show, those shown in part included."""
-        return -(-self.stop // self.variants) - self.start // self.variants if len(self) else 0
-
-    def __len__(self) -> int:
-        """How many candidates there are."""
-        return max(0, self.stop - self.start)
-
-    def __getitem__(self, position: int) -> Candidate:
-        """The candidate number `start + position`."""
-        if not 0 <= position < len(self):
-            raise IndexError(position)
-        return self.at(self.start + position)
-
-    def at(self, index: int) -> Candidate:
-        """The candidate of any number, within `start` and `stop` or not."""
+    def __getitem__(self, index: int) -> Candidate:
+        """The candidate of a number from 0 on."""
         mask_index, variant = divmod(index, self.variants)
         last = self._last
         if last is None or last.mask_index != mask_index:
@@ -218,7 +196,7 @@ class CandidateMasks(Dataset[Candidate]):
             missing = [c for c in self.required if not (view.label == c).any()]
             if not missing:
                 break
-        composed = self.compose.paint != "all" and not missing
+        composed = self.compose.generate != "all" and not missing
         return Candidate(
             index=mask_index * self.variants,
             mask_index=mask_index,
@@ -238,15 +216,16 @@ class CandidateMasks(Dataset[Candidate]):
         grafted = np.full(shape, IGNORE, np.uint8)
         if view.graft is not None:
             grafted = view.graft.apply(grafted)
-        painted = draw_painted(self.compose, rng, view.label, self._seen(grafted, view) != IGNORE)
-        if not painted.any() and self.compose.paint != "none":
-            return Composition(painted, None)
+        shown = self._shown(grafted, view) != IGNORE
+        generated = draw_generated(self.compose, rng, view.label, shown)
+        if not generated.any() and self.compose.generate != "none":
+            return Composition(generated, None)
         image = read_image(pair.image)
         if self.fit == "resize":
             image = resize_image(image, self.image_size)
-        return Composition(painted, sample_image(image, view.maps))
+        return Composition(generated, sample_image(image, view.maps))
 
-    def _seen(self, label: npt.NDArray[np.uint8], view: _View) -> npt.NDArray[np.uint8]:
+    def _shown(self, label: npt.NDArray[np.uint8], view: _View) -> npt.NDArray[np.uint8]:
         if self.fit == "resize":
             label = resize_label(label, self.image_size)
         return sample_label(label, view.maps)
@@ -278,7 +257,7 @@ class CandidateMasks(Dataset[Candidate]):
 
 
 def check_variants(variants: int, generator: Generator) -> None:
-    """Refuses several images of a mask from a generator that would paint them all alike.
+    """Refuses several images of a mask from a generator that would make them all alike.
 
     Raises:
         UserError: If the generator takes no noise.

@@ -1,4 +1,4 @@
-"""Composed images: real tiles in which only some regions are painted."""
+"""Composed images: real tiles of which only some regions are generated, and styles of classes."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,30 +20,24 @@ from geoseg_gan.synthesis.settings import ComposeSettings
 from geoseg_gan.utils.pictures import evenly_spaced
 
 Style = npt.NDArray[np.float32]
-
 """Mean and standard deviation of every class and band in [-1, 1], (2, C, K); NaN where unknown."""
 
-
-_TILES = 256  # that are looked at, evenly spread: enough looks to choose from
-
-
-_LEAST = 64  # pixels that tell the look of a class
-
-
+_MOST_TILES = 256  # whose styles are measured, evenly spread: enough to choose from
+_FEWEST_PIXELS = 64  # that show the style of a class
 _FLAT = 1 / 255  # standard deviation below which there is only rounding to be stretched
 
 
 @dataclass(frozen=True, eq=False)
 class Styles:
-    """The looks of the classes in real tiles.
+    """The styles of the classes in real tiles.
 
     Attributes:
         stems: The tiles' stems, R of them.
-        looks: Their styles, shape (R, 2, C, K), float32; NaN for classes of under 64 pixels.
+        values: Their styles, shape (R, 2, C, K), float32; NaN for classes of under 64 pixels.
     """
 
     stems: Sequence[str]
-    looks: npt.NDArray[np.float32]
+    values: npt.NDArray[np.float32]
 
     @classmethod
     def of_tiles(cls, pairs: Sequence[Pair], reader: MaskReader, scaling: ImageScaling) -> "Styles":
@@ -54,21 +48,21 @@ class Styles:
             reader: How masks become label maps.
             scaling: From stored values to [-1, 1].
         """
-        rows = evenly_spaced(len(pairs), _TILES)
+        rows = evenly_spaced(len(pairs), _MOST_TILES)
         tiles = [pairs[row] for row in rows.tolist()]
         with ThreadPoolExecutor() as pool:
-            looks = pool.map(lambda pair: _look_of(pair, reader, scaling), tiles)
-            found = list(track(looks, "Looking at real classes", total=len(tiles)))
+            styles = pool.map(lambda pair: _style_of(pair, reader, scaling), tiles)
+            found = list(track(styles, "Measuring styles of classes", total=len(tiles)))
         return cls([pair.stem for pair in tiles], np.stack(found))
 
     def draw(self, rng: np.random.Generator, source: str) -> Style:
-        """Draws a tile for every class, other than the source, and takes its look of that class."""
+        """Draws for every class a tile other than the source, and takes its style of the class."""
         others = np.array([stem != source for stem in self.stems])
-        style: Style = np.full_like(self.looks[0], np.nan)
+        style: Style = np.full_like(self.values[0], np.nan)
         for kind in range(style.shape[1]):
-            rows = np.flatnonzero(others & ~np.isnan(self.looks[:, 0, kind, 0]))
+            rows = np.flatnonzero(others & ~np.isnan(self.values[:, 0, kind, 0]))
             if len(rows):
-                style[:, kind] = self.looks[rng.choice(rows), :, kind]
+                style[:, kind] = self.values[rng.choice(rows), :, kind]
         return style
 
 
@@ -97,75 +91,77 @@ def match_styles(images: Tensor, labels: Tensor, styles: Tensor, match: float) -
     return moved
 
 
-def _look_of(pair: Pair, reader: MaskReader, scaling: ImageScaling) -> Style:
+def _style_of(pair: Pair, reader: MaskReader, scaling: ImageScaling) -> Style:
     label, _ = reader.read(pair.mask)
     stored = torch.from_numpy(np.moveaxis(read_image(pair.image), -1, 0).copy())
     image = scaling.to_network(stored[None])[0].permute(1, 2, 0).numpy()
-    look = np.full((2, reader.palette.num_classes, image.shape[-1]), np.nan, np.float32)
-    for kind in range(look.shape[1]):
+    style = np.full((2, reader.palette.num_classes, image.shape[-1]), np.nan, np.float32)
+    for kind in range(style.shape[1]):
         values = image[label == kind]
-        if len(values) >= _LEAST:
-            look[:, kind] = values.mean(0, np.float64), values.std(0, np.float64)
-    return look
+        if len(values) >= _FEWEST_PIXELS:
+            style[:, kind] = values.mean(0, np.float64), values.std(0, np.float64)
+    return style
 
 
 @dataclass(frozen=True, eq=False)
 class Composition:
-    """What of a candidate is painted, and what shows elsewhere.
+    """Where a candidate's image is generated, and what it shows elsewhere.
 
     Attributes:
-        painted: Where it is painted, shape (H, W).
+        generated: Where it is generated, shape (H, W).
         real: The source tile's image under the candidate's geometry, shape (H, W, K), in the
-            stored dtype; None where nothing is painted.
+            stored dtype; None where nothing is generated although something should be.
     """
 
-    painted: Mask
+    generated: Mask
     real: npt.NDArray[Any] | None
 
     @property
     def share(self) -> float:
-        """Share of the painted pixels."""
-        return float(self.painted.mean())
+        """Share of the generated pixels."""
+        return float(self.generated.mean())
 
 
-def draw_painted(
+def draw_generated(
     settings: ComposeSettings, rng: np.random.Generator, label: Label, grafted: Mask
 ) -> Mask:
-    """Draws where a candidate is painted, shape (H, W).
+    """Draws where a candidate's image is generated, shape (H, W).
 
     What was transplanted always is, since the real image shows something else there.
 
     Args:
-        settings: What is to be painted.
+        settings: What is to be generated.
         rng: The source of chance.
         label: The candidate's mask (H, W).
         grafted: Where it shows what was transplanted, shape (H, W).
     """
-    if settings.paint in ("grafts", "none"):
+    if settings.generate in ("grafts", "none"):
         return grafted
     regions = region_map(label)
     chosen = rng.random(int(regions.max()) + 1) < settings.share
-    painted: Mask = grafted | (chosen[regions] & (label != IGNORE))
-    return painted
+    generated: Mask = grafted | (chosen[regions] & (label != IGNORE))
+    return generated
 
 
 class Blend(NamedTuple):
-    """What a batch of painted images is mixed with, on the device.
+    """What a batch of generated images is combined with, on the device.
 
     Attributes:
-        real: The real images in their stored dtype, shape (B, H, W, K); None if all is painted.
-        weight: Share of the painted image in every pixel, shape (B, H, W), float32; None likewise.
+        real: The real images in their stored dtype, shape (B, H, W, K); None if nothing of them is
+            shown.
+        weight: Share of the generated image in every pixel, shape (B, H, W), float32; None
+            likewise.
         styles: Mean and standard deviation that classes are moved to, shape (B, 2, C, K), float32,
             NaN where a class stays as it is; None where all do.
         match: How far they are moved.
-        nothing: Whether nothing is painted, so that the real images are all there is.
+        all_real: Whether the real images are all there is to show.
     """
 
     real: Tensor | None
     weight: Tensor | None
     styles: Tensor | None
     match: float
-    nothing: bool
+    all_real: bool
 
     @classmethod
     def of(
@@ -175,12 +171,12 @@ class Blend(NamedTuple):
         match: float,
         device: torch.device,
     ) -> Self | None:
-        """That of a batch's candidates, all of one run; None if images stay as they are painted.
+        """That of a batch's candidates, all of one run; None if images stay as they are.
 
-        An edge passes from the painted to the real image over about two pixels.
+        An edge passes from the generated to the real image over about two pixels.
         """
         real = [own.real for own in compositions if own is not None and own.real is not None]
-        edges = [feather(own.painted) for own in compositions if own is not None]
+        edges = [feather(own.generated) for own in compositions if own is not None]
         found = [own for own in styles if own is not None]
         if not edges and not found:
             return None
@@ -189,18 +185,18 @@ class Blend(NamedTuple):
             to_device(np.stack(edges), device) if edges else None,
             to_device(np.stack(found), device) if found else None,
             match,
-            nothing=bool(real) and all(own is not None and not own.share for own in compositions),
+            all_real=bool(real) and all(own is not None and not own.share for own in compositions),
         )
 
-    def match_painted(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Moves what is painted towards the styles: (B, K, H, W) in [-1, 1]; labels (B, H, W)."""
+    def with_styles(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Generated images (B, K, H, W) in [-1, 1] moved towards the styles; labels (B, H, W)."""
         if self.styles is None:
             return images
-        seen = labels if self.weight is None else labels.where(self.weight > 0, IGNORE)
-        return match_styles(images.float(), seen, self.styles, self.match)
+        shown = labels if self.weight is None else labels.where(self.weight > 0, IGNORE)
+        return match_styles(images.float(), shown, self.styles, self.match)
 
     def over_real(self, values: Tensor) -> Tensor:
-        """Lays what is painted, (B, K, H, W) in stored units, over the real images."""
+        """Generated images (B, K, H, W) in stored units laid over the real ones."""
         if self.real is None or self.weight is None:
             return values
         # Exact where the weight is 0 or 1.

@@ -1,4 +1,4 @@
-"""What a segmenter's view of painted images decides: which pairs and which pixels are kept."""
+"""The filter: which pairs and which pixels are kept, by what a segmenter sees in the images."""
 
 import math
 from collections.abc import Generator, Sequence
@@ -14,20 +14,26 @@ from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.models.checkpoints import LoadedGenerator
 from geoseg_gan.synthesis.candidates import Candidate, CandidateMasks
-from geoseg_gan.synthesis.generate_images import paint_batches
-from geoseg_gan.synthesis.recognizer import Recognizer, _classes, pixel_losses
+from geoseg_gan.synthesis.generate_images import generate_batches
+from geoseg_gan.synthesis.recognizer import Recognizer, class_ids_on, pixel_losses
 from geoseg_gan.utils.confusion import confusion_matrix, mean_iou
 from geoseg_gan.utils.errors import UserError
 
+AUTO = "auto"
+"""The setting of `tau` that fits it to real held-out pairs."""
+
+_ONE_IN = 10  # of the candidates must be kept at least, lest one lucky pair be all that is left
+_ROUND_OFF = 1e-9  # means that are equal on paper may differ by this much
+
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """What becomes of a candidate.
 
     Attributes:
         label: The mask to write, shape (H, W), uint8.
         why: Why it is dropped; None where it is kept.
-        score: Agreement (mIoU) of segmenter and mask; None where there was nothing to judge.
+        score: Agreement (mIoU) of segmenter and mask; None where there is none.
         ignored: How many pixels the pixel filter set to ignore; None where it is off.
     """
 
@@ -43,25 +49,19 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest's entries."""
-        content: dict[str, Any] = {"kept": self.kept}
-        if self.why is not None:
-            content["why"] = self.why
-        if self.score is not None:
-            content["score"] = self.score
-        if self.ignored is not None:
-            content["ignored_pixels"] = self.ignored
-        return content
+        entries = {"why": self.why, "score": self.score, "ignored_pixels": self.ignored}
+        return {"kept": self.kept} | {k: v for k, v in entries.items() if v is not None}
 
 
-class Judged(NamedTuple):
-    """A candidate, its image (H, W, K) in the stored dtype if it was painted, and its verdict."""
+class GeneratedPair(NamedTuple):
+    """A candidate, its image (H, W, K) in the stored dtype if there is one, and its decision."""
 
     candidate: Candidate
     image: npt.NDArray[Any] | None
-    verdict: Verdict
+    decision: Decision
 
 
-class Judge:
+class PairFilter:
     """Keeps what a segmenter recognises; without one, every candidate that is fit.
 
     Args:
@@ -79,12 +79,12 @@ class Judge:
         self.tau = tau
         self.alpha = alpha
 
-    def look(self, labels: Tensor, images: Tensor) -> tuple[Tensor, ...]:
-        """What the segmenter sees in a batch; nothing waits for a GPU to see it.
+    def predict(self, labels: Tensor, images: Tensor) -> tuple[Tensor, ...]:
+        """Segments a batch without waiting for the GPU.
 
         Args:
             labels: The masks, shape (B, H, W), uint8.
-            images: The painted images, shape (B, H, W, K), in the stored dtype.
+            images: The generated images, shape (B, H, W, K), in the stored dtype.
 
         Returns:
             What `decide` needs to know of each image: the predicted classes, (B, H, W), uint8, and
@@ -93,122 +93,84 @@ class Judge:
         if self.recognizer is None:
             return ()
         logits = self.recognizer.batch_logits(images)
-        seen = logits.argmax(1).to(torch.uint8)
-        return (seen,) if self.alpha is None else (seen, pixel_losses(labels, logits))
+        predicted = logits.argmax(1).to(torch.uint8)
+        return (predicted,) if self.alpha is None else (predicted, pixel_losses(labels, logits))
 
-    def decide(self, candidate: Candidate, seen: Sequence[Tensor] | None) -> Verdict:
-        """Judges one candidate.
+    def decide(self, candidate: Candidate, predicted: Sequence[Tensor] | None) -> Decision:
+        """Decides on one candidate.
 
         Args:
             candidate: The mask.
-            seen: Its row of what `look` gave, on the CPU; None if it was not painted.
+            predicted: Its row of what `predict` returned, on the CPU; None if it has no image.
         """
         label = candidate.label
         if candidate.unfit:
-            return Verdict(label, candidate.unfit)
-        if self.recognizer is None or seen is None:
-            return Verdict(label)
-        agreement = score_of(label, seen[0], len(self.recognizer.channels))
+            return Decision(label, candidate.unfit)
+        if self.recognizer is None or predicted is None:
+            return Decision(label)
+        agreement = agreement_of(label, predicted[0], len(self.recognizer.channels))
         if math.isnan(agreement):
-            return Verdict(label, "all of it is ignored")
+            return Decision(label, "all of it is ignored")
         if agreement <= self.tau:
-            return Verdict(label, f"score is not above tau={self.tau:.4g}", agreement)
+            return Decision(label, f"score is not above tau={self.tau:.4g}", agreement)
         if self.alpha is None:
-            return Verdict(label, None, agreement)
+            return Decision(label, None, agreement)
         losses = self.recognizer.class_losses
-        assert losses is not None, "class losses are there before the pixel filter is used"
-        filtered = drop_pixels(label, seen[1].numpy(), losses, self.alpha)
+        assert losses is not None, "class losses are measured before the pixel filter is used"
+        filtered = drop_pixels(label, predicted[1].numpy(), losses, self.alpha)
         ignored = int(((filtered == IGNORE) & (label != IGNORE)).sum())
         why = "the pixel filter ignored all of it" if (filtered == IGNORE).all() else None
-        return Verdict(filtered, why, agreement, ignored)
+        return Decision(filtered, why, agreement, ignored)
 
 
-def paint_and_judge(
+def generate_and_filter(
     generator: LoadedGenerator,
     candidates: CandidateMasks,
     batches: Sequence[list[int]],
-    judge: Judge,
+    pair_filter: PairFilter,
     *,
     num_workers: int,
     device: torch.device,
-) -> Generator[Judged, None, None]:
-    """Paints candidates and judges them, in the order in which they are asked for.
+) -> Generator[GeneratedPair, None, None]:
+    """Generates candidates' images and decides on them, in the order of the batches.
 
     Args:
         generator: A loaded generator, on `device`.
         candidates: The masks; their seed also fixes the noise.
-        batches: Numbers of the candidates that are painted and judged at once on a GPU.
-        judge: The judge.
+        batches: Numbers of the candidates that are generated and segmented at once on a GPU.
+        pair_filter: The filter.
         num_workers: Processes that read and jitter masks.
         device: Where the generator is.
 
     Raises:
         UserError: If a mask cannot be read.
     """
-    for shot in paint_batches(
-        generator, candidates, batches, num_workers=num_workers, device=device, look=judge.look
+    for batch in generate_batches(
+        generator,
+        candidates,
+        batches,
+        num_workers=num_workers,
+        device=device,
+        predict=pair_filter.predict,
     ):
-        for candidate, image, seen in shot:
-            yield Judged(candidate, image, judge.decide(candidate, seen))
+        for candidate, image, predicted in batch:
+            yield GeneratedPair(candidate, image, pair_filter.decide(candidate, predicted))
 
 
-AUTO = "auto"
-
-"""The setting of `tau` that fits it to real held-out pairs."""
-
-
-_ONE_IN = 10  # of the candidates must be kept at least, lest one lucky pair be all that is left
-
-
-_ROUND_OFF = 1e-9  # means that are equal on paper may differ by this much
-
-
-def check_filter(tau: Any, alpha: float | None) -> None:
-    """Refuses settings of the filter that cannot be.
-
-    Args:
-        tau: The mIoU above which a pair is kept, or AUTO.
-        alpha: How many times its class's loss a pixel may have; None for no pixel filter.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
-    is_number = isinstance(tau, int | float) and not isinstance(tau, bool)
-    if tau != AUTO and not (is_number and 0 <= tau < 1):
-        raise UserError(f"tau={tau}: use a number from 0 to below 1, or auto.")
-    if alpha is not None and not alpha > 0:  # which NaN is not either
-        raise UserError(f"alpha={alpha} must be positive, or null; 1.25 is usual.")
-
-
-def check_can_ignore(alpha: float | None, reader: MaskReader) -> None:
-    """Refuses a pixel filter whose dropped pixels masks have no colour for.
-
-    Raises:
-        UserError: Saying what to do.
-    """
-    if alpha is not None and not reader.palette.ignore and reader.mask_format == "rgb":
-        raise UserError(
-            f"alpha={alpha} writes ignored pixels, but the palette of the generator's data has no "
-            "colour for them. Train the generator with data.ignore set, or leave alpha away."
-        )
-
-
-def score(label: npt.NDArray[np.uint8] | Tensor, logits: Tensor) -> float:
-    """Agreement of a prediction with a mask: the mIoU over the classes of the mask.
+def agreement_of(
+    label: npt.NDArray[np.uint8] | Tensor, predicted: Tensor, num_classes: int
+) -> float:
+    """Agreement of a prediction with a mask: the mIoU (see `mean_iou`).
 
     Args:
         label: The mask, shape (H, W), uint8; 255 (ignore) does not count.
-        logits: The segmenter's output on the image, shape (C, H, W).
+        predicted: The class of every pixel, shape (H, W), integers.
+        num_classes: How many classes there are.
 
     Returns:
         A number in 0..1; NaN where the whole mask is ignore.
     """
-    return score_of(label, logits.argmax(0), logits.shape[0])
-
-
-def score_of(label: npt.NDArray[np.uint8] | Tensor, prediction: Tensor, num_classes: int) -> float:
-    """The same where the class of every pixel is known: (H, W), integers."""
-    return mean_iou(confusion_matrix(_classes(label, prediction), prediction, num_classes))
+    return mean_iou(confusion_matrix(class_ids_on(label, predicted), predicted, num_classes))
 
 
 def drop_pixels(
@@ -224,7 +186,7 @@ def drop_pixels(
 
     Args:
         label: The mask, shape (H, W), uint8; 255 is ignore.
-        losses: The cross-entropy of every pixel of the painted image, as `pixel_losses` gives it,
+        losses: The cross-entropy of every pixel of the generated image, as `pixel_losses` gives it,
             shape (H, W).
         class_losses: The mean loss of every class on real images; the pixels of a class whose mean
             is None stay as they are.
@@ -247,7 +209,7 @@ def choose_tau(candidates: Sequence[float], held_out: Sequence[float]) -> tuple[
     the held-out real ones. A candidate that scores 0 is never kept.
 
     Args:
-        candidates: Scores of painted candidates; NaN (nothing to judge) is left out.
+        candidates: Scores of generated candidates; NaN (no score) is left out.
         held_out: Scores of real pairs that the segmenter was not trained on; likewise.
 
     Returns:
@@ -284,3 +246,33 @@ def choose_tau(candidates: Sequence[float], held_out: Sequence[float]) -> tuple[
     middle = (below + lowest) / 2
     # Between two neighbouring floats there is no middle, and it would round to either.
     return (middle if middle < lowest else below), reached
+
+
+def check_filter(tau: Any, alpha: float | None) -> None:
+    """Refuses settings of the filter that cannot be.
+
+    Args:
+        tau: The mIoU above which a pair is kept, or AUTO.
+        alpha: How many times its class's loss a pixel may have; None for no pixel filter.
+
+    Raises:
+        UserError: Naming the key, its value and what to do.
+    """
+    is_number = isinstance(tau, int | float) and not isinstance(tau, bool)
+    if tau != AUTO and not (is_number and 0 <= tau < 1):
+        raise UserError(f"tau={tau}: use a number from 0 to below 1, or auto.")
+    if alpha is not None and not alpha > 0:  # which NaN is not either
+        raise UserError(f"alpha={alpha} must be positive, or null; 1.25 is usual.")
+
+
+def check_can_ignore(alpha: float | None, reader: MaskReader) -> None:
+    """Refuses a pixel filter whose dropped pixels masks have no colour for.
+
+    Raises:
+        UserError: Saying what to do.
+    """
+    if alpha is not None and not reader.palette.ignore and reader.mask_format == "rgb":
+        raise UserError(
+            f"alpha={alpha} writes ignored pixels, but the palette of the generator's data has no "
+            "colour for them. Train the generator with data.ignore set, or leave alpha out."
+        )

@@ -2,13 +2,16 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
 import torch
+from lightning.fabric import Fabric
 from rich.progress import Progress, track
 
 from geoseg_gan.config import plain
@@ -18,18 +21,17 @@ from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
 from geoseg_gan.data.split import split_pairs
 from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.data.transplant import Transplanter
-from geoseg_gan.distributed import run_together
-from geoseg_gan.generate_rounds import Line, Rounds, plan_rounds
 from geoseg_gan.models.checkpoints import LoadedGenerator, load_generator
 from geoseg_gan.synthesis.candidates import CandidateMasks, check_variants
 from geoseg_gan.synthesis.compose import Styles
 from geoseg_gan.synthesis.filter import (
     AUTO,
-    Judge,
+    GeneratedPair,
+    PairFilter,
     check_can_ignore,
     check_filter,
     choose_tau,
-    paint_and_judge,
+    generate_and_filter,
 )
 from geoseg_gan.synthesis.generate_images import default_workers
 from geoseg_gan.synthesis.recognizer import Recognizer, load_recognizer, with_class_losses
@@ -46,19 +48,21 @@ from geoseg_gan.synthesis.settings import GenerateConfig
 from geoseg_gan.synthesis.writer import (
     MANIFEST,
     Layout,
-    Manifest,
+    Line,
+    PairFiles,
     PairWriter,
+    merge_manifest,
     read_manifest,
     stored_facts,
 )
-from geoseg_gan.team import Team
+from geoseg_gan.utils.distributed import launch, open_fabric, share_of, where_in_words
 from geoseg_gan.utils.errors import UserError, check_choice, plural
-from geoseg_gan.utils.files import write_json
+from geoseg_gan.utils.files import held, write_json
 
 _TRIES = 10  # candidates for each pair that keep asks for
+_PILOT = 256  # candidates whose scores tau=auto looks at
 
-
-_FREE_TO_CHANGE = (
+_MAY_DIFFER_ON_RERUN = (
     "save_dir",
     "gen_ckpt",
     "segmenter_ckpt",
@@ -72,13 +76,58 @@ _FREE_TO_CHANGE = (
 )
 
 
+def generate(config: GenerateConfig) -> dict[str, float]:
+    """Samples training masks, jitters them, generates their images, and saves the good pairs.
+
+    The same seed gives the same pairs whatever the batch size and the number of workers and
+    devices; calling again continues where an interrupted call stopped.
+
+    Args:
+        config: Which generator, how many pairs, which segmenter scores them, and where to.
+
+    Returns:
+        How many candidates the folder lists, as "generated", and how many are kept, as "pairs".
+
+    Raises:
+        UserError: If configuration, checkpoint, data or folder are not as they must be.
+    """
+    return launch(_generate, config, check)
+
+
+def _generate(config: GenerateConfig) -> dict[str, float]:
+    fabric = open_fabric(config.trainer)
+    with fabric.rank_zero_first():  # what it caches, the others find
+        inputs = open_inputs(config, fabric)
+    folder, facts = Path(config.save_dir), facts_of(config, inputs)
+    files = PairFiles(
+        folder, cast(Layout, config.layout), inputs.reader, inputs.generator.facts.scaling
+    )
+    leads = fabric.is_global_zero
+    stored_facts(folder, facts)  # refuses the folder before anything is written
+    with held(folder, "save_dir") if leads else nullcontext():
+        if leads:
+            _begin(folder, facts, config, inputs)
+        fabric.barrier()
+        tau = float((stored_facts(folder, facts) or {}).get("tau", 0.0))
+        listed = read_manifest(folder)
+        todo = _still_to_do(config, listed)
+        if leads:
+            _print_start(config, inputs, where_in_words(fabric), todo, len(listed))
+        _write_pairs(config, inputs, fabric, files, tau, todo, listed)
+        fabric.barrier()
+        if not leads:
+            return {}
+        merge_manifest(folder)
+        return _report(config, inputs, files, tau)
+
+
 @dataclass(frozen=True)
-class Opened:
-    """What pairs are painted from, and judged by.
+class Inputs:
+    """What pairs are generated from, and scored by.
 
     Attributes:
-        generator: Paints them.
-        recognizer: Judges them; None where nothing is judged.
+        generator: Generates images.
+        recognizer: Scores them; None where nothing is scored.
         candidates: The masks.
         index: What is known of the training pairs.
         reader: Reads and writes masks.
@@ -97,13 +146,13 @@ class Opened:
     workers: int
 
 
-def open_inputs(config: GenerateConfig, team: Team) -> Opened:
-    """Loads networks and lists the masks; nothing is written but what other calls may use too.
+def open_inputs(config: GenerateConfig, fabric: Fabric) -> Inputs:
+    """Loads networks and lists the masks; writes nothing but caches.
 
     Raises:
         UserError: If a checkpoint or the data are not as they must be.
     """
-    device = team.device(config.trainer)
+    device = fabric.device
     generator = load_generator(Path(config.gen_ckpt), device)
     check_variants(config.variants, generator.network)
     trained = generator.facts.config
@@ -120,12 +169,13 @@ def open_inputs(config: GenerateConfig, team: Team) -> Opened:
     candidates = _open_candidates(config, generator, index, reader, recognizer, size)
     workers = config.num_workers
     if workers is None:
-        workers = default_workers(device, team.neighbours)
-    return Opened(generator, recognizer, candidates, index, reader, root, device, workers)
+        sharing = min(fabric.world_size, max(1, torch.cuda.device_count()))
+        workers = default_workers(device, sharing)
+    return Inputs(generator, recognizer, candidates, index, reader, root, device, workers)
 
 
 def check_pair_size(size: int, stride: int, trained: int, fit: str, key: str = "") -> None:
-    """Refuses pairs of a size that a generator cannot paint.
+    """Refuses pairs of a size that a generator cannot make.
 
     Args:
         size: Side of the pairs in pixels.
@@ -135,15 +185,17 @@ def check_pair_size(size: int, stride: int, trained: int, fit: str, key: str = "
         key: Where the size stands in the configuration, ending in a dot.
 
     Raises:
-        UserError: If the size is no multiple of the stride, or changes the scale of the ground.
+        UserError: If the size is no multiple of the stride, or changes the metres per pixel.
     """
     if size % stride:
-        raise UserError(f"{key}image_size={size}: this generator paints multiples of {stride} px.")
+        raise UserError(
+            f"{key}image_size={size}: this generator makes images of multiples of {stride} px."
+        )
     if fit == "resize" and size != trained:
         raise UserError(
             f"{key}image_size={size}: the generator sees whole tiles resized to {trained} px "
-            "(data.fit=resize), and at another size the ground would have another scale. Leave "
-            "it away."
+            "(data.fit=resize), and at another size a pixel would show another length on the "
+            "ground. Leave it out."
         )
 
 
@@ -157,33 +209,20 @@ def _open_recognizer(
 ) -> Recognizer | None:
     if config.segmenter_ckpt is None:
         return None
-    facts = generator.facts
+    facts, path = generator.facts, Path(config.segmenter_ckpt)
     check_can_ignore(config.alpha, reader)
     recognizer = load_recognizer(
-        Path(config.segmenter_ckpt),
-        facts.palette,
-        facts.scaling,
-        size,
-        device,
-        config.class_map,
-        config.onnx,
+        path, facts.palette, facts.scaling, size, device, config.class_map, config.onnx
     )
     if config.tau == AUTO and not recognizer.held_out:
         raise UserError(
             f"tau=auto compares with real pairs held out of the segmenter's training, of which "
-            f"{config.segmenter_ckpt} knows none. Train it with inner_share above 0, or give tau a "
-            "number."
+            f"{path} knows none. Train it with inner_share above 0, or give tau a number."
         )
-    if recognizer.class_losses is None and (config.alpha or config.sampling == "hard"):
+    if config.alpha or config.sampling == "hard":
+        fit = facts.config["data"]["fit"]
         return with_class_losses(
-            recognizer,
-            Path(config.segmenter_ckpt),
-            config.onnx,
-            index,
-            reader,
-            facts.scaling,
-            facts.config["data"]["fit"],
-            size,
+            recognizer, path, config.onnx, index, reader, facts.scaling, fit, size
         )
     return recognizer
 
@@ -196,160 +235,229 @@ def _open_candidates(
     recognizer: Recognizer | None,
     size: int,
 ) -> CandidateMasks:
-    trained = generator.facts.config
-    losses = None if recognizer is None else recognizer.class_losses
-    uniform = config.sampling == "uniform"
-    stop = config.num_samples
-    if config.keep is not None:
-        stop = config.max_tries or _TRIES * config.keep
-    grafts = config.jitter.transplant.p > 0
+    facts, weights, transplanter, styles = generator.facts, None, None, None
+    if config.sampling != "uniform":
+        losses = None if recognizer is None else recognizer.class_losses
+        weights = mask_weights(config.sampling, index.pixels, losses)
+    if config.jitter.transplant.p > 0:
+        transplanter = Transplanter.of_masks(config.jitter.transplant, index, reader)
+    if config.compose.match:
+        styles = Styles.of_tiles(index.pairs, reader, facts.scaling)
     return CandidateMasks(
         index.pairs,
         reader,
         image_size=size,
-        fit=trained["data"]["fit"],
+        fit=facts.config["data"]["fit"],
         jitter=config.jitter,
+        compose=config.compose,
         seed=config.seed,
-        start=0,
-        stop=stop,
-        weights=None if uniform else mask_weights(config.sampling, index.pixels, losses),
+        weights=weights,
         required=class_ids(config.require_classes, reader.palette, "require_classes"),
         pixels=index.pixels,
-        transplanter=(
-            Transplanter.of_masks(config.jitter.transplant, index, reader) if grafts else None
-        ),
+        transplanter=transplanter,
         variants=config.variants,
-        compose=config.compose,
-        styles=(
-            Styles.of_tiles(index.pairs, reader, generator.facts.scaling)
-            if config.compose.match
-            else None
-        ),
+        styles=styles,
     )
 
 
-def facts_of(config: GenerateConfig, opened: Opened) -> dict[str, Any]:
-    """What `generation.json` says, and a call that goes on must repeat."""
-    settings = {k: v for k, v in plain(config).items() if k not in _FREE_TO_CHANGE}
-    generator, recognizer = opened.generator, opened.recognizer
-    trained = generator.facts.config
+def facts_of(config: GenerateConfig, inputs: Inputs) -> dict[str, Any]:
+    """What `generation.json` says; a rerun in the same folder must agree with it."""
+    settings = {k: v for k, v in plain(config).items() if k not in _MAY_DIFFER_ON_RERUN}
+    generator, recognizer = inputs.generator, inputs.recognizer
+    data = generator.facts.config["data"]
     return {
         "format": 1,
         "checkpoint": {"sha256": generator.digest, "epoch": generator.epoch},
         "segmenter": None if recognizer is None else {"sha256": recognizer.digest},
-        "masks": len(opened.index.pairs),
+        "masks": len(inputs.index.pairs),
         "palette": generator.facts.palette.to_dict(),
-        "mask_format": trained["data"]["mask_format"],
-        "gsd": trained["data"]["gsd"],
-        "image_size": opened.candidates.image_size,
-        "config": {**settings, "data_root": str(opened.root)},
+        "mask_format": data["mask_format"],
+        "gsd": data["gsd"],
+        "image_size": inputs.candidates.image_size,
+        "config": {**settings, "data_root": str(inputs.root)},
     }
 
 
-_PILOT = 256  # candidates whose scores tau=auto looks at
+def _begin(folder: Path, facts: dict[str, Any], config: GenerateConfig, inputs: Inputs) -> None:
+    """Makes the folder, or sees that it holds pairs of this generation."""
+    if stored_facts(folder, facts) is None:
+        if inputs.recognizer is not None:
+            facts = facts | {"tau": _choose_tau(config, inputs, inputs.recognizer)}
+        write_json(folder / GENERATION, facts)
+    merge_manifest(folder)
 
 
-def generate(config: GenerateConfig) -> dict[str, float]:
-    """Samples training masks, jitters and paints them, and saves the pairs that are good enough.
-
-    The same seed gives the same pairs whatever the batch size and the number of workers and
-    devices; calling again goes on where an interrupted call stopped.
-
-    Args:
-        config: Which generator, how many pairs, which segmenter judges them, and where to.
-
-    Returns:
-        How many candidates the folder lists, as "painted", and how many are kept, as "pairs".
-
-    Raises:
-        UserError: If configuration, checkpoint, data or folder are not as they must be.
-    """
-    return run_together(_generate, config)
-
-
-def _generate(config: GenerateConfig, team: Team) -> dict[str, float]:
-    check(config)
-    with team.leader_first():
-        opened = open_inputs(config, team)
-    # Rank 0 alone looks at the folder, since it is also the one that changes it.
-    tau, done, kept = team.share(_begin(config, opened, team) if team.leads else (0.0, 0, 0))[0]
-    candidates, generator = opened.candidates, opened.generator
-    candidates.start = done
-    wanted = None if config.keep is None else max(0, config.keep - kept)
-    rounds = plan_rounds(done, candidates.stop, config.bs, team, wanted)
-    judged = paint_and_judge(
-        generator,
-        candidates,
-        [batch for batches in rounds for batch in batches],
-        Judge(opened.recognizer, tau, config.alpha),
-        num_workers=opened.workers,
-        device=opened.device,
+def _choose_tau(config: GenerateConfig, inputs: Inputs, recognizer: Recognizer) -> float:
+    """The threshold; for tau=auto from the scores of the first candidates."""
+    if config.tau != AUTO:
+        return float(config.tau)
+    count = min(_PILOT, _last_candidate(config))
+    pairs = generate_and_filter(
+        inputs.generator,
+        inputs.candidates,
+        _batches(range(count), config.bs),
+        PairFilter(recognizer),
+        num_workers=inputs.workers,
+        device=inputs.device,
     )
-    folder, written = Path(config.save_dir), list[Line]()
-    title = "Painting" if opened.recognizer is None else "Painting and judging"
+    scores = [pair.decision.score for pair in track(pairs, "Choosing tau", total=count)]
+    size, held_out = inputs.candidates.image_size, recognizer.held_out or []
+    if recognizer.window not in (None, size):
+        warnings.warn(
+            f"tau=auto compares pairs of {size} px with real windows of {recognizer.window} px, "
+            f"which hold other numbers of classes. Train the segmenter with image_size={size}.",
+            stacklevel=2,
+        )
+    tau, reached = choose_tau([score for score in scores if score is not None], held_out)
+    real = f"the mean of real held-out windows, {np.nanmean(held_out):.3f}"
+    pilot = plural(count, "candidate")
+    if reached:
+        print(f"tau=auto: {tau:.4g}; those of {pilot} that score above it reach {real}.")
+    else:
+        print(
+            f"tau=auto: {tau:.4g}, which keeps the best tenth of {pilot}. No more than that reach "
+            f"{real}: the generator does not follow its masks well enough."
+        )
+    return tau
+
+
+def _last_candidate(config: GenerateConfig) -> int:
+    """The number after that of the last candidate."""
+    return config.num_samples if config.keep is None else config.max_tries or _TRIES * config.keep
+
+
+def _still_to_do(config: GenerateConfig, listed: Sequence[Line]) -> list[int]:
+    """Numbers of the candidates that a folder does not list, ascending.
+
+    Where several processes were interrupted, some of them may lie before listed ones.
+    """
+    known = {line["index"] for line in listed}
+    return [index for index in range(_last_candidate(config)) if index not in known]
+
+
+def _print_start(
+    config: GenerateConfig, inputs: Inputs, where: str, todo: Sequence[int], listed: int
+) -> None:
+    size, variants = inputs.candidates.image_size, config.variants
+    count, masks = len(todo), len({index // variants for index in todo})
+    up_to = "" if count == masks * variants else "up to "
+    what, of = plural(count, "pair"), f"{plural(masks, 'mask')}, {up_to}{variants} images each"
+    goal = ""
+    if config.keep is not None:
+        what, of = "pairs", f"{variants} images of each mask"
+        goal = f", until {plural(config.keep, 'pair')} can be kept"
+    if variants > 1 and count:
+        what += f" ({of})"
+    print(
+        f"Generating {what} of {size}x{size} px on {where} from "
+        f"{plural(len(inputs.index.pairs), 'mask')} of {inputs.root / 'train'}, with a generator "
+        f"of {plural(inputs.generator.epoch, 'epoch')}, into {config.save_dir}{goal}."
+    )
+    if listed:
+        print(f"Going on: {plural(listed, 'pair')} listed in {Path(config.save_dir) / MANIFEST}.")
+
+
+def _write_pairs(
+    config: GenerateConfig,
+    inputs: Inputs,
+    fabric: Fabric,
+    files: PairFiles,
+    tau: float,
+    todo: Sequence[int],
+    listed: Sequence[Line],
+) -> None:
+    """Generates, filters and saves pairs, in rounds that the processes share.
+
+    With `keep`, all learn after each round which candidates would be kept, so that the pairs are
+    those of the first candidates that suffice, as with one process.
+    """
+    kept = sum(line["kept"] for line in listed)
+    rounds = _batches(todo, config.bs * fabric.world_size)
+    shares = [share_of(fabric, len(numbers), 1) for numbers in rounds]
+    mine = [
+        [numbers[place] for place in share] for numbers, share in zip(rounds, shares, strict=True)
+    ]
+    pairs = generate_and_filter(
+        inputs.generator,
+        inputs.candidates,
+        [numbers for numbers in mine if numbers],
+        PairFilter(inputs.recognizer, tau, config.alpha),
+        num_workers=inputs.workers,
+        device=inputs.device,
+    )
+    title = "Generating pairs" if inputs.recognizer is None else "Generating and scoring pairs"
     with (
-        closing(judged),
-        Manifest(folder) if team.leads else nullcontext() as manifest,
-        Progress(disable=not team.leads) as bar,
+        closing(pairs),
+        Progress(disable=not fabric.is_global_zero) as bar,
+        PairWriter(files, fabric.global_rank) as writer,
     ):
         # What is asked for is what the bar counts: kept pairs, or candidates.
-        total, before = (candidates.stop, done) if config.keep is None else (config.keep, kept)
+        total, before = _last_candidate(config), len(listed)
+        if config.keep is not None:
+            total, before = config.keep, kept
         task = bar.add_task(title, total=total, completed=before)
+        gaps_end = listed[-1]["index"] if listed else -1
+        for numbers, share in zip(rounds, shares, strict=True):
+            gaps = sum(number < gaps_end for number in numbers)  # which belong to what was kept
+            if config.keep is not None and kept >= config.keep and not gaps:
+                break
+            found = list(islice(pairs, len(share)))
+            end, advance = len(numbers), len(numbers)
+            if config.keep is not None:
+                flags = _kept_flags(fabric, found, share, len(numbers))
+                earlier = flags.cumsum(0) - flags
+                end = max(gaps, int((earlier < config.keep - kept).sum()))
+                advance = int(flags[:end].sum())
+                kept += advance
+            writer.add(found[: max(0, end - share.start)])
+            bar.advance(task, advance)
 
-        def progress(candidates: int, kept: int) -> None:
-            bar.advance(task, candidates if config.keep is None else kept)
 
-        listing = written.append if manifest is None else manifest.add
-        layout = cast(Layout, config.layout)
-        with PairWriter(folder, layout, opened.reader, generator.facts.scaling, listing) as writer:
-            together = Rounds(team, writer, written, manifest, wanted, progress)
-            together.run(judged, rounds)
-        together.finish()
-    return _report(config, opened, writer, tau) if team.leads else {}
+def _batches(numbers: Sequence[int], size: int) -> list[list[int]]:
+    return [list(numbers[at : at + size]) for at in range(0, len(numbers), size)]
 
 
-def _begin(config: GenerateConfig, opened: Opened, team: Team) -> tuple[float, int, int]:
-    """Opens the folder: the threshold, how many candidates it lists, and how many kept pairs."""
-    folder = Path(config.save_dir)
-    facts = facts_of(config, opened)
-    stored = stored_facts(folder, facts)
-    if stored is None:
-        tau = _choose_tau(config, opened)
-        write_json(
-            folder / GENERATION, facts if opened.recognizer is None else facts | {"tau": tau}
-        )
-    else:
-        tau = stored.get("tau", 0.0)
-    manifest = read_manifest(folder)
-    opened.candidates.start = len(manifest)
-    _say_start(config, opened, team, len(manifest))
-    return tau, len(manifest), sum(line["kept"] for line in manifest)
+def _kept_flags(
+    fabric: Fabric, found: Sequence[GeneratedPair], share: range, count: int
+) -> torch.Tensor:
+    """Which of a round's candidates are kept, (N,), 0 or 1, of all processes.
+
+    Args:
+        fabric: The processes.
+        found: This one's candidates.
+        share: Their places in the round.
+        count: How many candidates the round has.
+    """
+    flags = torch.zeros(count, dtype=torch.int32, device=fabric.device)
+    kept = [int(pair.decision.kept) for pair in found]
+    flags[share.start : share.stop] = torch.tensor(kept, dtype=torch.int32)
+    return cast(torch.Tensor, fabric.all_reduce(flags, reduce_op="sum")).cpu()
 
 
 def _report(
-    config: GenerateConfig, opened: Opened, writer: PairWriter, tau: float
+    config: GenerateConfig, inputs: Inputs, files: PairFiles, tau: float
 ) -> dict[str, float]:
-    """Shows and tells what the folder holds now; the main figures."""
-    folder, recognizer, candidates = Path(config.save_dir), opened.recognizer, opened.candidates
-    manifest = read_manifest(folder)
+    """Shows what the folder holds now; returns the main figures."""
+    recognizer, candidates = inputs.recognizer, inputs.candidates
+    manifest = read_manifest(files.folder)
     kept = [line["index"] for line in manifest if line["kept"]]
-    write_contact_sheet(writer, kept, config.variants)
+    write_contact_sheet(files, kept, config.variants)
     if recognizer is not None:
-        write_histogram(writer, manifest, tau, recognizer.held_out or [])
-        write_extremes(writer, manifest, candidates, opened.generator, recognizer, opened.device)
+        write_histogram(files, manifest, tau, recognizer.held_out or [])
+        write_extremes(files, manifest, candidates, inputs.generator, recognizer, inputs.device)
     print_shares(
-        opened.reader.palette,
-        opened.index.class_shares(),
-        expected_shares(candidates.weights, opened.index.pixels),
-        realised_shares(writer, kept),
+        inputs.reader.palette,
+        inputs.index.class_shares(),
+        expected_shares(candidates.weights, inputs.index.pixels),
+        realised_shares(files, kept),
     )
-    print_outcome(folder, manifest, None if recognizer is None else tau)
+    print_outcome(files.folder, manifest, None if recognizer is None else tau)
     if config.keep is not None and len(kept) < config.keep:
         print(
-            f"Gave up at max_tries={candidates.stop}: kept {len(kept)} of the {config.keep} asked "
-            "for. Raise max_tries, or lower tau."
+            f"Gave up at max_tries={_last_candidate(config)}: kept {len(kept)} of the "
+            f"{config.keep} asked for. Raise max_tries, or lower tau."
         )
-    return {"painted": float(len(manifest)), "pairs": float(len(kept))}
+    return {"generated": float(len(manifest)), "pairs": float(len(kept))}
 
 
 def check(config: GenerateConfig) -> None:
@@ -374,7 +482,7 @@ def check(config: GenerateConfig) -> None:
         keys += ["tau"] * (config.tau == AUTO) + ["sampling"] * (config.sampling == "hard")
         if keys:
             raise UserError(
-                f"{keys[0]}={getattr(config, keys[0])} needs a segmenter to judge by: set "
+                f"{keys[0]}={getattr(config, keys[0])} needs a segmenter to score by: set "
                 "segmenter_ckpt to a segmenter.pt that train_segmenter wrote, or to an ONNX model."
             )
     if config.max_tries is not None and config.max_tries < (config.keep or math.inf):
@@ -385,66 +493,3 @@ def check(config: GenerateConfig) -> None:
     config.onnx.check()
     config.trainer.check(config.devices)
     config.compose.check(config.jitter.transplant.p)
-
-
-def _choose_tau(config: GenerateConfig, opened: Opened) -> float:
-    """The threshold; for tau=auto from the scores of the first candidates."""
-    recognizer, candidates = opened.recognizer, opened.candidates
-    if recognizer is None or config.tau != AUTO:
-        return float(config.tau)
-    held_out = recognizer.held_out or []
-    count = min(_PILOT, len(candidates))
-    first = [list(range(at, min(count, at + config.bs))) for at in range(0, count, config.bs)]
-    judged = paint_and_judge(
-        opened.generator,
-        candidates,
-        first,
-        Judge(recognizer),
-        num_workers=opened.workers,
-        device=opened.device,
-    )
-    scores = [
-        one.verdict.score
-        for one in track(judged, "Choosing tau", total=count)
-        if one.verdict.score is not None
-    ]
-    size = candidates.image_size
-    if recognizer.window not in (None, size):
-        warnings.warn(
-            f"tau=auto compares pairs of {size} px with real windows of {recognizer.window} px, "
-            f"which hold other numbers of classes. Train the segmenter with image_size={size}.",
-            stacklevel=2,
-        )
-    tau, reached = choose_tau(scores, held_out)
-    real = f"the mean of real held-out windows, {np.nanmean(held_out):.3f}"
-    seen = plural(count, "candidate")
-    if reached:
-        print(f"tau=auto: {tau:.4g}; those of {seen} that score above it reach {real}.")
-    else:
-        print(
-            f"tau=auto: {tau:.4g}, which keeps the best tenth of {seen}. No more than that reach "
-            f"{real}: the generator does not obey its masks well enough."
-        )
-    return tau
-
-
-def _say_start(config: GenerateConfig, opened: Opened, team: Team, done: int) -> None:
-    candidates, generator = opened.candidates, opened.generator
-    size = candidates.image_size
-    where = team.where(config.trainer)
-    count, masks, variants = len(candidates), candidates.num_masks, config.variants
-    up_to = "" if count == masks * variants else "up to "
-    what, of = plural(count, "pair"), f"{plural(masks, 'mask')}, {up_to}{variants} images each"
-    goal = ""
-    if config.keep is not None:
-        what, of = "pairs", f"{variants} images of each mask"
-        goal = f", until {plural(config.keep, 'pair')} can be kept"
-    if variants > 1 and count:
-        what += f" ({of})"
-    print(
-        f"Painting {what} of {size}x{size} px on {where} from "
-        f"{plural(len(candidates.pairs), 'mask')} of {opened.root / 'train'}, with a generator of "
-        f"{plural(generator.epoch, 'epoch')}, into {config.save_dir}{goal}."
-    )
-    if done:
-        print(f"Going on: {plural(done, 'pair')} listed in {Path(config.save_dir) / MANIFEST}.")

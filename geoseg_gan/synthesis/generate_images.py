@@ -1,4 +1,4 @@
-"""Painting label maps with a trained generator."""
+"""Images for label maps and candidates, by a trained generator."""
 
 import os
 from collections import deque
@@ -21,24 +21,19 @@ from geoseg_gan.synthesis.candidates import Candidate, CandidateMasks
 from geoseg_gan.synthesis.compose import Blend
 from geoseg_gan.utils.errors import UserError
 
-Look = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+Predict = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+"""What is worked out from label maps (B, H, W) and their images (B, H, W, K), image by image."""
 
-"""What is seen in label maps (B, H, W) and their painted images (B, H, W, K), row by row."""
+WithImage = tuple[Candidate, npt.NDArray[Any] | None, tuple[Tensor, ...] | None]
+"""A candidate, its image (H, W, K) in the stored dtype, and what was worked out from it, on the
+CPU; both None for an unfit candidate."""
 
-
-Painted = tuple[Candidate, npt.NDArray[Any] | None, tuple[Tensor, ...] | None]
-
-"""A candidate, its image (H, W, K) in the stored dtype, and what was seen in it, on the CPU; both
-None where it was not worth painting."""
-
+Item = TypeVar("Item")
 
 _AHEAD = 2  # batches that a GPU is given before they are needed, and that it may be behind
 
 
-Item = TypeVar("Item")
-
-
-def paint(
+def generate_images(
     generator: LoadedGenerator,
     labels: Sequence[npt.NDArray[np.uint8]],
     *,
@@ -46,10 +41,10 @@ def paint(
     indices: Sequence[int],
     device: torch.device,
 ) -> list[npt.NDArray[Any]]:
-    """Paints one image for each label map.
+    """Generates one image for each label map.
 
-    On a CPU each image is painted by itself, since the order of additions, and with it the last
-    bit, would depend on the batch; little speed is lost there.
+    On a CPU each image makes a batch, since the order of additions, and with it the last bit, would
+    depend on the batch; little speed is lost there.
 
     Args:
         generator: A loaded generator, on `device`.
@@ -62,50 +57,50 @@ def paint(
         Images of shape (H, W, K) in the stored dtype of the training images.
     """
     step = 1 if device.type == "cpu" else len(labels)
-    painted: list[npt.NDArray[Any]] = []
+    images: list[npt.NDArray[Any]] = []
     for first in range(0, len(labels), step):
         rows = slice(first, first + step)
         part = labels[rows]
-        inputs = _inputs(generator, part, _regions(generator, part), seed, indices[rows], device)
-        painted += list(_images(generator, inputs).cpu().numpy())
-    return painted
+        regions = [region_map(label) for label in part] if generator.network.noise.region else []
+        inputs = _inputs(generator, part, regions, seed, indices[rows], device)
+        images += list(_images(generator, inputs).cpu().numpy())
+    return images
 
 
 def default_workers(device: torch.device, processes: int = 1) -> int:
-    """How many processes are to draw masks, so that painting need not wait for them.
+    """How many workers draw masks, so that generating need not wait for them.
 
     Args:
-        device: Where images are painted: one worker keeps a CPU busy.
-        processes: How many paint on this machine and share its cores.
+        device: Where images are generated: one worker keeps a CPU busy.
+        processes: How many processes generate on this machine and share its cores.
     """
     if device.type == "cpu":
         return 1
     return max(1, min(8, (os.cpu_count() or 1) // processes - 1))
 
 
-def paint_batches(
+def generate_batches(
     generator: LoadedGenerator,
     candidates: CandidateMasks,
     batches: Sequence[list[int]],
     *,
     num_workers: int,
     device: torch.device,
-    look: Look = lambda labels, images: (),
-) -> Iterator[list[Painted]]:
-    """Paints candidates while workers draw the next masks.
+    predict: Predict = lambda labels, images: (),
+) -> Iterator[list[WithImage]]:
+    """Generates candidates' images while workers draw the next masks.
 
-    On a GPU the next batches are made and sent in a thread, and some are painted while what earlier
-    ones gave is handed on, so that the GPU always has work. On a CPU everything follows one by one,
-    and each image makes a batch (see `paint`).
+    On a GPU the next batches are made and sent in a thread, and some are generated while the
+    results of earlier ones are used, so that the GPU always has work. On a CPU everything follows
+    one by one, and each image makes a batch (see `generate_images`).
 
     Args:
         generator: A loaded generator, on `device`.
         candidates: The masks; their seed also fixes the noise.
-        batches: Numbers of the candidates of every batch. Those that are unfit are handed on
-            unpainted.
+        batches: Numbers of the candidates of every batch. Unfit ones get no image.
         num_workers: Processes that read and jitter masks.
         device: Where the generator is.
-        look: What is to be seen in the images, on `device`.
+        predict: What is to be worked out from the images, on `device`.
 
     Raises:
         UserError: If a mask cannot be read.
@@ -122,60 +117,22 @@ def paint_batches(
         for batch in _checked(loader)
         for part in ([batch] if on_gpu else [[item] for item in batch])
     )
-    shots = (_shoot(generator, part, look) for part in (_ahead(prepared) if on_gpu else prepared))
-    for shot in _lagging(shots) if on_gpu else shots:
-        yield shot.settle()
+    started = (
+        _start(generator, part, predict) for part in (_prefetched(prepared) if on_gpu else prepared)
+    )
+    for batch in _delayed(started) if on_gpu else started:
+        yield batch.results()
 
 
 class _Item(NamedTuple):
-    """A candidate and its regions (H, W), int32; the latter None where there is no need."""
+    """A candidate and its regions (H, W), int32; None where the noise does not need them."""
 
     candidate: Candidate
     regions: npt.NDArray[np.int32] | None
 
 
-class _Inputs(NamedTuple):
-    """What a batch is painted from, on the device: masks (B, H, W), their regions, and draws."""
-
-    labels: Tensor
-    regions: Tensor
-    drawn: Tensor
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """Candidates of a batch, and what those to be painted are painted from."""
-
-    candidates: list[Candidate]
-    inputs: _Inputs | None
-    blend: Blend | None = None
-
-
-@dataclass(frozen=True)
-class _Shot:
-    """A batch that is painted, or on a GPU will be once `done` has happened."""
-
-    candidates: list[Candidate]
-    values: tuple[Tensor, ...]
-    done: torch.cuda.Event | None
-
-    def settle(self) -> list[Painted]:
-        """Waits for it."""
-        if self.done is not None:
-            self.done.synchronize()
-        rows = zip(*self.values, strict=True)
-        found: list[Painted] = []
-        for candidate in self.candidates:
-            if candidate.unfit:
-                found.append((candidate, None, None))
-            else:
-                image, *seen = next(rows)
-                found.append((candidate, image.numpy(), tuple(seen)))
-        return found
-
-
 class _Drawn(Dataset[_Item | str]):
-    """Candidates by number; what a user must mend is text, as workers would add a traceback."""
+    """Candidates by number; a user's mistake is text, as workers would add a traceback."""
 
     def __init__(self, candidates: CandidateMasks, noise: NoiseSpec) -> None:
         self._candidates = candidates
@@ -183,7 +140,7 @@ class _Drawn(Dataset[_Item | str]):
 
     def __getitem__(self, index: int) -> _Item | str:
         try:
-            candidate = self._candidates.at(index)
+            candidate = self._candidates[index]
         except UserError as error:
             return str(error)
         wanted = self._noise.region and not candidate.unfit
@@ -196,6 +153,23 @@ def _checked(loader: Iterable[Any]) -> Iterator[list[_Item]]:
             if isinstance(item, str):
                 raise UserError(item)
         yield batch
+
+
+class _Inputs(NamedTuple):
+    """What a batch is generated from, on the device: masks (B, H, W), regions, and noise draws."""
+
+    labels: Tensor
+    regions: Tensor
+    drawn: Tensor
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Candidates of a batch, and the inputs of those that get an image."""
+
+    candidates: list[Candidate]
+    inputs: _Inputs | None
+    blend: Blend | None = None
 
 
 def _prepare(
@@ -215,13 +189,6 @@ def _prepare(
     )
 
 
-def _regions(
-    generator: LoadedGenerator, labels: Sequence[npt.NDArray[np.uint8]]
-) -> list[npt.NDArray[np.int32]]:
-    """Connected regions of label maps; none where the noise has no need of them."""
-    return [region_map(label) for label in labels] if generator.network.noise.region else []
-
-
 @torch.inference_mode()
 def _inputs(
     generator: LoadedGenerator,
@@ -232,8 +199,8 @@ def _inputs(
     device: torch.device,
 ) -> _Inputs:
     stacked = np.stack(labels)
-    # Drawn on the CPU everywhere, so that every device paints from the same noise; its maps, which
-    # are large, are made where they are used.
+    # Drawn on the CPU everywhere, so that every device uses the same noise; its maps, which are
+    # large, are made where they are used.
     drawn = draw_noise(generator.network.noise, seed, indices, stacked.shape[1:])
     return _Inputs(
         to_device(stacked, device),
@@ -244,14 +211,14 @@ def _inputs(
 
 @torch.inference_mode()
 def _images(generator: LoadedGenerator, inputs: _Inputs, blend: Blend | None = None) -> Tensor:
-    """Painted images (B, H, W, K) in the stored dtype, on the device of the inputs."""
-    if blend is not None and blend.nothing and blend.real is not None:
+    """Images (B, H, W, K) in the stored dtype, on the device of the inputs."""
+    if blend is not None and blend.real is not None and blend.all_real:
         return blend.real
     one_hot = one_hot_of(inputs.labels, generator.facts.palette.num_classes)
     noise = noise_maps(generator.network.noise, inputs.drawn, inputs.regions)
     images = generator.network(one_hot, noise)
     if blend is not None:
-        images = blend.match_painted(images, inputs.labels)
+        images = blend.with_styles(images, inputs.labels)
     return stored(images, generator.facts.scaling, blend)
 
 
@@ -280,29 +247,52 @@ def stored(images: Tensor, scaling: ImageScaling, blend: Blend | None = None) ->
     return values.permute(0, 2, 3, 1).contiguous().to(getattr(torch, kind.name))
 
 
+@dataclass(frozen=True)
+class _Started:
+    """A batch whose images and predictions are there, or on a GPU will be after `done`."""
+
+    candidates: list[Candidate]
+    values: tuple[Tensor, ...]
+    done: torch.cuda.Event | None
+
+    def results(self) -> list[WithImage]:
+        """Waits for them."""
+        if self.done is not None:
+            self.done.synchronize()
+        rows = zip(*self.values, strict=True)
+        found: list[WithImage] = []
+        for candidate in self.candidates:
+            if candidate.unfit:
+                found.append((candidate, None, None))
+            else:
+                image, *predicted = next(rows)
+                found.append((candidate, image.numpy(), tuple(predicted)))
+        return found
+
+
 @torch.inference_mode()
-def _shoot(generator: LoadedGenerator, part: _Prepared, look: Look) -> _Shot:
-    """Paints and looks; on a GPU all of this only starts."""
+def _start(generator: LoadedGenerator, part: _Prepared, predict: Predict) -> _Started:
+    """Generates and predicts; on a GPU all of this only starts."""
     if part.inputs is None:
-        return _Shot(part.candidates, (), None)
+        return _Started(part.candidates, (), None)
     labels = part.inputs.labels
     images = _images(generator, part.inputs, part.blend)
-    values = (images, *look(labels, images))
+    values = (images, *predict(labels, images))
     if labels.device.type == "cpu":
-        return _Shot(part.candidates, values, None)
-    values = tuple(_fetched(value) for value in values)
+        return _Started(part.candidates, values, None)
+    values = tuple(_to_host(value) for value in values)
     done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     done.record(torch.cuda.current_stream(labels.device))
-    return _Shot(part.candidates, values, done)
+    return _Started(part.candidates, values, done)
 
 
-def _fetched(value: Tensor) -> Tensor:
-    """A copy on the host, there once the device has come to it."""
+def _to_host(value: Tensor) -> Tensor:
+    """A copy on the host, complete once the device has come to it."""
     host = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
     return host.copy_(value, non_blocking=True)
 
 
-def _ahead(items: Iterator[Item]) -> Iterator[Item]:
+def _prefetched(items: Iterator[Item]) -> Iterator[Item]:
     """The items, of which the next ones are made in a thread."""
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(next, items, None) for _ in range(_AHEAD))
@@ -311,7 +301,7 @@ def _ahead(items: Iterator[Item]) -> Iterator[Item]:
             yield item
 
 
-def _lagging(items: Iterable[Item]) -> Iterator[Item]:
+def _delayed(items: Iterable[Item]) -> Iterator[Item]:
     """The items, each once some later ones are there."""
     waiting: deque[Item] = deque()
     for item in items:

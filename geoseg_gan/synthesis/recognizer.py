@@ -1,4 +1,4 @@
-"""Segmenters that judge painted images: this project's own, or any other as ONNX."""
+"""Segmenters that score generated images: this project's own, or any other as ONNX."""
 
 import hashlib
 import json
@@ -27,72 +27,13 @@ from geoseg_gan.synthesis.settings import OnnxSettings
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import write_json
 
-
-class ClassLosses:
-    """The mean cross-entropy of every true class, gathered over many images.
-
-    Attributes:
-        sums: Summed losses of every class's pixels, shape (C,), float64, on the CPU.
-        pixels: How many pixels those are, shape (C,), int64, on the CPU.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        """Starts with no pixels of `num_classes` classes."""
-        self.sums = torch.zeros(num_classes, dtype=torch.float64)
-        self.pixels = torch.zeros(num_classes, dtype=torch.int64)
-
-    def add(self, label: npt.NDArray[np.uint8] | Tensor, logits: Tensor) -> None:
-        """Counts in one image or a batch of them.
-
-        Args:
-            label: The true classes, shape (H, W) or (B, H, W), uint8; 255 (ignore) is left out.
-            logits: The segmenter's output, shape (C, H, W) or (B, C, H, W), on any device.
-        """
-        # Summed on the CPU: a GPU adds in no fixed order, and some have no float64.
-        losses = pixel_losses(label, logits).cpu().double().flatten()
-        classes = _classes(label, losses).flatten()
-        counts = classes != IGNORE
-        classes, losses, length = classes[counts], losses[counts], len(self.sums)
-        self.sums += torch.bincount(classes, weights=losses, minlength=length)
-        self.pixels += torch.bincount(classes, minlength=length)
-
-    def means(self) -> list[float | None]:
-        """The mean loss of every class; None where a class had no pixel."""
-        pairs = zip(self.sums.tolist(), self.pixels.tolist(), strict=True)
-        return [total / count if count else None for total, count in pairs]
-
-
-def pixel_losses(label: npt.NDArray[np.uint8] | Tensor, logits: Tensor) -> Tensor:
-    """The cross-entropy of every pixel.
-
-    Args:
-        label: The true classes, shape (H, W) or (B, H, W), uint8; 255 is ignore.
-        logits: The segmenter's output, shape (C, H, W) or (B, C, H, W), on any device.
-
-    Returns:
-        The label's shape, float32, on the device of the logits; 0 where ignored.
-    """
-    classes = _classes(label, logits)
-    rows = logits.float().movedim(-3, -1).flatten(0, -2)
-    losses = F.cross_entropy(rows, classes.flatten(), ignore_index=IGNORE, reduction="none")
-    return losses.view(classes.shape)
-
-
-def _classes(label: npt.NDArray[np.uint8] | Tensor, beside: Tensor) -> Tensor:
-    """The label map as int64 on the device of another tensor."""
-    # A copy, since torch warns where it shares an array that must not be written to.
-    held = label if isinstance(label, Tensor) else torch.tensor(label)
-    return held.to(beside.device, torch.int64)
-
-
-Predict = Callable[[Tensor], Tensor]
-
-"""Logits (B, C', h, w) for stored values (B, K, S, S), both on any device."""
+Logits = Callable[[Tensor], Tensor]
+"""Gives logits (B, C', h, w) for stored values (B, K, S, S), both on any device."""
 
 
 @dataclass(frozen=True)
 class Recognizer:
-    """A segmenter that judges painted images.
+    """A segmenter that scores generated images.
 
     Attributes:
         digest: SHA-256 of its file, in hexadecimal.
@@ -110,7 +51,7 @@ class Recognizer:
     digest: str
     class_losses: list[float | None] | None
     held_out: list[float] | None
-    predict: Predict
+    predict: Logits
     channels: Sequence[int]
     window: int | None = None
     singly: bool = True
@@ -159,14 +100,14 @@ def load_recognizer(
     class_map: Sequence[int] | None,
     onnx: OnnxSettings,
 ) -> Recognizer:
-    """Reads a segmenter and makes sure that it fits the images to be judged.
+    """Reads a segmenter and makes sure that it fits the generated images.
 
     Args:
         path: A `segmenter.pt` that train_segmenter wrote, or an ONNX model (.onnx) with its weights
             inside, which maps float32 (1, K, S, S) to logits (1, C', h, w) in its first output.
         palette: The generator's classes.
         scaling: The generator's scaling; its length is K.
-        size: S, side of the painted images in pixels.
+        size: S, side of the generated images in pixels.
         device: Where an own segmenter works; ONNX models work on the CPU.
         class_map: The segmenter's channel of every palette class, counted from 0; None where they
             are the same, or where an own segmenter's palette lists equal classes in another order.
@@ -201,12 +142,12 @@ def _load_own(
     if len(own.scaling.low) != len(scaling.low) or own.scaling.dtype != scaling.dtype:
         raise UserError(
             f"segmenter_ckpt={path} was trained on {_kind(own.scaling)} images, but the generator "
-            f"paints {_kind(scaling)} ones. Give a segmenter of the same data."
+            f"makes {_kind(scaling)} ones. Give a segmenter of the same data."
         )
     if size % segmenter_stride(network):
         raise UserError(
             f"segmenter_ckpt={path} takes images whose sides are multiples of "
-            f"{segmenter_stride(network)}, but the generator paints {size}x{size}. Give a "
+            f"{segmenter_stride(network)}, but the generator makes {size}x{size}. Give a "
             "segmenter of a smaller depth, or train the generator at a multiple."
         )
 
@@ -215,9 +156,9 @@ def _load_own(
         return logits.float()
 
     if class_map is None:
-        channels = _matching(path, own.palette, palette)
+        channels = _same_classes(path, own.palette, palette)
     else:
-        channels = _checked(path, class_map, own.palette.num_classes, palette)
+        channels = _valid(path, class_map, own.palette.num_classes, palette)
     _dry_run(path, predict, scaling, size)
     return Recognizer(
         loaded.digest,
@@ -254,7 +195,7 @@ def _load_onnx(
 
     count = _dry_run(path, predict, scaling, size)
     if class_map is not None:
-        channels = _checked(path, class_map, count, palette)
+        channels = _valid(path, class_map, count, palette)
     elif count == palette.num_classes:
         channels = list(range(count))
     else:
@@ -292,7 +233,7 @@ def _open_session(path: Path, content: bytes) -> Any:
 
 
 def _input_name(path: Path, session: Any, bands: int, size: int) -> str:
-    """The name of a model's only input, if that takes the painted images."""
+    """The name of a model's only input, if that takes the generated images."""
     inputs = session.get_inputs()
     wanted = [1, bands, size, size]
     first = inputs[0] if inputs else None
@@ -312,7 +253,7 @@ def _input_name(path: Path, session: Any, bands: int, size: int) -> str:
     return str(first.name)
 
 
-def _dry_run(path: Path, predict: Predict, scaling: ImageScaling, size: int) -> int:
+def _dry_run(path: Path, predict: Logits, scaling: ImageScaling, size: int) -> int:
     """Runs a model on a dark image; returns how many classes it tells apart."""
     try:
         logits = predict(torch.zeros(1, len(scaling.low), size, size))
@@ -331,7 +272,7 @@ def _dry_run(path: Path, predict: Predict, scaling: ImageScaling, size: int) -> 
     return logits.shape[1]
 
 
-def _matching(path: Path, own: Palette, palette: Palette) -> list[int]:
+def _same_classes(path: Path, own: Palette, palette: Palette) -> list[int]:
     """Where the classes of a palette stand in a segmenter's own, which must list the same."""
     known, wanted = (
         [(entry.name, tuple(entry.color)) for entry in p.classes] for p in (own, palette)
@@ -345,7 +286,7 @@ def _matching(path: Path, own: Palette, palette: Palette) -> list[int]:
     return [known.index(entry) for entry in wanted]
 
 
-def _checked(path: Path, class_map: Sequence[int], count: int, palette: Palette) -> list[int]:
+def _valid(path: Path, class_map: Sequence[int], count: int, palette: Palette) -> list[int]:
     """A user's class_map, if it names one of `count` channels for every class."""
     channels = list(class_map)
     if (
@@ -377,6 +318,63 @@ def _kind(scaling: ImageScaling) -> str:
     return f"{len(scaling.low)}-band {scaling.dtype}"
 
 
+class ClassLosses:
+    """The mean cross-entropy of every true class, gathered over many images.
+
+    Attributes:
+        sums: Summed losses of every class's pixels, shape (C,), float64, on the CPU.
+        pixels: How many pixels those are, shape (C,), int64, on the CPU.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        """Starts with no pixels of `num_classes` classes."""
+        self.sums = torch.zeros(num_classes, dtype=torch.float64)
+        self.pixels = torch.zeros(num_classes, dtype=torch.int64)
+
+    def add(self, label: npt.NDArray[np.uint8] | Tensor, logits: Tensor) -> None:
+        """Counts in one image or a batch of them.
+
+        Args:
+            label: The true classes, shape (H, W) or (B, H, W), uint8; 255 (ignore) does not count.
+            logits: The segmenter's output, shape (C, H, W) or (B, C, H, W), on any device.
+        """
+        # Summed on the CPU: a GPU adds in no fixed order, and some have no float64.
+        losses = pixel_losses(label, logits).cpu().double().flatten()
+        classes = class_ids_on(label, losses).flatten()
+        counts = classes != IGNORE
+        classes, losses, length = classes[counts], losses[counts], len(self.sums)
+        self.sums += torch.bincount(classes, weights=losses, minlength=length)
+        self.pixels += torch.bincount(classes, minlength=length)
+
+    def means(self) -> list[float | None]:
+        """The mean loss of every class; None where a class had no pixel."""
+        pairs = zip(self.sums.tolist(), self.pixels.tolist(), strict=True)
+        return [total / count if count else None for total, count in pairs]
+
+
+def pixel_losses(label: npt.NDArray[np.uint8] | Tensor, logits: Tensor) -> Tensor:
+    """The cross-entropy of every pixel.
+
+    Args:
+        label: The true classes, shape (H, W) or (B, H, W), uint8; 255 is ignore.
+        logits: The segmenter's output, shape (C, H, W) or (B, C, H, W), on any device.
+
+    Returns:
+        The label's shape, float32, on the device of the logits; 0 where ignored.
+    """
+    classes = class_ids_on(label, logits)
+    rows = logits.float().movedim(-3, -1).flatten(0, -2)
+    losses = F.cross_entropy(rows, classes.flatten(), ignore_index=IGNORE, reduction="none")
+    return losses.view(classes.shape)
+
+
+def class_ids_on(label: npt.NDArray[np.uint8] | Tensor, beside: Tensor) -> Tensor:
+    """The label map as int64 on the device of another tensor."""
+    # A copy, since torch warns where it shares an array that must not be written to.
+    held = label if isinstance(label, Tensor) else torch.tensor(label)
+    return held.to(beside.device, torch.int64)
+
+
 def with_class_losses(
     recognizer: Recognizer,
     path: Path,
@@ -403,13 +401,13 @@ def with_class_losses(
         image_size: Side of the windows in pixels.
 
     Raises:
-        UserError: If the images are not of the kind that the recognizer judges.
+        UserError: If the images are not of the kind that the recognizer scores.
     """
     bands = len(scaling.low)
     if (index.bands, index.dtype.name) != (bands, scaling.dtype):
         raise UserError(
             f"{index.pairs[0].image} has {plural(index.bands, 'band')} of {index.dtype}, but "
-            f"{path} is to judge {plural(bands, 'band')} of {scaling.dtype}. Set data_root to the "
+            f"{path} is to score {plural(bands, 'band')} of {scaling.dtype}. Set data_root to the "
             "data that the generator was trained on."
         )
     store = path.with_name(f"{path.name}.class_losses.json")
@@ -430,7 +428,7 @@ def with_class_losses(
         losses = ClassLosses(reader.palette.num_classes)
         source = PairSource(index.pairs, reader)
         windows = WindowDataset(source, index.sizes, image_size, fit, once=True)
-        for position in track(range(len(windows)), "Measuring losses by class on real data"):
+        for position in track(range(len(windows)), "Measuring class losses on real tiles"):
             sample = windows[position]
             image = np.moveaxis(sample["image"].numpy(), 0, -1)
             losses.add(sample["label"], recognizer.logits(image))
@@ -443,7 +441,7 @@ def with_class_losses(
 
 
 def _stored(path: Path) -> dict[str, Any]:
-    """What was measured before; nothing where the file is none of ours."""
+    """What was measured before; nothing where the file is not as `with_class_losses` writes it."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):

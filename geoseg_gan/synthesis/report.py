@@ -1,9 +1,8 @@
-"""What a generated folder is shown by: sheets of pairs, a histogram, class shares."""
+"""Pictures and tables of a generated folder: sheets of pairs, a histogram, class shares."""
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,32 +14,23 @@ from geoseg_gan.data.images import read_image
 from geoseg_gan.data.palette import IGNORE, Palette
 from geoseg_gan.models.checkpoints import LoadedGenerator
 from geoseg_gan.synthesis.candidates import CandidateMasks
-from geoseg_gan.synthesis.generate_images import paint_batches
+from geoseg_gan.synthesis.generate_images import generate_batches
 from geoseg_gan.synthesis.recognizer import Recognizer
-from geoseg_gan.synthesis.writer import PairWriter
+from geoseg_gan.synthesis.writer import Line, PairFiles
 from geoseg_gan.utils.errors import plural
 from geoseg_gan.utils.pictures import beside, captioned, write_picture
 from geoseg_gan.utils.plots import score_histogram
 
 SHEET = "contact_sheet.png"
-
-
 HISTOGRAM = "scores.png"
-
-
 EXTREMES = "best_and_worst.png"
 
-
 _ROWS, _COLUMNS = 4, 8
-
-
 _MOST_VARIANTS = 16
-
-
 _EXTREMES = 10
 
 
-def write_contact_sheet(writer: PairWriter, kept: list[int], variants: int) -> None:
+def write_contact_sheet(files: PairFiles, kept: list[int], variants: int) -> None:
     """Shows the first masks of which pairs were kept, each followed by its images.
 
     A row holds as many masks as fit into eight columns, at least one; with one image of each mask
@@ -48,7 +38,7 @@ def write_contact_sheet(writer: PairWriter, kept: list[int], variants: int) -> N
     variant, since the pixel filter treats each by itself.
 
     Args:
-        writer: Knows where pairs are.
+        files: Where pairs are.
         kept: Numbers of the kept pairs, ascending.
         variants: How many candidates show the same mask; of more than 16 the first are shown.
     """
@@ -58,41 +48,41 @@ def write_contact_sheet(writer: PairWriter, kept: list[int], variants: int) -> N
     by_mask = groupby(kept, lambda index: index // variants)
     for mask_index, group in islice(by_mask, _ROWS * masks_a_row):
         indices = list(group)
-        label, _ = writer.reader.read(writer.paths(indices[0])[1])
-        mask = writer.reader.palette.color_table[label]
+        label, _ = files.reader.read(files.paths(indices[0])[1])
+        mask = files.reader.palette.color_table[label]
         pictures.append(mask)
         for index in range(mask_index * variants, mask_index * variants + shown):
-            image_path, _ = writer.paths(index)
+            image_path, _ = files.paths(index)
             pictures.append(
-                writer.scaling.to_rgb(read_image(image_path))
+                files.scaling.to_rgb(read_image(image_path))
                 if index in indices
                 else np.full_like(mask, 255)
             )
     if pictures:
-        write_picture(writer.folder / SHEET, beside(pictures, masks_a_row * (1 + shown)))
+        write_picture(files.folder / SHEET, beside(pictures, masks_a_row * (1 + shown)))
 
 
 def write_histogram(
-    writer: PairWriter, manifest: list[dict[str, Any]], tau: float, held_out: list[float]
+    files: PairFiles, manifest: list[Line], tau: float, held_out: list[float]
 ) -> None:
     """Shows the scores of all candidates, and where tau cuts.
 
     Args:
-        writer: Knows the folder.
+        files: Where pairs are.
         manifest: A line for every candidate.
         tau: The threshold.
         held_out: Scores of real held-out windows to compare with; may be empty.
     """
-    judged = [line for line in manifest if "score" in line]
-    kept = [line["score"] for line in judged if line["kept"]]
-    dropped = [line["score"] for line in judged if not line["kept"]]
-    if judged:
-        write_picture(writer.folder / HISTOGRAM, score_histogram(kept, dropped, tau, held_out))
+    scored = [line for line in manifest if "score" in line]
+    kept = [line["score"] for line in scored if line["kept"]]
+    dropped = [line["score"] for line in scored if not line["kept"]]
+    if scored:
+        write_picture(files.folder / HISTOGRAM, score_histogram(kept, dropped, tau, held_out))
 
 
 def write_extremes(
-    writer: PairWriter,
-    manifest: list[dict[str, Any]],
+    files: PairFiles,
+    manifest: list[Line],
     candidates: CandidateMasks,
     generator: LoadedGenerator,
     recognizer: Recognizer,
@@ -100,51 +90,51 @@ def write_extremes(
 ) -> None:
     """Shows the ten best (left) and ten worst (right) candidates: mask, image and prediction.
 
-    They are painted once more, since those that were dropped are not on disk.
+    They are generated again, since those that were dropped are not on disk.
 
     Args:
-        writer: Knows the folder.
+        files: Where pairs are.
         manifest: A line for every candidate.
         candidates: Draws their masks again.
-        generator: Paints them again.
+        generator: Generates their images again.
         recognizer: Whose predictions are shown.
         device: Where the generator is.
     """
-    judged = sorted((line for line in manifest if "score" in line), key=lambda line: -line["score"])
-    if not judged:
+    scored = sorted((line for line in manifest if "score" in line), key=lambda line: -line["score"])
+    if not scored:
         return
-    count = min(_EXTREMES, -(-len(judged) // 2))  # none is both, but the middle one of a few
-    best = judged[:count]
-    worst = judged[::-1][:count]
+    count = min(_EXTREMES, -(-len(scored) // 2))  # none is both, but the middle one of a few
+    best = scored[:count]
+    worst = scored[::-1][:count]
     lines = [line for pair in zip(best, worst, strict=True) for line in pair]
-    shots = paint_batches(
+    batches = generate_batches(
         generator, candidates, [[line["index"]] for line in lines], num_workers=0, device=device
     )
-    colors = writer.reader.palette.color_table
+    colors = files.reader.palette.color_table
     pictures = []
-    for line, [(candidate, image, _)] in zip(lines, shots, strict=True):
-        assert image is not None, "what has a score was painted"
+    for line, [(candidate, image, _)] in zip(lines, batches, strict=True):
+        assert image is not None, "what has a score has an image"
         label = candidate.label
         predicted = recognizer.logits(image).argmax(0).numpy().astype(np.uint8)
         pictures += [
             captioned(colors[label], f"{line['score']:.2f}"),
-            writer.scaling.to_rgb(image),
+            files.scaling.to_rgb(image),
             colors[np.where(label == IGNORE, IGNORE, predicted)],
         ]
-    write_picture(writer.folder / EXTREMES, beside(pictures, columns=6))
+    write_picture(files.folder / EXTREMES, beside(pictures, columns=6))
 
 
-def realised_shares(writer: PairWriter, kept: list[int]) -> npt.NDArray[np.float64]:
+def realised_shares(files: PairFiles, kept: list[int]) -> npt.NDArray[np.float64]:
     """Class shares of the labelled pixels of the masks on disk, shape (C,); 0 where none are.
 
     Args:
-        writer: Knows where pairs are.
+        files: Where pairs are.
         kept: Numbers of the kept pairs.
     """
-    classes = writer.reader.palette.num_classes
+    classes = files.reader.palette.num_classes
 
     def count(index: int) -> npt.NDArray[np.int64]:
-        label, _ = writer.reader.read(writer.paths(index)[1])
+        label, _ = files.reader.read(files.paths(index)[1])
         return np.bincount(label.ravel(), minlength=IGNORE + 1)[:classes]
 
     with ThreadPoolExecutor() as pool:
@@ -172,13 +162,13 @@ def print_shares(
     Console().print(table)
 
 
-def print_outcome(folder: Path, manifest: list[dict[str, Any]], tau: float | None) -> None:
+def print_outcome(folder: Path, manifest: list[Line], tau: float | None) -> None:
     """Prints how many pairs were kept, and where to look.
 
     Args:
         folder: Where they are.
         manifest: A line for every candidate.
-        tau: The threshold; None where nothing was judged.
+        tau: The threshold; None without a segmenter.
     """
     total, kept = len(manifest), sum(line["kept"] for line in manifest)
     if tau is None and kept == total:
@@ -190,7 +180,7 @@ def print_outcome(folder: Path, manifest: list[dict[str, Any]], tau: float | Non
         return
     scores = [line["score"] for line in manifest if "score" in line]
     if not scores:
-        print("Nothing was kept, and no candidate could be judged: manifest.jsonl says why.")
+        print("Nothing was kept, and no candidate has a score: manifest.jsonl says why.")
         return
     print(
         f"Nothing was kept: scores ran from {min(scores):.3f} to {max(scores):.3f}, median "

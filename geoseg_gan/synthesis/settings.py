@@ -12,14 +12,14 @@ from geoseg_gan.utils.errors import UserError, check_choice
 
 @dataclass
 class ComposeSettings:
-    """What of an image is painted, the rest being the source tile's real image."""
+    """Which part of an image is generated; the rest is the source tile's real image."""
 
-    paint: str
+    generate: str
     share: float
     match: float
 
     def check(self, transplant: float, key: str = "compose") -> None:
-        """Refuses values out of range, and to paint grafts where there are none.
+        """Refuses values out of range, and grafts where nothing is transplanted.
 
         Args:
             transplant: Probability of jitter.transplant.
@@ -28,20 +28,20 @@ class ComposeSettings:
         Raises:
             UserError: Naming the key, its value and what to do.
         """
-        check_choice(f"{key}.paint", self.paint, ("all", "grafts", "regions", "none"))
+        check_choice(f"{key}.generate", self.generate, ("all", "grafts", "regions", "none"))
         if not 0 < self.share <= 1:
             raise UserError(f"{key}.share={self.share} must be above 0 and at most 1.")
         if not 0 <= self.match <= 1:
             raise UserError(f"{key}.match={self.match} must be within 0 to 1.")
-        if self.paint == "grafts" and transplant == 0:
+        if self.generate == "grafts" and transplant == 0:
             raise UserError(
-                f"{key}.paint=grafts paints only what is transplanted into masks, and "
+                f"{key}.generate=grafts generates only what is transplanted into masks, and "
                 "jitter.transplant.p=0 transplants nothing. Set it above 0, as jitter=transplant "
                 "does."
             )
-        if self.paint == "none" and transplant > 0:
+        if self.generate == "none" and transplant > 0:
             raise UserError(
-                f"{key}.paint=none keeps the real image, which does not show what "
+                f"{key}.generate=none keeps the real image, which does not show what "
                 f"jitter.transplant.p={transplant} pastes into its mask. Set that to 0."
             )
 

@@ -1,25 +1,30 @@
-"""Writes pairs while the next ones are painted, and remembers what is done."""
+"""The folder of generated pairs: its files, its manifest, and what it says of its generation."""
 
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import numpy.typing as npt
-
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.images import MaskReader, write_image
 from geoseg_gan.data.synthetic import GENERATION
-from geoseg_gan.synthesis.candidates import Candidate
-from geoseg_gan.synthesis.filter import Verdict
+from geoseg_gan.synthesis.filter import GeneratedPair
 from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.files import LOCK, atomic_path
+
+MANIFEST = "manifest.jsonl"
+
+Layout = Literal["pairs", "folders"]
+
+Line = dict[str, Any]
+"""A candidate as the manifest lists it."""
 
 
 def stored_facts(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
-    """What a folder says of itself, once it is seen to hold pairs of the same generation.
+    """What a folder says of its generation, which must be this one.
 
     Args:
         folder: Where pairs go.
@@ -31,7 +36,7 @@ def stored_facts(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
     Raises:
         UserError: If the folder holds other files, or pairs of another generation.
     """
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or all(path.name == LOCK for path in folder.iterdir()):
         return None
     if not (folder / GENERATION).is_file():
         raise UserError(f"save_dir={folder} holds other files. Choose a new folder.")
@@ -55,80 +60,99 @@ def stored_facts(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
     return stored
 
 
-MANIFEST = "manifest.jsonl"
+def manifest_path(folder: Path, rank: int = 0) -> Path:
+    """Where a process lists its candidates: rank 0 in the manifest, the others in parts of it."""
+    return folder / (f"manifest.part{rank}.jsonl" if rank else MANIFEST)
 
 
-Layout = Literal["pairs", "folders"]
+def merge_manifest(folder: Path) -> list[Line]:
+    """Moves the lines of all processes into the manifest, in order of their index.
 
+    Lines that a crash cut off are dropped; what they would have listed is generated again.
 
-class Manifest:
-    """Lists candidates in order of their index: a line that comes early waits for its turn.
-
-    Used as a context manager.
-
-    Args:
-        folder: Where pairs go; it exists.
+    Returns:
+        The manifest's lines.
     """
-
-    def __init__(self, folder: Path) -> None:
-        """Opens it for appending."""
-        path = folder / MANIFEST
-        self._next = path.read_bytes().count(b"\n") if path.is_file() else 0
-        self._early: dict[int, dict[str, Any]] = {}
-        self._file = path.open("a")
-
-    def __enter__(self) -> Self:
-        """Returns the manifest."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Closes it; what still waits for its turn is not listed."""
-        self._file.close()
-
-    def add(self, line: dict[str, Any]) -> None:
-        """Lists a candidate whose files are on disk, once all before it are listed."""
-        self._early[line["index"]] = line
-        while self._next in self._early:
-            self._file.write(json.dumps(self._early.pop(self._next)) + "\n")
-            self._next += 1
-        self._file.flush()
+    path = manifest_path(folder)
+    parts = sorted(folder.glob("manifest.part*.jsonl"))
+    found = [line for file in (path, *parts) for line in _whole_lines(file)]
+    # Listed twice is what had been merged when the call before was stopped.
+    by_index = {json.loads(line)["index"]: line for line in found}
+    merged = "".join(f"{by_index[index]}\n" for index in sorted(by_index))
+    if (path.is_file() and merged != path.read_text()) or parts:
+        with atomic_path(path) as scratch:
+            scratch.write_text(merged)
+    for part in parts:
+        part.unlink()
+    return read_manifest(folder)
 
 
-class PairWriter:
-    """Saves pairs in threads of its own, and has each listed once it is on disk.
+def read_manifest(folder: Path) -> list[Line]:
+    """The manifest's lines, without a last one that is cut off; none where there is no manifest."""
+    return [json.loads(line) for line in _whole_lines(manifest_path(folder))]
 
-    Pairs are listed in order of their index, so that the last one tells where to go on. Used as a
-    context manager: leaving it waits for all that was handed in, also after Ctrl-C.
+
+def _whole_lines(path: Path) -> list[str]:
+    text = path.read_text() if path.is_file() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+class PairFiles:
+    """Where the pairs of a folder are, and how they are stored.
 
     Args:
-        folder: Where to.
+        folder: The folder.
         layout: "pairs" for pair_00000_img.jpg beside pair_00000_mask.png, "folders" for images/
             and masks/ with the same stem.
-        reader: Writes label maps as masks.
+        reader: Reads and writes masks.
         scaling: Tells how images are stored: 8-bit ones as JPEG, others as GeoTIFF.
-        listing: Takes the manifest's line of each pair that is on disk, or was dropped.
-        threads: How many pairs are written at once.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        layout: Layout,
-        reader: MaskReader,
-        scaling: ImageScaling,
-        listing: Callable[[dict[str, Any]], None],
-        threads: int = 4,
+        self, folder: Path, layout: Layout, reader: MaskReader, scaling: ImageScaling
     ) -> None:
-        """Starts no thread before there is something to write."""
+        """Keeps the arguments."""
         self.folder = folder
         self.layout = layout
         self.reader = reader
         self.scaling = scaling
         is_picture = scaling.dtype == "uint8" and len(scaling.low) in (1, 3)
         self.suffix = ".jpg" if is_picture else ".tif"
-        self._list = listing
+
+    def paths(self, index: int) -> tuple[Path, Path]:
+        """Paths of a pair's image and mask."""
+        stem = f"pair_{index:05d}"
+        if self.layout == "folders":
+            images, masks = self.folder / "images", self.folder / "masks"
+            return images / f"{stem}{self.suffix}", masks / f"{stem}.png"
+        return self.folder / f"{stem}_img{self.suffix}", self.folder / f"{stem}_mask.png"
+
+    def write(self, pair: GeneratedPair) -> Line:
+        """Writes a pair if it is kept; returns the manifest's line of it."""
+        if pair.decision.kept and pair.image is not None:
+            image_path, mask_path = self.paths(pair.candidate.index)
+            write_image(image_path, pair.image)
+            self.reader.write(mask_path, pair.decision.label)
+        return pair.candidate.to_dict() | pair.decision.to_dict()
+
+
+class PairWriter:
+    """Saves pairs in threads, and lists each once its files are on disk.
+
+    Used as a context manager: leaving it waits for all pairs that were added, also after Ctrl-C.
+
+    Args:
+        files: Where to.
+        rank: Number of the process that writes.
+        threads: How many pairs are written at once.
+    """
+
+    def __init__(self, files: PairFiles, rank: int = 0, threads: int = 4) -> None:
+        """Opens the manifest, or this process's part of it, for appending."""
+        self._files = files
+        self._list = manifest_path(files.folder, rank).open("a")
         self._pool = ThreadPoolExecutor(threads)
-        self._waiting: deque[Future[dict[str, Any]]] = deque()
+        self._waiting: deque[Future[Line]] = deque()
         self._most_waiting = 8 * threads  # bounds the memory where the disk is slow
 
     def __enter__(self) -> Self:
@@ -141,62 +165,30 @@ class PairWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Writes what is still waiting, and lists it."""
+        """Writes and lists what is still waiting."""
         try:
             self._settle(0)
         finally:
             self._pool.shutdown()
+            self._list.close()
 
-    def add(self, candidate: Candidate, image: npt.NDArray[Any] | None, verdict: Verdict) -> None:
-        """Hands in a candidate to be written if it is kept; waits only where the disk lags behind.
+    def add(self, pairs: Sequence[GeneratedPair]) -> None:
+        """Adds pairs in order of their index; waits only where the disk is slower than this.
 
         Args:
-            candidate: The mask.
-            image: Its painted image, (H, W, K) in the stored dtype; None if it was not painted.
-            verdict: Whether it is kept, and with which mask; both ways it is listed.
+            pairs: Those to be listed, of which those that are kept are written too.
 
         Raises:
             OSError: If an earlier pair could not be written.
         """
-        self._waiting.append(self._pool.submit(self._write, candidate, image, verdict))
-        self._settle(self._most_waiting)
-
-    def paths(self, index: int) -> tuple[Path, Path]:
-        """Where image and mask of a pair go."""
-        return pair_paths(self.folder, self.layout, index, self.suffix)
-
-    def _write(
-        self, candidate: Candidate, image: npt.NDArray[Any] | None, verdict: Verdict
-    ) -> dict[str, Any]:
-        if verdict.kept and image is not None:
-            image_path, mask_path = self.paths(candidate.index)
-            write_image(image_path, image)
-            self.reader.write(mask_path, verdict.label)
-        return candidate.to_dict() | verdict.to_dict()
+        for pair in pairs:
+            self._waiting.append(self._pool.submit(self._files.write, pair))
+            self._settle(self._most_waiting)
 
     def _settle(self, most: int) -> None:
         while self._waiting and (len(self._waiting) > most or self._waiting[0].done()):
-            # One that failed stays first, lest those behind it be listed and leave a hole.
+            # One that failed stays first, lest those behind it be listed and leave a gap.
             line = self._waiting[0].result()
             self._waiting.popleft()
-            self._list(line)
-
-
-def pair_paths(folder: Path, layout: Layout, index: int, suffix: str) -> tuple[Path, Path]:
-    """Paths of a pair's image and mask in a layout."""
-    stem = f"pair_{index:05d}"
-    if layout == "folders":
-        return folder / "images" / f"{stem}{suffix}", folder / "masks" / f"{stem}.png"
-    return folder / f"{stem}_img{suffix}", folder / f"{stem}_mask.png"
-
-
-def read_manifest(folder: Path) -> list[dict[str, Any]]:
-    """The manifest's entries; a last line that was cut off by a crash is removed from the file."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        return []
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole)
-    return [json.loads(line) for line in whole.splitlines()]
+            self._list.write(json.dumps(line) + "\n")
+            self._list.flush()

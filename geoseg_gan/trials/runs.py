@@ -286,7 +286,7 @@ class SeedRuns:
                 self.generation_settings(config.generation(recipe), folder, generator, recognizer)
             )
         facts: dict[str, Any] = {
-            "generated": int(counts["painted"]),
+            "generated": int(counts["generated"]),
             "kept": int(counts["pairs"]),
             "tau": json.loads((folder / GENERATION).read_text())["tau"],
             "pairs": name,

@@ -155,9 +155,9 @@ class TrialConfig:
                 decided = changes.keys() - {_FAIR}
             for wrong in sorted(decided):
                 raise UserError(f"{key}: {part}.{wrong} is the same in all arms. Leave it out.")
-        if name.startswith(PLACEBO) != (self.generation(name).compose.paint == "none"):
+        if name.startswith(PLACEBO) != (self.generation(name).compose.generate == "none"):
             raise UserError(
-                f"{key}: recipes that generate nothing (compose.paint=none), and no others, are "
+                f"{key}: recipes that generate nothing (compose.generate=none), and no others, are "
                 f"called {PLACEBO}..., so that a trial does not recommend one."
             )
 

@@ -97,7 +97,7 @@ def launch(
 def open_fabric(settings: TrainerSettings) -> "Fabric":
     """Fabric over the processes that run the function given to `launch`."""
     from lightning.fabric import Fabric
-    from lightning.fabric.plugins.environments import LightningEnvironment
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
     processes = _processes()
     alone = processes.size == 1
@@ -195,7 +195,7 @@ def _spawn(function: Callable[[ConfigT], T], config: ConfigT, folder: Path, shar
             for rank in range(size):
                 mine, theirs = context.Pipe(duplex=False)
                 arguments = (work, rank, size, threads, folder / "store", theirs)
-                process = context.Process(target=_work, args=arguments)
+                process: BaseProcess = context.Process(target=_work, args=arguments)
                 process.start()
                 theirs.close()
                 workers.append(_Worker(process, mine))
@@ -289,6 +289,7 @@ def _work(work: bytes, rank: int, size: int, threads: int, store: Path, answer: 
     try:
         import torch
         from torch import distributed
+        from torch.distributed import FileStore  # type: ignore[attr-defined]
 
         torch.set_num_threads(threads)
         function, config = pickle.loads(work)  # imports Lightning, which looks for its rank
@@ -299,7 +300,7 @@ def _work(work: bytes, rank: int, size: int, threads: int, store: Path, answer: 
         # Made here, since Lightning's own would listen on all addresses of the machine.
         distributed.init_process_group(
             "nccl" if on_gpu else "gloo",
-            store=distributed.FileStore(str(store), size),
+            store=FileStore(str(store), size),
             rank=rank,
             world_size=size,
             timeout=_PATIENCE,

@@ -1,27 +1,26 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that one process holds."""
 
-import fcntl
 import json
 import math
 import os
-import platform
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from errno import EACCES, EAGAIN
+from errno import ELOOP, ENOLCK, EOPNOTSUPP
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from geoseg_gan.utils.errors import UserError
 
 LOCK = ".lock"
-
 """The file by which a folder is held. It stays there: only whether it is held counts."""
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, key: str = "out_dir") -> Iterator[None]:
     """Holds a folder for a block, against other processes and machines that share its file system.
 
     The system gives it free when this process ends, however it ends. Where a file system has no
@@ -29,30 +28,34 @@ def held(folder: Path) -> Iterator[None]:
 
     Args:
         folder: The folder, which is made as needed.
+        key: What it is called in the configuration.
 
     Raises:
-        UserError: If another process holds it, naming which.
+        UserError: If another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (EACCES, EAGAIN):
-                lock.seek(0)
-                raise UserError(
-                    f"out_dir={folder} is in use by another call ({lock.read().strip()}). Wait for "
-                    "it to end, or give this one another out_dir."
-                ) from None
-            warnings.warn(
-                f"the file system of {folder} has no locks ({error.strerror}): see to it that no "
-                "other call uses this out_dir at the same time.",
-                stacklevel=3,
-            )
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {platform.node()}")
-        lock.flush()
+    lock = FileLock(folder / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"{key}={folder} is in use by another call. Wait for it to end, or give this one "
+            f"another {key}."
+        ) from None
+    except OSError as error:
+        if error.errno == ELOOP:
+            raise UserError(f"{folder / LOCK} is a link. Remove it, and call again.") from None
+        if error.errno not in (ENOLCK, EOPNOTSUPP):
+            raise
+        warnings.warn(
+            f"the file system of {folder} has no locks ({error.strerror}): see to it that no other "
+            f"call uses this {key} at the same time.",
+            stacklevel=3,
+        )
+    try:
         yield
+    finally:
+        lock.release()
 
 
 # Read once, since asking sets it: two threads that ask at once would leave it at 0.

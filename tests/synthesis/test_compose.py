@@ -23,8 +23,8 @@ from geoseg_gan.data.transplant import Transplanter, region_map
 from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.synthesis.candidates import CandidateMasks
 from geoseg_gan.synthesis.compose import Blend, Composition, Styles, match_styles
-from geoseg_gan.synthesis.filter import Judge
-from geoseg_gan.synthesis.generate_images import paint, paint_batches, stored
+from geoseg_gan.synthesis.filter import PairFilter
+from geoseg_gan.synthesis.generate_images import generate_batches, generate_images, stored
 from geoseg_gan.synthesis.settings import ComposeSettings
 from geoseg_gan.synthesis.writer import read_manifest
 from geoseg_gan.utils.errors import UserError
@@ -54,7 +54,7 @@ def index(root, palette):
 def candidates(index, palette):
     reader = MaskReader(palette)
 
-    def make(paint="regions", fit="crop", styles=None, **settings):
+    def make(generate="regions", fit="crop", styles=None, **settings):
         return CandidateMasks(
             index.pairs,
             reader,
@@ -62,14 +62,16 @@ def candidates(index, palette):
             fit=fit,
             jitter=JITTER,
             seed=3,
-            start=0,
-            stop=24,
             transplanter=Transplanter.of_masks(STEP, index, reader),
-            compose=defaults(ComposeSettings, paint, **settings),
+            compose=defaults(ComposeSettings, generate, **settings),
             styles=styles,
         )
 
     return make
+
+
+def first(count, candidates):
+    return [candidates[number] for number in range(count)]
 
 
 def warped(candidate, index, palette, fit):
@@ -90,22 +92,24 @@ def warped(candidate, index, palette, fit):
 
 @pytest.mark.parametrize("fit", ["crop", "resize"])
 @pytest.mark.parametrize("what", ["grafts", "regions"])
-def test_what_is_not_painted_is_the_real_image_under_the_mask_s_geometry(
+def test_what_is_not_generated_is_the_real_image_under_the_mask_s_geometry(
     generator, root, index, palette, candidates, what, fit
 ):
     loaded = load_generator(generator(root))
-    shots = paint_batches(
+    batches = generate_batches(
         loaded, candidates(what, fit), [list(range(24))], num_workers=0, device=CPU
     )
     outcomes = set()
-    for candidate, image, _ in (row for shot in shots for row in shot):
+    for candidate, image, _ in (row for batch in batches for row in batch):
         real, grafted = warped(candidate, index, palette, fit)
         if image is None:
-            assert not grafted.any() and not candidate.composition.painted.any()
+            assert not grafted.any() and not candidate.composition.generated.any()
             outcomes.add("dropped")
             continue
-        own = candidate.composition.painted
-        alone = paint(loaded, [candidate.label], seed=3, indices=[candidate.index], device=CPU)[0]
+        own = candidate.composition.generated
+        alone = generate_images(
+            loaded, [candidate.label], seed=3, indices=[candidate.index], device=CPU
+        )[0]
         weight = Blend.of([candidate.composition], [None], 0, CPU).weight[0].numpy()
         assert ((weight > 0.5) == own)[(weight < 0.01) | (weight > 0.99)].all()
         np.testing.assert_array_equal(image[weight == 0], real[weight == 0])
@@ -120,34 +124,34 @@ def test_what_is_not_painted_is_the_real_image_under_the_mask_s_geometry(
             for number in np.unique(regions[~grafted]):
                 assert len(np.unique(own[~grafted & (regions == number)])) == 1
             assert not own[~grafted & (candidate.label == IGNORE)].any()
-        outcomes.add("painted")
-    assert "painted" in outcomes and ("dropped" in outcomes or what == "regions")
+        outcomes.add("generated")
+    assert "generated" in outcomes and ("dropped" in outcomes or what == "regions")
 
 
-def test_regions_are_painted_as_often_as_asked_for(candidates):
+def test_regions_are_generated_as_often_as_asked_for(candidates):
     few, half, every = (
-        np.mean([own.composition.share for own in candidates(share=share)])
+        np.mean([own.composition.share for own in first(24, candidates(share=share))])
         for share in (0.05, 0.5, 1)
     )
     assert few < half < every and every > 0.9
 
 
-def test_a_candidate_of_which_nothing_is_painted_is_dropped_and_told_why(candidates):
-    bare = [own for own in candidates("grafts") if not own.composition.share]
+def test_a_candidate_of_which_nothing_is_generated_is_dropped_and_told_why(candidates):
+    bare = [own for own in first(24, candidates("grafts")) if not own.composition.share]
     assert bare and all(own.composition.real is None for own in bare)
-    verdict = Judge().decide(bare[0], None)
-    assert not verdict.kept and verdict.why == "nothing of it would be painted"
+    decision = PairFilter().decide(bare[0], None)
+    assert not decision.kept and decision.why == "nothing of it would be generated"
     assert replace(bare[0], lacks=("Water",)).unfit == "shows no Water"
 
 
 def test_a_placebo_is_all_real(index, palette):
     reader = MaskReader(palette)
     drawn = CandidateMasks(
-        index.pairs, reader, image_size=64, fit="crop", jitter=defaults(JitterSettings), seed=3, start=0,
-        stop=4, compose=defaults(ComposeSettings, "none"),
+        index.pairs, reader, image_size=64, fit="crop", jitter=defaults(JitterSettings), seed=3,
+        compose=defaults(ComposeSettings, "none"),
     )  # fmt: skip
     for number in range(4):
-        candidate = drawn.at(number)
+        candidate = drawn[number]
         image, _ = warped(candidate, index, palette, "crop")
         assert candidate.unfit is None and candidate.composition.share == 0
         assert np.array_equal(candidate.composition.real, image)
@@ -156,8 +160,8 @@ def test_a_placebo_is_all_real(index, palette):
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
 def test_real_values_outside_the_scaling_are_kept(dtype):
     real = np.array([[[3.0], [250.0], [7.0], [100.0]]]).astype(dtype)
-    painted = np.zeros((1, 4), bool)
-    blend = Blend.of([Composition(painted, real)], [None], 0, CPU)
+    generated = np.zeros((1, 4), bool)
+    blend = Blend.of([Composition(generated, real)], [None], 0, CPU)
     values = stored(torch.zeros(1, 1, 1, 4), ImageScaling([50], [200], dtype), blend)
     np.testing.assert_array_equal(values.numpy()[0], real)
 
@@ -183,59 +187,61 @@ def test_a_style_is_that_of_the_class_in_another_tile(index, palette):
     styles = Styles.of_tiles(index.pairs, reader, scaling)
     source = index.pairs[1]
     own = read_image(source.image)[reader.read(source.mask)[0] == 2] / 127.5 - 1
-    np.testing.assert_allclose(styles.looks[1, :, 2], [own.mean(0), own.std(0)], atol=1e-4)
+    np.testing.assert_allclose(styles.values[1, :, 2], [own.mean(0), own.std(0)], atol=1e-4)
     drawn = [styles.draw(np.random.default_rng(seed), source.stem) for seed in range(40)]
-    found = {int(np.flatnonzero((styles.looks[:, 0, 2] == d[0, 2]).all(1))[0]) for d in drawn}
+    found = {int(np.flatnonzero((styles.values[:, 0, 2] == d[0, 2]).all(1))[0]) for d in drawn}
     assert found == {0, 2, 3}
-    alone = Styles(styles.stems[1:2], styles.looks[1:2])
+    alone = Styles(styles.stems[1:2], styles.values[1:2])
     assert np.isnan(alone.draw(np.random.default_rng(0), source.stem)).all()
 
 
 @pytest.mark.parametrize("what", ["all", "regions"])
-def test_the_same_bytes_whatever_batch_and_workers(paint, generator, root, what):
+def test_the_same_bytes_whatever_batch_and_workers(run_generate, generator, root, what):
     checkpoint = generator(root)
     settings = {
         "jitter": JITTER,
         "compose": defaults(ComposeSettings, what, 0.5, 0.8),
         "num_samples": 6,
     }
-    one = paint(checkpoint, "one", bs=1, variants=2, **settings)
-    many = paint(checkpoint, "many", bs=4, num_workers=2, variants=2, **settings)
+    one = run_generate(checkpoint, "one", bs=1, variants=2, **settings)
+    many = run_generate(checkpoint, "many", bs=4, num_workers=2, variants=2, **settings)
     files = sorted(path.name for path in one.iterdir())
     assert files == sorted(path.name for path in many.iterdir())
     assert all((one / name).read_bytes() == (many / name).read_bytes() for name in files)
 
 
-def test_the_folder_tells_what_is_painted_and_takes_no_other(paint, generator, root):
+def test_the_folder_tells_what_is_generated_and_takes_no_other(run_generate, generator, root):
     checkpoint = generator(root)
     settings = {"jitter": JITTER, "num_samples": 8}
-    folder = paint(checkpoint, "out", compose=defaults(ComposeSettings, "grafts"), **settings)
+    folder = run_generate(
+        checkpoint, "out", compose=defaults(ComposeSettings, "grafts"), **settings
+    )
     lines = read_manifest(folder)
     assert {line["kept"] for line in lines} == {True, False}
     for line in lines:
-        assert line["kept"] == (line["painted_share"] > 0) == ("why" not in line)
+        assert line["kept"] == (line["generated_share"] > 0) == ("why" not in line)
         assert (folder / f"pair_{line['index']:05d}_img.jpg").is_file() == line["kept"]
     facts = json.loads((folder / "generation.json").read_text())
-    assert facts["config"]["compose"] == {"paint": "grafts", "share": 0.5, "match": 0.0}
+    assert facts["config"]["compose"] == {"generate": "grafts", "share": 0.5, "match": 0.0}
     with pytest.raises(UserError, match="compose"):
-        paint(checkpoint, "out", compose=defaults(ComposeSettings, "regions"), **settings)
+        run_generate(checkpoint, "out", compose=defaults(ComposeSettings, "regions"), **settings)
 
 
 @pytest.mark.parametrize(
     ("compose", "message"),
     [
         (defaults(ComposeSettings, "grafts"), r"jitter\.transplant\.p=0"),
-        (defaults(ComposeSettings, "some"), r"compose\.paint=some"),
+        (defaults(ComposeSettings, "some"), r"compose\.generate=some"),
         (defaults(ComposeSettings, "regions", share=0), r"compose\.share=0 "),
         (defaults(ComposeSettings, match=1.5), r"compose\.match=1\.5 "),
     ],
 )
-def test_settings_that_cannot_be_are_refused(paint, tmp_path, compose, message):
+def test_settings_that_cannot_be_are_refused(run_generate, tmp_path, compose, message):
     with pytest.raises(UserError, match=message):
-        paint("none.pt", "out", compose=compose)
+        run_generate("none.pt", "out", compose=compose)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_placebo_with_other_masks_is_refused():
-    with pytest.raises(UserError, match=r"compose\.paint=none keeps the real image"):
+    with pytest.raises(UserError, match=r"compose\.generate=none keeps the real image"):
         defaults(ComposeSettings, "none").check(transplant=0.5)

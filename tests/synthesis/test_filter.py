@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.synthesis.filter import choose_tau, drop_pixels, score
+from geoseg_gan.synthesis.filter import agreement_of, choose_tau, drop_pixels
 from geoseg_gan.synthesis.recognizer import ClassLosses, pixel_losses
 from geoseg_gan.utils.errors import UserError
 
@@ -25,6 +25,10 @@ def logits_of(probabilities):
 
 
 # Scores
+
+
+def score(label, logits):
+    return agreement_of(label, logits.argmax(0), len(logits))
 
 
 def test_the_score_of_a_half_and_a_third_by_hand():

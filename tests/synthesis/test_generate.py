@@ -43,7 +43,7 @@ def test_pairs_need_the_checkpoint_alone(run, capsys):
     folder = run("synthetic", "num_samples=5")
     names = {path.name for path in folder.iterdir()}
     pairs = {f"pair_{i:05d}_{part}" for i in range(5) for part in ("img.jpg", "mask.png")}
-    assert names == pairs | {"manifest.jsonl", "generation.json", "contact_sheet.png"}
+    assert names == pairs | {"manifest.jsonl", "generation.json", "contact_sheet.png", ".lock"}
     assert "Generated 5 pairs in " in capsys.readouterr().out
     facts = json.loads((folder / "generation.json").read_text())
     assert facts["palette"]["classes"][2]["name"] == "Settlement"
@@ -59,14 +59,16 @@ def test_pairs_may_be_larger_than_what_the_generator_was_trained_on(run, capsys)
     assert json.loads((folder / "generation.json").read_text())["image_size"] == 64
 
 
-def test_sides_that_the_generator_cannot_paint_are_refused(run):
-    with pytest.raises(UserError, match=r"image_size=33: this generator paints multiples"):
+def test_sides_that_the_generator_cannot_make_are_refused(run):
+    with pytest.raises(UserError, match=r"image_size=33: this generator makes images of multiples"):
         run("odd", "num_samples=1", "image_size=33")
 
 
-def test_a_placebo_needs_no_painting(run, root, monkeypatch):
+def test_a_placebo_needs_no_generator(run, root, monkeypatch):
     monkeypatch.setattr("geoseg_gan.synthesis.generate_images.noise_maps", None)
-    folder = run("placebo", "num_samples=2", "image_size=64", "jitter=none", "compose.paint=none")
+    folder = run(
+        "placebo", "num_samples=2", "image_size=64", "jitter=none", "compose.generate=none"
+    )
     for line in read_manifest(folder):
         with (
             Image.open(root / "train" / "images" / f"{line['source']}.png") as real,
@@ -76,13 +78,13 @@ def test_a_placebo_needs_no_painting(run, root, monkeypatch):
         assert difference.mean() < 6  # of JPEG alone: the images are noise
 
 
-def test_masks_that_the_generator_was_not_to_see_are_not_painted(
-    tmp_path, trained, composed, tiny, paint
+def test_masks_that_the_generator_was_not_to_see_are_not_used(
+    tmp_path, trained, composed, tiny, run_generate
 ):
     root, _ = trained
     paths = (f"data_root={root}", f"out_dir={tmp_path / 'held'}")
     train(composed("train", *tiny, *paths, "epochs=1", "inner_share=0.5", "seed=3"))
-    folder = paint(tmp_path / "held" / "G_e001.pt", "synthetic", num_samples=40)
+    folder = run_generate(tmp_path / "held" / "G_e001.pt", "synthetic", num_samples=40)
     drawn = {line["source"] for line in read_manifest(folder)}
     fitted, held_out = split_rows(find_pairs(root, "train"), None, 0.5, 3)
     assert drawn == {f"train_{row:03d}" for row in fitted} and len(held_out) == 3
@@ -133,10 +135,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(run, monkeypatch):
     whole = contents(run("whole", "num_samples=9", "bs=2"))
     add = PairWriter.add
 
-    def interrupted(self, candidate, image, verdict):
-        if candidate.index == 4:
+    def interrupted(self, pairs):
+        if pairs[0].candidate.index == 4:
             raise KeyboardInterrupt
-        add(self, candidate, image, verdict)
+        add(self, pairs)
 
     with monkeypatch.context() as patch:
         patch.setattr(PairWriter, "add", interrupted)

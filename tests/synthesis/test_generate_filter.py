@@ -63,7 +63,7 @@ def root(tmp_path, palette):
 
 
 @pytest.fixture
-def run(paint, root, generator, recognizer, monkeypatch):
+def run(run_generate, root, generator, recognizer, monkeypatch):
     """Calls generate on the hand-made masks with the hand-made recognizer."""
     gen_ckpt = generator(root)
     # Drawing axes takes longer than all the rest.
@@ -71,7 +71,7 @@ def run(paint, root, generator, recognizer, monkeypatch):
 
     def call(name, recognizer=recognizer, **settings):
         monkeypatch.setattr(generate_inputs, "load_recognizer", lambda *_: recognizer)
-        return paint(gen_ckpt, name, segmenter_ckpt="hand.pt", **settings)
+        return run_generate(gen_ckpt, name, segmenter_ckpt="hand.pt", **settings)
 
     return call
 
@@ -164,10 +164,10 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(run, tmp_path, monkeyp
     whole = files(run("whole", **asked, bs=4))
     add = PairWriter.add
 
-    def interrupted(self, candidate, image, verdict):
+    def interrupted(self, candidate, image, decision):
         if candidate.index == 6:
             raise KeyboardInterrupt
-        add(self, candidate, image, verdict)
+        add(self, candidate, image, decision)
 
     with monkeypatch.context() as patch:
         patch.setattr(PairWriter, "add", interrupted)
@@ -207,11 +207,11 @@ def test_auto_warns_of_windows_of_another_size(run, recognizer):
 
 
 def test_pixels_that_are_unlike_their_class_get_the_first_ignore_colour(
-    paint, root, generator, palette, recognizer, monkeypatch
+    run_generate, root, generator, palette, recognizer, monkeypatch
 ):
     two = Palette(palette.classes, [[9, 8, 7], [0, 0, 0]])
     monkeypatch.setattr(generate_inputs, "load_recognizer", lambda *_: recognizer)
-    folder = paint(
+    folder = run_generate(
         generator(root, palette=two),
         "out",
         segmenter_ckpt="hand.pt",
@@ -239,7 +239,7 @@ def test_pixels_that_are_unlike_their_class_get_the_first_ignore_colour(
 
 
 def test_a_palette_without_colour_for_ignore_has_no_pixel_filter(
-    run, paint, generator, palette, root
+    run, run_generate, generator, palette, root
 ):
     bare = Palette(palette.classes)
     for stem in ("ignored", "void"):
@@ -249,7 +249,7 @@ def test_a_palette_without_colour_for_ignore_has_no_pixel_filter(
     with pytest.raises(UserError, match=r"alpha=1\.25 writes ignored pixels, but the palette"):
         run("out", alpha=1.25)
     assert not (root.parent / "out").exists()
-    assert pairs(paint(gen_ckpt, "out", segmenter_ckpt="hand.pt", tau=0.2, num_samples=2))
+    assert pairs(run_generate(gen_ckpt, "out", segmenter_ckpt="hand.pt", tau=0.2, num_samples=2))
 
 
 def printed_shares(out):
@@ -324,10 +324,10 @@ def test_required_classes_that_cannot_be_are_refused(run, tmp_path, classes, mes
     assert not (tmp_path / "out").exists()
 
 
-def test_transplanted_regions_stand_in_the_manifest(paint, generator, make_folder, tmp_path):
+def test_transplanted_regions_stand_in_the_manifest(run_generate, generator, make_folder, tmp_path):
     root = make_folder(tmp_path / "blobs", train=4, val=1)
     jitter = defaults(JitterSettings, transplant=defaults(TransplantStep, p=1, max_share=0.8))
-    lines = read_manifest(paint(generator(root), "out", jitter=jitter, num_samples=8))
+    lines = read_manifest(run_generate(generator(root), "out", jitter=jitter, num_samples=8))
     steps = [line["jitter"]["transplant"] for line in lines if "transplant" in line["jitter"]]
     assert steps
     stems = {pair.stem for pair in find_pairs(root, "train")}

@@ -55,12 +55,12 @@ def save_onnx(tmp_path):
 
 
 def test_an_onnx_model_judges_with_losses_measured_once(
-    paint, generator, make_folder, save_onnx, tmp_path, palette, monkeypatch
+    run_generate, generator, make_folder, save_onnx, tmp_path, palette, monkeypatch
 ):
     root = make_folder(tmp_path / "blobs", train=3, val=1)
     gen_ckpt, model = generator(root), save_onnx(np.eye(3))
     asked = {"segmenter_ckpt": str(model), "tau": 0.0, "alpha": 1.25, "num_samples": 4}
-    folder = paint(gen_ckpt, "first", **asked)
+    folder = run_generate(gen_ckpt, "first", **asked)
     assert any(line["kept"] for line in read_manifest(folder))
     assert len(facts(folder)["segmenter"]["sha256"]) == 64
     (stored,) = json.loads((tmp_path / "m.onnx.class_losses.json").read_text()).values()
@@ -75,15 +75,17 @@ def test_an_onnx_model_judges_with_losses_measured_once(
     assert stored["class_losses"] == pytest.approx(expected, abs=1e-5)
     with monkeypatch.context() as patch:
         patch.setattr(ClassLosses, "add", None)
-        assert pairs(paint(gen_ckpt, "second", **asked)) == pairs(folder)
+        assert pairs(run_generate(gen_ckpt, "second", **asked)) == pairs(folder)
     with pytest.raises(UserError, match=r"tau=auto compares .* knows none"):
-        paint(gen_ckpt, "third", **(asked | {"tau": "auto"}))
+        run_generate(gen_ckpt, "third", **(asked | {"tau": "auto"}))
 
 
-def test_an_own_segmenter_judges_and_its_facts_are_recorded(paint, data, generator, segmenter):
+def test_an_own_segmenter_scores_and_its_facts_are_recorded(
+    run_generate, data, generator, segmenter
+):
     gen_ckpt = generator(data, gsd=0.5)
     ckpt = segmenter()
-    folder = paint(gen_ckpt, "out", segmenter_ckpt=str(ckpt), tau=0.05, num_samples=3)
+    folder = run_generate(gen_ckpt, "out", segmenter_ckpt=str(ckpt), tau=0.05, num_samples=3)
     content = facts(folder)
     assert (content["gsd"], content["mask_format"], content["tau"]) == (0.5, "rgb", 0.05)
     loaded = torch.load(ckpt, weights_only=True)
@@ -91,11 +93,11 @@ def test_an_own_segmenter_judges_and_its_facts_are_recorded(paint, data, generat
     assert content["config"]["sampling"] == "uniform" and content["image_size"] == 32
     ckpt.write_bytes(ckpt.read_bytes() + b"\0")
     with pytest.raises(UserError, match=r"segmenter\.sha256 was"):
-        paint(gen_ckpt, "out", segmenter_ckpt=str(ckpt), tau=0.05, num_samples=5)
+        run_generate(gen_ckpt, "out", segmenter_ckpt=str(ckpt), tau=0.05, num_samples=5)
 
 
 def test_segmenters_that_do_not_fit_are_refused_before_anything_is_written(
-    paint, data, generator, segmenter, save_onnx, palette, tmp_path, monkeypatch
+    run_generate, data, generator, segmenter, save_onnx, palette, tmp_path, monkeypatch
 ):
     gen_ckpt = generator(data)
     content = palette.to_dict()
@@ -109,10 +111,10 @@ def test_segmenters_that_do_not_fit_are_refused_before_anything_is_written(
         (lambda: tmp_path / "model.pth", "can run code"),
     ):
         with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
-            patch.setattr(command_module, "paint_and_judge", None)
-            paint(gen_ckpt, "out", segmenter_ckpt=str(make()), num_samples=2)
+            patch.setattr(command_module, "generate_and_filter", None)
+            run_generate(gen_ckpt, "out", segmenter_ckpt=str(make()), num_samples=2)
     assert not (tmp_path / "out").exists()
-    mapped = paint(
+    mapped = run_generate(
         gen_ckpt,
         "out",
         segmenter_ckpt=str(save_onnx(np.ones((4, 3)))),

@@ -22,10 +22,10 @@ def root(tmp_path, make_folder):
 
 
 @pytest.fixture
-def run(paint, root, generator):
+def run(run_generate, root, generator):
     """Calls generate, four images a mask, on a small generator and returns the folder."""
     gen_ckpt = generator(root)
-    return lambda name, **settings: paint(gen_ckpt, name, **({"variants": 4} | settings))
+    return lambda name, **settings: run_generate(gen_ckpt, name, **({"variants": 4} | settings))
 
 
 @pytest.fixture
@@ -85,10 +85,10 @@ def test_a_run_interrupted_within_a_mask_goes_on_there(run, tmp_path, monkeypatc
     assert "12 pairs (3 masks, 4 images each)" in " ".join(capsys.readouterr().out.split())
     add = PairWriter.add
 
-    def interrupted(self, candidate, image, verdict):
+    def interrupted(self, candidate, image, decision):
         if candidate.index == 6:
             raise KeyboardInterrupt
-        add(self, candidate, image, verdict)
+        add(self, candidate, image, decision)
 
     with monkeypatch.context() as patch:
         patch.setattr(PairWriter, "add", interrupted)
@@ -132,7 +132,7 @@ def test_another_number_of_variants_is_not_mixed_in(run):
 
 
 def test_a_generator_without_noise_paints_one_image_of_a_mask(
-    paint, root, generator, tiny_config, tmp_path, monkeypatch
+    run_generate, root, generator, tiny_config, tmp_path, monkeypatch
 ):
     settings = tiny_config["model"]["generator"]
     for key in ("style_channels", "region_channels", "texture_octaves"):
@@ -140,9 +140,9 @@ def test_a_generator_without_noise_paints_one_image_of_a_mask(
             monkeypatch.setitem(settings, key, 0)
     gen_ckpt = generator(root)
     with pytest.raises(UserError, match=r"variants=2: the generator takes no noise.*variants=1"):
-        paint(gen_ckpt, "out", num_samples=2, variants=2)
+        run_generate(gen_ckpt, "out", num_samples=2, variants=2)
     assert not (tmp_path / "out").exists()
-    assert len(files(paint(gen_ckpt, "out", num_samples=2), "pair_*")) == 4
+    assert len(files(run_generate(gen_ckpt, "out", num_samples=2), "pair_*")) == 4
 
 
 def test_no_variants_are_refused(composed):

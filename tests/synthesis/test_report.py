@@ -12,22 +12,22 @@ from geoseg_gan.data.settings import JitterSettings
 from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.synthesis import report
 from geoseg_gan.synthesis.candidates import CandidateMasks
-from geoseg_gan.synthesis.generate_images import paint
+from geoseg_gan.synthesis.generate_images import generate_images
 from geoseg_gan.synthesis.recognizer import Recognizer
 from geoseg_gan.synthesis.settings import ComposeSettings
-from geoseg_gan.synthesis.writer import PairWriter
+from geoseg_gan.synthesis.writer import PairFiles
 
 BYTES = ImageScaling([0, 0, 0], [255, 255, 255])
 
 
 @pytest.fixture
-def writer(tmp_path, palette):
+def files(tmp_path, palette):
     (tmp_path / "out").mkdir()
-    return PairWriter(tmp_path / "out", "pairs", MaskReader(palette), BYTES, lambda line: None)
+    return PairFiles(tmp_path / "out", "pairs", MaskReader(palette), BYTES)
 
 
 def lines(*scores, tau=0.5):
-    """Manifest lines by score; None for what could not be judged."""
+    """Manifest lines by score; None for what has none."""
     return [
         {"index": index, "kept": False}
         if score is None
@@ -36,13 +36,13 @@ def lines(*scores, tau=0.5):
     ]
 
 
-def test_realised_shares_are_those_of_the_kept_masks_on_disk(writer):
+def test_realised_shares_are_those_of_the_kept_masks_on_disk(files):
     kinds = np.array([[0, 0, 1, 255], [2, 2, 2, 2]], np.uint8)
     for index, row in ((4, kinds[0]), (7, kinds[1])):
-        writer.reader.write(writer.paths(index)[1], np.tile(row, (8, 2)))
-    assert report.realised_shares(writer, [4]).tolist() == pytest.approx([2 / 3, 1 / 3, 0])
-    assert report.realised_shares(writer, [4, 7]).tolist() == pytest.approx([2 / 7, 1 / 7, 4 / 7])
-    assert report.realised_shares(writer, []).tolist() == [0, 0, 0]
+        files.reader.write(files.paths(index)[1], np.tile(row, (8, 2)))
+    assert report.realised_shares(files, [4]).tolist() == pytest.approx([2 / 3, 1 / 3, 0])
+    assert report.realised_shares(files, [4, 7]).tolist() == pytest.approx([2 / 7, 1 / 7, 4 / 7])
+    assert report.realised_shares(files, []).tolist() == [0, 0, 0]
 
 
 def test_shares_stand_in_a_table(palette, capsys):
@@ -53,34 +53,34 @@ def test_shares_stand_in_a_table(palette, capsys):
     assert rows[2] == ["Forest", "land", "25.0%", "25.0%", "0.0%"]
 
 
-def test_the_histogram_gets_scores_by_verdict(writer, monkeypatch):
+def test_the_histogram_gets_scores_by_verdict(files, monkeypatch):
     given = []
     monkeypatch.setattr(
         report, "score_histogram", lambda *a: given.append(a) or np.zeros((2, 2, 3), np.uint8)
     )
-    report.write_histogram(writer, lines(0.4, None, 0.9, 0.2, 0.6), 0.5, [0.7])
+    report.write_histogram(files, lines(0.4, None, 0.9, 0.2, 0.6), 0.5, [0.7])
     assert given == [([0.9, 0.6], [0.4, 0.2], 0.5, [0.7])]
-    assert (writer.folder / report.HISTOGRAM).is_file()
+    assert (files.folder / report.HISTOGRAM).is_file()
 
 
-def test_without_scores_there_are_no_pictures_of_them(writer):
-    report.write_histogram(writer, lines(None, None), 0.5, [])
-    report.write_extremes(writer, lines(None), None, None, None, None)
-    report.write_contact_sheet(writer, [], 1)
-    assert not list(writer.folder.iterdir())
+def test_without_scores_there_are_no_pictures_of_them(files):
+    report.write_histogram(files, lines(None, None), 0.5, [])
+    report.write_extremes(files, lines(None), None, None, None, None)
+    report.write_contact_sheet(files, [], 1)
+    assert not list(files.folder.iterdir())
 
 
 @pytest.fixture
-def sheet(writer):
+def sheet(files):
     """Writes kept pairs of 8 px and their contact sheet; returns it in tiles, row by row."""
 
     def show(kept, variants):
         for index in kept:
-            image_path, mask_path = writer.paths(index)
+            image_path, mask_path = files.paths(index)
             write_image(image_path, np.full((8, 8, 3), 5 * index, np.uint8))
-            writer.reader.write(mask_path, np.full((8, 8), index // variants % 3, np.uint8))
-        report.write_contact_sheet(writer, kept, variants)
-        picture = np.asarray(Image.open(writer.folder / report.SHEET)).astype(int)
+            files.reader.write(mask_path, np.full((8, 8), index // variants % 3, np.uint8))
+        report.write_contact_sheet(files, kept, variants)
+        picture = np.asarray(Image.open(files.folder / report.SHEET)).astype(int)
         rows, columns = (picture.shape[0] + 2) // 10, (picture.shape[1] + 2) // 10
         assert picture.shape == (10 * rows - 2, 10 * columns - 2, 3)
         tiles = picture.reshape(-1, *picture.shape[1:])
@@ -137,7 +137,7 @@ def test_the_sheet_stays_narrow_with_many_variants(sheet):
 
 
 def test_the_best_stand_left_and_the_worst_right(
-    writer, generator, make_folder, tmp_path, palette, monkeypatch
+    files, generator, make_folder, tmp_path, palette, monkeypatch
 ):
     root = make_folder(tmp_path / "data", train=3, val=0)
     loaded, cpu = load_generator(generator(root)), torch.device("cpu")
@@ -149,28 +149,27 @@ def test_the_best_stand_left_and_the_worst_right(
         "seed": 3,
     }
     pairs = find_pairs(root, "train")
-    # Numbers beyond the range that is left to paint are drawn again all the same.
-    candidates = CandidateMasks(pairs, writer.reader, **knobs, start=12, stop=12)
+    candidates = CandidateMasks(pairs, files.reader, **knobs)
     seen = F.one_hot(torch.full((32, 32), 2), 3).permute(2, 0, 1)[None].float()
     recognizer = Recognizer("abc", None, None, lambda pixels: seen, range(3))
     monkeypatch.setattr(report, "captioned", lambda picture, text: captions.append(text) or picture)
     captions = []
     manifest = lines(0.1, 0.8, None, 0.3, 0.7, *[0.5] * 20)
-    report.write_extremes(writer, manifest, candidates, loaded, recognizer, cpu)
+    report.write_extremes(files, manifest, candidates, loaded, recognizer, cpu)
     assert captions[:4] == ["0.80", "0.10", "0.70", "0.30"]
     assert len(captions) == 20
-    sheet = np.asarray(Image.open(writer.folder / report.EXTREMES))
+    sheet = np.asarray(Image.open(files.folder / report.EXTREMES))
     assert sheet.shape == (10 * 34 - 2, 6 * 34 - 2, 3)
     for column, index in ((0, 1), (3, 0)):
-        label = candidates.at(index).label
-        (image,) = paint(loaded, [label], seed=3, indices=[index], device=cpu)
+        label = candidates[index].label
+        (image,) = generate_images(loaded, [label], seed=3, indices=[index], device=cpu)
         tiles = [sheet[:32, 34 * (column + k) : 34 * (column + k) + 32] for k in range(3)]
         assert np.array_equal(tiles[0], palette.decode(label))
         assert np.array_equal(tiles[1], image)
         predicted = np.where(label == 255, np.uint8(255), np.uint8(2))
         assert np.array_equal(tiles[2], palette.decode(predicted))
     captions.clear()
-    report.write_extremes(writer, manifest[:6], candidates, loaded, recognizer, cpu)
+    report.write_extremes(files, manifest[:6], candidates, loaded, recognizer, cpu)
     # Of five, the middle one alone stands on both sides.
     assert captions == ["0.80", "0.10", "0.70", "0.30", "0.50", "0.50"]
 
@@ -195,4 +194,4 @@ def test_nothing_kept_shows_the_scores_or_says_that_there_are_none(tmp_path, cap
     out = outcome(capsys, tmp_path, lines(0.1, 0.4, 0.2), 0.5)
     assert "kept 0 with tau=0.5\nNothing was kept: scores ran from 0.100 to 0.400" in out
     assert "median 0.200" in out
-    assert "no candidate could be judged" in outcome(capsys, tmp_path, lines(None), 0.5)
+    assert "no candidate has a score" in outcome(capsys, tmp_path, lines(None), 0.5)

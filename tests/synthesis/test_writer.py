@@ -1,4 +1,4 @@
-from contextlib import contextmanager
+import json
 
 import numpy as np
 import pytest
@@ -10,36 +10,33 @@ from geoseg_gan.data.jitter import draw_warp
 from geoseg_gan.data.settings import JitterSettings
 from geoseg_gan.synthesis import writer as module
 from geoseg_gan.synthesis.candidates import Candidate
-from geoseg_gan.synthesis.filter import Verdict
-from geoseg_gan.synthesis.writer import Manifest, PairWriter, read_manifest
+from geoseg_gan.synthesis.filter import Decision, GeneratedPair
+from geoseg_gan.synthesis.writer import PairFiles, PairWriter, merge_manifest, read_manifest
 
 LABEL = np.zeros((8, 8), np.uint8)
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 
 
 @pytest.fixture
-def open_writer(tmp_path, palette):
-    @contextmanager
-    def writing():
-        place = (tmp_path, "pairs", MaskReader(palette), ImageScaling([0] * 3, [255] * 3))
-        with Manifest(tmp_path) as manifest, PairWriter(*place, manifest.add) as writer:
-            yield writer
-
-    return writing
+def files(tmp_path, palette):
+    return PairFiles(tmp_path, "pairs", MaskReader(palette), ImageScaling([0] * 3, [255] * 3))
 
 
-def candidate(index):
+def pair(index, image=IMAGE, decision=Decision(LABEL)):  # noqa: B008
     warp = draw_warp(defaults(JitterSettings), np.random.default_rng(0))
-    return Candidate(index, index, 0, "a", warp, (0, 0, 8), LABEL)
+    return GeneratedPair(Candidate(index, index, 0, "a", warp, (0, 0, 8), LABEL), image, decision)
 
 
-def test_dropped_pairs_are_listed_and_leave_no_files(open_writer, tmp_path, palette):
+def test_dropped_pairs_are_listed_and_leave_no_files(files, tmp_path, palette):
     filtered = LABEL.copy()
     filtered[0] = 255
-    with open_writer() as writer:
-        writer.add(candidate(0), IMAGE, Verdict(LABEL, "too bad", 0.25))
-        writer.add(candidate(1), IMAGE, Verdict(filtered, None, 0.75, 8))
-        writer.add(candidate(2), None, Verdict(LABEL, "shows no Water"))
+    pairs = [
+        pair(0, decision=Decision(LABEL, "too bad", 0.25)),
+        pair(1, decision=Decision(filtered, None, 0.75, 8)),
+        pair(2, None, Decision(LABEL, "shows no Water")),
+    ]
+    with PairWriter(files) as writer:
+        writer.add(pairs)
     names = {"manifest.jsonl", "pair_00001_img.jpg", "pair_00001_mask.png"}
     assert {path.name for path in tmp_path.iterdir()} == names
     lines = read_manifest(tmp_path)
@@ -49,9 +46,7 @@ def test_dropped_pairs_are_listed_and_leave_no_files(open_writer, tmp_path, pale
     assert np.array_equal(written, filtered)
 
 
-def test_nothing_is_listed_behind_a_pair_that_could_not_be_written(
-    open_writer, tmp_path, monkeypatch
-):
+def test_nothing_is_listed_behind_a_pair_that_could_not_be_written(files, tmp_path, monkeypatch):
     write_image = module.write_image
 
     def full(path, image):
@@ -59,17 +54,22 @@ def test_nothing_is_listed_behind_a_pair_that_could_not_be_written(
             raise OSError("disk full")
         write_image(path, image)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "write_image", full)
-        with pytest.raises(OSError, match="disk full"), open_writer() as writer:
-            for index in range(4):
-                writer.add(candidate(index), IMAGE, Verdict(LABEL))
+    monkeypatch.setattr(module, "write_image", full)
+    with pytest.raises(OSError, match="disk full"), PairWriter(files) as writer:
+        writer.add([pair(index) for index in range(4)])
     assert [line["index"] for line in read_manifest(tmp_path)] == [0]
 
 
-def test_lines_are_listed_in_order_and_not_before_their_turn(tmp_path):
-    (tmp_path / "manifest.jsonl").write_text('{"index": 0}\n')
-    with Manifest(tmp_path) as manifest:
-        for index in (2, 4, 1):
-            manifest.add({"index": index})
-    assert [line["index"] for line in read_manifest(tmp_path)] == [0, 1, 2]
+def test_the_parts_of_all_processes_are_merged_in_order(files, tmp_path):
+    for rank, numbers in ((0, (0, 1, 4)), (1, (2, 3, 5)), (2, (6,))):
+        with PairWriter(files, rank) as writer:
+            writer.add([pair(index) for index in numbers])
+    cut = tmp_path / "manifest.part2.jsonl"
+    cut.write_text(cut.read_text() + '{"index": 7, "kep')
+    before = (tmp_path / "manifest.jsonl").read_text()
+    assert [line["index"] for line in merge_manifest(tmp_path)] == list(range(7))
+    assert not list(tmp_path.glob("manifest.part*"))
+    # A call that was stopped between the two steps leaves lines in both.
+    cut.write_text(before)
+    assert merge_manifest(tmp_path) == read_manifest(tmp_path)
+    assert json.loads((tmp_path / "manifest.jsonl").read_text().splitlines()[3])["index"] == 3

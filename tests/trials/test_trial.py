@@ -251,7 +251,7 @@ def test_ground_that_stands_in_both_splits_is_warned_of_in_the_report(run_trial)
         ("recipes.synthetic.mixing.classes=[Sea]", "'Sea'"),
         ("recipes.synthetic.image_size=33", r"recipes\.synthetic\.image_size=33: .*multiples of"),
         ("recipes.synthetic.image_size=256", "smaller than|256"),
-        ("recipes.synthetic.compose.paint=grafts", r"recipes\.synthetic\.compose\.paint=grafts"),
+        ("recipes.synthetic.compose.generate=grafts", r"synthetic\.compose\.generate=grafts"),
         ("train_tiles=500", "train_tiles=500: .* holds 12 tiles"),
     ],
 )

@@ -52,7 +52,7 @@ def test_a_recipe_s_settings_reach_generation_and_training(composed, trial_overr
 
     def painting(config):
         assert (config.alpha, config.tau, config.compose.match) == (1.25, 0.3, 0.5)
-        return {"painted": 4.0, "pairs": 4.0}
+        return {"generated": 4.0, "pairs": 4.0}
 
     def training(config):
         assert config.synthetic == str(Path(runs.folder / "seed_000" / folder))

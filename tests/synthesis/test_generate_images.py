@@ -12,7 +12,7 @@ from geoseg_gan.data.settings import JitterSettings
 from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.synthesis import generate_images as module
 from geoseg_gan.synthesis.candidates import CandidateMasks
-from geoseg_gan.synthesis.generate_images import paint, paint_batches, stored
+from geoseg_gan.synthesis.generate_images import generate_batches, generate_images, stored
 from geoseg_gan.synthesis.settings import ComposeSettings
 
 CPU = torch.device("cpu")
@@ -21,8 +21,8 @@ CPU = torch.device("cpu")
 class SomeLacking(CandidateMasks):
     """Every third candidate lacks a class."""
 
-    def at(self, index):
-        candidate = super().at(index)
+    def __getitem__(self, index):
+        candidate = super().__getitem__(index)
         return replace(candidate, lacks=("Settlement",)) if index % 3 == 1 else candidate
 
 
@@ -45,17 +45,17 @@ def candidates(root, palette):
         "jitter": defaults(JitterSettings),
     }
     pairs = find_pairs(root, "train")
-    return SomeLacking(pairs, MaskReader(palette), **knobs, seed=5, start=2, stop=12)
+    return SomeLacking(pairs, MaskReader(palette), **knobs, seed=5)
 
 
 def test_an_image_depends_on_its_mask_number_and_seed_alone(loaded):
     labels = list(np.random.default_rng(0).integers(0, 3, (3, 32, 32)).astype(np.uint8))
-    together = paint(loaded, labels, seed=1, indices=[4, 7, 9], device=CPU)
-    alone = paint(loaded, labels[1:2], seed=1, indices=[7], device=CPU)[0]
+    together = generate_images(loaded, labels, seed=1, indices=[4, 7, 9], device=CPU)
+    alone = generate_images(loaded, labels[1:2], seed=1, indices=[7], device=CPU)[0]
     assert alone.shape == (32, 32, 3) and alone.dtype == np.uint8
     assert np.array_equal(together[1], alone)
     for seed, number in ((1, 8), (2, 7)):
-        other = paint(loaded, labels[1:2], seed=seed, indices=[number], device=CPU)[0]
+        other = generate_images(loaded, labels[1:2], seed=seed, indices=[number], device=CPU)[0]
         assert not np.array_equal(other, alone)
 
 
@@ -76,32 +76,34 @@ def test_what_is_made_ahead_comes_in_order_and_so_does_what_goes_wrong():
 
     seen = []
     with pytest.raises(OSError, match="gone"):
-        for item in module._ahead(items()):
+        for item in module._prefetched(items()):
             seen.append(item)
     assert seen == list(range(5))
-    assert list(module._lagging(iter(range(5)))) == list(range(5))
-    closed = module._ahead(iter(range(5)))
+    assert list(module._delayed(iter(range(5)))) == list(range(5))
+    closed = module._prefetched(iter(range(5)))
     assert next(closed) == 0
     closed.close()
 
 
 def test_no_masks_make_no_images(loaded):
-    assert paint(loaded, [], seed=0, indices=[], device=CPU) == []
+    assert generate_images(loaded, [], seed=0, indices=[], device=CPU) == []
 
 
 @pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (4, 2)])
-def test_candidates_come_in_order_and_those_that_lack_a_class_unpainted(
+def test_candidates_come_in_order_and_those_that_lack_a_class_without_image(
     loaded, candidates, batch_size, num_workers
 ):
     numbers = list(range(2, 12))
     batches = [numbers[at : at + batch_size] for at in range(0, 10, batch_size)]
     settings = {"num_workers": num_workers, "device": CPU}
-    shots = paint_batches(loaded, candidates, batches, **settings)
-    painted = [(candidate, image) for shot in shots for candidate, image, _ in shot]
-    assert [candidate.index for candidate, _ in painted] == list(range(2, 12))
-    for candidate, image in painted:
+    found = generate_batches(loaded, candidates, batches, **settings)
+    pairs = [(candidate, image) for batch in found for candidate, image, _ in batch]
+    assert [candidate.index for candidate, _ in pairs] == list(range(2, 12))
+    for candidate, image in pairs:
         if candidate.lacks:
             assert image is None and candidate.index % 3 == 1
             continue
-        expected = paint(loaded, [candidate.label], seed=5, indices=[candidate.index], device=CPU)
+        expected = generate_images(
+            loaded, [candidate.label], seed=5, indices=[candidate.index], device=CPU
+        )
         assert np.array_equal(image, expected[0])

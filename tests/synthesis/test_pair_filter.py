@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from geoseg_gan.data.jitter import draw_warp
 from geoseg_gan.data.settings import JitterSettings
 from geoseg_gan.synthesis.candidates import Candidate
-from geoseg_gan.synthesis.filter import Judge
+from geoseg_gan.synthesis.filter import PairFilter
 from geoseg_gan.synthesis.recognizer import Recognizer
 
 LABEL = np.array([[0, 0, 0, 1], [0, 0, 1, 255]], np.uint8)
@@ -28,77 +28,77 @@ def recognizer(seen=SEEN, class_losses=(0.1, 0.1)):
     return Recognizer("abc", list(class_losses), None, lambda pixels: logits, range(2))
 
 
-def verdict_of(judge, label=LABEL, image=IMAGE):
-    seen = judge.look(torch.from_numpy(label)[None], torch.from_numpy(image)[None])
-    return judge.decide(candidate(label), [value[0] for value in seen])
+def decision_of(pair_filter, label=LABEL, image=IMAGE):
+    predicted = pair_filter.predict(torch.from_numpy(label)[None], torch.from_numpy(image)[None])
+    return pair_filter.decide(candidate(label), [value[0] for value in predicted])
 
 
 def test_without_a_segmenter_everything_is_kept():
-    verdict = verdict_of(Judge())
-    assert verdict.kept and verdict.label is LABEL
-    assert verdict.to_dict() == {"kept": True}
+    decision = decision_of(PairFilter())
+    assert decision.kept and decision.label is LABEL
+    assert decision.to_dict() == {"kept": True}
 
 
-def test_a_candidate_without_its_required_classes_is_dropped_unpainted():
-    for judge in (Judge(), Judge(recognizer())):
-        verdict = judge.decide(candidate(lacks=("Settlement", "Water")), None)
-        assert verdict.to_dict() == {"kept": False, "why": "shows no Settlement and no Water"}
+def test_a_candidate_without_its_required_classes_is_dropped_without_image():
+    for pair_filter in (PairFilter(), PairFilter(recognizer())):
+        decision = pair_filter.decide(candidate(lacks=("Settlement", "Water")), None)
+        assert decision.to_dict() == {"kept": False, "why": "shows no Settlement and no Water"}
 
 
 @pytest.mark.parametrize(("tau", "kept"), [(0.73, True), (0.74, False)])
 def test_a_score_above_tau_keeps_the_pair(tau, kept):
-    verdict = verdict_of(Judge(recognizer(), tau))
-    assert verdict.score == pytest.approx(11 / 15)
-    assert verdict.kept == kept
-    assert verdict.to_dict()["score"] == verdict.score
+    decision = decision_of(PairFilter(recognizer(), tau))
+    assert decision.score == pytest.approx(11 / 15)
+    assert decision.kept == kept
+    assert decision.to_dict()["score"] == decision.score
 
 
 def test_a_score_of_tau_itself_drops_the_pair():
     half = torch.zeros(2, 4, dtype=torch.long)
     label = np.repeat(np.array([[0, 0, 1, 1]], np.uint8), 2, 0)  # IoU 1/2 and 0
-    verdict = verdict_of(Judge(recognizer(half), 0.25), label)
-    assert verdict.to_dict() == {
+    decision = decision_of(PairFilter(recognizer(half), 0.25), label)
+    assert decision.to_dict() == {
         "kept": False,
         "why": "score is not above tau=0.25",
         "score": 0.25,
     }
 
 
-def test_what_is_judged_is_the_painted_image():
+def test_what_is_scored_is_the_generated_image():
     shown = []
-    judge = Judge(
+    pair_filter = PairFilter(
         Recognizer("abc", None, None, lambda x: shown.append(x) or torch.ones(1, 2, 2, 4), range(2))
     )
     image = np.random.default_rng(0).integers(0, 256, (2, 4, 3), np.uint8)
-    verdict_of(judge, image=image)
+    decision_of(pair_filter, image=image)
     assert np.array_equal(shown[0][0].permute(1, 2, 0).numpy(), image)
 
 
 def test_a_mask_of_ignore_alone_has_no_score():
-    verdict = verdict_of(Judge(recognizer()), np.full_like(LABEL, 255))
-    assert verdict.to_dict() == {"kept": False, "why": "all of it is ignored"}
+    decision = decision_of(PairFilter(recognizer()), np.full_like(LABEL, 255))
+    assert decision.to_dict() == {"kept": False, "why": "all of it is ignored"}
 
 
 def test_the_pixel_filter_acts_on_what_is_written_not_on_the_score():
-    verdict = verdict_of(Judge(recognizer(), 0.5, alpha=1.25))
-    assert verdict.kept and verdict.score == pytest.approx(11 / 15)
-    assert verdict.label.tolist() == [[0, 0, 255, 1], [0, 0, 1, 255]]
-    assert verdict.to_dict()["ignored_pixels"] == 1
+    decision = decision_of(PairFilter(recognizer(), 0.5, alpha=1.25))
+    assert decision.kept and decision.score == pytest.approx(11 / 15)
+    assert decision.label.tolist() == [[0, 0, 255, 1], [0, 0, 1, 255]]
+    assert decision.to_dict()["ignored_pixels"] == 1
     assert LABEL[0, 2] == 0
 
 
 def test_dropped_pairs_know_nothing_of_the_pixel_filter():
-    verdict = verdict_of(Judge(recognizer(), 0.9, alpha=1.25))
-    assert "ignored_pixels" not in verdict.to_dict()
+    decision = decision_of(PairFilter(recognizer(), 0.9, alpha=1.25))
+    assert "ignored_pixels" not in decision.to_dict()
 
 
 def test_a_mask_that_the_pixel_filter_empties_is_dropped():
-    verdict = verdict_of(Judge(recognizer(class_losses=(1e-4, 1e-4)), 0.5, alpha=1.25))
-    assert verdict.why == "the pixel filter ignored all of it"
-    assert verdict.ignored == 7
+    decision = decision_of(PairFilter(recognizer(class_losses=(1e-4, 1e-4)), 0.5, alpha=1.25))
+    assert decision.why == "the pixel filter ignored all of it"
+    assert decision.ignored == 7
 
 
-def test_a_batch_is_judged_as_its_images_are():
+def test_a_batch_is_filtered_as_its_images_are():
     # Sees class 1 where the first band is bright, and all images of a batch at once.
     def predict(pixels):
         return 5 * F.one_hot((pixels[:, 0] > 99).long(), 2).permute(0, 3, 1, 2).float()
@@ -106,8 +106,10 @@ def test_a_batch_is_judged_as_its_images_are():
     together = Recognizer("abc", [0.1, 0.1], None, predict, (1, 0), singly=False)
     images = np.random.default_rng(0).integers(0, 200, (3, 2, 4, 3), np.uint8)
     labels = torch.from_numpy(np.stack([LABEL] * 3))
-    judge, single = (Judge(replace(together, singly=s), 0.2, alpha=2.0) for s in (False, True))
-    seen = judge.look(labels, torch.from_numpy(images))
+    pair_filter, single = (
+        PairFilter(replace(together, singly=s), 0.2, alpha=2.0) for s in (False, True)
+    )
+    predicted = pair_filter.predict(labels, torch.from_numpy(images))
     for row, image in enumerate(images):
-        verdict = judge.decide(candidate(), [value[row] for value in seen])
-        assert verdict.to_dict() == verdict_of(single, image=image).to_dict()
+        decision = pair_filter.decide(candidate(), [value[row] for value in predicted])
+        assert decision.to_dict() == decision_of(single, image=image).to_dict()
