@@ -105,6 +105,6 @@ def test_a_folder_that_cannot_be_written_to_costs_the_next_call_its_speed(measur
 
 def test_images_of_another_kind_are_refused(measure):
     with pytest.raises(
-        UserError, match=r"has 3 bands of uint8, but .* is to judge 1 band of uint16"
+        UserError, match=r"has 3 bands of uint8, but .* is to score 1 band of uint16"
     ):
         measure(scaling=ImageScaling([0], [1], "uint16"))

@@ -127,7 +127,7 @@ def test_segmenters_that_do_not_fit_are_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["keep=3"], "keep=3 needs a segmenter to judge by: set segmenter_ckpt"),
+        (["keep=3"], "keep=3 needs a segmenter to score by: set segmenter_ckpt"),
         (["alpha=1.25"], "alpha=1.25 needs a segmenter"),
         (["class_map=[0,1]"], r"class_map=\[0, 1\] needs a segmenter"),
         (["tau=auto"], "tau=auto needs a segmenter"),

@@ -147,12 +147,12 @@ class TestOwn:
     )
     def test_images_of_another_kind_are_refused(self, palette, save_own, scaling, kind):
         path, _ = save_own(palette)
-        with pytest.raises(UserError, match=f"trained on 3-band uint8 images.*paints {kind}"):
+        with pytest.raises(UserError, match=f"trained on 3-band uint8 images.*makes {kind}"):
             load(path, palette, scaling)
 
     def test_a_size_between_strides_is_refused(self, palette, save_own):
         path, _ = save_own(palette)
-        with pytest.raises(UserError, match="multiples of 32, but the generator paints 48x48"):
+        with pytest.raises(UserError, match="multiples of 32, but the generator makes 48x48"):
             load(path, palette, size=48)
 
 
