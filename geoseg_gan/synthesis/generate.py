@@ -219,7 +219,7 @@ def _open_recognizer(
             f"tau=auto compares with real pairs held out of the segmenter's training, of which "
             f"{path} knows none. Train it with inner_share above 0, or give tau a number."
         )
-    if config.alpha or config.sampling == "hard":
+    if recognizer.class_losses is None and (config.alpha or config.sampling == "hard"):
         fit = facts.config["data"]["fit"]
         return with_class_losses(
             recognizer, path, config.onnx, index, reader, facts.scaling, fit, size

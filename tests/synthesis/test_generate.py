@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from folders import files
 from PIL import Image
 
 from geoseg_gan.data.images import MaskReader
@@ -11,7 +12,7 @@ from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.split import split_rows
 from geoseg_gan.synthesis import generate as command_module
 from geoseg_gan.synthesis.generate import generate
-from geoseg_gan.synthesis.writer import PairWriter, read_manifest
+from geoseg_gan.synthesis.writer import read_manifest
 from geoseg_gan.training.train import train
 from geoseg_gan.utils.errors import UserError
 
@@ -33,10 +34,6 @@ def run(root, generator, composed):
         return folder
 
     return call
-
-
-def contents(folder, pattern="pair_*"):
-    return {path.name: path.read_bytes() for path in sorted(folder.glob(pattern))}
 
 
 def test_pairs_need_the_checkpoint_alone(run, capsys):
@@ -112,10 +109,10 @@ def test_the_manifest_tells_how_each_pair_came_about(run, root):
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_batch_and_workers(run):
-    first = contents(run("first", "num_samples=7", "bs=8"))
-    second = contents(run("second", "num_samples=7", "bs=3", "num_workers=2"))
+    first = files(run("first", "num_samples=7", "bs=8"), "pair_*")
+    second = files(run("second", "num_samples=7", "bs=3", "num_workers=2"), "pair_*")
     assert first == second
-    other = contents(run("other", "num_samples=7", "seed=1"))
+    other = files(run("other", "num_samples=7", "seed=1"), "pair_*")
     assert all(other[name] != first[name] for name in first if name.endswith("img.jpg"))
 
 
@@ -131,56 +128,46 @@ def test_without_jitter_masks_are_crops_of_training_masks(run, root, palette):
         assert line["jitter"] == {}
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(run, monkeypatch):
-    whole = contents(run("whole", "num_samples=9", "bs=2"))
-    add = PairWriter.add
-
-    def interrupted(self, pairs):
-        if pairs[0].candidate.index == 4:
-            raise KeyboardInterrupt
-        add(self, pairs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PairWriter, "add", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run("parts", "num_samples=9", "bs=2")
+def test_an_interrupted_run_goes_on_where_it_stopped(run, interrupt_before):
+    whole = files(run("whole", "num_samples=9", "bs=2"), "pair_*")
+    interrupt_before(5, lambda: run("parts", "num_samples=9", "bs=2"))
     folder = run("parts", "num_samples=9", "bs=2")
-    assert contents(folder) == whole
+    assert files(folder, "pair_*") == whole
     assert [line["index"] for line in read_manifest(folder)] == list(range(9))
 
 
 def test_a_manifest_line_cut_off_by_a_crash_is_done_again(run):
     folder = run("synthetic", "num_samples=3")
-    before = contents(folder)
+    before = files(folder, "pair_*")
     text = (folder / "manifest.jsonl").read_text()
     (folder / "manifest.jsonl").write_text(text[:-10])
     (folder / "pair_00002_img.jpg").unlink()
     run("synthetic", "num_samples=3")
-    assert contents(folder) == before
+    assert files(folder, "pair_*") == before
     assert (folder / "manifest.jsonl").read_text() == text
 
 
 def test_more_pairs_of_the_same_generation_are_added(run):
     folder = run("synthetic", "num_samples=2")
-    first = contents(folder)
+    first = files(folder, "pair_*")
     run("synthetic", "num_samples=4")
-    assert len(contents(folder)) == 8
-    assert {name: contents(folder)[name] for name in first} == first
+    assert len(files(folder, "pair_*")) == 8
+    assert {name: files(folder, "pair_*")[name] for name in first} == first
 
 
 def test_a_finished_folder_stays_as_it_is(run):
     folder = run("synthetic", "num_samples=3")
-    before = contents(folder, "*")
+    before = files(folder)
     run("synthetic", "num_samples=2")
-    assert contents(folder, "*") == before
+    assert files(folder) == before
 
 
 def test_pairs_of_another_generation_are_not_mixed_in(run):
     folder = run("synthetic", "num_samples=2")
-    before = contents(folder, "*")
+    before = files(folder)
     with pytest.raises(UserError, match=r"config.seed was 0, now 1"):
         run("synthetic", "num_samples=4", "seed=1")
-    assert contents(folder, "*") == before
+    assert files(folder) == before
 
 
 def test_a_folder_with_other_files_is_refused(run, tmp_path):

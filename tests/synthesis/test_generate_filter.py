@@ -4,7 +4,6 @@ The recognizer sees class 0 in the left half of every image and class 1 in the r
 the score of each mask is known; jitter=none and masks of the image's size keep them as they are.
 """
 
-import json
 import re
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from defaults import defaults
+from folders import facts, files
 from PIL import Image
 from torch.nn import functional as F
 
@@ -20,10 +20,8 @@ from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.data.settings import JitterSettings, TransplantStep
 from geoseg_gan.synthesis import generate as command_module
-from geoseg_gan.synthesis import generate as generate_inputs
-from geoseg_gan.synthesis import report
 from geoseg_gan.synthesis.recognizer import Recognizer
-from geoseg_gan.synthesis.writer import PairWriter, read_manifest
+from geoseg_gan.synthesis.writer import read_manifest
 from geoseg_gan.utils.errors import UserError
 
 SIDE = 32
@@ -63,29 +61,19 @@ def root(tmp_path, palette):
 
 
 @pytest.fixture
-def run(run_generate, root, generator, recognizer, monkeypatch):
+def run(run_generate, root, generator, recognizer, monkeypatch, plain_histogram):
     """Calls generate on the hand-made masks with the hand-made recognizer."""
     gen_ckpt = generator(root)
-    # Drawing axes takes longer than all the rest.
-    monkeypatch.setattr(report, "score_histogram", lambda *_: np.zeros((8, 8, 3), np.uint8))
 
     def call(name, recognizer=recognizer, **settings):
-        monkeypatch.setattr(generate_inputs, "load_recognizer", lambda *_: recognizer)
+        monkeypatch.setattr(command_module, "load_recognizer", lambda *_: recognizer)
         return run_generate(gen_ckpt, name, segmenter_ckpt="hand.pt", **settings)
 
     return call
 
 
-def files(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
 def pairs(folder):
     return {name: content for name, content in files(folder).items() if name.startswith("pair_")}
-
-
-def facts(folder):
-    return json.loads((folder / "generation.json").read_text())
 
 
 def sources(folder):
@@ -160,19 +148,11 @@ def test_keep_gives_up_at_max_tries(run, capsys):
 
 
 @pytest.mark.parametrize("asked", [{"num_samples": 16}, {"keep": 5}, {"keep": 5, "tau": "auto"}])
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(run, tmp_path, monkeypatch, asked):
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+    run, tmp_path, monkeypatch, interrupt_before, asked
+):
     whole = files(run("whole", **asked, bs=4))
-    add = PairWriter.add
-
-    def interrupted(self, candidate, image, decision):
-        if candidate.index == 6:
-            raise KeyboardInterrupt
-        add(self, candidate, image, decision)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PairWriter, "add", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run("parts", **asked, bs=4)
+    interrupt_before(6, lambda: run("parts", **asked, bs=4))
     assert len(read_manifest(tmp_path / "parts")) == 6
     # The threshold is the folder's: nothing is scored to choose another.
     monkeypatch.setattr(command_module, "choose_tau", None)
@@ -210,7 +190,7 @@ def test_pixels_that_are_unlike_their_class_get_the_first_ignore_colour(
     run_generate, root, generator, palette, recognizer, monkeypatch
 ):
     two = Palette(palette.classes, [[9, 8, 7], [0, 0, 0]])
-    monkeypatch.setattr(generate_inputs, "load_recognizer", lambda *_: recognizer)
+    monkeypatch.setattr(command_module, "load_recognizer", lambda *_: recognizer)
     folder = run_generate(
         generator(root, palette=two),
         "out",

@@ -1,4 +1,4 @@
-"""Generation judged by segmenters from files, and settings that cannot work together."""
+"""Generation scored by segmenters from files, and settings that cannot work together."""
 
 import json
 
@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from folders import facts, files
 from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional as F
 
@@ -22,14 +23,6 @@ from geoseg_gan.utils.errors import UserError
 @pytest.fixture
 def data(make_folder, tmp_path):
     return make_folder(tmp_path / "data", train=3, val=1, size=32)
-
-
-def pairs(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("pair_*"))}
-
-
-def facts(folder):
-    return json.loads((folder / "generation.json").read_text())
 
 
 @pytest.fixture
@@ -54,7 +47,7 @@ def save_onnx(tmp_path):
     return save
 
 
-def test_an_onnx_model_judges_with_losses_measured_once(
+def test_an_onnx_model_scores_with_losses_measured_once(
     run_generate, generator, make_folder, save_onnx, tmp_path, palette, monkeypatch
 ):
     root = make_folder(tmp_path / "blobs", train=3, val=1)
@@ -75,7 +68,7 @@ def test_an_onnx_model_judges_with_losses_measured_once(
     assert stored["class_losses"] == pytest.approx(expected, abs=1e-5)
     with monkeypatch.context() as patch:
         patch.setattr(ClassLosses, "add", None)
-        assert pairs(run_generate(gen_ckpt, "second", **asked)) == pairs(folder)
+        assert files(run_generate(gen_ckpt, "second", **asked), "pair_*") == files(folder, "pair_*")
     with pytest.raises(UserError, match=r"tau=auto compares .* knows none"):
         run_generate(gen_ckpt, "third", **(asked | {"tau": "auto"}))
 
@@ -105,7 +98,7 @@ def test_segmenters_that_do_not_fit_are_refused_before_anything_is_written(
     for make, message in (
         (lambda: segmenter(palette=Palette(palette.classes[:2])), "has the classes .* generator's"),
         (lambda: segmenter(palette=Palette.from_dict(content)), "'Woods'"),
-        (lambda: segmenter(bands=4), "4-band uint8 images, but the generator paints 3-band"),
+        (lambda: segmenter(bands=4), "4-band uint8 images, but the generator makes 3-band"),
         (lambda: save_onnx(np.ones((4, 3))), "tells 4 classes apart, but .* palette has 3"),
         (lambda: save_onnx(np.ones((3, 4))), r"takes .*\[1, 4, 32, 32\], but"),
         (lambda: tmp_path / "model.pth", "can run code"),

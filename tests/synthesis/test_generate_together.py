@@ -6,11 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from folders import files
 
-from geoseg_gan.synthesis import report
 from geoseg_gan.synthesis.writer import read_manifest
 from geoseg_gan.utils.errors import UserError
 
@@ -31,16 +30,10 @@ def root(tmp_path, make_folder):
     return make_folder(tmp_path / "data", train=12, val=0)
 
 
-def files(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
 def test_two_processes_keep_what_one_keeps_and_go_on_from_it(
-    run_generate, root, generator, segmenter, monkeypatch
+    run_generate, root, generator, segmenter, plain_histogram
 ):
     gen_ckpt, asked = generator(root), {"segmenter_ckpt": str(segmenter()), "alpha": 3.0}
-    # Drawing axes takes longer than all the rest.
-    monkeypatch.setattr(report, "score_histogram", lambda *_: np.zeros((8, 8, 3), np.uint8))
     pilot = read_manifest(run_generate(gen_ckpt, "pilot", tau=0, num_samples=20, **asked))
     scores = [line["score"] for line in pilot]
     asked |= {"tau": statistics.quantiles(scores, n=3)[1], "bs": 2}

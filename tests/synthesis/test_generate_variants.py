@@ -5,14 +5,13 @@ from itertools import groupby
 import numpy as np
 import pytest
 import torch
+from folders import files
 from PIL import Image
 from torch.nn import functional as F
 
 from geoseg_gan.synthesis import generate as command_module
-from geoseg_gan.synthesis import generate as generate_inputs
-from geoseg_gan.synthesis import report
 from geoseg_gan.synthesis.recognizer import Recognizer
-from geoseg_gan.synthesis.writer import PairWriter, read_manifest
+from geoseg_gan.synthesis.writer import read_manifest
 from geoseg_gan.utils.errors import UserError
 
 
@@ -29,8 +28,8 @@ def run(run_generate, root, generator):
 
 
 @pytest.fixture
-def seen(monkeypatch):
-    """Has generate judge by a segmenter that sees class 1 where it is bright, else class 0."""
+def seen(monkeypatch, plain_histogram):
+    """Has generate score by a segmenter that sees class 1 where it is bright, else class 0."""
 
     def predict(pixels):
         gray = torch.as_tensor(pixels, dtype=torch.float32).mean(1)
@@ -38,14 +37,8 @@ def seen(monkeypatch):
         return 5 * F.one_hot(bright, 3).permute(0, 3, 1, 2).float()
 
     recognizer = Recognizer("abc", [1.0] * 3, [0.2], predict, range(3))
-    monkeypatch.setattr(generate_inputs, "load_recognizer", lambda *_: recognizer)
-    # Drawing axes takes longer than all the rest.
-    monkeypatch.setattr(report, "score_histogram", lambda *_: np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(command_module, "load_recognizer", lambda *_: recognizer)
     return {"segmenter_ckpt": "hand.pt"}
-
-
-def files(folder, pattern="*"):
-    return {path.name: path.read_bytes() for path in sorted(folder.glob(pattern))}
 
 
 def pair(folder, index):
@@ -70,8 +63,8 @@ def test_variants_share_a_mask_and_no_image(run, capsys):
     assert len(images) == 10
     assert pair(folder, 0) == pair(plain, 0)  # the same mask and noise
     said = " ".join(capsys.readouterr().out.split())
-    assert "Painting 10 pairs (3 masks, up to 4 images each) of 32x32 px" in said
-    assert "Painting 10 pairs of 32x32 px" in said
+    assert "Generating 10 pairs (3 masks, up to 4 images each) of 32x32 px" in said
+    assert "Generating 10 pairs of 32x32 px" in said
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -80,28 +73,18 @@ def test_the_same_pairs_for_any_batch_and_workers(run):
     assert files(run("second", num_samples=10, bs=3, num_workers=2)) == first
 
 
-def test_a_run_interrupted_within_a_mask_goes_on_there(run, tmp_path, monkeypatch, capsys):
+def test_a_run_interrupted_within_a_mask_goes_on_there(run, tmp_path, interrupt_before, capsys):
     whole = files(run("whole", num_samples=12, bs=4))
     assert "12 pairs (3 masks, 4 images each)" in " ".join(capsys.readouterr().out.split())
-    add = PairWriter.add
-
-    def interrupted(self, candidate, image, decision):
-        if candidate.index == 6:
-            raise KeyboardInterrupt
-        add(self, candidate, image, decision)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PairWriter, "add", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run("parts", num_samples=12, bs=4)
+    interrupt_before(6, lambda: run("parts", num_samples=12, bs=4))
     assert len(read_manifest(tmp_path / "parts")) == 6
     capsys.readouterr()
     assert files(run("parts", num_samples=12, bs=4)) == whole
     said = " ".join(capsys.readouterr().out.split())
-    assert "Painting 6 pairs (2 masks, up to 4 images each)" in said
+    assert "Generating 6 pairs (2 masks, up to 4 images each)" in said
 
 
-def test_variants_are_judged_each_by_itself(run, seen, capsys):
+def test_variants_are_scored_each_by_itself(run, seen, capsys):
     everything = read_manifest(run("all", num_samples=24, tau=0, **seen))
     scores = [line["score"] for line in everything]
     assert all(len({line["score"] for line in g}) > 1 for _, g in groupby(everything, mask_of))
@@ -131,7 +114,7 @@ def test_another_number_of_variants_is_not_mixed_in(run):
     assert files(folder) == before
 
 
-def test_a_generator_without_noise_paints_one_image_of_a_mask(
+def test_a_generator_without_noise_makes_one_image_of_a_mask(
     run_generate, root, generator, tiny_config, tmp_path, monkeypatch
 ):
     settings = tiny_config["model"]["generator"]
