@@ -49,7 +49,7 @@ class Styles:
             scaling: From stored values to [-1, 1].
         """
         rows = evenly_spaced(len(pairs), _MOST_TILES)
-        tiles = [pairs[row] for row in rows.tolist()]
+        tiles = [pairs[row] for row in rows]
         with ThreadPoolExecutor() as pool:
             styles = pool.map(lambda pair: _style_of(pair, reader, scaling), tiles)
             found = list(track(styles, "Measuring styles of classes", total=len(tiles)))

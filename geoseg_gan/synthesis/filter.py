@@ -160,7 +160,7 @@ def generate_and_filter(
 def agreement_of(
     label: npt.NDArray[np.uint8] | Tensor, predicted: Tensor, num_classes: int
 ) -> float:
-    """Agreement of a prediction with a mask: the mIoU (see `mean_iou`).
+    """Agreement of a prediction with a mask: the mIoU over the classes of the mask.
 
     Args:
         label: The mask, shape (H, W), uint8; 255 (ignore) does not count.
