@@ -6,7 +6,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from geoseg_gan.utils.errors import plural
 from geoseg_gan.utils.files import atomic_path
 
 _FORMAT = 3  # of the cache
-_BLOCK = 512  # pairs whose statistics are separate objects at a time
+_BLOCK = 512  # pairs whose statistics are separate arrays at a time
 _BAR_FROM = 200  # fewer pairs take a moment, which needs no progress bar
 
 
@@ -55,14 +55,11 @@ class FolderIndex:
     def rows(self, rows: Sequence[int]) -> "FolderIndex":
         """The index of some of the pairs, in the order asked for."""
         some = np.asarray(rows, np.int64)
-        return FolderIndex(
+        columns = ("sizes", "pixels", "unknown", "low", "high")
+        return replace(
+            self,
             pairs=some_pairs(self.pairs, rows),
-            sizes=self.sizes[some],
-            pixels=self.pixels[some],
-            unknown=self.unknown[some],
-            low=self.low[some],
-            high=self.high[some],
-            dtype=self.dtype,
+            **{name: getattr(self, name)[some] for name in columns},
         )
 
     def class_shares(self) -> npt.NDArray[np.float64]:
@@ -106,7 +103,7 @@ def scan(
         good = [n for n, result in enumerate(results, done) if not isinstance(result, str)]
         problems += [result for result in results if isinstance(result, str)]
         if good:
-            parts.append(_Statistics.of([row for row in results if not isinstance(row, str)]))
+            parts.append(_Statistics.joined([r for r in results if not isinstance(r, str)]))
             positions.append(missing[good])
         done += len(results)
     known = np.concatenate(positions)
@@ -159,18 +156,6 @@ def check_same_type(train: FolderIndex, other: FolderIndex) -> None:
 
 
 @dataclass(frozen=True)
-class _PairStatistics:
-    """Statistics of one pair; `low` and `high` have an entry for each of its bands."""
-
-    size: tuple[int, int]
-    pixels: list[int]
-    unknown: int
-    low: list[float]
-    high: list[float]
-    dtype: str
-
-
-@dataclass(frozen=True)
 class _Statistics:
     """Statistics of N pairs as `FolderIndex` has them, but of whatever bands and dtypes.
 
@@ -184,21 +169,6 @@ class _Statistics:
     low: npt.NDArray[np.float64]
     high: npt.NDArray[np.float64]
     dtype: npt.NDArray[np.str_]
-
-    @classmethod
-    def of(cls, rows: Sequence[_PairStatistics]) -> "_Statistics":
-        """The table of some pairs, at least one."""
-        bands = np.array([len(row.low) for row in rows], np.int64)
-        width = int(bands.max())
-        return cls(
-            sizes=np.array([row.size for row in rows], np.int64),
-            pixels=np.array([row.pixels for row in rows], np.int64),
-            unknown=np.array([row.unknown for row in rows], np.int64),
-            bands=bands,
-            low=np.array([row.low + [0.0] * (width - len(row.low)) for row in rows]),
-            high=np.array([row.high + [0.0] * (width - len(row.high)) for row in rows]),
-            dtype=np.array([row.dtype for row in rows]),
-        )
 
     @classmethod
     def joined(cls, parts: Sequence["_Statistics"]) -> "_Statistics":
@@ -218,7 +188,7 @@ class _Statistics:
         return _Statistics(**{name: column[rows] for name, column in vars(self).items()})
 
 
-def _read_all(pairs: Sequence[Pair], reader: MaskReader) -> Iterator[list[_PairStatistics | str]]:
+def _read_all(pairs: Sequence[Pair], reader: MaskReader) -> Iterator[list[_Statistics | str]]:
     """Statistics or problems of all pairs in order, block by block."""
     starts: Any = range(0, len(pairs), _BLOCK)
     if len(pairs) >= _BAR_FROM:
@@ -230,7 +200,8 @@ def _read_all(pairs: Sequence[Pair], reader: MaskReader) -> Iterator[list[_PairS
             yield list(pool.map(lambda pair: _read(pair, reader), some))
 
 
-def _read(pair: Pair, reader: MaskReader) -> _PairStatistics | str:
+def _read(pair: Pair, reader: MaskReader) -> _Statistics | str:
+    """Statistics of one pair, or what is wrong with it."""
     try:
         image = read_image(pair.image)
         label, unknown = reader.read(pair.mask)
@@ -251,13 +222,14 @@ def _read(pair: Pair, reader: MaskReader) -> _PairStatistics | str:
         low, high = np.zeros(image.shape[2]), np.full(image.shape[2], 255.0)
     else:
         low, high = np.percentile(image.reshape(-1, image.shape[2]), (1, 99), axis=0)
-    return _PairStatistics(
-        (image.shape[0], image.shape[1]),
-        [*counts[: reader.palette.num_classes].tolist(), int(counts[IGNORE])],
-        unknown,
-        low.tolist(),
-        high.tolist(),
-        image.dtype.name,
+    return _Statistics(
+        sizes=np.array([label.shape]),
+        pixels=np.array([[*counts[: reader.palette.num_classes], counts[IGNORE]]]),
+        unknown=np.array([unknown]),
+        bands=np.array([image.shape[2]]),
+        low=low[None],
+        high=high[None],
+        dtype=np.array([image.dtype.name]),
     )
 
 
