@@ -13,7 +13,7 @@ SCRIPT = runpy.run_path(
 def test_networks_of_papers_are_as_large_as_published(network, published):
     kind, choice = network.split("/")
     settings = settings_of(f"model/{kind}", choice) | dict(published.noise)
-    # CLADE's look-ups are products here; published figures of OASIS' discriminator are rounded.
+    # CLADE's look-ups are products here.
     size = SCRIPT["measure"](kind, settings)
     assert size.parameters == pytest.approx(published.parameters, rel=0.005)
     assert size.gmac == pytest.approx(published.gmac, rel=0.021 if choice == "clade" else 0.01)
