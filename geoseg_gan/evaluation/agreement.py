@@ -1,4 +1,4 @@
-"""Agreement and diversity: whether images obey their masks, and how much they vary."""
+"""Agreement and diversity: whether images show what their masks say, and how much they vary."""
 
 import math
 from collections.abc import Sequence
@@ -59,11 +59,11 @@ def feature_distance(first: Tensor, second: Tensor) -> Tensor:
 def composition_pairs(
     shares: npt.NDArray[np.float64], groups: Sequence[str], count: int
 ) -> list[tuple[int, int]]:
-    """Pairs of different tiles of like composition, from different ground where there is any.
+    """Pairs of different tiles of like composition, of different location groups if possible.
 
     Args:
         shares: Share of every class in each tile, shape (N, C).
-        groups: The ground that each tile shows.
+        groups: The location group of each tile.
         count: How many pairs at most.
 
     Returns:
@@ -90,7 +90,7 @@ def composition_pairs(
 
 _MASKS = 64
 
-"""Masks that are painted several times, and pairs of real tiles beside them, at most."""
+"""Masks that are generated several times, and pairs of real tiles beside them, at most."""
 
 
 def confusion(
@@ -108,7 +108,7 @@ def confusion(
         images: The images with their masks.
         num_classes: C.
         title: Of the progress bar; None for none.
-        batch_size: Images judged at once on a GPU.
+        batch_size: Images segmented at once on a GPU.
 
     Returns:
         Counts of pixels, shape (C, C), int64: rows are classes of masks, columns are found ones.
@@ -154,7 +154,7 @@ def varied(
     device: torch.device,
     title: str | None = None,
 ) -> list[Distances]:
-    """Distances between images painted from one mask with different noise.
+    """Distances between images generated from one mask with different noise.
 
     Args:
         network: Gives features, on `device`.
@@ -175,7 +175,7 @@ def varied(
         images = generate_images(
             generator,
             [label] * variants,
-            seed=seed + 1,  # other noise than what was painted for the other figures
+            seed=seed + 1,  # other noise than what was generated for the other figures
             indices=[number * variants + variant for variant in range(variants)],
             device=device,
         )
@@ -184,7 +184,7 @@ def varied(
 
 
 def varied_rows(count: int) -> list[int]:
-    """Which of `count` masks are painted several times: all of few, else evenly spread."""
+    """Which of `count` masks are generated several times: all of few, else evenly spread."""
     return evenly_spaced(count, _MASKS)
 
 
@@ -196,7 +196,7 @@ def diversity(found: Sequence[Distances], generator: LoadedGenerator) -> dict[st
         generator: The generator.
 
     Returns:
-        "features" and "layers", the mean distances, "masks", how many were painted, and
+        "features" and "layers", the mean distances, "masks", how many were generated, and
         "deterministic", whether the generator takes no noise at all.
     """
     means = np.mean(found, 0)

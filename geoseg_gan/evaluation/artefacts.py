@@ -1,4 +1,4 @@
-"""Artefacts: spectra and repetition of painted images beside those of real ones."""
+"""Artefacts: spectra and repetition of generated images beside those of real ones."""
 
 import math
 from dataclasses import dataclass
@@ -135,9 +135,6 @@ def _plane(patch: Floats) -> Floats:
     return plane
 
 
-Floats = npt.NDArray[np.float64]
-
-
 _PERIODS = (2, 4, 8)
 
 """Pixels after which the patterns of strided and transposed convolutions repeat."""
@@ -148,7 +145,7 @@ _SMALLEST = 1e-12
 
 @dataclass(frozen=True)
 class SpectrumGap:
-    """How the spectrum of painted images differs from that of real ones, in log10 of power.
+    """How the spectrum of generated images differs from that of real ones, in log10 of power.
 
     Attributes:
         low: Mean difference below a quarter of the highest frequency (0.5 cycles a pixel).
@@ -209,7 +206,7 @@ def spectrum_gap(real: Floats, fake: Floats) -> SpectrumGap:
 
     Args:
         real: As `mean_power` gives it, shape (S, S).
-        fake: The same of painted images.
+        fake: The same of generated images.
     """
     frequency, ours = radial_profile(fake)
     gap = ours - radial_profile(real)[1]
@@ -253,7 +250,7 @@ def spectra(real: ImageSet, fake: ImageSet, scaling: ImageScaling) -> dict[str, 
 
     Args:
         real: Real images.
-        fake: Painted images.
+        fake: Generated images.
         scaling: From stored values to [-1, 1].
 
     Returns:
@@ -265,17 +262,17 @@ def spectra(real: ImageSet, fake: ImageSet, scaling: ImageScaling) -> dict[str, 
         name: power(images, scaling)
         for name, images in (
             ("real", real),
-            ("painted", fake),
+            ("generated", fake),
             ("first", real.part(range(half))),
             ("second", real.part(range(half, len(real)))),
         )
     }
     frequency = radial_profile(powers["real"])[0]
     return {
-        "gap": vars(spectrum_gap(powers["real"], powers["painted"])),
+        "gap": vars(spectrum_gap(powers["real"], powers["generated"])),
         "real_gap": vars(spectrum_gap(powers["first"], powers["second"])),
         "frequency": frequency,
-        "curves": {name: radial_profile(powers[name])[1] for name in ("real", "painted")},
+        "curves": {name: radial_profile(powers[name])[1] for name in ("real", "generated")},
     }
 
 
@@ -286,13 +283,13 @@ def texture(
 
     Args:
         real: Real images.
-        fake: Painted images.
+        fake: Generated images.
         scaling: From stored values to [-1, 1].
         names: The classes.
 
     Returns:
-        For "real" and "painted" a list of repetitions; "side" of the squares in pixels; "classes":
-        mean repetition of both, and how many squares there were, by class.
+        For "real" and "generated" a list of repetitions; "side" of the squares in pixels;
+        "classes": mean repetition of both, and how many squares there were, by class.
     """
     side = max(_SMALLEST_REGION, real.pixels.shape[1] // 3)
     found = {
@@ -301,13 +298,13 @@ def texture(
             for part in images.parts()
             for entry in repetitions(part.scaled(scaling), part.labels, side)
         ]
-        for name, images in (("real", real), ("painted", fake))
+        for name, images in (("real", real), ("generated", fake))
     }
     classes = {}
     for kind, name in enumerate(names):
         of_class = {k: [value for c, value in v if c == kind] for k, v in found.items()}
         if all(of_class.values()):
             means = {key: float(np.mean(values)) for key, values in of_class.items()}
-            classes[name] = means | {"squares": len(of_class["painted"])}
+            classes[name] = means | {"squares": len(of_class["generated"])}
     lists = {key: [value for _, value in values] for key, values in found.items()}
     return {**lists, "side": side, "classes": classes}

@@ -32,7 +32,7 @@ from geoseg_gan.evaluation.agreement import (
     varied_rows,
 )
 from geoseg_gan.evaluation.artefacts import spectra, texture
-from geoseg_gan.evaluation.images import SPLITS, ImageSet, collect, painted_like
+from geoseg_gan.evaluation.images import SPLITS, ImageSet, collect, generate_like
 from geoseg_gan.evaluation.report import (
     CLOSEST,
     RESULT,
@@ -84,7 +84,7 @@ class Source:
         image_size: Side of all images in pixels.
         fit: How tiles become windows.
         train_pairs: The tiles that were trained on.
-        val_pairs: The tiles that painted images are judged by.
+        val_pairs: The tiles that generated images are compared with.
         kind: What these are called: "validation", or "held-out" where they are training tiles.
     """
 
@@ -122,9 +122,10 @@ class Subject(Source):
         recognizer: The segmenter that tells agreement; None for none.
         extract: Gives features.
         perceptual: The network that tells images apart, for diversity.
-        train: Windows of the training tiles, and `train_rows`, which of them are looked at.
-        val: Windows of the tiles to judge by, and `val_rows`.
-        painted: Windows of a folder's pairs, and `painted_rows`; None and empty for a generator.
+        train: Windows of the training tiles, and `train_rows`, which of them are used.
+        val: Windows of the tiles to compare with, and `val_rows`.
+        generated: Windows of a folder's pairs, and `generated_rows`; None and empty for a
+            generator.
     """
 
     scaling: ImageScaling
@@ -136,13 +137,13 @@ class Subject(Source):
     train_rows: list[int]
     val: WindowDataset
     val_rows: list[int]
-    painted: WindowDataset | None
-    painted_rows: list[int]
+    generated: WindowDataset | None
+    generated_rows: list[int]
 
     def counts(self) -> dict[str, int]:
         """How many images there are of each kind."""
         return {
-            "painted": len(self.val_rows if self.painted is None else self.painted_rows),
+            "generated": len(self.val_rows if self.generated is None else self.generated_rows),
             self.kind: len(self.val_rows),
             "training": len(self.train_rows),
         }
@@ -153,13 +154,13 @@ class Measured:
     """What all processes have measured, in order of the images.
 
     Attributes:
-        real: The real images to judge by.
-        fake: What is judged: images of the same masks, or the pairs of a generated folder.
+        real: The real images to compare with.
+        fake: What is evaluated: images of the same masks, or the pairs of a generated folder.
         of_real: Features of the former, shape (N, D).
         of_fake: Features of the latter.
         of_train: Features of training images.
         of_controls: Features of real images once damaged, by the damage; empty unless asked for.
-        confusions: What the segmenter finds in "painted" and "real" images; empty without one.
+        confusions: What the segmenter finds in "generated" and "real" images; empty without one.
         distances: Between images of one mask, by mask; empty for a folder.
     """
 
@@ -189,16 +190,16 @@ def measure(config: EvaluateConfig, subject: Subject, fabric: Fabric) -> Measure
     extract, seed, device = subject.extract, config.seed, subject.device
     mine = share_of(fabric, len(subject.val_rows), config.bs)
     real = collect(subject.val, [subject.val_rows[row] for row in mine])
-    if subject.painted is not None:
-        others = share_of(fabric, len(subject.painted_rows), config.bs)
-        fake = collect(subject.painted, [subject.painted_rows[row] for row in others])
+    if subject.generated is not None:
+        others = share_of(fabric, len(subject.generated_rows), config.bs)
+        fake = collect(subject.generated, [subject.generated_rows[row] for row in others])
     else:
         assert subject.generator is not None, "either a generator or a folder is evaluated"
-        text = title("Painting held-out masks")
+        text = title("Generating images of held-out masks")
         place = {"first": mine.start, "batch_size": config.bs}
-        fake = painted_like(subject.generator, real, seed, device, text, **place)
+        fake = generate_like(subject.generator, real, seed, device, text, **place)
     of_real = extract(real, title(f"Features of {subject.kind} images"))
-    of_fake = extract(fake, title("Features of painted images"))
+    of_fake = extract(fake, title("Features of generated images"))
     rows = [subject.train_rows[n] for n in share_of(fabric, len(subject.train_rows), config.bs)]
     of_train = extract.of_windows(subject.train, rows, title("Features of training images"))
     damaged = {}
@@ -208,12 +209,12 @@ def measure(config: EvaluateConfig, subject: Subject, fabric: Fabric) -> Measure
         )
     confusions = {}
     if subject.recognizer is not None:
-        for kind, images in (("painted", fake), ("real", real)):
+        for kind, images in (("generated", fake), ("real", real)):
             found = confusion(
                 subject.recognizer,
                 images,
                 subject.reader.palette.num_classes,
-                title(f"Judging {kind} images"),
+                title(f"Segmenting {kind} images"),
                 batch_size=config.bs,
             )
             total = fabric.all_reduce(found.to(device), reduce_op="sum")
@@ -229,7 +230,7 @@ def measure(config: EvaluateConfig, subject: Subject, fabric: Fabric) -> Measure
             variants=config.variants,
             seed=seed,
             device=device,
-            title=title("Painting masks several times"),
+            title=title("Generating several images of each mask"),
         )
     arrays = {f"real.{name}": np.asarray(value) for name, value in vars(real).items()}
     arrays |= {f"fake.{name}": np.asarray(value) for name, value in vars(fake).items()}
@@ -263,7 +264,7 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
     Args:
         config: What is evaluated, on which real tiles.
         device: Where networks go.
-        refuse_shared: Whether to look for images that stand in both splits.
+        refuse_shared: Whether to refuse images that stand in both splits.
 
     Raises:
         UserError: If a checkpoint or a folder is not as it must be.
@@ -277,7 +278,7 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
     if refuse_shared:
         refuse_shared_images(source.train_pairs, source.val_pairs)
     val, train = (source.windows(pairs) for pairs in (source.val_pairs, source.train_pairs))
-    painted = None if source.synthetic is None else source.windows(source.synthetic.pairs)
+    generated = None if source.synthetic is None else source.windows(source.synthetic.pairs)
     scaling = _scaling(source)
     bands = len(scaling.low)
     weights = config.features_weights
@@ -294,8 +295,10 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
         train_rows=evenly_spaced(len(train), _MOST_TRAINING),
         val=val,
         val_rows=evenly_spaced(len(val), config.num_samples),
-        painted=painted,
-        painted_rows=[] if painted is None else evenly_spaced(len(painted), config.num_samples),
+        generated=generated,
+        generated_rows=[]
+        if generated is None
+        else evenly_spaced(len(generated), config.num_samples),
     )
     counts = subject.counts()
     if min(counts.values()) < FEWEST:
@@ -373,7 +376,7 @@ def _scaling(source: Source) -> ImageScaling:
     if (len(scaling.low), scaling.dtype) != (index.bands, index.dtype.name):
         raise UserError(
             f"data_root={source.root} holds images with {plural(index.bands, 'band')} of "
-            f"{index.dtype}, but the generator paints {plural(len(scaling.low), 'band')} of "
+            f"{index.dtype}, but the generator generates {plural(len(scaling.low), 'band')} of "
             f"{scaling.dtype}. Give the data that it was trained on, or data like it."
         )
     return scaling
@@ -419,17 +422,17 @@ def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dic
         "images": subject.counts(),
         "warnings": _warnings(subject),
         "fidelity": {
-            "painted": fidelity.compare(of_real, of_fake),
+            "generated": fidelity.compare(of_real, of_fake),
             "real halves": fidelity.halves(of_real, real.groups, config.seed),
-            "training ground": fidelity.compare(of_real, of_train),
+            "training windows": fidelity.compare(of_real, of_train),
             **{
                 name: fidelity.compare(of_real, features, paired=True)
                 for name, features in measured.of_controls.items()
             },
         },
         "coverage": {
-            "painted": fidelity.coverage(of_real, of_fake),
-            "training ground": fidelity.coverage(of_real, of_train),
+            "generated": fidelity.coverage(of_real, of_fake),
+            "training windows": fidelity.coverage(of_real, of_train),
         },
         "agreement": None,
         "diversity": None,
@@ -441,7 +444,7 @@ def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dic
         figures["agreement"] = {k: agreement(v, names) for k, v in measured.confusions.items()}
     if generator is not None:
         figures["diversity"] = {
-            "painted": diversity(measured.distances, generator),
+            "generated": diversity(measured.distances, generator),
             "real": real_diversity(subject.perceptual, real, scaling, len(names), subject.device),
         }
     facts = {
@@ -452,10 +455,10 @@ def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dic
         "segmenter": None if recognizer is None else {"sha256": recognizer.digest},
         "image_size": subject.image_size,
     }
-    closest = np.argsort(near["painted"])[:CLOSEST].tolist()
+    closest = np.argsort(near["generated"])[:CLOSEST].tolist()
     originals = collect(subject.train, [train_rows[near["rows"][row]] for row in closest])
     near["closest"] = [
-        {"painted": fake.names[row], "training": original, "distance": near["painted"][row]}
+        {"generated": fake.names[row], "training": original, "distance": near["generated"][row]}
         for row, original in zip(closest, originals.names, strict=True)
     ]
     folder = Path(config.out_dir)
@@ -488,7 +491,7 @@ def check(config: EvaluateConfig) -> None:
     if config.features_weights is not None and config.features == "lite0":
         raise UserError(
             f"features_weights={config.features_weights}: features=lite0 brings its own. Leave it "
-            "away, or set features=inception."
+            "out, or set features=inception."
         )
     if config.num_samples < FEWEST or config.variants < 2 or config.bs < 1 or config.seed < 0:
         raise UserError(
@@ -524,14 +527,14 @@ def _warnings(subject: Subject) -> list[str]:
 
 
 def _main_figures(figures: dict[str, Any]) -> dict[str, float]:
-    found = {key: figures["fidelity"]["painted"][key] for key in ("kid", "fid")}
-    found |= figures["coverage"]["painted"]
+    found = {key: figures["fidelity"]["generated"][key] for key in ("kid", "fid")}
+    found |= figures["coverage"]["generated"]
     found["checkerboard"] = figures["spectrum"]["gap"]["checkerboard"]
-    found["repetition"] = float(np.mean(figures["texture"]["painted"] or [np.nan]))
+    found["repetition"] = float(np.mean(figures["texture"]["generated"] or [np.nan]))
     if figures["agreement"]:
-        found["agreement"] = figures["agreement"]["painted"]["miou"]
+        found["agreement"] = figures["agreement"]["generated"]["miou"]
     if figures["diversity"]:
-        found["diversity"] = figures["diversity"]["painted"]["layers"]
+        found["diversity"] = figures["diversity"]["generated"]["layers"]
     return found
 
 

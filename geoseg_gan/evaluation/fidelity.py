@@ -1,4 +1,4 @@
-"""Fidelity and memorisation: painted images against real ones in feature space."""
+"""Fidelity and memorisation: generated images against real ones in feature space."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -130,7 +130,7 @@ def nearest(queries: Floats, references: Floats) -> tuple[npt.NDArray[np.int64],
         square = _squares(ours[first : first + _ROWS], theirs)
         row = square.argmin(1)
         rows.append(row)
-        # Worked out anew: the difference of squares has no digits left for images that are equal.
+        # Computed again: the difference of squares has no digits left for images that are equal.
         distances.append(np.linalg.norm(ours[first : first + _ROWS] - theirs[row], axis=1))
     return np.concatenate(rows), np.concatenate(distances)
 
@@ -178,9 +178,6 @@ def _unit(features: Floats) -> Floats:
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     unit: Floats = features / np.maximum(lengths, 1e-12)
     return unit
-
-
-Floats = npt.NDArray[np.float64]
 
 
 Change = Callable[[Floats, int], Floats]
@@ -261,11 +258,11 @@ def compare(real: Floats, fake: Floats, *, paired: bool = False) -> dict[str, fl
 def halves(real: Floats, groups: list[str], seed: int) -> dict[str, float]:
     """The floor: real images against real images, averaged over random halves.
 
-    Whole groups of ground go to a half; images do where one group holds nearly all of them.
+    Whole location groups go to a half; images do where one group holds nearly all of them.
 
     Args:
         real: Features of real images, shape (N, D).
-        groups: The ground that each shows.
+        groups: The location group of each.
         seed: Fixes the halves.
     """
     rng = np.random.default_rng(seed)
@@ -324,19 +321,19 @@ def coverage(real: Floats, fake: Floats) -> dict[str, float]:
 
 
 def memorisation(train: Floats, fake: Floats, held_out: Floats) -> dict[str, Any]:
-    """How near painted images come to training images, beside real images never trained on.
+    """How near generated images come to training images, beside real images never trained on.
 
     Args:
         train: Features of the training images, shape (N, D).
-        fake: Those of painted images, shape (M, D).
+        fake: Those of generated images, shape (M, D).
         held_out: Those of held-out real images.
 
     Returns:
-        Under "painted" and "held_out" the distance of each image to its nearest training image,
-        and under "rows" which one it is for the painted ones.
+        Under "generated" and "held_out" the distance of each image to its nearest training image,
+        and under "rows" which one it is for the generated ones.
     """
     rows, distance = nearest(fake, train)
-    return {"rows": rows, "painted": distance, "held_out": nearest(held_out, train)[1]}
+    return {"rows": rows, "generated": distance, "held_out": nearest(held_out, train)[1]}
 
 
 def _as_many(real: Floats, fake: Floats) -> tuple[Floats, Floats]:

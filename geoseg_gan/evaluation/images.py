@@ -39,7 +39,7 @@ class ImageSet:
         labels: Shape (N, S, S), uint8; 255 is ignore.
         counted: The same with all that an earlier window of the tile shows set to ignore.
         names: A name for each.
-        groups: The ground that each shows.
+        groups: The location group of each.
     """
 
     pixels: npt.NDArray[Any]
@@ -132,7 +132,7 @@ def tracked(items: Sequence[Item], title: str | None) -> Iterable[Item]:
     return items if title is None else track(items, title)
 
 
-def painted_like(
+def generate_like(
     generator: LoadedGenerator,
     real: ImageSet,
     seed: int,
@@ -142,16 +142,16 @@ def painted_like(
     first: int = 0,
     batch_size: int = 16,
 ) -> ImageSet:
-    """Paints one image for each label map of a set, without any jitter.
+    """Generates one image for each label map of a set, without any jitter.
 
     Args:
         generator: On `device`.
-        real: Whose label maps are painted.
+        real: Whose label maps are generated.
         seed: With an image's position it fixes its noise.
         device: Where the generator is.
         title: Of the progress bar; None for none.
         first: Position of the first image, where the set is part of a larger one.
-        batch_size: Images painted at once on a GPU.
+        batch_size: Images generated at once on a GPU.
     """
     images: list[npt.NDArray[Any]] = []
     for row in tracked(range(0, len(real), batch_size), title):

@@ -12,7 +12,7 @@ from geoseg_gan.data.palette import Palette
 from geoseg_gan.evaluation.agreement import agreement, confusion, diversity, varied, varied_rows
 from geoseg_gan.evaluation.artefacts import power, spectrum_gap, texture
 from geoseg_gan.evaluation.fidelity import Extractor, compare, coverage, memorisation
-from geoseg_gan.evaluation.images import collect, painted_like
+from geoseg_gan.evaluation.images import collect, generate_like
 from geoseg_gan.models.checkpoints import LoadedGenerator, RunFacts
 from geoseg_gan.models.pretrained.features import Lite0Features
 from geoseg_gan.models.registry import Generator
@@ -63,14 +63,14 @@ class QuickEvaluation:
 
         Returns:
             "kid", "fid", "precision", "recall"; "high_frequency" and "checkerboard" of the
-            spectrum; "repetition", painted less real; "diversity" by layers; "copying", the mean
+            spectrum; "repetition", generated less real; "diversity" by layers; "copying", the mean
             distance to the nearest training window over that of real held-out ones, which falls
             below 1 where training is memorised; with a segmenter, "agreement" (mIoU). NaN where a
             figure cannot be had.
         """
         generator = LoadedGenerator(network, self.facts, 0, "")
         scaling, names = self.facts.scaling, self.facts.palette.names
-        fake = painted_like(generator, self.real, 0, self.device)
+        fake = generate_like(generator, self.real, 0, self.device)
         features = self.extract(fake)
         fidelity = compare(self.features, features)
         gap = spectrum_gap(self.power, power(fake, scaling))
@@ -92,9 +92,9 @@ class QuickEvaluation:
             **coverage(self.features, features),
             "high_frequency": gap.high,
             "checkerboard": gap.checkerboard,
-            "repetition": _mean(repeated["painted"]) - _mean(repeated["real"]),
+            "repetition": _mean(repeated["generated"]) - _mean(repeated["real"]),
             "diversity": float(diversity(distances, generator)["layers"]),
-            "copying": _mean(near["painted"]) / _mean(near["held_out"]),
+            "copying": _mean(near["generated"]) / _mean(near["held_out"]),
         }
         if self.recognizer is not None:
             total = confusion(self.recognizer, fake, len(names))

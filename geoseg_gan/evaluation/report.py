@@ -86,7 +86,7 @@ def histograms_picture(values: Mapping[str, Sequence[float]], label: str, title:
 
 CLOSEST = 5
 
-"""Painted images that are shown beside the training images nearest to them."""
+"""Generated images that are shown beside the training images nearest to them."""
 
 
 _SAMPLES = 8
@@ -109,8 +109,8 @@ def write_pictures(
         figures: What `evaluate` measured.
         palette: The classes.
         scaling: How images are shown.
-        real: Real images to judge by.
-        fake: Painted images.
+        real: Real images to compare with.
+        fake: Generated images.
         kind: What the real ones are called.
     """
     kids = {name: (row["kid"], row["kid_error"]) for name, row in figures["fidelity"].items()}
@@ -122,7 +122,7 @@ def write_pictures(
     write_picture(
         folder / "repetition.png",
         histograms_picture(
-            {"real": texture["real"], "painted": texture["painted"]},
+            {"real": texture["real"], "generated": texture["generated"]},
             "repetition of a broad region's texture",
             "Further right than real: texture repeats itself",
         ),
@@ -130,7 +130,7 @@ def write_pictures(
     write_picture(
         folder / "memorisation.png",
         histograms_picture(
-            {"real, held out": near["held_out"], "painted": near["painted"]},
+            {"real, held out": near["held_out"], "generated": near["generated"]},
             "distance to the nearest training image",
             "Further left than held-out real images: copied",
         ),
@@ -141,29 +141,29 @@ def write_pictures(
 def write_closest(
     folder: Path,
     closest: Sequence[Mapping[str, Any]],
-    painted: ImageSet,
+    generated: ImageSet,
     originals: ImageSet,
     scaling: ImageScaling,
 ) -> None:
-    """Writes `closest.png`: painted images above the training images nearest to them.
+    """Writes `closest.png`: generated images above the training images nearest to them.
 
     Args:
         folder: Where to.
         closest: The "distance" of each.
-        painted: The painted images.
+        generated: The generated images.
         originals: The training images.
         scaling: How both are shown.
     """
     above = [
         captioned(scaling.to_rgb(pixels), f"{entry['distance']:.2f}")
-        for pixels, entry in zip(painted.pixels, closest, strict=True)
+        for pixels, entry in zip(generated.pixels, closest, strict=True)
     ]
     below = [scaling.to_rgb(pixels) for pixels in originals.pixels]
     write_picture(folder / "closest.png", beside([*above, *below], columns=len(closest)))
 
 
 def _samples(real: ImageSet, fake: ImageSet, palette: Palette, scaling: ImageScaling) -> RGB:
-    """Mask, real and painted image; mask and painted image where the masks are others."""
+    """Mask, real and generated image; mask and generated image where the masks are others."""
     paired = np.array_equal(fake.labels, real.labels)
     pictures = []
     for row in evenly_spaced(len(fake), _SAMPLES):
@@ -197,9 +197,9 @@ def write_evaluation(folder: Path, figures: Mapping[str, Any], facts: Mapping[st
 
 def print_figures(folder: Path, figures: Mapping[str, Any]) -> None:
     """The main figures as a table, each beside what real images reach."""
-    table = Table("figure", "painted", "real", box=None, padding=(0, 3, 0, 0))
-    for name, painted, real, _ in _rows(figures):
-        table.add_row(name, painted, real)
+    table = Table("figure", "generated", "real", box=None, padding=(0, 3, 0, 0))
+    for name, generated, real, _ in _rows(figures):
+        table.add_row(name, generated, real)
     Console().print(table)
     for text in _warnings(figures):
         print(f"warning: {text}")
@@ -207,39 +207,39 @@ def print_figures(folder: Path, figures: Mapping[str, Any]) -> None:
 
 
 def _rows(figures: Mapping[str, Any]) -> list[Row]:
-    """What is measured, the painted images' figure, the real ones', and how to read them."""
+    """What is measured, the generated images' figure, the real ones', and how to read them."""
     fidelity, coverage = figures["fidelity"], figures["coverage"]
-    painted, floor = fidelity["painted"], fidelity["real halves"]
-    ground = fidelity["training ground"]
+    generated, floor = fidelity["generated"], fidelity["real halves"]
+    training = fidelity["training windows"]
     rows = [
         (
             "KID x 1000, with standard error",
-            f"{1000 * painted['kid']:.1f} ± {1000 * painted['kid_error']:.1f}",
-            f"{1000 * floor['kid']:.1f} halves, {1000 * ground['kid']:.1f} training ground",
+            f"{1000 * generated['kid']:.1f} ± {1000 * generated['kid_error']:.1f}",
+            f"{1000 * floor['kid']:.1f} halves, {1000 * training['kid']:.1f} training windows",
             "0 is as real; the rows under Fidelity show what more means",
         ),
         (
             "FID",
-            f"{painted['fid']:.1f}",
-            f"{floor['fid']:.1f} halves, {ground['fid']:.1f} training ground",
+            f"{generated['fid']:.1f}",
+            f"{floor['fid']:.1f} halves, {training['fid']:.1f} training windows",
             "less is better; falls with the number of images",
         ),
     ]
     for key, text in (
-        ("precision", "share of painted images that look like real ones"),
-        ("recall", "share of real images whose like is painted"),
+        ("precision", "share of generated images that look like real ones"),
+        ("recall", "share of real images whose like is generated"),
     ):
-        values = coverage["painted"][key], coverage["training ground"][key]
-        rows.append((key, f"{values[0]:.2f}", f"{values[1]:.2f} training ground", text))
+        values = coverage["generated"][key], coverage["training windows"][key]
+        rows.append((key, f"{values[0]:.2f}", f"{values[1]:.2f} training windows", text))
     if agreement := figures["agreement"]:
         for key, name in (("miou", "agreement, mIoU %"), ("pixel_accuracy", "agreement, pixels %")):
-            values = agreement["painted"][key], agreement["real"][key]
+            values = agreement["generated"][key], agreement["real"][key]
             text = "below real: images do not show what their masks say"
             rows.append((name, f"{100 * values[0]:.1f}", f"{100 * values[1]:.1f}", text))
     if diversity := figures["diversity"]:
-        note = " (deterministic generator)" if diversity["painted"]["deterministic"] else ""
+        note = " (deterministic generator)" if diversity["generated"]["deterministic"] else ""
         for key, name in (("features", "diversity, features"), ("layers", "diversity, layers")):
-            values = diversity["painted"][key], diversity["real"][key]
+            values = diversity["generated"][key], diversity["real"][key]
             shown = f"{values[0]:.3f}{note}", f"{values[1]:.3f} tiles of like classes"
             rows.append((name, *shown, "0: one mask always gives the same image"))
     gap, real_gap = figures["spectrum"]["gap"], figures["spectrum"]["real_gap"]
@@ -251,9 +251,9 @@ def _rows(figures: Mapping[str, Any]) -> list[Row]:
     ):
         rows.append((name, f"{gap[key]:+.2f}", f"{real_gap[key]:+.2f} halves", text))
     texture, near = figures["texture"], figures["memorisation"]
-    shown = _mean(texture["painted"]), _mean(texture["real"])
+    shown = _mean(texture["generated"]), _mean(texture["real"])
     rows.append(("texture repetition", *shown, "above real: texture repeats itself"))
-    shown = _mean(near["painted"]), f"{_mean(near['held_out'])} held out"
+    shown = _mean(near["generated"]), f"{_mean(near['held_out'])} held out"
     rows.append(("nearest training image", *shown, "far below real: copied from training"))
     return rows
 
@@ -264,7 +264,7 @@ def _markdown(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     lines = [
         "# Evaluation",
         "",
-        f"{counts['painted']} painted images of {facts['image_size']} px "
+        f"{counts['generated']} generated images of {facts['image_size']} px "
         f"({settings['gen_ckpt'] or settings['folder']}) against {counts[kind]} real "
         f"{kind} windows; features of {settings['features']}. docs/evaluation.md explains "
         "every figure.",
@@ -272,8 +272,8 @@ def _markdown(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     ]
     for text in _warnings(figures):
         lines += [f"Warning: {text}", ""]
-    lines += markdown_table(["figure", "painted", "real", "how to read it"], _rows(figures))
-    lines += ["", "Masks, real images if the masks are theirs, painted images:", ""]
+    lines += markdown_table(["figure", "generated", "real", "how to read it"], _rows(figures))
+    lines += ["", "Masks, real images if the masks are theirs, generated images:", ""]
     lines += ["![samples](samples.png)", "", "## Fidelity", ""]
     lines += [
         "The first row is what is evaluated. Below it, what real images reach: half of the "
@@ -295,7 +295,7 @@ def _markdown(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     lines += _texture(figures["texture"])
     lines += ["![texture repetition](repetition.png)", "", "## Memorisation", ""]
     lines += [
-        f"Painted images that are nearest to any of {counts['training']} training windows "
+        f"Generated images that are nearest to any of {counts['training']} training windows "
         "(unturned and unmirrored), with their distance; below each, that training window:",
         "",
         "![closest](closest.png)",
@@ -311,38 +311,38 @@ def _agreement(agreement: Mapping[str, Any] | None) -> list[str]:
     real = agreement["real"]["classes"]
     rows = [
         (name, _percent(value), _percent(real[name]))
-        for name, value in agreement["painted"]["classes"].items()
+        for name, value in agreement["generated"]["classes"].items()
     ]
-    return [*markdown_table(["class", "IoU % on painted", "IoU % on real"], rows), ""]
+    return [*markdown_table(["class", "IoU % on generated", "IoU % on real"], rows), ""]
 
 
 def _diversity(diversity: Mapping[str, Any] | None) -> list[str]:
     if diversity is None:
         return ["Not measured: it needs a generator (gen_ckpt), not a folder."]
-    painted, real = diversity["painted"], diversity["real"]
-    if painted["deterministic"]:
+    generated, real = diversity["generated"], diversity["real"]
+    if generated["deterministic"]:
         return ["0: the generator takes no noise, so that one mask always gives the same image."]
-    if painted["layers"] < _NO_DIFFERENCE:
-        return ["0: the generator takes noise, but paints the same image whatever it is."]
+    if generated["layers"] < _NO_DIFFERENCE:
+        return ["0: the generator takes noise, but generates the same image whatever it is."]
     text = (
-        f"Images painted from one mask differ by {painted['layers']:.3f} (layers) and "
-        f"{painted['features']:.3f} (features), over {painted['masks']} masks."
+        f"Images generated from one mask differ by {generated['layers']:.3f} (layers) and "
+        f"{generated['features']:.3f} (features), over {generated['masks']} masks."
     )
     if not real["pairs"]:
         return [text]
     return [
         f"{text} Of {real['pairs']} pairs of real tiles of like composition the two differ by "
-        f"{real['layers']:.3f} and {real['features']:.3f}; {painted['layers'] / real['layers']:.0%}"
-        " of that (layers) is reached."
+        f"{real['layers']:.3f} and {real['features']:.3f}; "
+        f"{generated['layers'] / real['layers']:.0%} of that (layers) is reached."
     ]
 
 
 def _texture(texture: Mapping[str, Any]) -> list[str]:
     if not texture["classes"]:
-        return ["No region is broad enough to look for repetition in both.", ""]
-    head = [f"repetition in squares of {texture['side']} px", "painted", "real", "squares"]
+        return ["No region is broad enough to measure repetition in both.", ""]
+    head = [f"repetition in squares of {texture['side']} px", "generated", "real", "squares"]
     rows = [
-        (name, f"{row['painted']:.2f}", f"{row['real']:.2f}", row["squares"])
+        (name, f"{row['generated']:.2f}", f"{row['real']:.2f}", row["squares"])
         for name, row in texture["classes"].items()
     ]
     return [*markdown_table(head, rows), ""]

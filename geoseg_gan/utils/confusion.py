@@ -51,7 +51,10 @@ def class_iou(counts: Any) -> npt.NDArray[np.float64]:
     values = np.asarray(counts.cpu() if isinstance(counts, Tensor) else counts, np.float64)
     hits = np.diagonal(values, axis1=-2, axis2=-1)
     union = values.sum(-1) + values.sum(-2) - hits
-    return np.divide(hits, union, out=np.full_like(union, np.nan), where=union > 0)
+    iou: npt.NDArray[np.float64] = np.divide(
+        hits, union, out=np.full_like(union, np.nan), where=union > 0
+    )
+    return iou
 
 
 def mean_iou(counts: Any) -> float:

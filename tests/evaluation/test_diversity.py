@@ -50,15 +50,15 @@ def test_feature_distance_by_hand():
     assert feature_distance(first, second).tolist() == pytest.approx([2**0.5, 0, 2])
 
 
-def test_the_most_alike_tiles_of_different_ground_are_paired_first():
+def test_the_most_alike_tiles_of_different_groups_are_paired_first():
     shares = np.array([[1, 0], [1, 0], [0.9, 0.1], [0, 1], [0.3, 0.7]])
     groups = ["a", "a", "b", "a", "b"]
-    # 0 and 1 are equal but of one ground; 0 comes before 1, and takes 2. 4 is nearest to 3.
+    # 0 and 1 are equal but of one group; 0 comes before 1, and takes 2. 4 is nearest to 3.
     assert composition_pairs(shares, groups, 9) == [(0, 2), (3, 4)]
     assert composition_pairs(shares, groups, 1) == [(0, 2)]
 
 
-def test_tiles_of_the_only_ground_are_paired_with_each_other():
+def test_tiles_of_the_only_group_are_paired_with_each_other():
     shares = np.array([[1, 0], [0, 1], [0.9, 0.1]])
     assert composition_pairs(shares, ["a"] * 3, 5) == [(0, 2)]
 

@@ -46,22 +46,22 @@ def test_a_generator_is_measured_beside_real_images(run, data, generator, segmen
     folder, main = run("out", f"gen_ckpt={generator(data)}", f"segmenter_ckpt={segmenter()}")
     content = stored(folder)
     figures = content["figures"]
-    assert figures["images"] == {"painted": 20, "validation": 20, "training": 24}
+    assert figures["images"] == {"generated": 20, "validation": 20, "training": 24}
     rows = figures["fidelity"]
-    assert list(rows)[:3] == ["painted", "real halves", "training ground"] and len(rows) == 11
-    # What an untrained network paints is nothing like these images; other ground is.
-    assert rows["painted"]["kid"] > 10 * abs(rows["training ground"]["kid"])
-    assert set(figures["coverage"]["painted"]) == {"precision", "recall"}
-    for side in ("painted", "real"):
+    assert list(rows)[:3] == ["generated", "real halves", "training windows"] and len(rows) == 11
+    # What an untrained network generates is nothing like these images; other tiles are.
+    assert rows["generated"]["kid"] > 10 * abs(rows["training windows"]["kid"])
+    assert set(figures["coverage"]["generated"]) == {"precision", "recall"}
+    for side in ("generated", "real"):
         assert set(figures["agreement"][side]) == {"miou", "pixel_accuracy", "classes"}
         assert list(figures["agreement"][side]["classes"])[1] == "Forest land"
-    assert figures["diversity"]["painted"]["layers"] > 0 < figures["diversity"]["real"]["layers"]
+    assert figures["diversity"]["generated"]["layers"] > 0 < figures["diversity"]["real"]["layers"]
     assert set(figures["spectrum"]["gap"]) == {"low", "middle", "high", "checkerboard"}
     assert len(figures["memorisation"]["closest"]) == 5
     assert len(content["checkpoint"]["sha256"]) == 64
     with Image.open(folder / "samples.png") as sheet:
-        assert sheet.width == 6 * 32 + 5 * 2  # mask, real and painted image, twice
-    assert main["kid"] == rows["painted"]["kid"] and {"agreement", "diversity"} <= set(main)
+        assert sheet.width == 6 * 32 + 5 * 2  # mask, real and generated image, twice
+    assert main["kid"] == rows["generated"]["kid"] and {"agreement", "diversity"} <= set(main)
     for name in PICTURES:
         assert (folder / f"{name}.png").is_file(), name
     text = (folder / "evaluation.md").read_text()
@@ -80,8 +80,8 @@ def test_tiles_that_training_held_out_can_take_the_place_of_validation(
     monkeypatch.setitem(tiny_config, "inner_share", 0.4)
     folder, _ = run("out", f"gen_ckpt={generator(data)}", "split=held_out")
     figures = stored(folder)["figures"]
-    assert figures["images"] == {"painted": 16, "held-out": 16, "training": 24}
-    # Two halves of the same ground: what was held out is among what was fitted in neither figure.
+    assert figures["images"] == {"generated": 16, "held-out": 16, "training": 24}
+    # Two halves of the same group: what was held out is among what was fitted in neither figure.
     assert figures["memorisation"]["held_out"] and min(figures["memorisation"]["held_out"]) > 0
     text = (folder / "evaluation.md").read_text()
     assert "against 16 real held-out windows" in text and "validation" not in text
@@ -91,11 +91,13 @@ def test_tiles_that_training_held_out_can_take_the_place_of_validation(
 def test_damaged_images_are_measured_only_where_asked_for(run, data, generator):
     folder, _ = run("out", f"gen_ckpt={generator(data)}", "controls=false")
     rows = stored(folder)["figures"]["fidelity"]
-    assert list(rows) == ["painted", "real halves", "training ground"]
+    assert list(rows) == ["generated", "real halves", "training windows"]
     assert "known damage" not in (folder / "evaluation.md").read_text()
 
 
-def test_a_generator_that_held_nothing_out_cannot_be_judged_by_that(run, data, generator, tmp_path):
+def test_a_generator_that_held_nothing_out_cannot_be_evaluated_on_that(
+    run, data, generator, tmp_path
+):
     with pytest.raises(UserError, match=r"held no tiles out \(inner_share=0\)\. Use split=val"):
         run("out", f"gen_ckpt={generator(data)}", "split=held_out")
     assert not (tmp_path / "out").exists()
@@ -138,15 +140,15 @@ def test_a_folder_of_pairs_is_measured_by_its_own_masks(run, data, paired, segme
     pairs = paired(data, 18)
     folder, main = run("out", f"folder={pairs}", f"segmenter_ckpt={segmenter()}")
     figures = stored(folder)["figures"]
-    assert figures["images"]["painted"] == 18
+    assert figures["images"]["generated"] == 18
     assert figures["diversity"] is None and "diversity" not in main
     # All masks are alike: half class 1, half class 2, and no third.
-    assert figures["agreement"]["painted"]["classes"]["Forest land"] is not None
+    assert figures["agreement"]["generated"]["classes"]["Forest land"] is not None
     text = (folder / "evaluation.md").read_text()
     assert "it needs a generator (gen_ckpt), not a folder" in text
 
 
-def test_the_segmenter_that_filtered_a_folder_is_no_judge_of_it(run, data, paired, segmenter):
+def test_the_segmenter_that_filtered_a_folder_flatters_it(run, data, paired, segmenter):
     pairs, path = paired(data, 16), segmenter()
     facts = json.loads((pairs / GENERATION).read_text())
     facts["segmenter"] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -171,12 +173,14 @@ def test_copies_of_training_images_are_found(run, make_folder, paired, tmp_path)
         image = read_image(data / "train/images" / f"train_{number:03d}.png")
         write_image(pairs / f"pair_{number:05d}_img.jpg", image)
     near = stored(run("out", f"folder={pairs}")[0])["figures"]["memorisation"]
-    copied, others = near["painted"][:6], near["painted"][6:] + near["held_out"]
+    copied, others = near["generated"][:6], near["generated"][6:] + near["held_out"]
     assert max(copied) < min(others)
     assert near["rows"][:6] == [0, 1, 2, 3, 4, 5]
     assert len(near["closest"]) == 5
     for entry in near["closest"]:
-        assert entry["painted"].removeprefix("pair_00") == entry["training"].removeprefix("train_")
+        assert entry["generated"].removeprefix("pair_00") == entry["training"].removeprefix(
+            "train_"
+        )
 
 
 def test_an_evaluation_is_not_overwritten(run, data, generator):
@@ -199,7 +203,7 @@ def test_validation_images_that_stand_in_training_are_refused(run, data, generat
         run("out", f"gen_ckpt={generator(data)}")
 
 
-def test_ground_that_stands_in_both_splits_is_warned_of(run, data, generator):
+def test_a_group_that_stands_in_both_splits_is_warned_of(run, data, generator):
     for path in [*(data / "val").rglob("val_000.png")]:
         path.rename(path.with_name("train_000.png"))
     folder, _ = run("out", f"gen_ckpt={generator(data)}", "num_samples=16")

@@ -36,7 +36,7 @@ def by_value():
 
 def test_agreement_counts_over_all_images_by_class():
     images = image_set([[[0, 0], [1, 1]], [[0, 1], [1, 255]]])
-    images.pixels[0, 1] = 0  # class 1 painted as class 0
+    images.pixels[0, 1] = 0  # class 1 generated as class 0
     found = agreement(confusion(by_value(), images, 3, batch_size=1), ["a", "b", "c"])
     assert found["classes"]["a"] == pytest.approx(3 / 5)
     assert found["classes"]["b"] == pytest.approx(2 / 4)
@@ -46,8 +46,8 @@ def test_agreement_counts_over_all_images_by_class():
 
 
 @pytest.fixture
-def painter(tiny_config, palette):
-    """A small generator: `painter(**settings)`."""
+def generateer(tiny_config, palette):
+    """A small generator: `generateer(**settings)`."""
 
     def build(**settings):
         torch.manual_seed(0)
@@ -64,23 +64,23 @@ def measure(generator, images, variants=2):
     return diversity(found, generator)
 
 
-def test_a_generator_with_noise_varies(painter):
+def test_a_generator_with_noise_varies(generateer):
     images = image_set(np.arange(3).repeat(32 * 32).reshape(3, 32, 32))
-    found = measure(painter(), images)
+    found = measure(generateer(), images)
     assert found["features"] > 0 and found["layers"] > 0
     assert found["masks"] == 3 and not found["deterministic"]
 
 
-def test_a_generator_without_noise_is_reported_as_what_it_is(painter):
+def test_a_generator_without_noise_is_reported_as_what_it_is(generateer):
     images = image_set(np.zeros((2, 32, 32)))
     found = measure(
-        painter(style_channels=0, region_channels=0, texture_octaves=0), images, variants=3
+        generateer(style_channels=0, region_channels=0, texture_octaves=0), images, variants=3
     )
     assert found["features"] == found["layers"] == 0
     assert found["deterministic"]
 
 
-def test_real_diversity_compares_tiles_of_like_composition_and_other_ground():
+def test_real_diversity_compares_tiles_of_like_composition_and_other_groups():
     rng = np.random.default_rng(0)
     labels = np.zeros((4, 32, 32), np.uint8)
     labels[2:] = 1

@@ -90,10 +90,10 @@ def test_fid_takes_as_many_of_both_and_kid_takes_all(rng):
     assert row["kid"] == kid(real, fake)
 
 
-def test_halves_keep_ground_together(rng):
-    ground = np.repeat(rng.normal(size=(4, 6)), 10, 0) * 5
-    real = ground + rng.normal(size=(40, 6)) / 100
-    groups = [f"ground {row // 10}" for row in range(40)]
+def test_halves_keep_groups_together(rng):
+    centres = np.repeat(rng.normal(size=(4, 6)), 10, 0) * 5
+    real = centres + rng.normal(size=(40, 6)) / 100
+    groups = [f"group {row // 10}" for row in range(40)]
     apart = halves(real, groups, 0)
     mixed = halves(real, [str(row) for row in range(40)], 0)
     assert apart["images"] == mixed["images"] == 20
@@ -101,17 +101,17 @@ def test_halves_keep_ground_together(rng):
 
 
 @pytest.mark.parametrize("groups", [["all"] * 20, ["all"] * 19 + ["one"]])
-def test_halves_of_one_ground_divide_its_images(rng, groups):
+def test_halves_of_one_group_divide_its_images(rng, groups):
     real = rng.normal(size=(20, 4))
     assert halves(real, groups, 0) == halves(real, [str(row) for row in range(20)], 0)
 
 
-def test_training_images_painted_again_are_covered_and_found(rng):
+def test_training_images_generated_again_are_covered_and_found(rng):
     train, held_out = rng.normal(size=(30, 8)), rng.normal(size=(30, 8))
     assert coverage(train, train) == {"precision": 1.0, "recall": 1.0}
     near = memorisation(train, train[[4, 2]], held_out)
     assert near["rows"].tolist() == [4, 2]
-    np.testing.assert_allclose(near["painted"], 0, atol=1e-7)
+    np.testing.assert_allclose(near["generated"], 0, atol=1e-7)
     assert near["held_out"].shape == (30,) and near["held_out"].min() > 0.1
 
 

@@ -7,7 +7,7 @@ from geoseg_gan.data.dataset import PairSource, WindowDataset
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.scan import scan
-from geoseg_gan.evaluation.images import ImageSet, collect, painted_like
+from geoseg_gan.evaluation.images import ImageSet, collect, generate_like
 from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.utils.pictures import evenly_spaced
 
@@ -52,14 +52,14 @@ def test_parts_hold_every_image_in_order(windows):
     np.testing.assert_allclose((scaled[0, 1] + 1) * 127.5, images.pixels[64, ..., 1], atol=1e-4)
 
 
-def test_each_mask_is_painted_with_noise_of_its_own(windows, generator, tmp_path):
+def test_each_mask_is_generated_with_noise_of_its_own(windows, generator, tmp_path):
     device = torch.device("cpu")
     loaded = load_generator(generator(tmp_path), device)
     real = collect(windows, [0, 0, 1])
-    painted = painted_like(loaded, real, 0, device)
-    assert painted.pixels.shape == real.pixels.shape and painted.labels is real.labels
-    assert (painted.pixels[0] != painted.pixels[1]).any()
-    np.testing.assert_array_equal(painted_like(loaded, real, 0, device).pixels, painted.pixels)
-    assert (painted_like(loaded, real, 1, device).pixels != painted.pixels).any()
-    last = painted_like(loaded, real.part([2]), 0, device, first=2)
-    np.testing.assert_array_equal(last.pixels[0], painted.pixels[2])
+    generated = generate_like(loaded, real, 0, device)
+    assert generated.pixels.shape == real.pixels.shape and generated.labels is real.labels
+    assert (generated.pixels[0] != generated.pixels[1]).any()
+    np.testing.assert_array_equal(generate_like(loaded, real, 0, device).pixels, generated.pixels)
+    assert (generate_like(loaded, real, 1, device).pixels != generated.pixels).any()
+    last = generate_like(loaded, real.part([2]), 0, device, first=2)
+    np.testing.assert_array_equal(last.pixels[0], generated.pixels[2])

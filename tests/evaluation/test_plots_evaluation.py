@@ -14,31 +14,31 @@ def pixels(picture, color):
 
 def test_every_spectrum_is_drawn():
     frequency = np.arange(1, 9) / 16
-    picture = spectrum_picture(frequency, {"real": -frequency, "painted": -2 * frequency})
+    picture = spectrum_picture(frequency, {"real": -frequency, "generated": -2 * frequency})
     assert picture.dtype == np.uint8 and picture.shape[2] == 3
     assert pixels(picture, BLUE) > 100 and pixels(picture, ORANGE) > 100
     assert not pixels(spectrum_picture(frequency, {"real": -frequency}), ORANGE)
 
 
 def test_the_first_value_stands_out_and_grows_with_its_figure():
-    high = values_picture({"painted": (0.5, 0.1), "blurred": (0.5, 0.1)}, "KID")
-    low = values_picture({"painted": (0.05, 0.01), "blurred": (0.5, 0.1)}, "KID")
+    high = values_picture({"generated": (0.5, 0.1), "blurred": (0.5, 0.1)}, "KID")
+    low = values_picture({"generated": (0.05, 0.01), "blurred": (0.5, 0.1)}, "KID")
     assert pixels(high, RED) > pixels(low, RED) > 0
     assert pixels(high, GRAY) > 0
 
 
 @pytest.mark.parametrize("value", [(0.0, 0.0), (-1e-4, 1e-3), (12.0, math.nan)])
 def test_values_of_zero_below_zero_and_without_error_are_drawn(value):
-    assert values_picture({"painted": value}, "KID").size
+    assert values_picture({"generated": value}, "KID").size
 
 
 def test_histograms_show_every_kind_that_has_figures():
-    both = histograms_picture({"painted": [0.1, 0.2], "real": [0.7, 0.8]}, "distance", "title")
-    one = histograms_picture({"painted": [0.1, 0.2], "real": []}, "distance", "title")
+    both = histograms_picture({"generated": [0.1, 0.2], "real": [0.7, 0.8]}, "distance", "title")
+    one = histograms_picture({"generated": [0.1, 0.2], "real": []}, "distance", "title")
     assert pixels(both, BLUE) and pixels(both, ORANGE)
     assert pixels(one, BLUE) and not pixels(one, ORANGE)
 
 
-@pytest.mark.parametrize("values", [{}, {"painted": []}, {"painted": [0.0, 0.0]}])
+@pytest.mark.parametrize("values", [{}, {"generated": []}, {"generated": [0.0, 0.0]}])
 def test_histograms_of_nothing_and_of_zeros_are_drawn(values):
     assert histograms_picture(values, "repetition", "title").size
