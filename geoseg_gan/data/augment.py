@@ -1,4 +1,4 @@
-"""Classical augmentation for training a segmenter: geometry, copy-paste and colour."""
+"""Colour augmentation of a segmenter's training batches."""
 
 from collections.abc import Sequence
 
@@ -6,21 +6,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geoseg_gan.data.settings import (
-    ColorStep,
-)
+from geoseg_gan.data.settings import ColorStep
 
-_COLOR_STREAM = 0xC0104  # keeps colour apart from the other draws of the same seed and number
+_COLOR_STREAM = 0xC0104  # separates colour from other random numbers of the same seed and sample
 
 
 def jitter_color(image: Tensor, step: ColorStep, seed: int, numbers: Sequence[int]) -> Tensor:
-    """Changes light and colour of a batch on its device, each image by its own draw.
+    """Changes light and colour of a batch on its device, each image by its own random factors.
 
     Args:
         image: Shape (B, K, H, W), in [-1, 1].
         step: How strongly.
         seed: The run's seed.
-        numbers: Number of every sample in the run, which with the seed fixes its draw.
+        numbers: Number of every sample in the run; with the seed it fixes the sample's change.
 
     Returns:
         A tensor of the same shape and range.
@@ -35,7 +33,7 @@ def jitter_color(image: Tensor, step: ColorStep, seed: int, numbers: Sequence[in
     value = (mean + (value - mean) * contrast).clamp(0, 1)
     gray = value.mean(1, keepdim=True)
     value = (gray + (value - gray) * saturation).clamp(0, 1)
-    # Black stays away from 0, where the power's gradient and tiny exponents misbehave.
+    # Black is kept above 0, where the gradient of the power is infinite.
     return value.clamp(min=1e-4).pow(gamma) * 2 - 1
 
 

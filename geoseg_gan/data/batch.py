@@ -1,4 +1,4 @@
-"""What networks are fed: batches on the device, scaled from stored values to [-1, 1]."""
+"""Samples and batches: stored values become network inputs in [-1, 1] on the device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from geoseg_gan.data.transplant import region_map
 
 
 class Sample(TypedDict):
-    """One item of a dataset; collated, every entry gains a leading batch dimension.
+    """One sample of a dataset; collated, every entry gains a leading batch dimension.
 
     Keys:
         image: Stored dtype, shape (K, H, W).
         label: uint8, shape (H, W); 255 is ignore.
         stem: The pair's name.
-        group: The ground it shows.
+        group: Its location group.
         regions: int32, shape (H, W), the connected regions of the label map; only where a
             generator's training asks for them.
         synthetic: bool, a scalar, whether the pair is synthetic; only where a segmenter's training
@@ -46,11 +46,11 @@ class Batch:
         label: Shape (B, H, W), uint8; 255 is ignore.
         one_hot: Shape (B, C, H, W), float; all zero where ignored.
         valid: Shape (B, 1, H, W), float; 0 where ignored, else 1.
-        serials: Number of each sample, counted over the whole run and all processes, which with the
-            run's seed fixes what is random about it.
-        pixels: Labelled pixels of each class, shape (C,), float: by these sums over classes are
-            divided. The mean over all the parts that the global batch is worked on in, so that
-            means of the parts are those of the whole. None to count those of this part.
+        serials: Number of each sample in the run, over all processes; with the run's seed it fixes
+            the sample's randomness.
+        pixels: Labelled pixels of each class, shape (C,), float, by which sums over classes are
+            divided: the mean over all parts of the global batch, so that the mean of their losses
+            is that of the whole. None to count those of this part.
     """
 
     image: Tensor
@@ -61,7 +61,7 @@ class Batch:
     pixels: Tensor | None = None
 
     def class_pixels(self) -> Tensor:
-        """What `pixels` says, or what it stands for where it is None."""
+        """`pixels`, or the labelled pixels of this part where it is None."""
         return self.one_hot.sum((0, 2, 3)) if self.pixels is None else self.pixels
 
 
@@ -115,7 +115,7 @@ class ImageScaling:
 def _bounds(
     low: tuple[float, ...], high: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The bounds as (1, K, 1, 1) tensors, kept per device: making them anew would stall a GPU."""
+    """The bounds as (1, K, 1, 1) tensors, cached: creating them each time would stall a GPU."""
     lower, upper = (torch.tensor(v, dtype=torch.float32, device=device) for v in (low, high))
     return lower.view(1, -1, 1, 1), upper.view(1, -1, 1, 1)
 

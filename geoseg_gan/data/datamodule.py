@@ -146,7 +146,10 @@ class PairDataModule(L.LightningDataModule):
 
     def _open_val(self, train: FolderIndex) -> tuple[FolderIndex, PairSource] | None:
         """The validation split; None where there is none."""
-        if not self._has_val():
+        is_stream = self.settings.format == "stream"
+        if not (
+            "val" in read_info(self.root).splits if is_stream else (self.root / "val").is_dir()
+        ):
             return None
         index, source = self._open_split("val")
         check_same_type(train, index)
@@ -154,11 +157,6 @@ class PairDataModule(L.LightningDataModule):
         if warning := shared_groups(train.pairs, index.pairs, held_out):
             rank_zero_warn(warning)
         return index, source
-
-    def _has_val(self) -> bool:
-        if self.settings.format == "stream":
-            return "val" in read_info(self.root).splits
-        return (self.root / "val").is_dir()
 
     def _open(
         self, pairs: Sequence[Pair], reader: MaskReader, where: Path
@@ -240,14 +238,16 @@ class GanDataModule(PairDataModule):
         options: See `LoadingOptions`.
 
     Attributes:
+        train_dataset: Training pairs; available after `setup`.
+        val_dataset: Full validation images in windows; available after `setup`.
         focus: Which training crops show which classes, known after `setup`; None for uniform ones.
 
     Raises:
         UserError: On `setup`, for a folder that is not as the settings say.
     """
 
-    _train: PairDataset | None = None
-    _val: WindowDataset | None = None
+    train_dataset: PairDataset
+    val_dataset: WindowDataset
 
     def __init__(
         self,
@@ -277,22 +277,11 @@ class GanDataModule(PairDataModule):
                 f"{self.root / 'val'} is missing: sample pictures show training pairs instead."
             )
         val_index, val_source = opened or (index, train_source)
-        self._train = PairDataset(
-            train_source,
-            self.image_size,
-            self.fit,
-            self.jitter,
-            self.seed,
-            regions=self.regions,
+        self.train_dataset = PairDataset(
+            train_source, self.image_size, self.fit, self.jitter, self.seed, regions=self.regions
         )
-        self._val = WindowDataset(val_source, val_index.sizes, self.image_size, self.fit)
+        self.val_dataset = WindowDataset(val_source, val_index.sizes, self.image_size, self.fit)
         self.index = index
-
-    @property
-    def val_dataset(self) -> WindowDataset:
-        """Full validation images in windows; available after `setup`."""
-        assert self._val is not None, "setup() comes first"
-        return self._val
 
     def train_windows(self) -> WindowDataset:
         """Full training images in windows, without jitter; available after `setup`."""
@@ -305,22 +294,13 @@ class GanDataModule(PairDataModule):
         source = self.inner_dataset.source
         return PairDataset(source, self.image_size, self.fit, self.jitter, self.seed)
 
-    @property
-    def train_dataset(self) -> PairDataset:
-        """Training pairs; available after `setup`."""
-        assert self._train is not None, "setup() comes first"
-        return self._train
-
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled training batches of `batch_size / processes` items."""
-        rank, world = self._rank_and_world_size()
-        length = len(self.train_dataset)
         sampler = EpochSampler(
-            length,
+            len(self.train_dataset),
             self.batch_size,
             self.seed,
-            rank,
-            world,
+            *self._rank_and_world_size(),
             batches=self.steps_per_epoch,
             parts=self.train_dataset.source.parts(),
             focus=self.focus,

@@ -155,18 +155,18 @@ class MaskReader:
 
     def _check_ids(self, ids: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], int]:
         # Spelt so that NaN, which compares false with everything, is unknown too.
-        stray = ~(((ids >= 0) & (ids < self.palette.num_classes)) | (ids == IGNORE))
+        unlisted = ~(((ids >= 0) & (ids < self.palette.num_classes)) | (ids == IGNORE))
         if np.issubdtype(ids.dtype, np.floating):
-            stray |= ids != np.floor(ids)
-        count = int(np.count_nonzero(stray))
+            unlisted |= ids != np.floor(ids)
+        count = int(np.count_nonzero(unlisted))
         if count and self.unknown == "error":
-            values, pixels = np.unique(ids[stray], return_counts=True)
+            values, pixels = np.unique(ids[unlisted], return_counts=True)
             raise UnknownColorError(
                 f"class ID {values[pixels.argmax()]} in {pixels.max()} pixels, but the palette has "
                 f"IDs 0 to {self.palette.num_classes - 1} (and 255 for ignore). Correct "
                 "data.palette, or set data.unknown=ignore."
             )
-        label = np.where(stray, IGNORE, ids).astype(np.uint8)
+        label = np.where(unlisted, IGNORE, ids).astype(np.uint8)
         return label, count
 
 

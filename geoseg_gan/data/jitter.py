@@ -18,12 +18,12 @@ FloatArray = npt.NDArray[np.float32]
 Window = tuple[int, int, int]
 """Top, left and side length of a square, in pixels."""
 
-_ROUNDS = 8  # in which a bent point is traced back; each leaves a small part of the error
+_ROUNDS = 8  # fixed-point iterations that invert the elastic step; each shrinks the error
 
 
 @dataclass(frozen=True)
 class Warp:
-    """One draw of the jitter: plain numbers from which the same geometry follows every time.
+    """One random geometry: plain numbers that always give the same source map.
 
     Attributes:
         flip: Whether left and right are mirrored, after the turn.
@@ -53,7 +53,7 @@ class Warp:
         return steps
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
-        """The frame's height and width once it is warped."""
+        """Height and width of the warped frame."""
         return (width, height) if self.quarter_turns % 2 else (height, width)
 
     def source_map(self, height: int, width: int, window: Window) -> tuple[FloatArray, FloatArray]:
@@ -62,7 +62,7 @@ class Warp:
         Args:
             height: The source's height in pixels.
             width: The source's width in pixels.
-            window: The part of the warped frame that is wanted.
+            window: The part of the warped frame to sample.
 
         Returns:
             Source columns and rows, each of shape (side, side), float32, in pixels.
@@ -133,11 +133,11 @@ class Warp:
 
 def draw_warp(settings: JitterSettings, rng: np.random.Generator) -> Warp:
     """Draws one warp; the same state of `rng` gives the same warp."""
-    # Every number is drawn whether it is used or not, so that switching one step on or off leaves
-    # the other steps' draws as they were.
+    # Every number is drawn whether it is used or not, so that switching a step on or off does not
+    # change the others.
     chance = rng.random(4)
     turns = int(rng.integers(1, 4))
-    # Plain floats: NumPy's own would turn every map that they touch into float64.
+    # Plain floats: NumPy's would turn every map into float64.
     angle, shear, shift_x, shift_y = rng.uniform(-1, 1, 4).tolist()
     zoom = float(rng.random())
     seed = int(rng.integers(2**31))
@@ -173,14 +173,14 @@ def draw_window(
     rng: np.random.Generator,
     pixel: tuple[int, int] | None = None,
 ) -> Window:
-    """Draws the place of a square crop within a frame, all places alike; both in pixels.
+    """Draws the place of a square crop within a frame, uniformly; all in pixels.
 
     Args:
         height: The frame's height.
         width: The frame's width.
         side: Side of the crop, at most that of the frame.
-        rng: The source of chance.
-        pixel: Row and column in the frame that the crop must hold; None for none.
+        rng: Source of randomness.
+        pixel: Row and column in the frame that the crop must contain; None for any crop.
     """
     tops, lefts = (0, height - side + 1), (0, width - side + 1)
     if pixel is not None:

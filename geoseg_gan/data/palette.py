@@ -40,15 +40,15 @@ class Palette:
         ignore: Colours read as 255 (ignore); 255 is written as the first of them.
 
     Raises:
-        UserError: For fewer than two or more than 254 classes, a malformed colour, or a colour or
-            name that stands twice.
+        UserError: For fewer than two or more than 254 classes, a malformed colour, or a duplicate
+            colour or name.
     """
 
     classes: Sequence[PaletteClass]
     ignore: Sequence[Sequence[int]] = field(default=())
 
     def __post_init__(self) -> None:
-        """Refuses palettes that cannot be read both ways."""
+        """Refuses palettes that are not one-to-one."""
         if not 2 <= len(self.classes) <= MAX_CLASSES:
             raise UserError(
                 f"data.palette: {len(self.classes)} classes; it needs 2 to {MAX_CLASSES}."
@@ -87,8 +87,8 @@ class Palette:
 
         Args:
             rgb: Mask of shape (H, W, 3), uint8.
-            unknown: What becomes of colours outside the palette: an error, ignore (255), or the
-                class whose colour is nearest (Euclidean in RGB; ignore colours take part).
+            unknown: How colours outside the palette are treated: as an error, as ignore (255), or
+                as the class of the nearest colour (Euclidean in RGB; ignore colours included).
 
         Returns:
             The label map of shape (H, W), uint8, and the number of pixels of unknown colour.
@@ -103,17 +103,19 @@ class Palette:
         codes = cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA).view("<u4")[..., 0]
         codes = np.bitwise_and(codes, 0xFFFFFF, dtype=np.int64, casting="unsafe")
         label: npt.NDArray[np.uint8] = self._table.take(codes)
-        stray = label == _UNKNOWN
-        count = int(np.count_nonzero(stray))
+        unlisted = label == _UNKNOWN
+        count = int(np.count_nonzero(unlisted))
         if count == 0:
             return label, 0
-        colors, inverse, pixels = np.unique(codes[stray], return_inverse=True, return_counts=True)
+        colors, inverse, pixels = np.unique(
+            codes[unlisted], return_inverse=True, return_counts=True
+        )
         if unknown == "ignore":
-            label[stray] = IGNORE
+            label[unlisted] = IGNORE
             return label, count
         nearest = self._nearest(_split(colors))
         if unknown == "nearest":
-            label[stray] = nearest[inverse]
+            label[unlisted] = nearest[inverse]
             return label, count
         worst = int(pixels.argmax())
         color = tuple(int(v) for v in _split(colors)[worst])
@@ -142,8 +144,8 @@ class Palette:
             ValueError: For an ID without a class, or 255 where the palette has no ignore colour.
         """
         if not self._writable[label].all():
-            strays = np.unique(label[~self._writable[label]]).tolist()
-            raise ValueError(f"labels {strays} have no colour in a palette of {self.names}")
+            unlisteds = np.unique(label[~self._writable[label]]).tolist()
+            raise ValueError(f"labels {unlisteds} have no colour in a palette of {self.names}")
         return self.color_table.take(label, axis=0)
 
     @cached_property
@@ -206,12 +208,12 @@ class Palette:
 
 
 def class_ids(classes: Sequence[str | int], palette: Palette, key: str) -> list[int]:
-    """The class IDs that a setting lists by name or by ID, each once and in its order.
+    """The class IDs that a setting lists by name or ID, each once and in its order.
 
     Args:
         classes: PackedStrings or IDs.
-        palette: Whose.
-        key: The setting, as messages name it.
+        palette: The palette.
+        key: The setting, for messages.
 
     Raises:
         UserError: Naming the key, the value that is no class, and all classes, for a name the

@@ -64,7 +64,7 @@ class Focus:
 
         Args:
             count: How many crops there are.
-            rng: The source of chance.
+            rng: Source of randomness.
 
         Returns:
             Rows and class IDs, each of shape (count,), int64.
@@ -124,7 +124,7 @@ def draw_focused(
         class_id: The class.
         warp: The warp under which the crop is taken.
         side: Side of the crop in pixels.
-        rng: The source of chance.
+        rng: Source of randomness.
     """
     height, width = label.shape
     places = np.flatnonzero(label == class_id)

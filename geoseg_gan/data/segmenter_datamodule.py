@@ -126,14 +126,12 @@ class SegmenterDataModule(PairDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled training batches of `batch_size / processes` samples, some of them synthetic."""
-        rank, world = self._rank_and_world_size()
         dataset, real = self.train_dataset, len(self.train_index.pairs)
         sampler = EpochSampler(
             real,
             self.batch_size,
             self.seed,
-            rank,
-            world,
+            *self._rank_and_world_size(),
             batches=self.steps_per_epoch,
             synthetic=len(dataset) - real,
             ratio=self.synthetic_ratio,

@@ -201,5 +201,5 @@ def _digests(pairs: Sequence[Pair], title: str) -> list[str]:
 def _digest(pair: Pair) -> str:
     # Of the pixels, not of the file: a copy saved in another format is the same image.
     pixels = read_image(pair.image)
-    facts = f"{pixels.shape}{pixels.dtype}".encode()
-    return hashlib.sha256(facts + pixels.tobytes()).hexdigest()
+    header = f"{pixels.shape}{pixels.dtype}".encode()
+    return hashlib.sha256(header + pixels.tobytes()).hexdigest()

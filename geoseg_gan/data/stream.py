@@ -171,7 +171,7 @@ def open_stream(root: Path, split: Split, reader: MaskReader) -> tuple[FolderInd
             n: PackedStrings.from_arrays(columns[n], columns[f"{n}_ends"]) for n in STRING_COLUMNS
         }
         pairs = PairList(root / split / "images", root / split / "masks", **names)
-        figures = {name: columns[name] for name in INDEX_COLUMNS}
+        statistics = {name: columns[name] for name in INDEX_COLUMNS}
         source = StreamSource(
             pairs,
             reader,
@@ -183,7 +183,7 @@ def open_stream(root: Path, split: Split, reader: MaskReader) -> tuple[FolderInd
             f"{address(root)}/{split} is not whole: {INDEX} or {CHUNKS} is missing or not as "
             "scripts/pack.py writes it. Copy the stream again, or pack the folder again."
         ) from None
-    return FolderIndex(pairs, **figures, dtype=np.dtype(info.dtype)), source
+    return FolderIndex(pairs, **statistics, dtype=np.dtype(info.dtype)), source
 
 
 class Chunks:

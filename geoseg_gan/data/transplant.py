@@ -169,12 +169,10 @@ class Transplanter:
         self.palette = palette
         self.read = read
         self.stems = stems
-        named = step.classes is not None
-        asked = (
-            class_ids(step.classes or [], palette, f"{key}.classes")
-            if named
-            else rare_classes(pixels)
-        )
+        if step.classes is None:
+            asked = rare_classes(pixels)
+        else:
+            asked = class_ids(step.classes, palette, f"{key}.classes")
         donors = {c: np.flatnonzero(pixels[:, c] >= step.min_pixels) for c in asked}
         self.donors = {c: rows for c, rows in donors.items() if len(rows)}
         if not self.donors:
