@@ -3,6 +3,7 @@
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import torch
@@ -80,15 +81,14 @@ def train(recipe, folder, accumulate=1, rank=0, world=1):
         ema=0.9,
     )
     spy = Spy()
-    trainer = build_trainer(
-        defaults(TrainerSettings, "cpu"),
+    config = SimpleNamespace(
+        trainer=defaults(TrainerSettings, "cpu"),
         out_dir=Path(folder) / f"{recipe}_{accumulate}",
         epochs=1,
         devices=world,
         precision="32-true",
-        steps=1,
-        callbacks=[spy],
     )
+    trainer = build_trainer(config, steps=1, callbacks=[spy])
     local = BATCH // world
     mine = [n * BATCH + rank * local + i for n in range(STEPS) for i in range(local)]
     trainer.fit(module, DataLoader(data(), batch_size=local, sampler=mine, num_workers=0))

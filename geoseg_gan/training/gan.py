@@ -4,7 +4,8 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -26,16 +27,6 @@ from geoseg_gan.training.settings import NETWORKS, OptimizerSettings, SpeedSetti
 
 _SECOND_NOISE = 1 << 32
 """Seed offset of the second noise draw of the diversity loss."""
-
-
-class StepOptimizer(Protocol):
-    """What a step needs of an optimiser, Lightning's or torch's."""
-
-    def zero_grad(self) -> None:
-        """Clears gradients."""
-
-    def step(self) -> Any:
-        """Updates the weights."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +103,7 @@ class GAN(L.LightningModule):
         """Updates the discriminator, then the generator, on one batch."""
         d_optimizer, g_optimizer = cast(list[LightningOptimizer], self.optimizers())
         # Lightning counts the steps of every optimiser; only the generator's are to count.
-        d_optimizer._on_before_step = d_optimizer._on_after_step = _do_nothing
+        d_optimizer._on_before_step = d_optimizer._on_after_step = lambda: None
         local = len(sample["label"])
         # Numbered over the whole run and all processes, so that a sample gets the same noise and
         # augmentation however many processes share the batch, and after a resume.
@@ -124,13 +115,14 @@ class GAN(L.LightningModule):
             schedule.step()
         every = cast(Any, self.trainer).log_every_n_steps
         if self.global_step == 1 or self.global_step % every == 0:
-            self._log(d_terms, g_terms, {"lr/d": _lr(d_optimizer), "lr/g": _lr(g_optimizer)})
+            rates = (own.param_groups[0]["lr"] for own in (d_optimizer, g_optimizer))
+            self._log(d_terms, g_terms, dict(zip(("lr/d", "lr/g"), rates, strict=True)))
 
     def step(
         self,
         sample: Sample,
         serials: Sequence[int],
-        optimizers: tuple[StepOptimizer, StepOptimizer],
+        optimizers: tuple[Any, Any],
         backward: Callable[[Tensor], Any],
     ) -> tuple[Terms, Terms]:
         """The discriminator's step and the generator's, in plain torch.
@@ -138,7 +130,7 @@ class GAN(L.LightningModule):
         Args:
             sample: This process's share of the batch, on the device.
             serials: The numbers of its pairs.
-            optimizers: Of the discriminator and the generator.
+            optimizers: Of the discriminator and the generator: Lightning's or torch's.
             backward: Accumulates a loss's gradients.
 
         Returns:
@@ -184,8 +176,8 @@ class GAN(L.LightningModule):
 
     def backward_only(self, sample: Sample) -> None:
         """Computes all gradients of a step on a batch, and updates no weight."""
-        optimizers = _NoOptimizer(), _NoOptimizer()
-        self.step(sample, range(len(sample["label"])), optimizers, torch.autograd.backward)
+        idle = SimpleNamespace(zero_grad=lambda: None, step=lambda: None)
+        self.step(sample, range(len(sample["label"])), (idle, idle), torch.autograd.backward)
 
     @property
     def inference_generator(self) -> nn.Module:
@@ -312,22 +304,3 @@ class GAN(L.LightningModule):
         total = self.trainer.estimated_stepping_batches
         progress = max(step / total, self.time_used)
         return max(0.0, min(1.0, (1 - progress) / (1 - settings.decay_from)))
-
-
-class _NoOptimizer:
-    """Stands in for an optimiser where only gradients are wanted."""
-
-    def zero_grad(self) -> None:
-        pass
-
-    def step(self) -> None:
-        pass
-
-
-def _lr(optimizer: LightningOptimizer) -> float:
-    rate: float = optimizer.param_groups[0]["lr"]
-    return rate
-
-
-def _do_nothing() -> None:
-    """Stands in for Lightning's counting of optimiser steps."""

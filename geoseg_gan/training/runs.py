@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from geoseg_gan.config import plain, write_yaml
+from geoseg_gan.data.stream import check_root
 from geoseg_gan.models.settings import with_current_names
 from geoseg_gan.training.settings import TrainingConfig
 from geoseg_gan.utils.errors import UserError, plural
@@ -27,24 +28,35 @@ FREE = ("data_root", "out_dir", "epochs", "resume", "samples", "devices", "preci
 """Settings of every training command that may differ between a run and its continuation."""
 
 
-def check_out_dir(out_dir: Path, resume: bool, networks: str) -> None:
-    """Refuses to overwrite a run, and to resume where there is none.
+def check_run(config: TrainingConfig, networks: str, accumulate: int = 1) -> None:
+    """Refuses devices, a batch and folders with which no run can start.
 
     Args:
-        out_dir: The run's folder.
-        resume: Whether to resume the run in it.
-        networks: Pattern of the networks that a run leaves, as in "G_e*.pt".
+        config: The run.
+        networks: Pattern of the networks that a run leaves in `out_dir`, as in "G_e*.pt".
+        accumulate: Micro-batches that each device divides its share of a batch into.
 
     Raises:
-        UserError: Naming the folder and what to do.
+        UserError: Naming the key, its value and what to do.
     """
+    config.trainer.check(config.devices, config.precision)
+    nodes = config.trainer.num_nodes
+    if config.bs % (config.devices * nodes * accumulate):
+        machines = f", times trainer.num_nodes={nodes}" if nodes > 1 else ""
+        parts = f", times accumulate={accumulate}" if accumulate > 1 else ""
+        raise UserError(
+            f"bs={config.bs} is the batch over all devices and must be a multiple of "
+            f"devices={config.devices}{machines}{parts}."
+        )
+    check_root(config.data, Path(config.data_root))
+    out_dir = Path(config.out_dir)
     has_run = (out_dir / LAST).exists() or any(out_dir.glob(networks))
-    if has_run and not resume:
+    if has_run and not config.resume:
         raise UserError(
             f"out_dir={out_dir} already holds a run. Continue it with resume=true, or choose "
             "another out_dir."
         )
-    if resume and not (out_dir / LAST).is_file():
+    if config.resume and not (out_dir / LAST).is_file():
         raise UserError(
             f"resume=true, but {out_dir / LAST} does not exist. Correct out_dir, or omit resume "
             "to start a run."

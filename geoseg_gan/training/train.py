@@ -13,7 +13,6 @@ from geoseg_gan.config import plain
 from geoseg_gan.data.datamodule import GanDataModule
 from geoseg_gan.data.sampler import CROPS
 from geoseg_gan.data.split import INNER
-from geoseg_gan.data.stream import check_root
 from geoseg_gan.evaluation.monitor import QuickEvaluation
 from geoseg_gan.losses.objective import Objective, check_fit
 from geoseg_gan.losses.settings import ObjectiveSettings
@@ -32,14 +31,14 @@ from geoseg_gan.training.runs import (
     FREE,
     OUTCOME,
     announce,
-    check_out_dir,
+    check_run,
     find_checkpoint,
     flat,
     stored_figures,
     write_outcome,
 )
 from geoseg_gan.training.settings import TrainConfig
-from geoseg_gan.training.trainer import build_trainer, check_batch
+from geoseg_gan.training.trainer import build_trainer
 from geoseg_gan.utils.distributed import launch
 from geoseg_gan.utils.errors import UserError, check_choice, plural
 
@@ -79,16 +78,14 @@ def _train(config: TrainConfig) -> dict[str, float]:
     exporter = RunExporter(out_dir, facts, data.val_dataset, config.samples, config.kept_epochs)
     evaluator = _evaluator(config, data, facts) if config.evaluate_every else None
     overfitting = _overfitting(config, data)
-    callbacks = [budget, Throughput(), Estimate(config.kept_epochs, budget), exporter]
-    trainer = build_trainer(
-        config.trainer,
-        out_dir=out_dir,
-        epochs=config.epochs,
-        devices=config.devices,
-        precision=str(config.precision),
-        steps=data.steps_per_epoch,
-        callbacks=[c for c in (*callbacks, evaluator, overfitting) if c is not None],
-    )
+    callbacks: list[L.Callback] = [
+        budget,
+        Throughput(),
+        Estimate(config.kept_epochs, budget),
+        exporter,
+    ]
+    callbacks += [c for c in (evaluator, overfitting) if c is not None]
+    trainer = build_trainer(config, data.steps_per_epoch, callbacks)
     announce(trainer, config, _summary(config, data, module))
     started = time.monotonic()
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
@@ -113,13 +110,10 @@ def check(config: TrainConfig) -> None:
             "networks are to be trained further."
         )
     _check_held_out(config)
-    config.trainer.check(config.devices, config.precision)
-    check_batch(config.bs, config.devices, config.trainer.num_nodes, config.accumulate)
     config.loss.check()
     classes = config.data.classes().num_classes
     check_networks(config.model, config.loss, classes, config.image_size)
-    check_root(config.data, Path(config.data_root))
-    check_out_dir(Path(config.out_dir), config.resume, GENERATORS)
+    check_run(config, GENERATORS, config.accumulate)
 
 
 def check_networks(

@@ -19,16 +19,15 @@ from geoseg_gan.config import plain
 from geoseg_gan.data.batch import Sample
 from geoseg_gan.data.dataset import WindowDataset
 from geoseg_gan.data.segmenter_datamodule import SegmenterDataModule
-from geoseg_gan.data.stream import check_root
 from geoseg_gan.losses.segmentation import SegmentationLoss
 from geoseg_gan.models.checkpoints import RunFacts, SegmenterEvaluation, save_network
 from geoseg_gan.models.segmenters import build_segmenter, check_segmenter
 from geoseg_gan.training.callbacks.predictions import SegmenterExporter, prediction_grid
 from geoseg_gan.training.callbacks.timing import Estimate, Throughput
-from geoseg_gan.training.runs import FREE, announce, check_out_dir, find_checkpoint
+from geoseg_gan.training.runs import FREE, announce, check_run, find_checkpoint
 from geoseg_gan.training.segmenter import Segmenter, iou_scores
 from geoseg_gan.training.settings import TrainSegmenterConfig
-from geoseg_gan.training.trainer import build_trainer, check_batch
+from geoseg_gan.training.trainer import build_trainer
 from geoseg_gan.utils.confusion import TileConfusions, confusion_matrix, mean_iou
 from geoseg_gan.utils.distributed import launch
 from geoseg_gan.utils.errors import UserError, plural
@@ -92,16 +91,8 @@ def _train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
     )
     keep_best = config.select == "best"
     exporter = SegmenterExporter(out_dir, facts, data.inner_dataset, keep_best, config.samples)
-    trainer = build_trainer(
-        config.trainer,
-        out_dir=out_dir,
-        epochs=config.epochs,
-        devices=config.devices,
-        precision=str(config.precision),
-        steps=data.steps_per_epoch,
-        validate_every=config.validate_every,
-        callbacks=[Throughput(), Estimate(1), exporter],
-    )
+    callbacks = [Throughput(), Estimate(1), exporter]
+    trainer = build_trainer(config, data.steps_per_epoch, callbacks, config.validate_every)
     announce(trainer, config, _summary(config, data, module))
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     if not trainer.is_global_zero:
@@ -123,8 +114,6 @@ def check(config: TrainSegmenterConfig) -> None:
     Raises:
         UserError: Naming the key, its value and what to do.
     """
-    config.trainer.check(config.devices, config.precision)
-    check_batch(config.bs, config.devices, config.trainer.num_nodes)
     if config.bs // (config.devices * config.trainer.num_nodes) < 2:
         raise UserError(
             f"bs={config.bs} leaves a device fewer than 2 images, which batch normalisation needs. "
@@ -139,8 +128,7 @@ def check(config: TrainSegmenterConfig) -> None:
     config.mixing.gate(palette)
     config.loss.check(palette.num_classes)
     check_segmenter(config.segmenter, config.image_size)
-    check_root(config.data, Path(config.data_root))
-    check_out_dir(Path(config.out_dir), config.resume, SEGMENTER)
+    check_run(config, SEGMENTER)
 
 
 def _open_data(config: TrainSegmenterConfig) -> SegmenterDataModule:

@@ -1,7 +1,7 @@
 """The Lightning Trainer of both training commands."""
 
 import logging
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import lightning as L
@@ -12,8 +12,8 @@ from torch import nn
 
 from geoseg_gan.models.batch_norm import sync_batch_norms
 from geoseg_gan.training.callbacks.precision import MeasuredPrecision, PrecisionChoice
-from geoseg_gan.utils.device import AUTO, TrainerSettings
-from geoseg_gan.utils.errors import UserError
+from geoseg_gan.training.settings import TrainingConfig
+from geoseg_gan.utils.device import AUTO
 
 
 class _SharedBatchNorms(LayerSync):
@@ -39,35 +39,24 @@ class _Bar(RichProgressBar):
 
 
 def build_trainer(
-    settings: TrainerSettings,
-    *,
-    out_dir: Path,
-    epochs: int,
-    devices: int,
-    precision: str,
-    steps: int,
-    callbacks: list[Callback],
-    validate_every: int = 1,
+    config: TrainingConfig, steps: int, callbacks: Iterable[Callback], validate_every: int = 1
 ) -> L.Trainer:
     """A Trainer that logs to TensorBoard in `out_dir` and leaves checkpoints to callbacks.
 
     Args:
-        settings: Where it runs.
-        out_dir: Where TensorBoard's events go.
-        epochs: How many epochs it trains.
-        devices: How many devices or processes of each machine share a batch.
-        precision: Lightning's full name of it, or AUTO.
+        config: The run, its precision resolved (see `TrainerSettings.full_precision`).
         steps: Batches an epoch, which bound how seldom scalars are logged.
         callbacks: Beside the progress bar and the choice of a precision.
         validate_every: Epochs from one validation to the next.
     """
-    processes = devices * settings.num_nodes
+    settings, is_measured = config.trainer, config.precision == AUTO
+    processes = config.devices * settings.num_nodes
     strategy = settings.strategy
     if strategy == "auto" and processes > 1:
         # Plain ddp fails where one step leaves the other network's parameters unused.
         strategy = "ddp_find_unused_parameters_true"
     plugins: list[Any] = []
-    if precision == AUTO:
+    if is_measured:
         plugins.append(MeasuredPrecision("cuda" if settings.on_gpu() else "cpu"))
         callbacks = [PrecisionChoice(), *callbacks]
     if processes > 1:
@@ -77,32 +66,17 @@ def build_trainer(
     return L.Trainer(
         accelerator=settings.accelerator,
         strategy=strategy,
-        devices=devices,
+        devices=config.devices,
         num_nodes=settings.num_nodes,
-        precision=None if precision == AUTO else precision,  # type: ignore[arg-type]
-        max_epochs=epochs,
+        precision=None if is_measured else config.precision,  # type: ignore[arg-type]
+        max_epochs=config.epochs,
         benchmark=True,  # of cuDNN's algorithms: all batches have one size
         plugins=plugins,
         callbacks=[_Bar(), *callbacks],
-        logger=TensorBoardLogger(out_dir, name=None, version="", default_hp_metric=False),
+        logger=TensorBoardLogger(config.out_dir, name=None, version="", default_hp_metric=False),
         log_every_n_steps=min(10, steps),
         enable_model_summary=False,
         use_distributed_sampler=False,  # our sampler splits each batch over the processes
         check_val_every_n_epoch=validate_every,
         num_sanity_val_steps=0,
     )
-
-
-def check_batch(bs: int, devices: int, num_nodes: int, accumulate: int = 1) -> None:
-    """Refuses a batch that cannot be divided over devices, machines and micro-batches.
-
-    Raises:
-        UserError: Naming the factors.
-    """
-    if bs % (devices * num_nodes * accumulate):
-        machines = f", times trainer.num_nodes={num_nodes}" if num_nodes > 1 else ""
-        parts = f", times accumulate={accumulate}" if accumulate > 1 else ""
-        raise UserError(
-            f"bs={bs} is the batch over all devices and must be a multiple of "
-            f"devices={devices}{machines}{parts}."
-        )

@@ -98,15 +98,9 @@ def under_lightning(subject: Subject, precision: str) -> float:
         trainer.should_stop = len(times) == ends[1]
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        trainer = build_trainer(
-            subject.config.trainer,
-            out_dir=Path(folder),
-            epochs=10**6,
-            devices=1,
-            precision=precision,
-            steps=subject.steps,
-            callbacks=[LambdaCallback(on_train_batch_end=tick)],
-        )
+        config = replace(subject.config, out_dir=folder, epochs=10**6, precision=precision)
+        callbacks = [LambdaCallback(on_train_batch_end=tick)]
+        trainer = build_trainer(config, subject.steps, callbacks)
         trainer.fit(subject.module(), train_dataloaders=subject.data.train_dataloader())
     return subject.steps * subject.config.bs / (times[-1] - times[WARM_UP - 1])
 
@@ -151,11 +145,11 @@ def measure_switches(subject: Subject, precision: str, rounds: int) -> Table:
 
 def measure_generation(subject: Subject, seconds: float, rounds: int) -> Table:
     """The generate command without its start, and the generator's forward pass alone."""
-    module = subject.module().to(subject.device)
-    batch = subject.config.bs if subject.device.type == "cuda" else 1  # as generate takes them
-    own = cast(Sample, {k: v[:batch] for k, v in subject.sample.items()})  # type: ignore[index]
-    one_hot = make_batch(own, module.scaling, module.num_classes).one_hot
-    noise = module.draw_noise(own, range(batch), 0)
+    module, own = subject.module().to(subject.device), subject.config
+    batch = own.bs if subject.device.type == "cuda" else 1  # as generate takes them
+    part = cast(Sample, {k: v[:batch] for k, v in subject.sample.items()})  # type: ignore[index]
+    one_hot = make_batch(part, module.scaling, module.num_classes).one_hot
+    noise = module.draw_noise(part, range(batch), 0)
 
     @torch.inference_mode()
     def forward() -> float:
@@ -168,9 +162,10 @@ def measure_generation(subject: Subject, seconds: float, rounds: int) -> Table:
         with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
             folder, network = Path(name), module.inference_generator
             save_network(folder / "G_e001.pt", "generator", network, subject.facts, 1)
-            asked = (f"gen_ckpt={folder / 'G_e001.pt'}", f"save_dir={folder / 'pairs'}")
-            config, own = compose(GenerateConfig, asked), subject.config
-            generate(replace(config, jitter=own.jitter, trainer=own.trainer, num_samples=pairs))
+            asked = [f"gen_ckpt={folder / 'G_e001.pt'}", f"save_dir={folder / 'pairs'}"]
+            asked += [f"num_samples={pairs}", f"bs={own.bs}"]
+            config = compose(GenerateConfig, asked)
+            generate(replace(config, jitter=own.jitter, trainer=own.trainer))
             written = [p.stat().st_mtime for p in (folder / "pairs").glob("*_mask.png")]
         return (len(written) - 1) / (max(written) - min(written))
 

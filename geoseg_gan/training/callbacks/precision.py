@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -55,13 +55,6 @@ class MeasuredPrecision(MixedPrecision):
         self.chosen = state_dict["chosen"]
 
 
-class Measurable(Protocol):
-    """A LightningModule whose step can be timed."""
-
-    def backward_only(self, sample: Sample) -> None:
-        """Computes all gradients of a training step on a batch, and updates no weight."""
-
-
 class PrecisionChoice(Callback):
     """Times steps on the first batch in float32 and under autocast to bfloat16.
 
@@ -100,7 +93,7 @@ def _speed_up(module: L.LightningModule, sample: Sample) -> float:
             for half, times in seconds.items():
                 started = now(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    cast(Measurable, module).backward_only(sample)
+                    cast(Any, module).backward_only(sample)
                 times.append(now(device) - started)
             if seconds[False][-1] > _LONG:
                 break
