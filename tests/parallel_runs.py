@@ -2,6 +2,7 @@
 
 import os
 import socket
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,17 +98,22 @@ def train(recipe, folder, accumulate=1, rank=0, world=1):
     return {"gradients": spy.gradients, "state": state, "figures": figures}
 
 
-def train_as_rank(rank, world, port, folder):
-    """Trains all recipes as one of several processes, as torchrun would start it."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0"}
-    os.environ |= {"LOCAL_WORLD_SIZE": str(world), "TORCHELASTIC_RUN_ID": "test"}
-    torch.set_num_threads(1)
-    for recipe in RECIPES:
-        found = train(recipe, folder, rank=rank, world=world)
-        torch.save(found, Path(folder) / f"{recipe}_{rank}.pt")
-    found = train("oasis", folder, accumulate=2, rank=rank, world=world)
-    torch.save(found, Path(folder) / f"oasis_accumulated_{rank}.pt")
+@dataclass
+class Ranks:
+    """Two processes, and where each leaves what it came to."""
+
+    folder: str
+    devices: int = 2
+    trainer: TrainerSettings = field(default_factory=lambda: defaults(TrainerSettings, "cpu"))
+
+
+def train_as_rank(config):
+    """Trains all recipes as one of several processes."""
+    rank = int(os.environ["RANK"])
+    runs = [(recipe, 1, recipe) for recipe in RECIPES] + [("oasis", 2, "oasis_accumulated")]
+    for recipe, accumulate, name in runs:
+        found = train(recipe, config.folder, accumulate, rank, config.devices)
+        torch.save(found, Path(config.folder) / f"{name}_{rank}.pt")
 
 
 def free_port():

@@ -62,18 +62,10 @@ from geoseg_gan.utils.files import held, write_json
 _TRIES = 10  # candidates for each pair that keep asks for
 _PILOT = 256  # candidates whose scores tau=auto looks at
 
-_MAY_DIFFER_ON_RERUN = (
-    "save_dir",
-    "gen_ckpt",
-    "segmenter_ckpt",
-    "num_samples",
-    "keep",
-    "max_tries",
-    "bs",
-    "num_workers",
-    "devices",
-    "trainer",
-)
+_MAY_DIFFER_ON_RERUN = {
+    *("save_dir", "gen_ckpt", "segmenter_ckpt", "num_samples", "keep", "max_tries"),
+    *("bs", "num_workers", "devices", "trainer"),
+}
 
 
 def generate(config: GenerateConfig) -> dict[str, float]:
@@ -110,7 +102,8 @@ def _generate(config: GenerateConfig) -> dict[str, float]:
         fabric.barrier()
         tau = float((stored_facts(folder, facts) or {}).get("tau", 0.0))
         listed = read_manifest(folder)
-        todo = _still_to_do(config, listed)
+        # An interrupted call of several processes may have left gaps.
+        todo = sorted(set(range(_end(config))) - _indices(listed))
         if leads:
             _print_start(config, inputs, where_in_words(fabric), todo, len(listed))
         _write_pairs(config, inputs, fabric, files, tau, todo, listed)
@@ -123,18 +116,7 @@ def _generate(config: GenerateConfig) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What pairs are generated from, and scored by.
-
-    Attributes:
-        generator: Generates images.
-        recognizer: Scores them; None where nothing is scored.
-        candidates: The masks.
-        index: What is known of the training pairs.
-        reader: Reads and writes masks.
-        root: The data folder.
-        device: Where networks are.
-        workers: Processes that read and jitter masks.
-    """
+    """What pairs are generated from, and scored by if there is a recognizer."""
 
     generator: LoadedGenerator
     recognizer: Recognizer | None
@@ -284,6 +266,8 @@ def _begin(folder: Path, facts: dict[str, Any], config: GenerateConfig, inputs: 
         if inputs.recognizer is not None:
             facts = facts | {"tau": _choose_tau(config, inputs, inputs.recognizer)}
         write_json(folder / GENERATION, facts)
+    for path in folder.rglob(".????????.*"):
+        path.unlink()  # what a process was writing when it was killed
     merge_manifest(folder)
 
 
@@ -291,7 +275,7 @@ def _choose_tau(config: GenerateConfig, inputs: Inputs, recognizer: Recognizer) 
     """The threshold; for tau=auto from the scores of the first candidates."""
     if config.tau != AUTO:
         return float(config.tau)
-    count = min(_PILOT, _last_candidate(config))
+    count = min(_PILOT, _end(config))
     pairs = generate_and_filter(
         inputs.generator,
         inputs.candidates,
@@ -321,18 +305,13 @@ def _choose_tau(config: GenerateConfig, inputs: Inputs, recognizer: Recognizer) 
     return tau
 
 
-def _last_candidate(config: GenerateConfig) -> int:
+def _end(config: GenerateConfig) -> int:
     """The number after that of the last candidate."""
     return config.num_samples if config.keep is None else config.max_tries or _TRIES * config.keep
 
 
-def _still_to_do(config: GenerateConfig, listed: Sequence[Line]) -> list[int]:
-    """Numbers of the candidates that a folder does not list, ascending.
-
-    Where several processes were interrupted, some of them may lie before listed ones.
-    """
-    known = {line["index"] for line in listed}
-    return [index for index in range(_last_candidate(config)) if index not in known]
+def _indices(listed: Sequence[Line]) -> set[int]:
+    return {line["index"] for line in listed}
 
 
 def _print_start(
@@ -366,17 +345,14 @@ def _write_pairs(
     todo: Sequence[int],
     listed: Sequence[Line],
 ) -> None:
-    """Generates, filters and saves pairs, in rounds that the processes share.
+    """Generates, filters and saves pairs, in rounds of which each process has a share.
 
-    With `keep`, all learn after each round which candidates would be kept, so that the pairs are
-    those of the first candidates that suffice, as with one process.
+    With `keep`, all learn after each round which of its candidates would be kept. Only those up to
+    the last one that is wanted are saved and listed, as with one process.
     """
-    kept = sum(line["kept"] for line in listed)
     rounds = _batches(todo, config.bs * fabric.world_size)
     shares = [share_of(fabric, len(numbers), 1) for numbers in rounds]
-    mine = [
-        [numbers[place] for place in share] for numbers, share in zip(rounds, shares, strict=True)
-    ]
+    mine = [numbers[s.start : s.stop] for numbers, s in zip(rounds, shares, strict=True)]
     pairs = generate_and_filter(
         inputs.generator,
         inputs.candidates,
@@ -385,28 +361,28 @@ def _write_pairs(
         num_workers=inputs.workers,
         device=inputs.device,
     )
+    kept, last_listed = sum(line["kept"] for line in listed), max(_indices(listed), default=-1)
     title = "Generating pairs" if inputs.recognizer is None else "Generating and scoring pairs"
+    # What is asked for is what the bar counts: candidates, or kept pairs.
+    total, done = _end(config), len(listed)
+    if config.keep is not None:
+        total, done = config.keep, kept
     with (
         closing(pairs),
         Progress(disable=not fabric.is_global_zero) as bar,
         PairWriter(files, fabric.global_rank) as writer,
     ):
-        # What is asked for is what the bar counts: kept pairs, or candidates.
-        total, before = _last_candidate(config), len(listed)
-        if config.keep is not None:
-            total, before = config.keep, kept
-        task = bar.add_task(title, total=total, completed=before)
-        gaps_end = listed[-1]["index"] if listed else -1
+        task = bar.add_task(title, total=total, completed=done)
         for numbers, share in zip(rounds, shares, strict=True):
-            gaps = sum(number < gaps_end for number in numbers)  # which belong to what was kept
+            gaps = sum(number < last_listed for number in numbers)  # all belong to what is listed
             if config.keep is not None and kept >= config.keep and not gaps:
                 break
             found = list(islice(pairs, len(share)))
-            end, advance = len(numbers), len(numbers)
+            end = advance = len(numbers)
             if config.keep is not None:
                 flags = _kept_flags(fabric, found, share, len(numbers))
-                earlier = flags.cumsum(0) - flags
-                end = max(gaps, int((earlier < config.keep - kept).sum()))
+                kept_before = kept + flags.cumsum(0) - flags
+                end = max(gaps, int((kept_before < config.keep).sum()))
                 advance = int(flags[:end].sum())
                 kept += advance
             writer.add(found[: max(0, end - share.start)])
@@ -420,14 +396,7 @@ def _batches(numbers: Sequence[int], size: int) -> list[list[int]]:
 def _kept_flags(
     fabric: Fabric, found: Sequence[GeneratedPair], share: range, count: int
 ) -> torch.Tensor:
-    """Which of a round's candidates are kept, (N,), 0 or 1, of all processes.
-
-    Args:
-        fabric: The processes.
-        found: This one's candidates.
-        share: Their places in the round.
-        count: How many candidates the round has.
-    """
+    """Which of a round's `count` candidates all processes would keep, (N,), 0 or 1."""
     flags = torch.zeros(count, dtype=torch.int32, device=fabric.device)
     kept = [int(pair.decision.kept) for pair in found]
     flags[share.start : share.stop] = torch.tensor(kept, dtype=torch.int32)
@@ -454,7 +423,7 @@ def _report(
     print_outcome(files.folder, manifest, None if recognizer is None else tau)
     if config.keep is not None and len(kept) < config.keep:
         print(
-            f"Gave up at max_tries={_last_candidate(config)}: kept {len(kept)} of the "
+            f"Gave up at max_tries={_end(config)}: kept {len(kept)} of the "
             f"{config.keep} asked for. Raise max_tries, or lower tau."
         )
     return {"generated": float(len(manifest)), "pairs": float(len(kept))}

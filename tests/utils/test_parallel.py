@@ -1,18 +1,17 @@
 import pytest
 import torch
-from parallel_runs import RECIPES, free_port, train, train_as_rank
-from torch.multiprocessing import spawn
+from parallel_runs import RECIPES, Ranks, train, train_as_rank
 
-WORLD = 2
+from geoseg_gan.utils.distributed import launch
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What each of two processes came to, by recipe: `ranks(recipe)`."""
     folder = tmp_path_factory.mktemp("ranks")
-    spawn(train_as_rank, (WORLD, free_port(), str(folder)), nprocs=WORLD)
+    launch(train_as_rank, Ranks(str(folder)), lambda config: None, share_cores=True)
     return lambda recipe: [
-        torch.load(folder / f"{recipe}_{rank}.pt", weights_only=True) for rank in range(WORLD)
+        torch.load(folder / f"{recipe}_{rank}.pt", weights_only=True) for rank in range(2)
     ]
 
 
