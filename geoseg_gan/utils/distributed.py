@@ -47,8 +47,8 @@ T = TypeVar("T")
 ConfigT = TypeVar("ConfigT", bound=Launchable)
 
 _PATIENCE = timedelta(days=1)  # for the others, as while rank 0 scans new data
-_GRACE = 30.0  # seconds in which processes that are told to end must do so
-_ALIKE = 5.0  # seconds in which a launcher ends the others after a mistake that all have found
+_GRACE = 30.0  # seconds until processes that should end are killed
+_ALIKE = 5.0  # seconds in which a launcher ends all others after rank 0 has failed
 
 
 def launch(
@@ -80,7 +80,7 @@ def launch(
             return function(config)
         except UserError:
             if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))):
-                time.sleep(_ALIKE)  # a mistake that rank 0 has found too is told by that alone
+                time.sleep(_ALIKE)  # rank 0 tells the user of a mistake that all have found
             raise
     check(config)
     if config.trainer.num_nodes > 1:
@@ -204,7 +204,7 @@ def _spawn(function: Callable[[ConfigT], T], config: ConfigT, folder: Path, shar
             for worker in workers:
                 worker.process.terminate()
             raise
-        finally:  # Ctrl-C and SIGTERM have been passed on: who was told to end is ending
+        finally:  # after Ctrl-C and SIGTERM, which have been passed on, they end by themselves
             for process, _ in workers:
                 process.join(_GRACE)
                 process.kill()
@@ -231,24 +231,23 @@ def _answers(workers: list[_Worker]) -> list[Any]:
         waiting = {rank: worker for rank, worker in enumerate(workers) if rank not in answers}
         wait([worker.answer for worker in waiting.values()], timeout=1.0)
         for rank, (process, answer) in waiting.items():
-            is_gone = process.exitcode is not None  # asked first: its answer may be there since
+            has_ended = process.exitcode is not None  # asked first: an answer may come before it
             try:
                 if answer.poll():
                     answers[rank] = answer.recv()
                     continue
             except EOFError:
                 process.join(_GRACE)
-                is_gone = True
-            if is_gone:
+                has_ended = True
+            if has_ended:
                 answers[rank] = UserError(
                     f"devices={len(workers)}: a process ended unexpectedly (exit code "
                     f"{process.exitcode}; -9 can be a lack of memory). What was finished is saved: "
                     "call again to go on, with fewer devices or a smaller bs if memory is short. "
                     'A script of your own must call this under `if __name__ == "__main__":`.'
                 )
-        # Where one process fails, the others often fail for want of it.
-        errors = [answer for answer in answers.values() if isinstance(answer, Exception)]
-        if errors:
+        # Where one process fails, others fail for want of it: the user's mistake comes first.
+        if errors := [answer for answer in answers.values() if isinstance(answer, Exception)]:
             raise min(errors, key=lambda error: not isinstance(error, UserError))
     return [answers[rank] for rank in range(len(workers))]
 
@@ -292,7 +291,7 @@ def _work(work: bytes, rank: int, size: int, threads: int, store: Path, answer: 
         from torch.distributed import FileStore  # type: ignore[attr-defined]
 
         torch.set_num_threads(threads)
-        function, config = pickle.loads(work)  # imports Lightning, which looks for its rank
+        function, config = pickle.loads(work)  # imports Lightning, which reads its rank
         on_gpu = config.trainer.on_gpu()
         device = torch.device("cuda", rank) if on_gpu else None
         if device is not None:

@@ -71,7 +71,7 @@ def test_losses_are_measured_once_and_read_after(measure):
     assert measure.seen == 0
 
 
-def test_what_would_change_them_has_them_measured_anew_beside_the_others(measure):
+def test_what_would_change_them_has_them_measured_again_beside_the_others(measure):
     measure()
     for changes in (
         {"onnx": defaults(OnnxSettings, [0.4], [0.5])},

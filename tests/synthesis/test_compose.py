@@ -119,7 +119,7 @@ def test_what_is_not_generated_is_the_real_image_under_the_mask_s_geometry(
         assert own[grafted].all()
         if what == "grafts":
             assert not own[~grafted].any()
-        else:  # whole regions or none of them, but for what was pasted; never ignored ground
+        else:  # whole regions or none of them, but for what was pasted; never ignored pixels
             regions = region_map(candidate.label)
             for number in np.unique(regions[~grafted]):
                 assert len(np.unique(own[~grafted & (regions == number)])) == 1

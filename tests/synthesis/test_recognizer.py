@@ -44,9 +44,9 @@ def save_own(tmp_path):
         torch.manual_seed(0)
         network = build_segmenter(SETTINGS, palette.num_classes, len(scaling.low)).eval()
         facts = RunFacts({"segmenter": SETTINGS, "image_size": 32}, palette, scaling)
-        judged = SegmenterEvaluation(list(held_out), {"val/miou": 0.6})
+        evaluation = SegmenterEvaluation(list(held_out), {"val/miou": 0.6})
         path = tmp_path / "segmenter.pt"
-        save_network(path, "segmenter", network, facts, 1, judged)
+        save_network(path, "segmenter", network, facts, 1, evaluation)
         return path, network
 
     return save

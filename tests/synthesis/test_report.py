@@ -53,7 +53,7 @@ def test_shares_stand_in_a_table(palette, capsys):
     assert rows[2] == ["Forest", "land", "25.0%", "25.0%", "0.0%"]
 
 
-def test_the_histogram_gets_scores_by_verdict(files, monkeypatch):
+def test_the_histogram_gets_scores_by_decision(files, monkeypatch):
     given = []
     monkeypatch.setattr(
         report, "score_histogram", lambda *a: given.append(a) or np.zeros((2, 2, 3), np.uint8)
