@@ -11,7 +11,6 @@ import sys
 import traceback
 import types
 import typing
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from importlib import resources
@@ -31,7 +30,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from geoseg_gan.utils.errors import UserError, check_choice
+from geoseg_gan.utils.errors import UserError, check_choice, show_warnings_as_lines
 
 ConfigT = TypeVar("ConfigT")
 
@@ -127,9 +126,7 @@ def _run(config: DictConfig, schema: type, run: str) -> Any:
 
 def _settle() -> None:
     """Has this process show warnings as lines, and what is for developers not at all."""
-    warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
-    for category in (FutureWarning, DeprecationWarning):  # of libraries, about each other
-        warnings.simplefilter("ignore", category)
+    show_warnings_as_lines()
     for library in ("alembic", "hydra_plugins"):  # what Optuna imports, and what calls it
         logging.getLogger(library).setLevel(logging.ERROR)
 

@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg_gan.utils.device import TrainerSettings
-from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.errors import UserError, show_warnings_as_lines
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -283,6 +283,7 @@ def _work(work: bytes, rank: int, size: int, threads: int, store: Path, answer: 
     os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.pop("SLURM_NTASKS", None)  # Lightning would ask SLURM for the rank
+    show_warnings_as_lines()
     if rank:
         warnings.simplefilter("ignore")
     try:

@@ -1,6 +1,8 @@
-"""The one exception that stands for a user's mistake."""
+"""The one exception that stands for a user's mistake, and how warnings are shown."""
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -11,8 +13,13 @@ class UserError(Exception):
     """
 
 
-class ToldElsewhereError(UserError):
-    """A mistake that another process of the same command tells the user."""
+def show_warnings_as_lines() -> None:
+    """Has this process show warnings as lines on stderr, and what is for developers not at all."""
+    warnings.showwarning = lambda message, *_: print(
+        f"warning: {message}", file=sys.stderr, flush=True
+    )
+    for category in (FutureWarning, DeprecationWarning):  # of libraries, about each other
+        warnings.simplefilter("ignore", category)
 
 
 def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
