@@ -18,8 +18,7 @@ from geoseg_gan.data.images import (
 from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass, UnknownColorError
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".tiff", ".TIF"])
-@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize(("suffix", "bands"), [(".png", 1), (".png", 3), (".tiff", 1), (".TIF", 3)])
 def test_lossless_8_bit_images_read_back_exactly(tmp_path, suffix, bands):
     path = tmp_path / f"a{suffix}"
     write_image(path, noise(bands))
@@ -28,8 +27,9 @@ def test_lossless_8_bit_images_read_back_exactly(tmp_path, suffix, bands):
     np.testing.assert_array_equal(pixels, noise(bands))
 
 
-@pytest.mark.parametrize("bands", [1, 2, 4, 5, 13])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize(
+    ("bands", "dtype"), [(1, "float32"), (2, "int16"), (4, "uint8"), (13, "uint16")]
+)
 def test_tiffs_keep_their_bands_and_dtype(tmp_path, bands, dtype):
     write_image(tmp_path / "a.tif", noise(bands, dtype))
     pixels = read_image(tmp_path / "a.tif")
@@ -110,7 +110,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".bmp", ".webp"])
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.9])
 def test_a_truncated_file_is_named(tmp_path, suffix, share):
     path = tmp_path / f"a{suffix}"
     write_image(path, noise(3, height=64, width=64))
@@ -148,9 +148,10 @@ def test_threads_that_read_pictures_without_a_place_hear_no_warning(tmp_path):
 # Resizing
 
 
-@pytest.mark.parametrize("bands", [1, 3, 4, 6])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
-@pytest.mark.parametrize("size", [10, 13, 40])
+@pytest.mark.parametrize(
+    ("bands", "dtype"), [(1, "float32"), (3, "uint8"), (4, "int16"), (6, "uint16")]
+)
+@pytest.mark.parametrize("size", [10, 40])
 def test_images_of_all_bands_and_types_are_resized(bands, dtype, size):
     image = np.broadcast_to(np.arange(1, bands + 1, dtype=dtype) * 20, (20, 30, bands))
     resized = resize_image(image, size)

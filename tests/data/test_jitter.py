@@ -47,7 +47,7 @@ def blobs(size, values=(0, 1, 2)):
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
-@pytest.mark.parametrize(("height", "width"), [(24, 24), (24, 40), (41, 23)])
+@pytest.mark.parametrize(("height", "width"), [(24, 40), (41, 23)])
 def test_flips_and_quarter_turns_are_exact(flip, turns, height, width):
     warp = Warp(flip, turns)
     image, label = noise(height, width, 3), noise(height, width, 1)[..., 0]
@@ -62,8 +62,9 @@ def test_flips_and_quarter_turns_are_exact(flip, turns, height, width):
         np.testing.assert_array_equal(sample_label(label, maps), expected_label[inside])
 
 
-@pytest.mark.parametrize("bands", [1, 2, 3, 4, 5, 8, 13])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize(
+    ("bands", "dtype"), [(1, "float32"), (2, "int16"), (4, "uint8"), (5, "uint16"), (13, "uint8")]
+)
 def test_any_number_of_bands_of_any_type_is_sampled_exactly(bands, dtype):
     image = noise(16, 16, bands, dtype)
     sampled = sample_image(image, Warp(True, 1).source_map(16, 16, (0, 0, 16)))
@@ -129,7 +130,7 @@ def mirrored(index, size):
     return np.minimum(folded, 2 * size - 2 - folded)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_windows_agree_with_cropping_the_whole_warped_frame(seed):
     size = 72
     label, image = blobs(size), noise(size, size, 3)

@@ -2,7 +2,6 @@ import csv
 import os
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,8 +87,7 @@ def test_the_grid(length, overlap, remainder, starts):
     assert grid_starts(length, 16, overlap, remainder) == starts
 
 
-@pytest.mark.parametrize("overlap", [0, 4])
-@pytest.mark.parametrize("remainder", ["drop", "shift"])
+@pytest.mark.parametrize(("overlap", "remainder"), [(0, "drop"), (4, "shift")])
 def test_tiles_hold_the_pixels_and_labels_of_their_window(source, settings, overlap, remainder):
     settings = replace(settings, overlap=overlap, remainder=remainder)
     tile(settings)
@@ -108,6 +106,7 @@ def test_tiles_hold_the_pixels_and_labels_of_their_window(source, settings, over
 
 
 def test_the_table_names_exactly_the_files(settings):
+    root_of(settings).mkdir(parents=True)  # an empty folder may be used
     reports = tile(settings)
     rows = read_table(settings)
     assert len(rows) == len(STEMS) * 2 * 3
@@ -181,9 +180,7 @@ def test_class_pixels_are_those_of_the_tiles_written(source, settings):
     ("dtype", "bands", "image_format", "suffix"),
     [
         (np.uint8, 3, "auto", ".png"),
-        (np.uint8, 1, "auto", ".png"),
         (np.uint8, 4, "auto", ".tif"),
-        (np.uint16, 3, "auto", ".tif"),
         (np.float32, 2, "auto", ".tif"),
         (np.uint8, 3, "tif", ".tif"),
         (np.uint8, 3, "jpg", ".jpg"),
@@ -318,12 +315,6 @@ def test_a_folder_that_holds_something_is_refused(settings):
     assert [p.name for p in root.iterdir()] == ["mine.txt"]
 
 
-def test_an_empty_folder_is_used(settings):
-    root_of(settings).mkdir(parents=True)
-    tile(settings)
-    assert Counter(r["split"] for r in read_table(settings)) == {"train": 30, "val": 6}
-
-
 def test_the_folder_appears_whole_or_not_at_all(settings, monkeypatch):
     root = root_of(settings)
     seen = []
@@ -395,12 +386,3 @@ def test_the_command_cuts_a_folder_and_says_what_it_did(land_cover, tmp_path):
         rows = list(csv.DictReader(lines))
     assert {(r["group"], r["split"]) for r in rows} == {("a", "train"), ("b", "val")}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["my tiles", "source"]
-
-
-def test_a_mistake_is_one_line_and_exit_code_1(land_cover, tmp_path):
-    done = run_command("source=source", "data_root=out", "val_regex=c", cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr == (
-        "error: val_regex='c' leaves nothing to validate on. The 3 groups: a_1, a_2, b_1\n"
-    )
-    assert [p.name for p in tmp_path.iterdir()] == ["source"]
