@@ -78,13 +78,8 @@ def _train(config: TrainConfig) -> dict[str, float]:
     exporter = RunExporter(out_dir, facts, data.val_dataset, config.samples, config.kept_epochs)
     evaluator = _evaluator(config, data, facts) if config.evaluate_every else None
     overfitting = _overfitting(config, data)
-    callbacks: list[L.Callback] = [
-        budget,
-        Throughput(),
-        Estimate(config.kept_epochs, budget),
-        exporter,
-    ]
-    callbacks += [c for c in (evaluator, overfitting) if c is not None]
+    callbacks: list[L.Callback] = [budget, Throughput(), Estimate(config.kept_epochs, budget)]
+    callbacks += [c for c in (exporter, evaluator, overfitting) if c is not None]
     trainer = build_trainer(config, data.steps_per_epoch, callbacks)
     announce(trainer, config, _summary(config, data, module))
     started = time.monotonic()
