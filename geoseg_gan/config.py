@@ -64,7 +64,9 @@ def command(name: str, schema: type[ConfigT], run: str) -> Callable[[], None]:
         def task(config: DictConfig) -> Any:
             return _run(config, schema, run)
 
-        _settle()
+        show_warnings_as_lines()
+        for library in ("alembic", "hydra_plugins"):  # what Optuna imports, and what calls it
+            logging.getLogger(library).setLevel(logging.ERROR)
         _JobError.count = 0
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, which are explained below
         app = hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name=name)
@@ -100,7 +102,7 @@ class _JobError(Exception):
 
 def _run(config: DictConfig, schema: type, run: str) -> Any:
     """Runs a command's function once; returns what a sweeper optimises."""
-    _settle()  # again, since a launcher may have started this process
+    show_warnings_as_lines()  # again, since a launcher may have started this process
     state = HydraConfig.get()
     folder = Path(state.runtime.output_dir)
     sweep = state.mode is RunMode.MULTIRUN
@@ -122,13 +124,6 @@ def _run(config: DictConfig, schema: type, run: str) -> Any:
             return _JobError(line)
         sys.exit(1)
     return figures.get("objective") if isinstance(figures, dict) else figures
-
-
-def _settle() -> None:
-    """Has this process show warnings as lines, and what is for developers not at all."""
-    show_warnings_as_lines()
-    for library in ("alembic", "hydra_plugins"):  # what Optuna imports, and what calls it
-        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 class SweepNames(Callback):

@@ -8,6 +8,7 @@ On the CPU the last bits of what networks give depend on how many threads add up
 here therefore use as many threads as the one that starts them, unless told to share the cores.
 """
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -20,7 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from multiprocessing import get_context, parent_process
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -187,7 +188,10 @@ def _spawn(function: Callable[[ConfigT], T], config: ConfigT, folder: Path, shar
     size, threads = config.devices, torch.get_num_threads()
     if (share_cores or config.trainer.on_gpu()) and "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, threads // size)
-    context = get_context("spawn")  # a fork would inherit CUDA's state and the locks of threads
+    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+        multiprocessing.set_start_method("spawn", force=True)  # joblib's, which no other knows
+    # A fork would inherit CUDA's state and the locks of threads.
+    context = multiprocessing.get_context("spawn")
     work = pickle.dumps((function, config))
     workers: list[_Worker] = []
     with _passing_signals_on(workers):
