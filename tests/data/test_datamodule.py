@@ -95,7 +95,7 @@ def test_an_epoch_may_be_longer_than_the_pairs(root, settings):
     assert min(stems.count(f"train_{number:03d}") for number in range(6)) == 2
 
 
-def test_ground_that_is_held_out_may_not_stand_in_validation_unsaid(root, settings):
+def test_held_out_groups_that_are_in_validation_too_are_a_warning(root, settings):
     shared = replace(settings, group_regex="[0-9]+")
     with pytest.warns(UserWarning, match="2 location groups"):
         ready(root, shared, inner_share=0.5)
@@ -197,7 +197,7 @@ def test_unknown_colours_that_are_allowed_are_counted(root, settings, palette, p
     assert (label[10, :7] == value).all()
 
 
-def test_ground_that_stands_in_both_splits_is_a_warning(root, settings):
+def test_groups_in_both_splits_are_a_warning(root, settings):
     with pytest.warns(UserWarning, match=r"1 location group \(e\.g\. '0'\) in train and in val"):
         ready(root, replace(settings, group_regex="[0-9]"))
     (root / "tiles.csv").write_text("stem,group\ntrain_001,north\nval_000,south\nval_001,north\n")

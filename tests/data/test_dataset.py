@@ -165,12 +165,12 @@ def test_regions_are_pasted_into_image_and_mask_alike_before_the_warp(source, re
         warp = draw_warp(TURNS, rng)
         window = draw_window(*warp.shape(*size), 32, rng)
         maps = warp.source_map(*size, window)
-        graft = made.draw(rng, label, None if fit == "resize" else visible_box(maps, label))
+        transplant = made.draw(rng, label, None if fit == "resize" else visible_box(maps, label))
         item = pasted[draw]
-        if graft is None:
+        if transplant is None:
             assert_same(item, plain[draw])
             continue
-        image, label = graft.apply_pair(image, label)
+        image, label = transplant.apply_pair(image, label)
         if fit == "resize":
             image, label = resize_image(image, 32), resize_label(label, 32)
         seen = item["image"].numpy().transpose(1, 2, 0)

@@ -36,7 +36,7 @@ def test_every_size_gives_an_image_and_a_mask_of_valid_ids(size):
     assert set(np.unique(label)) <= {*range(NUM_CLASSES), 255}
 
 
-def test_a_size_without_room_for_ground_is_refused():
+def test_a_size_below_16_pixels_is_refused():
     with pytest.raises(ValueError, match="at least 16"):
         draw_tile(np.random.default_rng(0), 8)
 

@@ -280,7 +280,7 @@ def test_points_of_the_frame_are_the_inverse_of_the_source_map(flip, turns, step
         np.testing.assert_allclose(back, [x, y], atol=error)
 
 
-def test_a_warp_is_told_in_plain_numbers():
+def test_a_warp_is_stored_as_plain_numbers():
     assert Warp().to_dict() == {}
     settings = replace(
         STRONG, flip=defaults(FlipStep, 1), quarter_turn=defaults(QuarterTurnStep, 1)

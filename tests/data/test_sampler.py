@@ -233,7 +233,7 @@ def test_a_crop_on_a_class_is_of_a_pair_that_holds_it():
     assert {draw.row for draw in on_a_class(RARE, batches=50)} == {0, 7, 10, 20, 30}
 
 
-def test_crops_on_a_class_stand_evenly_among_the_others():
+def test_crops_on_a_class_are_spread_evenly_among_the_others():
     for epoch in range(4):
         order = draws(mixed(synthetic=0, focus=RARE, batches=7), epoch)
         marks = np.array([draw.focus is not None for draw in order]).reshape(7, 8)

@@ -85,7 +85,7 @@ def test_at_least_one_group_and_at_most_half_of_the_pairs_are_held_out(groups, s
         assert len(hold_out(list(groups), share, seed)) == count
 
 
-def test_ground_of_one_group_cannot_be_held_out(root, settings):
+def test_a_single_group_cannot_be_held_out(root, settings):
     with pytest.raises(
         UserError, match=r"inner_share=0\.2: .* one location group .*inner_share=0 select="
     ):

@@ -129,7 +129,7 @@ def test_the_table_names_exactly_the_files(settings):
         ({"val_share": 0.9, "seed": 3}, 2, None),
     ],
 )
-def test_no_group_stands_on_both_sides(settings, changes, count, val):
+def test_no_group_is_in_both_splits(settings, changes, count, val):
     settings = replace(settings, group_regex="^([a-z]+)_", overlap=8, **changes)
     tile(settings)
     groups = {"train": set(), "val": set()}

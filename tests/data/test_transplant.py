@@ -70,34 +70,39 @@ def draw(transplanter, seed, label=None, view=None):
 # Drawing
 
 
-def test_a_graft_is_a_region_of_the_donor_turned_and_put_elsewhere(transplanter):
+def test_a_transplant_is_a_region_of_the_donor_turned_and_put_elsewhere(transplanter):
     made = transplanter()
     donors, turns, flips, boxes, classes = set(), set(), set(), set(), set()
     for seed in range(60):
-        graft = draw(made, seed)
-        image, donor = read(int(graft.donor[5:]))
+        transplant = draw(made, seed)
+        image, donor = read(int(transplant.donor[5:]))
         np.testing.assert_array_equal(
-            graft.image[MARGIN:-MARGIN, MARGIN:-MARGIN],
-            rotate_flip(image[slices(graft.source)], graft.quarter_turns, graft.flip),
+            transplant.image[MARGIN:-MARGIN, MARGIN:-MARGIN],
+            rotate_flip(
+                image[slices(transplant.source)], transplant.quarter_turns, transplant.flip
+            ),
         )
-        inside = graft.label[MARGIN:-MARGIN, MARGIN:-MARGIN]
-        expected = rotate_flip(donor[slices(graft.source)], graft.quarter_turns, graft.flip)
+        inside = transplant.label[MARGIN:-MARGIN, MARGIN:-MARGIN]
+        expected = rotate_flip(
+            donor[slices(transplant.source)], transplant.quarter_turns, transplant.flip
+        )
         np.testing.assert_array_equal(inside, expected)
-        assert (graft.label == IGNORE).sum() == graft.label.size - inside.size
-        assert graft.box[2:] == inside.shape
+        assert (transplant.label == IGNORE).sum() == transplant.label.size - inside.size
+        assert transplant.box[2:] == inside.shape
         assert (
-            graft.pixels == (inside == {"Forest land": 1, "Settlement": 2}[graft.class_name]).sum()
+            transplant.pixels
+            == (inside == {"Forest land": 1, "Settlement": 2}[transplant.class_name]).sum()
         )
-        donors.add(graft.donor)
-        turns.add(graft.quarter_turns)
-        flips.add(graft.flip)
-        boxes.add(graft.box)
-        classes.add(graft.class_name)
+        donors.add(transplant.donor)
+        turns.add(transplant.quarter_turns)
+        flips.add(transplant.flip)
+        boxes.add(transplant.box)
+        classes.add(transplant.class_name)
     assert len(donors) == 6 and turns == {0, 1, 2, 3} and len(flips) == 2 and len(boxes) > 50
     assert classes == {"Forest land", "Settlement"}
 
 
-def test_a_graft_goes_onto_the_ground_it_came_from(transplanter):
+def test_a_transplant_goes_where_its_surroundings_match(transplanter):
     made = transplanter(defaults(TransplantStep, 1.0, classes=["Forest land"], min_pixels=8))
     label = np.zeros((48, 48), np.uint8)
     assert draw(made, 0, label) is None  # class 1 lies in class 2, of which there is none
@@ -106,7 +111,7 @@ def test_a_graft_goes_onto_the_ground_it_came_from(transplanter):
     assert min(lefts) >= 19 and len(lefts) > 15
 
 
-def test_grafts_come_with_their_probability(transplanter):
+def test_transplants_come_with_their_probability(transplanter):
     assert not any(draw(transplanter(defaults(TransplantStep, 0.0)), seed) for seed in range(50))
     made = transplanter(defaults(TransplantStep, 0.3, min_pixels=8))
     drawn = [draw(made, seed) is not None for seed in range(400)]
@@ -128,7 +133,7 @@ def test_a_region_takes_its_share_of_what_is_seen_and_lies_in_it(transplanter):
     assert draw(small, 0, label) is not None  # of the whole label it is a 29th
 
 
-def test_a_graft_of_masks_alone_needs_no_images(make_folder, tmp_path, palette):
+def test_transplants_of_masks_alone_need_no_images(make_folder, tmp_path, palette):
     reader = MaskReader(palette)
     index = scan(find_pairs(make_folder(tmp_path / "data"), "train"), reader)
     for pair in index.pairs:
@@ -136,13 +141,13 @@ def test_a_graft_of_masks_alone_needs_no_images(make_folder, tmp_path, palette):
     made = Transplanter.of_masks(ALWAYS, index, reader)
     again = pickle.loads(pickle.dumps(made))  # as loader processes get it
     label = reader.read(index.pairs[0].mask)[0]
-    grafts = [draw(made, seed, label) for seed in range(20)]
-    found = [graft for graft in grafts if graft is not None]
-    assert found and all(graft.image is None for graft in found)
-    assert {graft.donor for graft in found} <= {pair.stem for pair in index.pairs}
-    for seed, graft in enumerate(grafts):
+    transplants = [draw(made, seed, label) for seed in range(20)]
+    found = [transplant for transplant in transplants if transplant is not None]
+    assert found and all(transplant.image is None for transplant in found)
+    assert {transplant.donor for transplant in found} <= {pair.stem for pair in index.pairs}
+    for seed, transplant in enumerate(transplants):
         other = draw(again, seed, label)
-        assert (graft and graft.to_dict()) == (other and other.to_dict())
+        assert (transplant and transplant.to_dict()) == (other and other.to_dict())
 
 
 # Pasting
@@ -153,15 +158,15 @@ def test_only_the_region_changes_and_ignored_pixels_stay(transplanter):
     for seed in range(60):
         label = label_of(seed + 200)
         before = label.copy()
-        graft = draw(made, seed, label)
-        grafted = graft.apply(label)
+        transplant = draw(made, seed, label)
+        pasted = transplant.apply(label)
         np.testing.assert_array_equal(label, before)
-        np.testing.assert_array_equal(grafted == IGNORE, label == IGNORE)
+        np.testing.assert_array_equal(pasted == IGNORE, label == IGNORE)
         outside = np.ones_like(label, bool)
-        outside[slices(graft.box)] = False
-        np.testing.assert_array_equal(grafted[outside], label[outside])
-        inside = graft.label[MARGIN:-MARGIN, MARGIN:-MARGIN]
-        np.testing.assert_array_equal(grafted[slices(graft.box)], inside)
+        outside[slices(transplant.box)] = False
+        np.testing.assert_array_equal(pasted[outside], label[outside])
+        inside = transplant.label[MARGIN:-MARGIN, MARGIN:-MARGIN]
+        np.testing.assert_array_equal(pasted[slices(transplant.box)], inside)
 
 
 @pytest.mark.parametrize(
@@ -171,11 +176,11 @@ def test_images_pass_into_the_donor_s_within_two_pixels_of_the_edge(dtype, bands
     patch = np.full((16, 16), IGNORE, np.uint8)
     patch[3:13, 3:13] = 1
     donor = np.full((16, 16, bands), 200, dtype)
-    graft = Transplant(
+    transplant = Transplant(
         "a", "Forest land", 100, (3, 3, 10, 10), 0, False, (8, 9, 10, 10), patch, donor
     )
     image = np.full((30, 30, bands), 100, dtype)
-    mixed, label = graft.apply_pair(image, np.zeros((30, 30), np.uint8))
+    mixed, label = transplant.apply_pair(image, np.zeros((30, 30), np.uint8))
     assert mixed.dtype == dtype and mixed.shape == image.shape and (image == 100).all()
     assert label.sum() == label[8:18, 9:19].sum() == 100
     np.testing.assert_allclose(mixed[10:16, 11:17], 200, atol=1e-3)
@@ -187,26 +192,26 @@ def test_images_pass_into_the_donor_s_within_two_pixels_of_the_edge(dtype, bands
     assert edge[1] + edge[2] == pytest.approx(300, abs=1) and 115 < edge[1] < 135
 
 
-def test_pixels_that_the_region_leaves_out_keep_their_ground():
+def test_pixels_outside_the_region_keep_their_label():
     patch = np.full((9, 9), IGNORE, np.uint8)
     patch[3:6, 3:6] = 2
     patch[4, 4] = IGNORE  # an ignored pixel that the region encloses
-    graft = Transplant("a", "Settlement", 8, (3, 3, 3, 3), 0, False, (5, 5, 3, 3), patch)
-    label = graft.apply(np.ones((12, 12), np.uint8))
+    transplant = Transplant("a", "Settlement", 8, (3, 3, 3, 3), 0, False, (5, 5, 3, 3), patch)
+    label = transplant.apply(np.ones((12, 12), np.uint8))
     assert label[6, 6] == 1 and (label == 2).sum() == 8
 
 
-def test_a_graft_is_told_in_plain_values(transplanter):
-    graft = draw(transplanter(), 3)
-    told = json.loads(json.dumps(graft.to_dict()))
+def test_a_transplant_is_stored_as_plain_values(transplanter):
+    transplant = draw(transplanter(), 3)
+    told = json.loads(json.dumps(transplant.to_dict()))
     assert told == {
-        "donor": graft.donor,
-        "class": graft.class_name,
-        "pixels": graft.pixels,
-        "from": list(graft.source),
-        "to": list(graft.box),
-        "quarter_turn": graft.quarter_turns,
-        "flip": graft.flip,
+        "donor": transplant.donor,
+        "class": transplant.class_name,
+        "pixels": transplant.pixels,
+        "from": list(transplant.source),
+        "to": list(transplant.box),
+        "quarter_turn": transplant.quarter_turns,
+        "flip": transplant.flip,
     }
 
 
@@ -280,7 +285,7 @@ def test_the_view_is_what_a_warp_shows():
 
 
 @pytest.mark.parametrize("turns", [0.0, 1.0])
-def test_grafts_lie_in_the_window_that_is_cropped(transplanter, turns):
+def test_transplants_lie_in_the_window_that_is_cropped(transplanter, turns):
     settings = defaults(
         JitterSettings,
         affine=defaults(AffineStep, 1.0, degrees=0, scale=[1.5, 2.0]),
@@ -291,10 +296,10 @@ def test_grafts_lie_in_the_window_that_is_cropped(transplanter, turns):
     for seed in range(20):
         rng = np.random.default_rng(seed)
         maps = draw_warp(settings, rng).source_map(96, 96, draw_window(96, 96, 48, rng))
-        graft = made.draw(rng, label, visible_box(maps, label))
-        if graft is not None:
-            seen = (sample_label(graft.apply(label), maps) == 2).sum()
-            assert seen >= 1.5**2 * graft.pixels * 0.9
+        transplant = made.draw(rng, label, visible_box(maps, label))
+        if transplant is not None:
+            seen = (sample_label(transplant.apply(label), maps) == 2).sum()
+            assert seen >= 1.5**2 * transplant.pixels * 0.9
 
 
 def field(size=40, **blocks):
