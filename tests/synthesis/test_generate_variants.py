@@ -126,8 +126,3 @@ def test_a_generator_without_noise_makes_one_image_of_a_mask(
         run_generate(gen_ckpt, "out", num_samples=2, variants=2)
     assert not (tmp_path / "out").exists()
     assert len(files(run_generate(gen_ckpt, "out", num_samples=2), "pair_*")) == 4
-
-
-def test_no_variants_are_refused(composed):
-    with pytest.raises(UserError, match="variants=0 must be 1 or more"):
-        command_module.check(composed("generate", "gen_ckpt=G.pt", "variants=0"))
