@@ -299,34 +299,3 @@ def run_generate(generate_defaults, tmp_path) -> Callable[..., Path]:
         return tmp_path / name
 
     return call
-
-
-@pytest.fixture
-def trial_overrides(tmp_path, make_folder, tiny, tiny_segmenter):
-    """Settings of a trial of tiny networks, as `trial_overrides("name", "seeds=2")`."""
-    root = make_folder(tmp_path / "data", train=12, val=3)
-    segmenter = [o for o in tiny_segmenter if o.split("=")[0] not in ("bs", "image_size")]
-    shared = dict.fromkeys([*tiny, *segmenter])
-
-    def of(name, *more):
-        return [
-            *shared, f"data_root={root}", f"out_dir={tmp_path / name}", "epochs=1", "epoch_steps=2",
-            "segmenter_epochs=1", "segmenter_epoch_steps=2", "segmenter_bs=2", "num_samples=6",
-            "tau=0", "ratios=[0.25,0.5]", *more,
-        ]  # fmt: skip
-
-    return of
-
-
-@pytest.fixture
-def run_trial(tmp_path, composed, trial_overrides):
-    """Runs such a trial: `folder, figures = run_trial("name", "seeds=2")`."""
-    from geoseg_gan.trials.trial import (
-        trial,  # which takes long to import for tests of other things
-    )
-
-    def call(name, *more):
-        figures = trial(composed("trial", *trial_overrides(name, *more)))
-        return tmp_path / name, figures
-
-    return call

@@ -1,14 +1,11 @@
 import numpy as np
 import pytest
 
+from geoseg_gan.trials.arms import ONLY, Mix, mix_of, recipe_of
 from geoseg_gan.trials.results import (
-    ONLY,
-    Mix,
     RunResult,
-    mix_of,
     read_result,
     read_results,
-    recipe_of,
     result_path,
     write_result,
 )
@@ -20,7 +17,7 @@ from geoseg_gan.utils.errors import UserError
 def result():
     tiles = TileConfusions(["a"], ["g"], np.arange(4).reshape(1, 2, 2))
     examples = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
-    facts = {"kept": None, "painted": None, "tau": 0.5, "seconds": 1.5, "support": {"tiles": [1]}}
+    facts = {"kept": None, "generated": None, "tau": 0.5, "seconds": 1.5, "support": {"tiles": [1]}}
     return RunResult("copy_paste", 7, tiles, tiles, examples, facts)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from geoseg_gan.trials.statistics import Comparison, share_interval, tally
+from geoseg_gan.trials.statistics import Comparison, tally
 from geoseg_gan.utils.confusion import TileConfusions
 from geoseg_gan.utils.errors import UserError
 
@@ -172,9 +172,3 @@ def test_each_group_is_left_out_in_turn(make_run):
 def test_results_on_other_tiles_are_refused(make_run):
     with pytest.raises(UserError, match=r"arm copy_paste with seed 3 .* different validation"):
         compare([make_run("real", 0), make_run("copy_paste", 3, [0.8] * 3, groups=3)])
-
-
-def test_the_interval_of_a_share_is_clopper_and_pearson_s():
-    assert share_interval(0, 20) == pytest.approx((0, 1 - 0.025 ** (1 / 20)))
-    assert share_interval(20, 20) == pytest.approx((0.025 ** (1 / 20), 1))
-    assert share_interval(5, 20) == pytest.approx((0.0866, 0.4910), abs=1e-4)

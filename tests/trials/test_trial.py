@@ -1,231 +1,256 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from geoseg_gan.config import write_yaml
+from geoseg_gan.config import plain, read_yaml, write_yaml
 from geoseg_gan.data.split import FIT, INNER
 from geoseg_gan.models.checkpoints import load_generator, load_segmenter
-from geoseg_gan.trials import runs as trial_runs
+from geoseg_gan.trials import runs
 from geoseg_gan.trials.results import read_results
-from geoseg_gan.trials.trial import check, seed_list
+from geoseg_gan.trials.runs import SeedRuns, TrialData
+from geoseg_gan.trials.trial import check, trial
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import LOCK, held
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "trial.py"
-NOISE = ("style_channels", "region_channels", "texture_octaves")
 ARMS = ["real", "oversample", "copy_paste", "synthetic_0.25", "synthetic_0.5", "synthetic_only"]
+SHORT = ("seeds=1", "arms=[real,synthetic_0.5]")
 
 
 def by_arm(folder, seed=0):
     return {result.arm: result for result in read_results(folder) if result.seed == seed}
 
 
-def test_a_trial_leaves_results_of_every_arm_and_seed_and_a_report(run_trial, capsys):
-    folder, figures = run_trial("trial", "seeds=2")
-    results = read_results(folder)
-    assert {(r.arm, r.seed) for r in results} == {(arm, seed) for arm in ARMS for seed in (0, 1)}
+def check_equal(folder, other, seeds=(0,), arms=ARMS):
+    for seed in seeds:
+        first, second = by_arm(folder, seed), by_arm(other, seed)
+        for arm in arms:
+            assert np.array_equal(first[arm].val.counts, second[arm].val.counts), arm
+            assert np.array_equal(first[arm].inner.counts, second[arm].inner.counts), arm
+
+
+def test_a_trial_leaves_results_of_every_arm_and_seed_and_a_report(finished):
+    folder = finished.folder
+    results = {(result.arm, result.seed) for result in read_results(folder)}
+    assert results == {(arm, seed) for arm in ARMS for seed in (0, 1)}
     for name in ("trial.json", "trial.md", "trial.png", "trial_examples.png", "config.yaml"):
         assert (folder / name).is_file(), name
     stored = json.loads((folder / "trial.json").read_text())
     assert stored["verdict"]["sentence"] in (folder / "trial.md").read_text()
-    assert stored["verdict"]["sentence"] in capsys.readouterr().out
-    assert set(figures) == {"gain", "real/miou"}
+    assert set(finished.figures) == {"gain", "real/miou"}
     assert not list(folder.rglob("last.ckpt"))
-    for seed in (0, 1):
-        runs = by_arm(folder, seed)
-        # All arms are judged on the same tiles, in full, with the same networks at the start.
-        for result in runs.values():
-            assert result.val.stems == ["val_000", "val_001", "val_002"]
-            assert result.inner.stems == runs["real"].inner.stems
-            assert np.array_equal(result.val.counts.sum(2), runs["real"].val.counts.sum(2))
-            assert result.examples.shape == (8, 32, 32)
-        assert runs["synthetic_0.5"].facts["painted"] == 6
-        assert runs["real"].facts["support"]["total_tiles"] == 12 - len(runs["real"].inner.stems)
-        assert not np.array_equal(runs["real"].val.counts, runs["synthetic_0.5"].val.counts)
 
 
-def test_nothing_sees_a_tile_that_is_held_out_of_it(run_trial):
-    folder, _ = run_trial("trial", "seeds=1", "train_tiles=8")
-    lines = (folder / "seed_000" / "split.csv").read_text().splitlines()[1:]
-    parts = {stem: part for stem, part in (line.split(",") for line in lines)}
-    fitted = {stem for stem, part in parts.items() if part == FIT}
-    assert len(parts) == 8 and set(parts.values()) == {FIT, INNER}
-    manifest = (folder / "seed_000/synthetic/manifest.jsonl").read_text().splitlines()
+@pytest.mark.parametrize("seed", [0, 1])
+def test_all_arms_are_evaluated_on_the_same_tiles_in_full(finished, seed):
+    results = by_arm(finished.folder, seed)
+    real = results["real"]
+    for result in results.values():
+        assert result.val.stems == ["val_000", "val_001", "val_002"]
+        assert result.inner.stems == real.inner.stems
+        assert np.array_equal(result.val.counts.sum(2), real.val.counts.sum(2))
+        assert result.examples.shape == (8, 32, 32) and result.facts["seconds"] > 0
+    assert results["synthetic_0.5"].facts["generated"] == 6
+    assert real.facts["support"]["total_tiles"] == 8 - len(real.inner.stems)
+    assert not np.array_equal(real.val.counts, results["synthetic_0.5"].val.counts)
+
+
+def test_all_arms_of_a_seed_begin_with_the_same_weights(finished):
+    def same(first, second):
+        return all(map(torch.equal, finished.weights[first], finished.weights[second]))
+
+    assert len(finished.weights) == 12
+    assert all(same(("real", 0), (arm, 0)) for arm in ARMS)
+    assert not same(("real", 0), ("real", 1))
+
+
+def test_nothing_sees_a_tile_that_is_held_out_of_it(finished):
+    folder = finished.folder / "seed_000"
+    lines = (folder / "split.csv").read_text().splitlines()[1:]
+    parts = dict(line.split(",") for line in lines)
+    fitted, inner = ({stem for stem, of in parts.items() if of == part} for part in (FIT, INNER))
+    assert len(parts) == 8 and fitted | inner == set(parts) and fitted and inner
+    manifest = (folder / "synthetic/manifest.jsonl").read_text().splitlines()
     assert {json.loads(line)["source"] for line in manifest} <= fitted
+    trained = [load_segmenter(folder / arm / "segmenter.pt").facts.config for arm in ARMS]
+    assert all(config["select"] == "last" for config in trained)
+    trained.append(load_generator(folder / "gan/G_e001.pt").facts.config)
+    assert {config["data"]["split_file"] for config in trained} == {str(folder / "split.csv")}
+    assert set(by_arm(finished.folder)["real"].inner.stems) == inner
+
+
+def test_every_knob_of_the_parts_reaches_its_runs(trial_config, tmp_path):
+    knobs = (
+        "train.accumulate=2", "train.speed.fused=false", "train.scale_lr=linear", "lr=0.5",
+        "train.crops=rare", "generate.variants=3", "generate.sampling=balanced",
+        "train_segmenter.loss.dice=0.5", "train_segmenter.optimizer.warm_up=0.2",
+    )  # fmt: skip
+    own = SeedRuns(TrialData(config := trial_config(tmp_path / "trial", *knobs)), 1)
+    gan = own.generator_settings(config.train, tmp_path)
+    assert (gan.accumulate, gan.speed.fused, gan.scale_lr) == (2, False, "linear")
+    assert (gan.lr, gan.crops, gan.seed) == (0.5, "rare", 1)
+    pairs = own.generation_settings(config.generation("synthetic"), tmp_path, tmp_path, tmp_path)
+    assert (pairs.variants, pairs.sampling, pairs.seed) == (3, "balanced", 1)
     for arm in ARMS:
-        facts = load_segmenter(folder / "seed_000" / arm / "segmenter.pt").facts
-        assert facts.config["data"]["split_file"].endswith("seed_000/split.csv")
-        assert facts.config["select"] == "last"
-    generator = load_generator(folder / "seed_000/gan/G_e001.pt")
-    assert generator.facts.config["data"]["split_file"].endswith("seed_000/split.csv")
-    inner = {stem for stem, part in parts.items() if part == INNER}
-    assert set(by_arm(folder)["real"].inner.stems) == inner
+        segmenter = own.segmenter_settings(arm, tmp_path)
+        assert (segmenter.loss.dice, segmenter.optimizer.warm_up, segmenter.seed) == (0.5, 0.2, 1)
 
 
-def test_a_second_call_computes_only_what_is_missing(run_trial, monkeypatch, capsys):
-    folder, _ = run_trial("trial", "seeds=1")
-    calls = []
-    monkeypatch.setattr(trial_runs.TrialRuns, "compute", lambda *a: calls.append(a[1:]))
-    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("results/*/*")}
-    (folder / "results/copy_paste/seed_000.npz").unlink()
-    with pytest.raises(AttributeError):  # what the stand-in returned is no result
-        run_trial("trial", "seeds=1")
-    assert calls == [("copy_paste", 0)]
-    assert "5 of 6 results are there" in capsys.readouterr().out
-    for path in folder.glob("results/*/*"):
-        assert path.stat().st_mtime_ns == stamps[path]
+def test_arms_differ_in_nothing_but_what_they_are_called_after(trial_config, tmp_path):
+    own = SeedRuns(TrialData(trial_config(tmp_path / "trial")), 0)
+    settings = {arm: plain(own.segmenter_settings(arm, tmp_path)) for arm in ARMS}
+    for arm, keys in {
+        "oversample": {"oversample_classes", "oversample_factor"},
+        "copy_paste": {"augment"},
+        "synthetic_0.5": {"synthetic", "synthetic_ratio"},
+    }.items():
+        real = settings["real"]
+        assert {key for key in real if settings[arm][key] != real[key]} == keys
+    assert settings["copy_paste"]["augment"]["copy_paste"]["p"] == 0.5
 
 
-def test_an_interrupted_trial_gives_what_an_uninterrupted_one_gives(run_trial, monkeypatch):
-    whole, _ = run_trial("whole", "seeds=1")
-    fails = iter([False, False, False, True])
-    original = trial_runs.train_segmenter
-
-    def fragile(config):
-        if next(fails, False):
-            raise KeyboardInterrupt
-        original(config)
-
-    monkeypatch.setattr(trial_runs, "train_segmenter", fragile)
-    with pytest.raises(KeyboardInterrupt):
-        run_trial("broken", "seeds=1")
-    broken, _ = run_trial("broken", "seeds=1")
-    for arm, result in by_arm(broken).items():
-        assert np.array_equal(result.val.counts, by_arm(whole)[arm].val.counts), arm
-
-
-def test_a_generator_cut_off_in_its_first_epoch_is_trained_anew(run_trial, tmp_path):
-    stray = tmp_path / "trial/seed_000/gan/G_e001.pt"
-    run_trial("trial", "seeds=1", "arms=[real]", "epochs=2")
-    stray.parent.mkdir(parents=True)
-    stray.touch()
-    folder, _ = run_trial("trial", "seeds=1", "arms=[synthetic_0.5]", "epochs=2")
-    assert "synthetic_0.5" in by_arm(folder) and not stray.exists()
-
-
-def test_a_class_that_a_seed_s_tiles_lack_is_not_oversampled(run_trial, monkeypatch):
-    class Enough(Exception):
-        pass
-
-    def watched(config):
-        assert config.oversample_classes == [2]
-        raise Enough
-
-    monkeypatch.setattr(trial_runs, "train_segmenter", watched)
+def test_a_class_that_a_seed_s_tiles_lack_is_not_oversampled(trial_config, tmp_path):
     palette = (
         "data.palette=[{name:Background,color:[250,62,119]},{name:Water,color:[0,0,255]},"
         "{name:Settlement,color:[255,214,33]},{name:Forest land,color:[168,232,84]}]"
     )
-    with pytest.raises(Enough):
-        run_trial("trial", "arms=[oversample]", palette, "oversample_classes=[Water,Settlement]")
+    asked = "oversample_classes=[Water,Settlement]"
+    assert SeedRuns(TrialData(trial_config(tmp_path, palette, asked)), 0).oversampled() == [2]
 
 
-def test_the_generators_crops_are_those_of_the_trial(composed, trial_overrides, monkeypatch):
+def test_a_second_call_computes_only_what_is_missing(copied, trial_config, no_runs, capsys):
+    stamps = {path: path.stat().st_mtime_ns for path in copied.glob("results/*/*")}
+    (removed := copied / "results/copy_paste/seed_000.npz").unlink()
+    trial(trial_config(copied))
+    assert "11 of 12 results are there" in capsys.readouterr().out
+    changed = {path for path in stamps if path.stat().st_mtime_ns != stamps[path]}
+    assert changed == {removed}
+
+
+def test_an_interrupted_trial_gives_what_an_uninterrupted_one_gives(
+    finished, trial_config, tmp_path, monkeypatch
+):
+    interrupts, train = iter([False, True]), runs.train_segmenter
+
+    def fragile(config):
+        if next(interrupts, False):
+            raise KeyboardInterrupt
+        return train(config)
+
+    monkeypatch.setattr(runs, "train_segmenter", fragile)
+    config = trial_config(tmp_path / "broken", *SHORT)
+    with pytest.raises(KeyboardInterrupt):
+        trial(config)
+    monkeypatch.setattr(runs, "train", lambda _: pytest.fail("the generator was finished"))
+    trial(config)
+    check_equal(tmp_path / "broken", finished.folder, arms=["real", "synthetic_0.5"])
+
+
+def test_a_generator_cut_off_in_its_first_epoch_is_trained_again(
+    trial_config, tmp_path, monkeypatch
+):
     asked = []
-    monkeypatch.setattr(trial_runs, "train", asked.append)
-    for crops in ("uniform", "rare"):
-        config = composed("trial", *trial_overrides("trial", f"crops={crops}"))
-        trial_runs.TrialRuns(config)._generator(0)
-        assert asked.pop().crops == crops
+    monkeypatch.setattr(runs, "train", asked.append)
+    (stray := tmp_path / "seed_000/gan/G_e001.pt").parent.mkdir(parents=True)
+    stray.touch()
+    SeedRuns(TrialData(trial_config(tmp_path, "train.epochs=2")), 0).train_generator()
+    assert not stray.exists() and not asked[0].resume
+    (stray.parent / "last.ckpt").touch()
+    SeedRuns(TrialData(trial_config(tmp_path, "train.epochs=2")), 0).train_generator()
+    assert asked[1].resume
 
 
-def test_all_arms_of_a_seed_begin_with_the_same_weights(run_trial, monkeypatch):
-    begun = {}
-    original = trial_runs.train_segmenter
-
-    def watched(config):
-        import geoseg_gan.training.train_segmenter as module
-
-        build = module.build_segmenter
-
-        def building(*args, **kwargs):
-            network = build(*args, **kwargs)
-            weights = {k: v.clone() for k, v in network.state_dict().items()}
-            begun[Path(config.out_dir).name, config.seed] = weights
-            return network
-
-        with monkeypatch.context() as patched:
-            patched.setattr(module, "build_segmenter", building)
-            original(config)
-
-    monkeypatch.setattr(trial_runs, "train_segmenter", watched)
-    run_trial("trial", "seeds=2", "arms=[real,copy_paste,synthetic_0.5]")
-    assert len(begun) == 6
-
-    def same(first, second):
-        return all(torch.equal(begun[first][k], v) for k, v in begun[second].items())
-
-    assert same(("real", 0), ("copy_paste", 0)) and same(("real", 0), ("synthetic_0.5", 0))
-    assert not same(("real", 0), ("real", 1))
-
-
-def test_where_the_filter_keeps_nothing_the_verdict_says_so(run_trial):
-    folder, _ = run_trial("trial", "seeds=2", "tau=0.99")
-    runs = by_arm(folder)
-    assert set(runs) == set(ARMS) - {"synthetic_only"}
-    assert runs["synthetic_0.5"].facts["kept"] == 0
-    assert np.array_equal(runs["synthetic_0.5"].val.counts, runs["real"].val.counts)
-    sentence = json.loads((folder / "trial.json").read_text())["verdict"]["sentence"]
+def test_where_the_filter_keeps_nothing_the_verdict_says_so(trial_config, tmp_path):
+    arms = ["real", "synthetic_0.5", "synthetic_only"]
+    asked = ("seeds=1", f"arms=[{','.join(arms)}]", "ratios=[0.5]", "generate.tau=0.99")
+    trial(trial_config(tmp_path / "trial", *asked))
+    results = by_arm(tmp_path / "trial")
+    assert set(results) == {"real", "synthetic_0.5"}
+    assert results["synthetic_0.5"].facts["kept"] == 0
+    assert np.array_equal(results["synthetic_0.5"].val.counts, results["real"].val.counts)
+    sentence = json.loads((tmp_path / "trial/trial.json").read_text())["verdict"]["sentence"]
     assert re.search("Don't use it.*filter kept nothing", sentence)
 
 
-def test_one_generator_may_serve_all_seeds_and_the_report_says_so(run_trial):
-    folder, _ = run_trial("trial", "seeds=2", "share_gan=true", "arms=[real,synthetic_0.5]")
+@pytest.mark.slow
+def test_processes_that_share_a_generator_find_what_one_process_finds(
+    finished, trial_config, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    folder = tmp_path / "trial"
+    arms = "arms=[real,synthetic_0.5]"
+    trial(trial_config(folder, "devices=2", "share_gan=true", arms))
+    shown = capfd.readouterr()
+    assert not shown.err
+    lines = {line.split(":")[0] for line in shown.out.splitlines() if ": mIoU " in line}
+    assert lines == {f"{a}, seed {s}" for a in ("real", "synthetic_0.5") for s in (0, 1)}
+    check_equal(folder, finished.folder, arms=["real", "synthetic_0.5"])
     assert (folder / "seed_000/gan").is_dir() and not (folder / "seed_001/gan").exists()
     assert "conditional on one GAN" in (folder / "trial.md").read_text()
     first, second = (by_arm(folder, seed)["real"].inner.stems for seed in (0, 1))
     assert first == second  # else the generator would have seen tiles that are held out
-    (told,) = json.loads((folder / "trial.json").read_text())["filter"]  # once, not for each seed
-    assert told["seed"] == 0 and told["seconds"] > 0 and told["generators"]["gan"] > 0
+    (entry,) = json.loads((folder / "trial.json").read_text())["filter"]  # not one for each seed
+    assert entry["seed"] == 0 and entry["seconds"] > 0 and entry["generators"]["gan"] > 0
 
 
-def test_results_of_other_machines_are_merged(run_trial, tmp_path):
-    run_trial("jobs/a", "seeds=[0]", "arms=[real,synthetic_0.5]")
-    run_trial("jobs/b", "seeds=[1]", "arms=[real,synthetic_0.5]")
-    arms, jobs = "arms=[real,synthetic_0.5]", f"merge=[{tmp_path / 'jobs'}]"
-    merged, _ = run_trial("all", "seeds=2", arms, jobs)
-    assert {(r.arm, r.seed) for r in read_results(merged)} == {
-        (arm, seed) for arm in ("real", "synthetic_0.5") for seed in (0, 1)
-    }
-    assert not list(merged.glob("seed_*"))  # nothing was trained again
-    with pytest.raises(UserError, match=r"jobs/a holds a trial with num_samples=6, not 7"):
-        run_trial("other", "num_samples=7", f"merge=[{tmp_path / 'jobs'}]")
-    with pytest.raises(UserError, match=r"merge: .*data holds no results"):
-        run_trial("none", f"merge=[{tmp_path / 'data'}]")
+def test_results_of_other_machines_are_merged(finished, trial_config, tmp_path, no_runs):
+    for seed, name in enumerate(("a", "b")):
+        (tmp_path / "jobs" / name).mkdir(parents=True)
+        shutil.copy(finished.folder / "config.yaml", tmp_path / "jobs" / name)
+        for arm in ARMS:
+            path = f"results/{arm}/seed_{seed:03d}.npz"
+            (tmp_path / "jobs" / name / path).parent.mkdir(parents=True)
+            shutil.copy(finished.folder / path, tmp_path / "jobs" / name / path)
+    merge = f"merge=[{tmp_path / 'jobs'}]"
+    trial(trial_config(tmp_path / "all", merge))
+    check_equal(tmp_path / "all", finished.folder, seeds=(0, 1))
+    with pytest.raises(UserError, match=r"jobs/a holds a trial with generate.num_samples=6, not 7"):
+        trial(trial_config(tmp_path / "other", merge, "generate.num_samples=7"))
+    with pytest.raises(UserError, match=r"merge: .*seed_000 holds no results"):
+        trial(trial_config(tmp_path / "none", f"merge=[{finished.folder}/seed_000]"))
+    (tmp_path / "jobs/b/config.yaml").unlink()
+    with pytest.raises(UserError, match=r"^merge: .*jobs/b holds results, but no config.yaml"):
+        trial(trial_config(tmp_path / "unknown", merge))
 
 
-def test_other_settings_do_not_enter_the_same_folder(run_trial):
-    run_trial("trial", "seeds=[0]", "arms=[real]")
-    with pytest.raises(UserError, match=r"holds a trial with segmenter_epochs=1, not 2"):
-        run_trial("trial", "seeds=[0]", "arms=[real]", "segmenter_epochs=2")
+def test_other_settings_do_not_enter_the_same_folder(finished, trial_config, copied):
+    with pytest.raises(UserError, match=r"holds a trial with train_segmenter.epochs=1, not 2"):
+        trial(trial_config(copied, "train_segmenter.epochs=2"))
+    stored = read_yaml(copied / "config.yaml")
+    write_yaml(copied / "config.yaml", trial_config(copied, "train.max_minutes=1"))
+    with pytest.raises(UserError, match=r"holds a trial with train.max_minutes=1.0, not None"):
+        trial(trial_config(copied))
+    with (finished.folder / "config.yaml").open() as text:
+        (copied / "config.yaml").write_text(text.read() + "dropout: 0.5\n")
+    with pytest.raises(UserError, match=r"holds a trial with dropout=0.5, not None"):
+        trial(trial_config(copied))
+    assert stored["train"]["max_minutes"] is None
 
 
-def test_two_calls_do_not_compute_in_one_folder(run_trial, tmp_path):
+def test_two_calls_do_not_compute_in_one_folder(trial_config, tmp_path):
     with held(tmp_path / "trial"):
         with pytest.raises(UserError, match="in use by another call"):
-            run_trial("trial", "seeds=1", "arms=[real]")
+            trial(trial_config(tmp_path / "trial"))
         assert [path.name for path in (tmp_path / "trial").iterdir()] == [LOCK]
 
 
-def test_validation_images_that_stand_in_training_are_refused(run_trial, tmp_path):
-    root = tmp_path / "data"
+def test_validation_images_that_stand_in_training_are_refused(trial_config, trial_root, tmp_path):
+    root = shutil.copytree(trial_root, tmp_path / "data")
     shutil.copy(root / "train/images/train_000.png", root / "val/images/val_000.png")
     with pytest.raises(UserError, match="has the same pixels as"):
-        run_trial("trial")
+        trial(trial_config(tmp_path / "trial", f"data_root={root}"))
     assert not (tmp_path / "trial").exists()
 
 
-def test_ground_that_stands_in_both_splits_is_warned_of_in_the_report(run_trial):
+def test_groups_that_stand_in_both_splits_are_warned_of_in_the_report(trial_config, tmp_path):
+    asked = ("seeds=1", "arms=[real]", "data.group_regex='[0-9]+'")
     with pytest.warns(UserWarning, match="3 location groups"):
-        folder, _ = run_trial("trial", "seeds=1", "arms=[real]", "data.group_regex='[0-9]+'")
-    assert "- Warning: 3 location groups (e.g. '000')" in (folder / "trial.md").read_text()
+        trial(trial_config(tmp_path / "trial", *asked))
+    text = (tmp_path / "trial/trial.md").read_text()
+    assert "- Warning: 3 location groups (e.g. '000')" in text
 
 
 @pytest.mark.parametrize(
@@ -235,78 +260,40 @@ def test_ground_that_stands_in_both_splits_is_warned_of_in_the_report(run_trial)
         ("seeds=[1,1]", r"seeds=\[1, 1\]: use how many"),
         ("ratios=[0.5,1.0]", "use different shares between 0 and 1"),
         ("arms=[real,mixed]", "arms=mixed is not one of real"),
-        ("train_fraction=1.5", "train_fraction=1.5: use a share"),
+        ("train_fraction=1.5", "Give train_tiles or train_fraction, not both"),
         ("inner_share=0", "chosen on these tiles"),
-        ("tau=2", "tau=2: use a number"),
-        ("segmenter_bs=1", "segmenter_bs=1: use 2 or more"),
-        ("segmenter_epoch_steps=0", "segmenter_epoch_steps=0: use 1 or more"),
-        ("num_samples=0", "num_samples=0 must be positive"),
-        ("variants=0", "variants=0 must be positive"),
+        ("oversample_factor=0", "oversample_factor=0.0 must be 1 or more"),
+        ("oversample_classes=[Forest]", "'Forest'"),
         ("devices=0", "devices=0: use 1 to"),
         ("copy_paste.p=2", r"copy_paste\.p=2"),
-        ("alpha=0", "alpha=0.0 must be positive"),
-        ("crops=rarely", "crops=rarely is not one of uniform"),
-        ("oversample_classes=[Forest]", "'Forest'"),
         ("~recipe", "recipes is empty: give recipe=synthetic"),
-        ("recipes.synthetic.mixing.classes=[Sea]", "'Sea'"),
-        ("recipes.synthetic.image_size=33", r"recipes\.synthetic\.image_size=33: .*multiples of"),
-        ("recipes.synthetic.image_size=256", "smaller than|256"),
-        ("recipes.synthetic.compose.generate=grafts", r"synthetic\.compose\.generate=grafts"),
         ("train_tiles=500", "train_tiles=500: .* holds 12 tiles"),
+        ("train.image_size=33", "^train: image_size=33"),
+        ("train.seed=3", r"^train\.seed=3: the trial sets this"),
+        ("train.max_minutes=3", r"^train\.max_minutes=3.0: the trial sets this"),
+        ("train_segmenter.bs=1", "^train_segmenter: bs=1"),
+        ("train_segmenter.select=best", "select=best"),
+        ("train_segmenter.synthetic=other", r"^train_segmenter\.synthetic=other: the trial sets"),
+        ("generate.tau=2", r"^recipes\.synthetic\.generate: tau=2: use a number"),
+        ("generate.alpha=0", "alpha=0.0 must be positive"),
+        ("generate.image_size=33", r"^recipes\.synthetic\.generate: image_size=33: .*multiples"),
+        ("generate.save_dir=pairs", r"^generate\.save_dir=pairs: the trial sets this"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_written(run_trial, tmp_path, setting, message):
+def test_a_mistake_is_found_before_anything_is_written(trial_config, tmp_path, setting, message):
     with pytest.raises(UserError, match=message):
-        run_trial("trial", setting)
+        trial(trial_config(tmp_path / "trial", setting))
     assert not (tmp_path / "trial").exists()
 
 
-def test_variants_need_noise(composed, trial_overrides):
-    settings = vars(composed("trial").model.generator)
-    quiet = (f"model.generator.{key}=0" for key in NOISE if key in settings)
-    silent = [*trial_overrides("t"), *quiet]
-    check(composed("trial", *silent))
+def test_variants_need_noise(trial_config, tmp_path):
+    noise = ("style_channels", "region_channels", "texture_octaves")
+    silent = [f"model.generator.{key}=0" for key in noise]
+    check(trial_config(tmp_path, *silent))
     with pytest.raises(UserError, match=r"variants=2: the generator takes no noise.*variants=1"):
-        check(composed("trial", *silent, "variants=2"))
+        check(trial_config(tmp_path, *silent, "generate.variants=2"))
 
 
-def test_variants_are_handed_on(composed, trial_overrides, monkeypatch):
-    class Enough(Exception):
-        pass
-
-    def watched(config):
-        assert config.variants == 3
-        raise Enough
-
-    monkeypatch.setattr(trial_runs, "generate", watched)
-    monkeypatch.setattr(trial_runs.TrialRuns, "_generator", lambda *_: Path("G.pt"))
-    monkeypatch.setattr(trial_runs.TrialRuns, "_segmenter", lambda *_: Path("real"))
-    with pytest.raises(Enough):
-        trial_runs.TrialRuns(composed("trial", *trial_overrides("t", "variants=3"))).compute(
-            "synthetic_0.5", 0
-        )
-
-
-def test_another_version_s_trial_is_not_continued(run_trial, tmp_path, composed, trial_overrides):
-    write_yaml(tmp_path / "old/config.yaml", composed("trial", *trial_overrides("old")))
-    with (tmp_path / "old/config.yaml").open("a") as text:
-        text.write("dropout: 0.5\n")
-    with pytest.raises(UserError, match=r"trial of another version, which had a setting dropout"):
-        run_trial("old")
-
-
-def test_tiles_may_be_asked_for_in_one_way_only(composed, trial_overrides):
-    with pytest.raises(UserError, match="not both"):
-        check(composed("trial", *trial_overrides("t", "train_tiles=4", "train_fraction=0.5")))
-
-
-def test_seeds_are_counted_or_listed(composed):
-    assert seed_list(composed("trial", "seeds=3")) == [0, 1, 2]
-    assert seed_list(composed("trial", "seeds=[7,3]")) == [3, 7]
-
-
-def test_the_script_tells_a_mistake_in_one_line():
-    command = [sys.executable, str(SCRIPT), "seeds=0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and done.stderr.startswith("error: seeds=0: use how many")
-    assert len(done.stderr.splitlines()) == 1
+def test_seeds_are_counted_or_listed(trial_config, tmp_path):
+    assert trial_config(tmp_path, "seeds=3").seed_list() == [0, 1, 2]
+    assert trial_config(tmp_path, "seeds=[7,3]").seed_list() == [3, 7]

@@ -13,13 +13,10 @@ SETTINGS = {
     "train_tiles": None,
     "train_fraction": 0.25,
     "inner_share": 0.15,
-    "epochs": 10,
-    "bs": 8,
-    "num_samples": 10,
-    "tau": "auto",
     "segmenter": {"arch": "unet", "encoder": "resnet34"},
-    "segmenter_epochs": 30,
-    "segmenter_bs": 8,
+    "train": {"epochs": 10, "bs": 8},
+    "generate": {"num_samples": 10, "tau": "auto"},
+    "train_segmenter": {"epochs": 30, "bs": 8},
 }
 GAINS = {
     "real": 0.0,
@@ -59,7 +56,7 @@ def test_the_report_names_every_arm_with_its_interval(report, make_arms, tmp_pat
         level = figures["arms"][arm]["miou"]
         bounds = f"{100 * level['low']:.1f} to {100 * level['high']:.1f}"
         assert f"{100 * level['value']:.1f} ({bounds})" in row
-    assert "synthetic_0.5 (picked)" in text and "12 groups of ground" in text
+    assert "synthetic_0.5 (picked)" in text and "12 location groups" in text
     assert "25% of the tiles, drawn by each seed" in text and "without g" in text
     assert set(figures["without_group"]) == {f"g{number}" for number in range(12)}
     for name in ("trial.png", "trial_examples.png"):
@@ -104,7 +101,7 @@ def test_what_weakens_the_figures_is_told_first(report, make_arms):
         assert f"- Warning: {warning}" in head
     told = "\n".join(figures["warnings"])
     assert "Only 2 seeds" in told and "conditional on one GAN" in told
-    assert "4 groups of ground only" in told
+    assert "4 location groups only" in told
     assert "Results are missing: synthetic_only of seed 2." in told
 
 

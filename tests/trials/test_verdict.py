@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from geoseg_gan.trials.statistics import Comparison, Estimate, tally
-from geoseg_gan.trials.verdict import judge, points, signed
+from geoseg_gan.trials.verdict import points, reach_verdict, signed
 
 
 @pytest.fixture
@@ -11,7 +11,7 @@ def verdict_of(make_arms):
     def judged(gains, *, kept=5, **settings):
         results = make_arms({"real": 0.0, **gains}, kept=kept, **settings)
         counts = {r.arm: {r.seed: kept for r in results} for r in results}
-        return judge(Comparison([tally(result) for result in results]), counts)
+        return reach_verdict(Comparison([tally(result) for result in results]), counts)
 
     return judged
 
@@ -39,7 +39,7 @@ def test_an_interval_around_zero_says_what_could_have_been_seen(verdict_of):
     verdict = verdict_of({"synthetic_0.1": 0.0}, spread=0.02)
     assert verdict.kind == "no effect"
     assert verdict.sentence.startswith("No measurable effect: ")
-    assert "would show with 4 seeds and 4 groups of ground" in verdict.sentence
+    assert "would show with 4 seeds and 4 location groups" in verdict.sentence
 
 
 def test_a_free_rival_that_gains_more_says_do_not(verdict_of):
@@ -62,7 +62,7 @@ def test_a_filter_that_kept_nothing_is_told(verdict_of, make_arms):
         "Don't use it: the filter kept nothing with any seed."
     )
     runs = [tally(result) for result in make_arms({"real": 0.0, "synthetic_0.1": 0.05})]
-    verdict = judge(Comparison(runs), {"synthetic_0.1": {0: 0, 1: 5, 2: 5, 3: 0}})
+    verdict = reach_verdict(Comparison(runs), {"synthetic_0.1": {0: 0, 1: 5, 2: 5, 3: 0}})
     assert verdict.kind == "use"
     assert verdict.sentence.endswith("The filter kept nothing with 2 of 4 seeds.")
 
@@ -79,12 +79,14 @@ def test_missing_results_give_no_verdict(make_run, make_arms):
         [make_run("synthetic_0.1", 0, kept=3)],
         [make_run("real", 0), make_run("synthetic_0.1", 1, kept=3)],
     ):
-        verdict = judge(Comparison([tally(run) for run in runs]), {"synthetic_0.1": {0: 3, 1: 3}})
+        verdict = reach_verdict(
+            Comparison([tally(run) for run in runs]), {"synthetic_0.1": {0: 3, 1: 3}}
+        )
         assert verdict.kind == "no verdict" and "results are missing" in verdict.sentence
     # A rival that shares no seed with real only cannot be compared.
     runs = make_arms({"real": 0.0, "synthetic_0.1": 0.05})
     runs.append(replace(runs[0], arm="copy_paste", seed=9))
-    verdict = judge(
+    verdict = reach_verdict(
         Comparison([tally(run) for run in runs]), {"synthetic_0.1": dict.fromkeys(range(4), 3)}
     )
     assert verdict.kind == "use" and verdict.rival is None

@@ -13,7 +13,7 @@ from geoseg_gan.training.train import check_networks, train
 from geoseg_gan.training.train_segmenter import train_segmenter
 from geoseg_gan.utils.errors import UserError
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 NOISE = {"style_channels": 2, "region_channels": 2, "texture_octaves": 2}
 TINY_NETWORKS = {
@@ -53,11 +53,10 @@ def smoke(tmp_path, make_folder, composed, tiny):
         paths = (f"data_root={root}", f"out_dir={tmp_path / 'run'}")
         config = composed("train", "trainer=cpu", *filter(None, [palette]), *SMALL, *paths, *chosen)
         for network in (config.model.generator, config.model.discriminator):
-            for name, value in TINY_NETWORKS[network.name].items():
-                setattr(network, name, value)
+            network.update(TINY_NETWORKS[network["name"]])
         for beside in EXTRA_DISCRIMINATORS:
-            if getattr(config.model.discriminator, beside, 0):
-                setattr(config.model.discriminator, beside, 4)
+            if config.model.discriminator.get(beside):
+                config.model.discriminator[beside] = 4
         figures = train(config)
         assert all(math.isfinite(value) for value in figures.values())
         assert load_generator(tmp_path / "run" / "G_e001.pt").epoch == 1
@@ -143,8 +142,8 @@ def test_other_numbers_of_bands_train(bands, smoke, make_folder, tmp_path):
 
 def chosen_network(composed, kind, choice):
     network = getattr(composed("train", f"model/{kind}={choice}").model, kind)
-    if hasattr(network, "spectral_norm"):
-        network.spectral_norm = False  # takes most of the time of building
+    if "spectral_norm" in network:
+        network["spectral_norm"] = False  # takes most of the time of building
     return network
 
 

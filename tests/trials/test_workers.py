@@ -1,0 +1,72 @@
+import os
+
+import pytest
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from geoseg_gan.trials import workers
+from geoseg_gan.trials.workers import compute_side_by_side
+from geoseg_gan.utils.errors import UserError
+
+
+@pytest.fixture
+def handed_out(monkeypatch):
+    """What processes would get, which are not started: their seeds and their GPU."""
+    found = []
+
+    def parallel(**_):
+        def run(work):
+            found.extend((args[1], args[3]) for _, args, _ in work)
+            return [[("odd", UserWarning)]]
+
+        return run
+
+    monkeypatch.setattr(workers, "Parallel", parallel)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:odd")
+def test_seeds_are_handed_out_in_turn(trial_config, tmp_path, handed_out):
+    compute_side_by_side(trial_config(tmp_path, "devices=2"), [0, 1, 4], ["real"])
+    assert handed_out == [([0, 4], None), ([1], None)]
+    handed_out.clear()
+    compute_side_by_side(trial_config(tmp_path, "devices=3"), [7], ["real"])
+    assert handed_out == [([7], None)]
+
+
+@pytest.mark.filterwarnings("ignore:odd")
+@pytest.mark.parametrize(("visible", "names"), [(None, ["0", "1"]), ("3, GPU-5e", ["3", "GPU-5e"])])
+def test_each_process_has_a_gpu_of_its_own(
+    trial_config, tmp_path, handed_out, monkeypatch, visible, names
+):
+    config = trial_config(tmp_path, "devices=2")
+    monkeypatch.setattr(type(config.trainer), "on_gpu", lambda _: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    compute_side_by_side(config, [0, 1], ["real"])
+    assert [gpu for _, gpu in handed_out] == names
+
+
+def test_warnings_of_processes_are_passed_on(trial_config, tmp_path, handed_out):
+    with pytest.warns(UserWarning, match="odd"):
+        compute_side_by_side(trial_config(tmp_path, "devices=2"), [0, 1], ["real"])
+
+
+def test_a_process_that_is_lost_is_reported_in_a_sentence(trial_config, tmp_path, monkeypatch):
+    def parallel(**_):
+        def run(_):
+            raise TerminatedWorkerError("ended.\nThe exit codes of the workers are {SIGKILL(-9)}")
+
+        return run
+
+    monkeypatch.setattr(workers, "Parallel", parallel)
+    with pytest.raises(UserError, match=r"unexpectedly .*SIGKILL.*What was finished is saved"):
+        compute_side_by_side(trial_config(tmp_path, "devices=2"), [0, 1], ["real"])
+
+
+def test_a_process_ends_with_the_one_that_started_it(monkeypatch):
+    ended = []
+    monkeypatch.setattr(workers.os, "_exit", ended.append)
+    monkeypatch.setattr(workers.time, "sleep", lambda _: monkeypatch.setattr(os, "getppid", int))
+    workers._end_with(os.getppid())
+    assert ended == [1]
