@@ -116,7 +116,7 @@ def test_a_recipe_may_refine_the_generator_of_the_others(finished, trial_config,
         (
             "first",
             "+recipes.first.generate.compose.generate=grafts",
-            "^recipes.first.generate: comp",
+            "first.generate: comp",
         ),
         ("gated", "recipes.gated.train_segmenter.mixing.classes=[Sea]", "'Sea'"),
     ],
