@@ -1,5 +1,6 @@
 """The frame of every command: a Hydra app with a typed configuration, its help and its errors."""
 
+import argparse
 import dataclasses
 import difflib
 import errno
@@ -71,6 +72,7 @@ def command(name: str, schema: type[ConfigT], run: str) -> Callable[[], None]:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, which are explained below
         app = hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name=name)
         try:
+            _check_config_dir()
             app(task)()
         except (KeyboardInterrupt, SystemExit) as stop:
             # Lightning leaves by SystemExit, from where it has caught a KeyboardInterrupt.
@@ -109,7 +111,7 @@ def _run(config: DictConfig, schema: type, run: str) -> Any:
     try:
         if sweep and (output := next((key for key in _OUTPUTS if key in config), None)):
             config[output] = str(folder)
-            if config.get("resume"):  # else the sweep had not come to this job
+            if config.get("resume"):  # but a job that the sweep had not come to starts
                 config["resume"] = any(folder.glob("*.ckpt"))
         content: Any = typed(config, schema)
         module, _, function = run.partition(":")
@@ -124,6 +126,17 @@ def _run(config: DictConfig, schema: type, run: str) -> Any:
             return _JobError(line)
         sys.exit(1)
     return figures.get("objective") if isinstance(figures, dict) else figures
+
+
+def _check_config_dir() -> None:
+    """Refuses files of --config-dir, perhaps a stranger's, that could have Hydra run code."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config-dir", "-cd")
+    folder = parser.parse_known_args()[0].config_dir
+    for path in sorted(Path(folder).rglob("*.yaml")) if folder else ():
+        text = path.read_text()  # as it stands, for comments, and as read, for escaped characters
+        if re.search(r"_target_|\bhydra\b", f"{path.relative_to(folder)} {text} {read_yaml(path)}"):
+            raise UserError(f"{path}: files of --config-dir may set neither hydra nor _target_.")
 
 
 class SweepNames(Callback):

@@ -354,3 +354,33 @@ def test_every_command_has_a_script_an_entry_point_and_a_yaml_file():
 
 def test_knobs_are_read_with_default_and_comment():
     assert knob_texts("train")["image_size"] == ("256", "side of the training images in pixels")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# @package _global_\nhydra:\n  callbacks: {a: {_target_: os.abort}}\n",
+        "# @package hydra.callbacks\na: 1\n",
+        'data: {"\\u005ftarget_": os.abort}\n',
+        "defaults:\n  - override /hydra/sweeper: optuna\n",
+    ],
+)
+def test_config_files_from_elsewhere_cannot_have_hydra_run_code(
+    text, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(text)
+    arguments = ["--config-dir", "own", "experiment=mine"]
+    assert call(train_command, *arguments, patch=monkeypatch, folder=tmp_path) == 1
+    assert "mine.yaml: files of --config-dir may set neither" in capsys.readouterr().err
+
+
+def test_an_experiment_from_elsewhere_is_used(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    path = tmp_path / "own" / "experiment" / "mine.yaml"
+    arguments = ["--config-dir", "own", "experiment=mine", "--cfg", "job"]
+    for epochs, code in ((7, 0), ("many", 1)):
+        path.write_text(f"# @package _global_\nepochs: {epochs}\n")
+        assert call(train_command, *arguments, patch=monkeypatch, folder=tmp_path) == code
+    shown = capsys.readouterr()
+    assert "epochs: 7" in shown.out and "experiment/mine.yaml: Value 'many'" in shown.err
