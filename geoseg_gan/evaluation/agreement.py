@@ -1,4 +1,4 @@
-"""Agreement and diversity: whether images show what their masks say, and how much they vary."""
+"""Agreement of images with their masks, and diversity of the images of one mask."""
 
 import math
 from collections.abc import Sequence
@@ -19,6 +19,149 @@ from geoseg_gan.synthesis.generate_images import generate_images
 from geoseg_gan.synthesis.recognizer import Recognizer
 from geoseg_gan.utils.confusion import class_iou, confusion_matrix, mean_iou
 from geoseg_gan.utils.pictures import evenly_spaced
+
+Distances = tuple[float, float]
+"""Mean distance of two images by `feature_distance` and by `layer_distance`."""
+
+_MASKS = 64
+"""How many masks are generated several times, and pairs of real tiles compared, at most."""
+
+
+def predicted_confusion(
+    recognizer: Recognizer,
+    images: ImageSet,
+    num_classes: int,
+    title: str | None = None,
+    *,
+    batch_size: int = 16,
+) -> Tensor:
+    """Counts a segmenter's predictions on images against the classes of their masks.
+
+    Args:
+        recognizer: The segmenter.
+        images: The images with their masks.
+        num_classes: C.
+        title: Of the progress bar; None for none.
+        batch_size: Images predicted at once on a GPU.
+
+    Returns:
+        Pixels, shape (C, C), int64: rows are the classes of the masks, columns the predicted ones.
+    """
+    total = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    for first in tracked(range(0, len(images), batch_size), title):
+        rows = slice(first, first + batch_size)
+        predicted = recognizer.batch_logits(torch.from_numpy(images.pixels[rows])).argmax(1).cpu()
+        total += confusion_matrix(torch.from_numpy(images.counted[rows]), predicted, num_classes)
+    return total
+
+
+def agreement(total: Tensor, names: list[str]) -> dict[str, Any]:
+    """How well a segmenter's predictions on images agree with their masks.
+
+    Args:
+        total: From `predicted_confusion`.
+        names: The C classes.
+
+    Returns:
+        "miou", "pixel_accuracy", and "classes": IoU by name, NaN where a class does not occur.
+    """
+    return {
+        "miou": mean_iou(total),
+        "pixel_accuracy": float(total.diagonal().sum() / max(1, int(total.sum()))),
+        "classes": dict(zip(names, class_iou(total).tolist(), strict=True)),
+    }
+
+
+def diversity_rows(count: int) -> list[int]:
+    """Which of `count` masks are generated several times: at most 64, evenly spread."""
+    return evenly_spaced(count, _MASKS)
+
+
+def noise_distances(
+    network: Lite0Features,
+    generator: LoadedGenerator,
+    labels: Sequence[npt.NDArray[np.uint8]],
+    numbers: Sequence[int],
+    *,
+    variants: int,
+    seed: int,
+    device: torch.device,
+    title: str | None = None,
+) -> list[Distances]:
+    """Distances between images generated from one mask with different noise.
+
+    Args:
+        network: Computes features, on `device`.
+        generator: On `device`.
+        labels: The masks, each of shape (S, S), uint8.
+        numbers: The index of each, which together with the seed fixes its noise.
+        variants: Images for each mask, 2 or more.
+        seed: Fixes the noise.
+        device: Where both are.
+        title: Of the progress bar; None for none.
+
+    Returns:
+        The mean distances of every mask.
+    """
+    scaling = generator.facts.scaling
+    found = []
+    for label, number in tracked(list(zip(labels, numbers, strict=True)), title):
+        images = generate_images(
+            generator,
+            [label] * variants,
+            seed=seed + 1,  # not the noise of the images that the other figures are of
+            indices=[number * variants + variant for variant in range(variants)],
+            device=device,
+        )
+        found.append(_distances(network, np.stack(images), scaling, device, variants))
+    return found
+
+
+def diversity(found: Sequence[Distances], generator: LoadedGenerator) -> dict[str, Any]:
+    """How much the images of one mask vary.
+
+    Args:
+        found: From `noise_distances`.
+        generator: The generator.
+
+    Returns:
+        "features" and "layers", the mean distances, "masks", how many there were, and
+        "deterministic", whether the generator takes no noise at all.
+    """
+    means = np.mean(found, 0)
+    return {
+        "features": float(means[0]),
+        "layers": float(means[1]),
+        "masks": len(found),
+        "deterministic": generator.network.noise.channels == 0,
+    }
+
+
+def real_diversity(
+    network: Lite0Features,
+    real: ImageSet,
+    scaling: ImageScaling,
+    classes: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """The same distances between different real tiles of similar composition.
+
+    Args:
+        network: Computes features, on `device`.
+        real: Real images.
+        scaling: From stored values to [-1, 1].
+        classes: C.
+        device: Where the network is.
+
+    Returns:
+        "features", "layers" and "pairs"; NaN where there are no two tiles.
+    """
+    pairs = composition_pairs(real.shares(classes), real.groups, _MASKS)
+    if not pairs:
+        return {"features": math.nan, "layers": math.nan, "pairs": 0}
+    found = [_distances(network, real.pixels[list(pair)], scaling, device, 2) for pair in pairs]
+    means = np.mean(found, 0)
+    return {"features": float(means[0]), "layers": float(means[1]), "pairs": len(pairs)}
 
 
 def layer_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
@@ -59,7 +202,7 @@ def feature_distance(first: Tensor, second: Tensor) -> Tensor:
 def composition_pairs(
     shares: npt.NDArray[np.float64], groups: Sequence[str], count: int
 ) -> list[tuple[int, int]]:
-    """Pairs of different tiles of like composition, of different location groups if possible.
+    """Pairs of tiles of similar composition, from different location groups if there are several.
 
     Args:
         shares: Share of every class in each tile, shape (N, C).
@@ -86,153 +229,6 @@ def composition_pairs(
             pairs.append((one, other))
             used |= {one, other}
     return pairs
-
-
-_MASKS = 64
-
-"""Masks that are generated several times, and pairs of real tiles beside them, at most."""
-
-
-def confusion(
-    recognizer: Recognizer,
-    images: ImageSet,
-    num_classes: int,
-    title: str | None = None,
-    *,
-    batch_size: int = 16,
-) -> Tensor:
-    """What a segmenter finds in images where their masks show a class.
-
-    Args:
-        recognizer: The segmenter.
-        images: The images with their masks.
-        num_classes: C.
-        title: Of the progress bar; None for none.
-        batch_size: Images segmented at once on a GPU.
-
-    Returns:
-        Counts of pixels, shape (C, C), int64: rows are classes of masks, columns are found ones.
-    """
-    total = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    for first in tracked(range(0, len(images), batch_size), title):
-        rows = slice(first, first + batch_size)
-        seen = recognizer.batch_logits(torch.from_numpy(images.pixels[rows])).argmax(1).cpu()
-        total += confusion_matrix(torch.from_numpy(images.counted[rows]), seen, num_classes)
-    return total
-
-
-def agreement(total: Tensor, names: list[str]) -> dict[str, Any]:
-    """How well a segmenter finds the masks in the images.
-
-    Args:
-        total: What `confusion` found.
-        names: The C classes.
-
-    Returns:
-        "miou", "pixel_accuracy", and "classes": IoU by name, NaN where a class does not occur.
-    """
-    return {
-        "miou": mean_iou(total),
-        "pixel_accuracy": float(total.diagonal().sum() / max(1, int(total.sum()))),
-        "classes": dict(zip(names, class_iou(total).tolist(), strict=True)),
-    }
-
-
-Distances = tuple[float, float]
-
-"""Between features, and between layers (see metrics.diversity)."""
-
-
-def varied(
-    network: Lite0Features,
-    generator: LoadedGenerator,
-    labels: Sequence[npt.NDArray[np.uint8]],
-    numbers: Sequence[int],
-    *,
-    variants: int,
-    seed: int,
-    device: torch.device,
-    title: str | None = None,
-) -> list[Distances]:
-    """Distances between images generated from one mask with different noise.
-
-    Args:
-        network: Gives features, on `device`.
-        generator: On `device`.
-        labels: The masks, each of shape (S, S), uint8.
-        numbers: A number for each of them, which with the seed fixes its noise.
-        variants: Images for each mask, 2 or more.
-        seed: Fixes the noise.
-        device: Where both are.
-        title: Of the progress bar; None for none.
-
-    Returns:
-        The mean distances of every mask.
-    """
-    scaling = generator.facts.scaling
-    found = []
-    for label, number in tracked(list(zip(labels, numbers, strict=True)), title):
-        images = generate_images(
-            generator,
-            [label] * variants,
-            seed=seed + 1,  # other noise than what was generated for the other figures
-            indices=[number * variants + variant for variant in range(variants)],
-            device=device,
-        )
-        found.append(_distances(network, np.stack(images), scaling, device, variants))
-    return found
-
-
-def varied_rows(count: int) -> list[int]:
-    """Which of `count` masks are generated several times: all of few, else evenly spread."""
-    return evenly_spaced(count, _MASKS)
-
-
-def diversity(found: Sequence[Distances], generator: LoadedGenerator) -> dict[str, Any]:
-    """How much the images of a mask vary.
-
-    Args:
-        found: What `varied` found.
-        generator: The generator.
-
-    Returns:
-        "features" and "layers", the mean distances, "masks", how many were generated, and
-        "deterministic", whether the generator takes no noise at all.
-    """
-    means = np.mean(found, 0)
-    return {
-        "features": float(means[0]),
-        "layers": float(means[1]),
-        "masks": len(found),
-        "deterministic": generator.network.noise.channels == 0,
-    }
-
-
-def real_diversity(
-    network: Lite0Features,
-    real: ImageSet,
-    scaling: ImageScaling,
-    classes: int,
-    device: torch.device,
-) -> dict[str, float]:
-    """The same distances between different real tiles of like composition.
-
-    Args:
-        network: Gives features, on `device`.
-        real: Real images.
-        scaling: From stored values to [-1, 1].
-        classes: C.
-        device: Where the network is.
-
-    Returns:
-        "features", "layers" and "pairs"; NaN where there are no two tiles.
-    """
-    pairs = composition_pairs(real.shares(classes), real.groups, _MASKS)
-    if not pairs:
-        return {"features": math.nan, "layers": math.nan, "pairs": 0}
-    found = [_distances(network, real.pixels[list(pair)], scaling, device, 2) for pair in pairs]
-    means = np.mean(found, 0)
-    return {"features": float(means[0]), "layers": float(means[1]), "pairs": len(pairs)}
 
 
 def _distances(

@@ -1,4 +1,4 @@
-"""The evaluate command: how good are generated pairs, beside what real images reach?"""
+"""The evaluate command: figures of generated images beside those that real images reach."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -25,17 +25,17 @@ from geoseg_gan.evaluation import fidelity
 from geoseg_gan.evaluation.agreement import (
     Distances,
     agreement,
-    confusion,
     diversity,
+    diversity_rows,
+    noise_distances,
+    predicted_confusion,
     real_diversity,
-    varied,
-    varied_rows,
 )
 from geoseg_gan.evaluation.artefacts import spectra, texture
-from geoseg_gan.evaluation.images import SPLITS, ImageSet, collect, generate_like
+from geoseg_gan.evaluation.images import REAL_KINDS, ImageSet, collect, generate_like
 from geoseg_gan.evaluation.report import (
     CLOSEST,
-    RESULT,
+    FIGURES_FILE,
     print_figures,
     write_closest,
     write_evaluation,
@@ -62,12 +62,10 @@ from geoseg_gan.utils.files import held
 from geoseg_gan.utils.pictures import evenly_spaced
 
 FEWEST = 16
+"""Images of each kind below which no figure means anything."""
 
-"""Images below which no figure means anything."""
-
-
-_MOST_TRAINING = 5000  # windows that are searched for copies, evenly spread where there are more
-
+_MOST_TRAINING = 5000
+"""Training windows searched for copies, at most; evenly spaced where there are more."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -84,7 +82,7 @@ class Source:
         image_size: Side of all images in pixels.
         fit: How tiles become windows.
         train_pairs: The tiles that were trained on.
-        val_pairs: The tiles that generated images are compared with.
+        val_pairs: The real tiles that generated images are compared with.
         kind: What these are called: "validation", or "held-out" where they are training tiles.
     """
 
@@ -99,7 +97,7 @@ class Source:
     kind: str
 
     def windows(self, pairs: Sequence[Pair]) -> WindowDataset:
-        """All windows of some pairs, once it is sure that they can be compared.
+        """All windows of some pairs, once checked that they can be compared.
 
         Raises:
             UserError: If their images are of another type, or too small.
@@ -114,18 +112,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Subject(Source):
-    """The same with all that it takes to measure it.
+    """A source with the networks and windows that measuring takes.
 
     Attributes:
         scaling: From stored values to [-1, 1].
         device: Where networks are.
-        recognizer: The segmenter that tells agreement; None for none.
-        extract: Gives features.
-        perceptual: The network that tells images apart, for diversity.
-        train: Windows of the training tiles, and `train_rows`, which of them are used.
-        val: Windows of the tiles to compare with, and `val_rows`.
-        generated: Windows of a folder's pairs, and `generated_rows`; None and empty for a
-            generator.
+        recognizer: The segmenter for agreement; None without one.
+        extract: Computes features.
+        perceptual: The network of the distances for diversity.
+        train: Windows of the training tiles; `train_rows` are the ones used.
+        val: Windows of the tiles to compare with; `val_rows` are the ones used.
+        generated: Windows of a folder's pairs; None for a generator. `generated_rows` are the ones
+            used; empty for a generator.
     """
 
     scaling: ImageScaling
@@ -151,17 +149,18 @@ class Subject(Source):
 
 @dataclass(frozen=True)
 class Measured:
-    """What all processes have measured, in order of the images.
+    """What all processes together have measured, in the order of the images.
 
     Attributes:
         real: The real images to compare with.
-        fake: What is evaluated: images of the same masks, or the pairs of a generated folder.
-        of_real: Features of the former, shape (N, D).
-        of_fake: Features of the latter.
-        of_train: Features of training images.
-        of_controls: Features of real images once damaged, by the damage; empty unless asked for.
-        confusions: What the segmenter finds in "generated" and "real" images; empty without one.
-        distances: Between images of one mask, by mask; empty for a folder.
+        fake: The generated images: of the same masks, or the pairs of a folder.
+        of_real: Features of `real`, shape (N, D).
+        of_fake: Features of `fake`, shape (M, D).
+        of_train: Features of training images, shape (T, D).
+        of_controls: Features of `real` with known damage, by the damage; empty unless asked for.
+        confusions: The segmenter's predictions on "generated" and "real" images against their
+            masks, shape (C, C) each; empty without a segmenter.
+        distances: Between generated images of one mask, by mask; empty for a folder.
     """
 
     real: ImageSet
@@ -174,88 +173,83 @@ class Measured:
     distances: list[Distances]
 
 
-def measure(config: EvaluateConfig, subject: Subject, fabric: Fabric) -> Measured | None:
-    """Measures this process's share of the images, in the batches of one process alone.
+def evaluate(config: EvaluateConfig) -> dict[str, float]:
+    """Measures fidelity, agreement, diversity, artefacts and memorisation.
+
+    Args:
+        config: What is evaluated, on which real tiles.
 
     Returns:
-        What all have measured, in rank 0; None in the others.
+        The main figures by name: "kid", "fid", "precision", "recall", "checkerboard", and
+        "agreement" and "diversity" where they were measured.
 
     Raises:
-        UserError: If a user's mistake was found in any process.
+        UserError: If the configuration, a checkpoint or a folder cannot be used.
     """
+    return launch(_evaluate, config, check)
 
-    def title(text: str) -> str | None:
-        return text if fabric.is_global_zero else None
 
-    extract, seed, device = subject.extract, config.seed, subject.device
-    mine = share_of(fabric, len(subject.val_rows), config.bs)
-    real = collect(subject.val, [subject.val_rows[row] for row in mine])
-    if subject.generated is not None:
-        others = share_of(fabric, len(subject.generated_rows), config.bs)
-        fake = collect(subject.generated, [subject.generated_rows[row] for row in others])
-    else:
-        assert subject.generator is not None, "either a generator or a folder is evaluated"
-        text = title("Generating images of held-out masks")
-        place = {"first": mine.start, "batch_size": config.bs}
-        fake = generate_like(subject.generator, real, seed, device, text, **place)
-    of_real = extract(real, title(f"Features of {subject.kind} images"))
-    of_fake = extract(fake, title("Features of generated images"))
-    rows = [subject.train_rows[n] for n in share_of(fabric, len(subject.train_rows), config.bs)]
-    of_train = extract.of_windows(subject.train, rows, title("Features of training images"))
-    damaged = {}
-    if config.controls:
-        damaged = fidelity.controls(
-            extract, real, seed, first=mine.start, quiet=not fabric.is_global_zero
+def _evaluate(config: EvaluateConfig) -> dict[str, float]:
+    fabric = open_fabric(config.trainer)
+    with fabric.rank_zero_first():
+        subject = open_subject(config, fabric.device, fabric.is_global_zero)
+    with held(Path(config.out_dir)) if fabric.is_global_zero else nullcontext():
+        if fabric.is_global_zero:
+            _check_unwritten(config)  # again: another call may have ended meanwhile
+            _say_start(config, subject, where_in_words(fabric))
+        measured = measure(config, subject, fabric)
+        return _report(config, subject, measured) if measured is not None else {}
+
+
+def check(config: EvaluateConfig) -> None:
+    """Refuses a configuration before anything slow starts or anything is written.
+
+    Raises:
+        UserError: Naming the key, its value and what to do.
+    """
+    if (config.gen_ckpt is None) == (config.folder is None):
+        raise UserError(
+            "Set gen_ckpt to a G_e###.pt that training wrote, or folder to the save_dir of "
+            "generate; one of the two."
         )
-    confusions = {}
-    if subject.recognizer is not None:
-        for kind, images in (("generated", fake), ("real", real)):
-            found = confusion(
-                subject.recognizer,
-                images,
-                subject.reader.palette.num_classes,
-                title(f"Segmenting {kind} images"),
-                batch_size=config.bs,
-            )
-            total = fabric.all_reduce(found.to(device), reduce_op="sum")
-            confusions[kind] = cast(Tensor, total).cpu()
-    distances: list[Distances] = []
-    if subject.generator is not None:
-        shown = [row for row in varied_rows(len(subject.val_rows)) if row in mine]
-        distances = varied(
-            subject.perceptual,
-            subject.generator,
-            [real.labels[row - mine.start] for row in shown],
-            shown,
-            variants=config.variants,
-            seed=seed,
-            device=device,
-            title=title("Generating several images of each mask"),
+    check_choice("features", config.features, FEATURES)
+    check_choice("split", config.split, REAL_KINDS)
+    if config.split == "held_out" and config.gen_ckpt is None:
+        raise UserError(
+            f"split=held_out: of folder={config.folder} it is not known which tiles its generator "
+            "held out. Give gen_ckpt instead, or use split=val."
         )
-    arrays = {f"real.{name}": np.asarray(value) for name, value in vars(real).items()}
-    arrays |= {f"fake.{name}": np.asarray(value) for name, value in vars(fake).items()}
-    arrays |= {f"control.{name}": part for name, part in damaged.items()}
-    arrays |= {"of_real": of_real, "of_fake": of_fake, "of_train": of_train}
-    arrays["distances"] = np.array(distances, np.float64).reshape(-1, 2)
-    whole = gather_arrays(fabric, arrays, Path(config.out_dir))
-    if whole is None:
-        return None
-    return Measured(
-        _image_set(whole, "real"),
-        _image_set(whole, "fake"),
-        whole["of_real"],
-        whole["of_fake"],
-        whole["of_train"],
-        {name: whole[f"control.{name}"] for name in damaged},
-        confusions,
-        [(first, second) for first, second in whole["distances"].tolist()],
+    if config.features_weights is not None and config.features == "lite0":
+        raise UserError(
+            f"features_weights={config.features_weights}: features=lite0 brings its own. Drop it, "
+            "or set features=inception."
+        )
+    if config.num_samples < FEWEST or config.variants < 2 or config.bs < 1 or config.seed < 0:
+        raise UserError(
+            f"num_samples={config.num_samples} must be {FEWEST} or more, variants="
+            f"{config.variants} 2 or more, bs={config.bs} positive, seed={config.seed} 0 or more."
+        )
+    config.onnx.check()
+    config.trainer.check(config.devices)
+    _check_unwritten(config)
+
+
+def _check_unwritten(config: EvaluateConfig) -> None:
+    if (Path(config.out_dir) / FIGURES_FILE).exists():
+        raise UserError(
+            f"out_dir={config.out_dir} already holds an evaluation. Choose another out_dir."
+        )
+
+
+def _say_start(config: EvaluateConfig, subject: Subject, where: str) -> None:
+    what, tiles = config.gen_ckpt or config.folder, len(subject.val_pairs)
+    print(
+        f"Evaluating {what} on {plural(tiles, f'{subject.kind} tile')} of {subject.root}, in "
+        f"windows of {subject.image_size} px, with features of {config.features} on "
+        f"{where}, into {config.out_dir}."
     )
-
-
-def _image_set(arrays: dict[str, npt.NDArray[Any]], kind: str) -> ImageSet:
-    pixels, labels, counted = (arrays[f"{kind}.{key}"] for key in ("pixels", "labels", "counted"))
-    names, groups = (arrays[f"{kind}.{key}"].tolist() for key in ("names", "groups"))
-    return ImageSet(pixels, labels, counted, names, groups)
+    if config.segmenter_ckpt is None:
+        print("Without segmenter_ckpt there will be no figure for agreement.")
 
 
 def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bool) -> Subject:
@@ -264,10 +258,10 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
     Args:
         config: What is evaluated, on which real tiles.
         device: Where networks go.
-        refuse_shared: Whether to refuse images that stand in both splits.
+        refuse_shared: Whether to refuse images that are in both splits.
 
     Raises:
-        UserError: If a checkpoint or a folder is not as it must be.
+        UserError: If a checkpoint or a folder cannot be used, or there are too few images.
     """
     source = _open(config, device)
     if source.image_size < MINIMUM_SIZE:
@@ -304,7 +298,7 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
     if min(counts.values()) < FEWEST:
         shown = ", ".join(f"{count} {name}" for name, count in counts.items())
         raise UserError(
-            f"figures need {FEWEST} images of each kind, but there are so many: {shown}. Give "
+            f"figures need {FEWEST} images of each kind, but there are {shown}. Give "
             "more tiles, or train with a smaller image_size, which makes more windows of a tile."
         )
     return subject
@@ -334,7 +328,7 @@ def _open(config: EvaluateConfig, device: torch.device) -> Source:
             held_out
             if config.split == "held_out"
             else find_pairs(root, "val", data["group_regex"]),
-            SPLITS[config.split],
+            REAL_KINDS[config.split],
         )
     assert config.folder is not None, "check() has made sure"
     synthetic = read_synthetic(Path(config.folder))
@@ -349,7 +343,7 @@ def _open(config: EvaluateConfig, device: torch.device) -> Source:
         "crop",
         find_pairs(root, "train"),
         find_pairs(root, "val"),
-        SPLITS["val"],
+        REAL_KINDS["val"],
     )
 
 
@@ -376,42 +370,98 @@ def _scaling(source: Source) -> ImageScaling:
     if (len(scaling.low), scaling.dtype) != (index.bands, index.dtype.name):
         raise UserError(
             f"data_root={source.root} holds images with {plural(index.bands, 'band')} of "
-            f"{index.dtype}, but the generator generates {plural(len(scaling.low), 'band')} of "
+            f"{index.dtype}, but the generator makes {plural(len(scaling.low), 'band')} of "
             f"{scaling.dtype}. Give the data that it was trained on, or data like it."
         )
     return scaling
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, float]:
-    """Measures fidelity, agreement, diversity, artefacts and memorisation.
-
-    Args:
-        config: What is evaluated, on which real tiles.
+def measure(config: EvaluateConfig, subject: Subject, fabric: Fabric) -> Measured | None:
+    """Measures this process's share of the images, in the batches that one process would make.
 
     Returns:
-        The main figures by name: "kid", "fid", "precision", "recall", "checkerboard", and
-        "agreement" and "diversity" where they could be had.
+        What all processes have measured, in rank 0; None in the others.
 
     Raises:
-        UserError: If the configuration, a checkpoint or a folder is not as it must be.
+        UserError: If a user's mistake was found in any process.
     """
-    return launch(_evaluate, config, check)
+
+    def title(text: str) -> str | None:
+        return text if fabric.is_global_zero else None
+
+    extract, seed, device = subject.extract, config.seed, subject.device
+    mine = share_of(fabric, len(subject.val_rows), config.bs)
+    real = collect(subject.val, [subject.val_rows[row] for row in mine])
+    if subject.generated is not None:
+        others = share_of(fabric, len(subject.generated_rows), config.bs)
+        fake = collect(subject.generated, [subject.generated_rows[row] for row in others])
+    else:
+        assert subject.generator is not None, "either a generator or a folder is evaluated"
+        text = title(f"Generating images of {subject.kind} masks")
+        place = {"first": mine.start, "batch_size": config.bs}
+        fake = generate_like(subject.generator, real, seed, device, text, **place)
+    of_real = extract(real, title(f"Features of {subject.kind} images"))
+    of_fake = extract(fake, title("Features of generated images"))
+    rows = [subject.train_rows[n] for n in share_of(fabric, len(subject.train_rows), config.bs)]
+    of_train = extract.of_windows(subject.train, rows, title("Features of training images"))
+    damaged = {}
+    if config.controls:
+        damaged = fidelity.controls(
+            extract, real, seed, first=mine.start, quiet=not fabric.is_global_zero
+        )
+    confusions = {}
+    if subject.recognizer is not None:
+        for kind, images in (("generated", fake), ("real", real)):
+            found = predicted_confusion(
+                subject.recognizer,
+                images,
+                subject.reader.palette.num_classes,
+                title(f"Segmenting {kind} images"),
+                batch_size=config.bs,
+            )
+            total = fabric.all_reduce(found.to(device), reduce_op="sum")
+            confusions[kind] = cast(Tensor, total).cpu()
+    distances: list[Distances] = []
+    if subject.generator is not None:
+        shown = [row for row in diversity_rows(len(subject.val_rows)) if row in mine]
+        distances = noise_distances(
+            subject.perceptual,
+            subject.generator,
+            [real.labels[row - mine.start] for row in shown],
+            shown,
+            variants=config.variants,
+            seed=seed,
+            device=device,
+            title=title("Generating masks several times"),
+        )
+    arrays = {f"real.{name}": np.asarray(value) for name, value in vars(real).items()}
+    arrays |= {f"fake.{name}": np.asarray(value) for name, value in vars(fake).items()}
+    arrays |= {f"control.{name}": part for name, part in damaged.items()}
+    arrays |= {"of_real": of_real, "of_fake": of_fake, "of_train": of_train}
+    arrays["distances"] = np.array(distances, np.float64).reshape(-1, 2)
+    whole = gather_arrays(fabric, arrays, Path(config.out_dir))
+    if whole is None:
+        return None
+    return Measured(
+        _image_set(whole, "real"),
+        _image_set(whole, "fake"),
+        whole["of_real"],
+        whole["of_fake"],
+        whole["of_train"],
+        {name: whole[f"control.{name}"] for name in damaged},
+        confusions,
+        [(first, second) for first, second in whole["distances"].tolist()],
+    )
 
 
-def _evaluate(config: EvaluateConfig) -> dict[str, float]:
-    fabric = open_fabric(config.trainer)
-    with fabric.rank_zero_first():
-        subject = open_subject(config, fabric.device, fabric.is_global_zero)
-    with held(Path(config.out_dir)) if fabric.is_global_zero else nullcontext():
-        if fabric.is_global_zero:
-            _check_unwritten(config)  # once more: another call may have ended meanwhile
-            _say_start(config, subject, where_in_words(fabric))
-        measured = measure(config, subject, fabric)
-        return _report(config, subject, measured) if measured is not None else {}
+def _image_set(arrays: dict[str, npt.NDArray[Any]], kind: str) -> ImageSet:
+    pixels, labels, counted = (arrays[f"{kind}.{key}"] for key in ("pixels", "labels", "counted"))
+    names, groups = (arrays[f"{kind}.{key}"].tolist() for key in ("names", "groups"))
+    return ImageSet(pixels, labels, counted, names, groups)
 
 
 def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dict[str, float]:
-    """Works out all figures from what was measured, and writes them; the main ones."""
+    """Computes all figures and writes them; returns the main ones."""
     generator, recognizer, scaling = subject.generator, subject.recognizer, subject.scaling
     real, fake = measured.real, measured.fake
     of_real, of_fake, of_train = measured.of_real, measured.of_fake, measured.of_train
@@ -470,48 +520,8 @@ def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dic
     return _main_figures(figures)
 
 
-def check(config: EvaluateConfig) -> None:
-    """Refuses a configuration before anything slow starts or anything is written.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
-    if (config.gen_ckpt is None) == (config.folder is None):
-        raise UserError(
-            "Set gen_ckpt to a G_e###.pt that training wrote, or folder to the save_dir of "
-            "generate; one of the two."
-        )
-    check_choice("features", config.features, FEATURES)
-    check_choice("split", config.split, SPLITS)
-    if config.split == "held_out" and config.gen_ckpt is None:
-        raise UserError(
-            f"split=held_out: of folder={config.folder} it is not known which tiles its generator "
-            "held out. Give gen_ckpt instead, or use split=val."
-        )
-    if config.features_weights is not None and config.features == "lite0":
-        raise UserError(
-            f"features_weights={config.features_weights}: features=lite0 brings its own. Leave it "
-            "out, or set features=inception."
-        )
-    if config.num_samples < FEWEST or config.variants < 2 or config.bs < 1 or config.seed < 0:
-        raise UserError(
-            f"num_samples={config.num_samples} must be {FEWEST} or more, variants="
-            f"{config.variants} 2 or more, bs={config.bs} positive, seed={config.seed} 0 or more."
-        )
-    config.onnx.check()
-    config.trainer.check(config.devices)
-    _check_unwritten(config)
-
-
-def _check_unwritten(config: EvaluateConfig) -> None:
-    if (Path(config.out_dir) / RESULT).exists():
-        raise UserError(
-            f"out_dir={config.out_dir} already holds an evaluation. Choose another out_dir."
-        )
-
-
 def _warnings(subject: Subject) -> list[str]:
-    """What is known of data and segmenter that makes figures better than they are."""
+    """What makes figures look better than they should, as far as data and segmenter show it."""
     warnings = [shared_groups(subject.train_pairs, subject.val_pairs, kind=subject.kind)]
     recognizer = subject.recognizer
     if (
@@ -536,14 +546,3 @@ def _main_figures(figures: dict[str, Any]) -> dict[str, float]:
     if figures["diversity"]:
         found["diversity"] = figures["diversity"]["generated"]["layers"]
     return found
-
-
-def _say_start(config: EvaluateConfig, subject: Subject, where: str) -> None:
-    what, tiles = config.gen_ckpt or config.folder, len(subject.val_pairs)
-    print(
-        f"Evaluating {what} on {plural(tiles, f'{subject.kind} tile')} of {subject.root}, in "
-        f"windows of {subject.image_size} px, with features of {config.features} on "
-        f"{where}, into {config.out_dir}."
-    )
-    if config.segmenter_ckpt is None:
-        print("Without segmenter_ckpt there will be no figure for agreement.")

@@ -1,4 +1,4 @@
-"""Sets of images that are compared."""
+"""Sets of images, real or generated, that an evaluation compares."""
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,14 +18,11 @@ from geoseg_gan.models.checkpoints import LoadedGenerator
 from geoseg_gan.synthesis.generate_images import generate_images
 
 _PART = 64
-
 """Images that are held as floating-point numbers at once."""
 
 
-SPLITS = {"val": "validation", "held_out": "held-out"}
-
-"""What the real images of an evaluation are called, by the split that they come from."""
-
+REAL_KINDS = {"val": "validation", "held_out": "held-out"}
+"""What the real images of an evaluation are called, by the value of `split`."""
 
 Item = TypeVar("Item")
 
@@ -37,7 +34,7 @@ class ImageSet:
     Attributes:
         pixels: Shape (N, S, S, K), in the stored dtype.
         labels: Shape (N, S, S), uint8; 255 is ignore.
-        counted: The same with all that an earlier window of the tile shows set to ignore.
+        counted: The same, but ignore where an earlier window of the tile shows the pixel already.
         names: A name for each.
         groups: The location group of each.
     """
@@ -105,11 +102,11 @@ def collect(dataset: WindowDataset, rows: Sequence[int]) -> ImageSet:
 
     Args:
         dataset: The windows.
-        rows: Which of them; none make a set without images.
+        rows: Which of them; without any, the set is empty.
     """
     if not rows:
         return collect(dataset, [0]).part([])
-    # Networks are to see whole label maps; only counting leaves out what was counted before.
+    # Networks see whole label maps; only counts leave out pixels of earlier windows.
     whole, once = copy.copy(dataset), copy.copy(dataset)
     whole.once, once.once = False, True
     samples = [whole[row] for row in rows]
@@ -123,11 +120,11 @@ def collect(dataset: WindowDataset, rows: Sequence[int]) -> ImageSet:
 
 
 def tracked(items: Sequence[Item], title: str | None) -> Iterable[Item]:
-    """The items, with a title under a progress bar.
+    """The items, with a progress bar.
 
     Args:
-        items: Each a step of the bar.
-        title: None for no bar, as where another bar runs already.
+        items: Each is a step of the bar.
+        title: Of the bar; None for no bar.
     """
     return items if title is None else track(items, title)
 
@@ -142,11 +139,11 @@ def generate_like(
     first: int = 0,
     batch_size: int = 16,
 ) -> ImageSet:
-    """Generates one image for each label map of a set, without any jitter.
+    """Generates one image for each label map of a set, without jitter.
 
     Args:
         generator: On `device`.
-        real: Whose label maps are generated.
+        real: The set whose label maps are used.
         seed: With an image's position it fixes its noise.
         device: Where the generator is.
         title: Of the progress bar; None for none.

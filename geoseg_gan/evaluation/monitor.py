@@ -1,4 +1,4 @@
-"""Few figures in a few seconds: what a training run watches."""
+"""The quick evaluation of a generator during training: a few figures in a few seconds."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,13 @@ import torch
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import WindowDataset
 from geoseg_gan.data.palette import Palette
-from geoseg_gan.evaluation.agreement import agreement, confusion, diversity, varied, varied_rows
+from geoseg_gan.evaluation.agreement import (
+    agreement,
+    diversity,
+    diversity_rows,
+    noise_distances,
+    predicted_confusion,
+)
 from geoseg_gan.evaluation.artefacts import power, spectrum_gap, texture
 from geoseg_gan.evaluation.fidelity import Extractor, compare, coverage, memorisation
 from geoseg_gan.evaluation.images import collect, generate_like
@@ -26,8 +32,8 @@ class QuickEvaluation:
     """Measures a generator on held-out real tiles, the same ones at every call.
 
     Args:
-        held_out: Windows of tiles that it is not trained on.
-        fitted: Windows of tiles that it is trained on, to find copies of.
+        held_out: Windows of real tiles that training does not use.
+        fitted: Windows of the training tiles, to detect copies.
         palette: The classes.
         scaling: From stored values to [-1, 1].
         samples: How many windows of both are taken, at most.
@@ -46,7 +52,7 @@ class QuickEvaluation:
         device: torch.device,
         recognizer: Recognizer | None,
     ) -> None:
-        """Reads the windows, and works out what is known of them once."""
+        """Reads the windows, and measures the real ones once."""
         self.facts = RunFacts({}, palette, scaling)
         self.device = device
         self.recognizer = recognizer
@@ -63,10 +69,10 @@ class QuickEvaluation:
 
         Returns:
             "kid", "fid", "precision", "recall"; "high_frequency" and "checkerboard" of the
-            spectrum; "repetition", generated less real; "diversity" by layers; "copying", the mean
-            distance to the nearest training window over that of real held-out ones, which falls
-            below 1 where training is memorised; with a segmenter, "agreement" (mIoU). NaN where a
-            figure cannot be had.
+            spectrum; "repetition", generated minus real; "diversity" by layers; "copying", the mean
+            distance to the nearest training window over that of real held-out ones, below 1 where
+            training images are memorised; with a segmenter, "agreement" (mIoU). NaN where a
+            figure is undefined.
         """
         generator = LoadedGenerator(network, self.facts, 0, "")
         scaling, names = self.facts.scaling, self.facts.palette.names
@@ -76,8 +82,8 @@ class QuickEvaluation:
         gap = spectrum_gap(self.power, power(fake, scaling))
         repeated = texture(self.real, fake, scaling, names)
         near = memorisation(self.fitted, features, self.features)
-        rows = varied_rows(len(self.real))
-        distances = varied(
+        rows = diversity_rows(len(self.real))
+        distances = noise_distances(
             self.network,
             generator,
             [self.real.labels[row] for row in rows],
@@ -97,7 +103,7 @@ class QuickEvaluation:
             "copying": _mean(near["generated"]) / _mean(near["held_out"]),
         }
         if self.recognizer is not None:
-            total = confusion(self.recognizer, fake, len(names))
+            total = predicted_confusion(self.recognizer, fake, len(names))
             figures["agreement"] = agreement(total, names)["miou"]
         return figures
 

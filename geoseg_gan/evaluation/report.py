@@ -1,4 +1,4 @@
-"""The report of an evaluation: `evaluation.json`, `evaluation.md` and the table on the console."""
+"""The report of an evaluation: `evaluation.json`, `evaluation.md`, its pictures, console table."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,83 +13,46 @@ from rich.table import Table
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.evaluation.fidelity import FID_MINIMUM
-from geoseg_gan.evaluation.images import SPLITS, ImageSet
+from geoseg_gan.evaluation.images import REAL_KINDS, ImageSet
 from geoseg_gan.utils.files import atomic_path, write_json
 from geoseg_gan.utils.pictures import RGB, beside, captioned, evenly_spaced, write_picture
 from geoseg_gan.utils.plots import drawn, figure
 from geoseg_gan.utils.tables import markdown_table
 
-
-def spectrum_picture(
-    frequency: npt.NDArray[np.float64], curves: Mapping[str, npt.NDArray[np.float64]]
-) -> RGB:
-    """Draws radially averaged power spectra.
-
-    Args:
-        frequency: Cycles a pixel, shape (F,).
-        curves: Log10 of power by name, shape (F,) each.
-    """
-    sheet = figure(7, 4.5)
-    axes = sheet.add_subplot()
-    for name, power in curves.items():
-        axes.plot(frequency, power, label=name)
-    axes.set_xlabel("spatial frequency, cycles a pixel")
-    axes.set_ylabel("power, log10")
-    axes.set_title("Below real: blur. Above: noise. Spikes: a grid.")
-    axes.legend()
-    return drawn(sheet)
-
-
-def values_picture(values: Mapping[str, tuple[float, float]], name: str) -> RGB:
-    """Draws a figure beside its floors and controls.
-
-    Args:
-        values: Value and standard error by what was compared; the error may be NaN.
-        name: What the figure is called.
-    """
-    sheet = figure(8, 0.8 + 0.33 * len(values))
-    axes = sheet.add_subplot()
-    rows = np.arange(len(values))
-    numbers = np.array(list(values.values()))
-    colors = ["tab:red" if row == 0 else "tab:gray" for row in rows]
-    axes.barh(rows, numbers[:, 0], xerr=np.nan_to_num(2 * numbers[:, 1]), color=colors, capsize=2)
-    axes.set_yticks(rows, [f"{label}: {value:.4f}" for label, (value, _) in values.items()])
-    axes.invert_yaxis()
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_xlabel(f"{name} (bars: two standard errors)")
-    return drawn(sheet)
-
-
-def histograms_picture(values: Mapping[str, Sequence[float]], label: str, title: str) -> RGB:
-    """Draws how figures of single images spread, by kind of image.
-
-    Args:
-        values: The figures by name; a name without any is left out.
-        label: What they are.
-        title: How to read them.
-    """
-    sheet = figure(7, 4)
-    axes = sheet.add_subplot()
-    shown = {name: list(numbers) for name, numbers in values.items() if len(numbers)}
-    top = max((max(numbers) for numbers in shown.values()), default=1.0)
-    edges = np.linspace(0, max(top, 1e-9), 41).tolist()
-    for name, numbers in shown.items():
-        text = f"{name}: mean {np.mean(numbers):.3f}"
-        axes.hist(numbers, edges, density=True, histtype="step", linewidth=1.5, label=text)
-    axes.set_xlabel(label)
-    axes.set_yticks([])
-    axes.set_title(title)
-    if shown:
-        axes.legend()
-    return drawn(sheet)
-
+FIGURES_FILE, REPORT_FILE = "evaluation.json", "evaluation.md"
 
 CLOSEST = 5
-
-"""Generated images that are shown beside the training images nearest to them."""
-
+"""Generated images that are shown above the training images nearest to them."""
 
 _SAMPLES = 8
+_NO_DIFFERENCE = 1e-6
+
+Row = tuple[str, str, str, str]
+"""What is measured, its figure of generated images, that of real ones, and how to read them."""
+
+
+def write_evaluation(folder: Path, figures: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Writes the table and all figures; the JSON file comes last.
+
+    Args:
+        folder: Where to.
+        figures: What `evaluate` measured.
+        facts: Settings and checkpoints.
+    """
+    with atomic_path(folder / REPORT_FILE) as scratch:
+        scratch.write_text(_markdown(figures, facts))
+    write_json(folder / FIGURES_FILE, {**facts, "figures": figures})
+
+
+def print_figures(folder: Path, figures: Mapping[str, Any]) -> None:
+    """The main figures as a table, each beside what real images reach."""
+    table = Table("figure", "generated", "real", box=None, padding=(0, 3, 0, 0))
+    for name, generated, real, _ in _rows(figures):
+        table.add_row(name, generated, real)
+    Console().print(table)
+    for text in _warnings(figures):
+        print(f"warning: {text}")
+    print(f"Wrote {folder / REPORT_FILE}, with pictures and all figures beside it.")
 
 
 def write_pictures(
@@ -162,52 +125,72 @@ def write_closest(
     write_picture(folder / "closest.png", beside([*above, *below], columns=len(closest)))
 
 
-def _samples(real: ImageSet, fake: ImageSet, palette: Palette, scaling: ImageScaling) -> RGB:
-    """Mask, real and generated image; mask and generated image where the masks are others."""
-    paired = np.array_equal(fake.labels, real.labels)
-    pictures = []
-    for row in evenly_spaced(len(fake), _SAMPLES):
-        pictures.append(palette.color_table[fake.labels[row]])
-        pictures += [scaling.to_rgb(real.pixels[row])] * paired
-        pictures.append(scaling.to_rgb(fake.pixels[row]))
-    return beside(pictures, columns=6 if paired else 4)
-
-
-RESULT, REPORT = "evaluation.json", "evaluation.md"
-
-
-_NO_DIFFERENCE = 1e-6
-
-
-Row = tuple[str, str, str, str]
-
-
-def write_evaluation(folder: Path, figures: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Writes the table and all figures; the JSON file comes last.
+def spectrum_picture(
+    frequency: npt.NDArray[np.float64], curves: Mapping[str, npt.NDArray[np.float64]]
+) -> RGB:
+    """Draws radially averaged power spectra.
 
     Args:
-        folder: Where to.
-        figures: What `evaluate` measured.
-        facts: Settings and checkpoints.
+        frequency: Cycles a pixel, shape (F,).
+        curves: Log10 of power by name, shape (F,) each.
     """
-    with atomic_path(folder / REPORT) as scratch:
-        scratch.write_text(_markdown(figures, facts))
-    write_json(folder / RESULT, {**facts, "figures": figures})
+    sheet = figure(7, 4.5)
+    axes = sheet.add_subplot()
+    for name, power in curves.items():
+        axes.plot(frequency, power, label=name)
+    axes.set_xlabel("spatial frequency, cycles a pixel")
+    axes.set_ylabel("power, log10")
+    axes.set_title("Below real: blur. Above: noise. Spikes: a grid.")
+    axes.legend()
+    return drawn(sheet)
 
 
-def print_figures(folder: Path, figures: Mapping[str, Any]) -> None:
-    """The main figures as a table, each beside what real images reach."""
-    table = Table("figure", "generated", "real", box=None, padding=(0, 3, 0, 0))
-    for name, generated, real, _ in _rows(figures):
-        table.add_row(name, generated, real)
-    Console().print(table)
-    for text in _warnings(figures):
-        print(f"warning: {text}")
-    print(f"Wrote {folder / REPORT}, with pictures and all figures beside it.")
+def values_picture(values: Mapping[str, tuple[float, float]], name: str) -> RGB:
+    """Draws a figure beside its floors and controls.
+
+    Args:
+        values: Value and standard error by what was compared; the error may be NaN.
+        name: What the figure is called.
+    """
+    sheet = figure(8, 0.8 + 0.33 * len(values))
+    axes = sheet.add_subplot()
+    rows = np.arange(len(values))
+    numbers = np.array(list(values.values()))
+    colors = ["tab:red" if row == 0 else "tab:gray" for row in rows]
+    axes.barh(rows, numbers[:, 0], xerr=np.nan_to_num(2 * numbers[:, 1]), color=colors, capsize=2)
+    axes.set_yticks(rows, [f"{label}: {value:.4f}" for label, (value, _) in values.items()])
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel(f"{name} (bars: two standard errors)")
+    return drawn(sheet)
+
+
+def histograms_picture(values: Mapping[str, Sequence[float]], label: str, title: str) -> RGB:
+    """Draws how figures of single images spread, by kind of image.
+
+    Args:
+        values: The figures by name; a name without any is left out.
+        label: What they are.
+        title: How to read them.
+    """
+    sheet = figure(7, 4)
+    axes = sheet.add_subplot()
+    shown = {name: list(numbers) for name, numbers in values.items() if len(numbers)}
+    top = max((max(numbers) for numbers in shown.values()), default=1.0)
+    edges = np.linspace(0, max(top, 1e-9), 41).tolist()
+    for name, numbers in shown.items():
+        text = f"{name}: mean {np.mean(numbers):.3f}"
+        axes.hist(numbers, edges, density=True, histtype="step", linewidth=1.5, label=text)
+    axes.set_xlabel(label)
+    axes.set_yticks([])
+    axes.set_title(title)
+    if shown:
+        axes.legend()
+    return drawn(sheet)
 
 
 def _rows(figures: Mapping[str, Any]) -> list[Row]:
-    """What is measured, the generated images' figure, the real ones', and how to read them."""
+    """The main figures."""
     fidelity, coverage = figures["fidelity"], figures["coverage"]
     generated, floor = fidelity["generated"], fidelity["real halves"]
     training = fidelity["training windows"]
@@ -216,31 +199,31 @@ def _rows(figures: Mapping[str, Any]) -> list[Row]:
             "KID x 1000, with standard error",
             f"{1000 * generated['kid']:.1f} ± {1000 * generated['kid_error']:.1f}",
             f"{1000 * floor['kid']:.1f} halves, {1000 * training['kid']:.1f} training windows",
-            "0 is as real; the rows under Fidelity show what more means",
+            "0 is as good as real; the table under Fidelity gives a scale",
         ),
         (
             "FID",
             f"{generated['fid']:.1f}",
             f"{floor['fid']:.1f} halves, {training['fid']:.1f} training windows",
-            "less is better; falls with the number of images",
+            "lower is better; falls with the number of images",
         ),
     ]
     for key, text in (
-        ("precision", "share of generated images that look like real ones"),
-        ("recall", "share of real images whose like is generated"),
+        ("precision", "share of generated images among the real ones"),
+        ("recall", "share of real images among the generated ones"),
     ):
         values = coverage["generated"][key], coverage["training windows"][key]
         rows.append((key, f"{values[0]:.2f}", f"{values[1]:.2f} training windows", text))
     if agreement := figures["agreement"]:
         for key, name in (("miou", "agreement, mIoU %"), ("pixel_accuracy", "agreement, pixels %")):
             values = agreement["generated"][key], agreement["real"][key]
-            text = "below real: images do not show what their masks say"
+            text = "below real: images do not show their masks"
             rows.append((name, f"{100 * values[0]:.1f}", f"{100 * values[1]:.1f}", text))
     if diversity := figures["diversity"]:
         note = " (deterministic generator)" if diversity["generated"]["deterministic"] else ""
         for key, name in (("features", "diversity, features"), ("layers", "diversity, layers")):
             values = diversity["generated"][key], diversity["real"][key]
-            shown = f"{values[0]:.3f}{note}", f"{values[1]:.3f} tiles of like classes"
+            shown = f"{values[0]:.3f}{note}", f"{values[1]:.3f} tiles of similar classes"
             rows.append((name, *shown, "0: one mask always gives the same image"))
     gap, real_gap = figures["spectrum"]["gap"], figures["spectrum"]["real_gap"]
     for key, name, text in (
@@ -260,7 +243,7 @@ def _rows(figures: Mapping[str, Any]) -> list[Row]:
 
 def _markdown(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     counts, settings = figures["images"], facts["settings"]
-    kind = SPLITS[settings["split"]]
+    kind = REAL_KINDS[settings["split"]]
     lines = [
         "# Evaluation",
         "",
@@ -273,12 +256,12 @@ def _markdown(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     for text in _warnings(figures):
         lines += [f"Warning: {text}", ""]
     lines += markdown_table(["figure", "generated", "real", "how to read it"], _rows(figures))
-    lines += ["", "Masks, real images if the masks are theirs, generated images:", ""]
+    lines += ["", "Masks, real images where they have the same masks, generated images:", ""]
     lines += ["![samples](samples.png)", "", "## Fidelity", ""]
     lines += [
-        "The first row is what is evaluated. Below it, what real images reach: half of the "
+        "The first row is what is evaluated. Below it is what real images reach: half of the "
         f"{kind} windows against the other half, and training windows."
-        + (f" Then what known damage to the {kind} windows costs." if settings["controls"] else ""),
+        + (f" Last come {kind} windows with known damage." if settings["controls"] else ""),
         "",
     ]
     head = [f"against real {kind} images", "KID x 1000", "standard error", "FID", "images for FID"]
@@ -296,7 +279,7 @@ def _markdown(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     lines += ["![texture repetition](repetition.png)", "", "## Memorisation", ""]
     lines += [
         f"Generated images that are nearest to any of {counts['training']} training windows "
-        "(unturned and unmirrored), with their distance; below each, that training window:",
+        "(neither rotated nor mirrored), with their distance; below each, that training window:",
         "",
         "![closest](closest.png)",
         "",
@@ -323,7 +306,7 @@ def _diversity(diversity: Mapping[str, Any] | None) -> list[str]:
     if generated["deterministic"]:
         return ["0: the generator takes no noise, so that one mask always gives the same image."]
     if generated["layers"] < _NO_DIFFERENCE:
-        return ["0: the generator takes noise, but generates the same image whatever it is."]
+        return ["0: the generator takes noise, but makes the same image whatever it is."]
     text = (
         f"Images generated from one mask differ by {generated['layers']:.3f} (layers) and "
         f"{generated['features']:.3f} (features), over {generated['masks']} masks."
@@ -331,15 +314,15 @@ def _diversity(diversity: Mapping[str, Any] | None) -> list[str]:
     if not real["pairs"]:
         return [text]
     return [
-        f"{text} Of {real['pairs']} pairs of real tiles of like composition the two differ by "
-        f"{real['layers']:.3f} and {real['features']:.3f}; "
-        f"{generated['layers'] / real['layers']:.0%} of that (layers) is reached."
+        f"{text} Real tiles of similar composition ({real['pairs']} pairs) differ by "
+        f"{real['layers']:.3f} and {real['features']:.3f}; the generator reaches "
+        f"{generated['layers'] / real['layers']:.0%} of that (layers)."
     ]
 
 
 def _texture(texture: Mapping[str, Any]) -> list[str]:
     if not texture["classes"]:
-        return ["No region is broad enough to measure repetition in both.", ""]
+        return ["No class has a region broad enough to measure repetition in both.", ""]
     head = [f"repetition in squares of {texture['side']} px", "generated", "real", "squares"]
     rows = [
         (name, f"{row['generated']:.2f}", f"{row['real']:.2f}", row["squares"])
@@ -354,7 +337,7 @@ def _warnings(figures: Mapping[str, Any]) -> list[str]:
     if fewest < FID_MINIMUM:
         warnings.append(
             f"FID is biased upwards with so few images ({fewest}; {FID_MINIMUM} are needed). "
-            "Compare it with its neighbours here only, and trust KID."
+            "Compare it only with the FIDs beside it, and rely on KID."
         )
     return warnings
 
@@ -365,3 +348,14 @@ def _mean(values: Sequence[float]) -> str:
 
 def _percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _samples(real: ImageSet, fake: ImageSet, palette: Palette, scaling: ImageScaling) -> RGB:
+    """Mask, real and generated image; mask and generated image where the masks are others."""
+    paired = np.array_equal(fake.labels, real.labels)
+    pictures = []
+    for row in evenly_spaced(len(fake), _SAMPLES):
+        pictures.append(palette.color_table[fake.labels[row]])
+        pictures += [scaling.to_rgb(real.pixels[row])] * paired
+        pictures.append(scaling.to_rgb(fake.pixels[row]))
+    return beside(pictures, columns=6 if paired else 4)

@@ -6,7 +6,13 @@ import torch
 from torch.nn import functional as F
 
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.evaluation.agreement import agreement, confusion, diversity, real_diversity, varied
+from geoseg_gan.evaluation.agreement import (
+    agreement,
+    diversity,
+    noise_distances,
+    predicted_confusion,
+    real_diversity,
+)
 from geoseg_gan.evaluation.images import ImageSet
 from geoseg_gan.models.checkpoints import LoadedGenerator, RunFacts
 from geoseg_gan.models.pretrained.features import Lite0Features
@@ -37,7 +43,7 @@ def by_value():
 def test_agreement_counts_over_all_images_by_class():
     images = image_set([[[0, 0], [1, 1]], [[0, 1], [1, 255]]])
     images.pixels[0, 1] = 0  # class 1 generated as class 0
-    found = agreement(confusion(by_value(), images, 3, batch_size=1), ["a", "b", "c"])
+    found = agreement(predicted_confusion(by_value(), images, 3, batch_size=1), ["a", "b", "c"])
     assert found["classes"]["a"] == pytest.approx(3 / 5)
     assert found["classes"]["b"] == pytest.approx(2 / 4)
     assert math.isnan(found["classes"]["c"])
@@ -46,8 +52,8 @@ def test_agreement_counts_over_all_images_by_class():
 
 
 @pytest.fixture
-def generateer(tiny_config, palette):
-    """A small generator: `generateer(**settings)`."""
+def small_generator(tiny_config, palette):
+    """A small generator: `small_generator(**settings)`."""
 
     def build(**settings):
         torch.manual_seed(0)
@@ -60,21 +66,21 @@ def generateer(tiny_config, palette):
 def measure(generator, images, variants=2):
     rows = list(range(len(images)))
     settings = {"variants": variants, "seed": 0, "device": CPU}
-    found = varied(Lite0Features(3), generator, images.labels, rows, **settings)
+    found = noise_distances(Lite0Features(3), generator, images.labels, rows, **settings)
     return diversity(found, generator)
 
 
-def test_a_generator_with_noise_varies(generateer):
+def test_a_generator_with_noise_varies(small_generator):
     images = image_set(np.arange(3).repeat(32 * 32).reshape(3, 32, 32))
-    found = measure(generateer(), images)
+    found = measure(small_generator(), images)
     assert found["features"] > 0 and found["layers"] > 0
     assert found["masks"] == 3 and not found["deterministic"]
 
 
-def test_a_generator_without_noise_is_reported_as_what_it_is(generateer):
+def test_a_generator_without_noise_is_reported_as_what_it_is(small_generator):
     images = image_set(np.zeros((2, 32, 32)))
     found = measure(
-        generateer(style_channels=0, region_channels=0, texture_octaves=0), images, variants=3
+        small_generator(style_channels=0, region_channels=0, texture_octaves=0), images, variants=3
     )
     assert found["features"] == found["layers"] == 0
     assert found["deterministic"]
