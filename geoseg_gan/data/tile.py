@@ -76,11 +76,6 @@ class SplitReport:
         """The location groups that have tiles."""
         return {tile.group for tile in self.tiles}
 
-    def class_shares(self) -> npt.NDArray[np.float64]:
-        """Share of every class in the labelled pixels, shape (C,), summing to 1."""
-        shares: npt.NDArray[np.float64] = self.pixels / max(1, self.pixels.sum())
-        return shares
-
 
 def tile(config: TileSettings) -> dict[Split, SplitReport]:
     """Cuts `source/{images,masks}` into `data_root/{train,val}/{images,masks}` and tiles.csv.
@@ -312,7 +307,7 @@ def _summarise(settings: TileSettings, reports: dict[Split, SplitReport]) -> Non
     table.add_row("groups", *(f"{len(r.groups):,}" for r in splits))
     table.add_row(tiles, *(f"{len(r.tiles):,}" for r in splits))
     table.add_row("dropped: too much ignore", *(f"{r.dropped:,}" for r in splits))
-    shares = zip(*(r.class_shares() for r in splits), strict=True)
+    shares = zip(*(r.pixels / max(1, r.pixels.sum()) for r in splits), strict=True)
     for name, row in zip(settings.data.classes().names, shares, strict=True):
         table.add_row(name, *(f"{share:.1%}" for share in row))
     words = [f"data_root={settings.data_root}"]
