@@ -61,7 +61,7 @@ class Spy(L.Callback):
 
 
 def data():
-    """Pairs of which each has other classes and other ignored ground."""
+    """Pairs of which each has other classes and other ignored pixels."""
     pairs = samples(BATCH * STEPS)
     for number, pair in enumerate(pairs):
         pair["label"][: 4 * (number % 4)] = IGNORE

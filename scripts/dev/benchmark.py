@@ -40,6 +40,7 @@ from geoseg_gan.training.train import build_gan, open_data
 from geoseg_gan.training.trainer import build_trainer
 from geoseg_gan.utils.device import AUTO, now
 from geoseg_gan.utils.files import write_json
+from geoseg_gan.utils.tables import markdown_table
 
 WARM_UP = 2
 """Batches before the clock starts."""
@@ -238,8 +239,8 @@ def benchmark(arguments: Sequence[str]) -> Table:
     figures |= measure_generation(subject, options.seconds, options.rounds)
     machine = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     machine += f", {torch.get_num_threads()} threads, torch {torch.__version__}, {precision}"
-    print(f"{machine}; {' '.join(overrides)}\n\n| measured | |\n|---|---|")
-    print("\n".join(f"| {name} | {value:.3g} |" for name, value in figures.items()))
+    rows = [(name, f"{value:.3g}") for name, value in figures.items()]
+    print("\n".join([f"{machine}; {' '.join(overrides)}\n", *markdown_table(("", ""), rows)]))
     if options.json:
         write_json(options.json, {"machine": machine, "overrides": overrides, "figures": figures})
     return figures

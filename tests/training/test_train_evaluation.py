@@ -4,10 +4,9 @@ import math
 
 import pytest
 import torch
-from run_folders import board_of, run_script
+from run_folders import assert_same_weights, board_of, run_script, weights
 
 from geoseg_gan.evaluation.monitor import QuickEvaluation
-from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.training.train import train
 from geoseg_gan.utils.errors import UserError
 
@@ -46,9 +45,7 @@ def test_figures_are_logged_and_the_best_epoch_is_kept_and_returned(run, capsys)
     assert figures["objective"] == pytest.approx(min(kids))
     best = torch.load(out_dir / "G_best.pt", weights_only=True)
     assert best["epoch"] == 1 + kids.index(min(kids))
-    of_epoch = load_generator(out_dir / f"G_e{best['epoch']:03d}.pt").network.state_dict()
-    kept = load_generator(out_dir / "G_best.pt").network.state_dict()
-    assert all(torch.equal(kept[name], of_epoch[name]) for name in kept)
+    assert_same_weights(best["weights"], weights(out_dir / f"G_e{best['epoch']:03d}.pt"))
     assert "Epoch 1: kid " in capsys.readouterr().out
 
 
@@ -99,8 +96,7 @@ def test_the_last_epoch_is_evaluated_and_a_resumed_run_knows_the_best(run, monke
 def test_evaluation_changes_nothing_in_the_training(run):
     first, _ = run("with")
     second, _ = run("without", "evaluate_every=0")
-    weights = [load_generator(out / "G_e003.pt").network.state_dict() for out in (first, second)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert_same_weights(weights(first / "G_e003.pt"), weights(second / "G_e003.pt"))
 
 
 @pytest.mark.parametrize(

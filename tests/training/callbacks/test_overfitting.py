@@ -64,9 +64,9 @@ def test_it_measures_every_so_many_batches(crops):
     assert recorder.figures[4]["augment_p"] == strength.p != 0.5
 
 
-def test_realness_is_that_of_training_held_out_and_painted_images(crops, monkeypatch):
+def test_realness_is_that_of_training_held_out_and_generated_images(crops, monkeypatch):
     monkeypatch.setattr(
-        Objective, "realness", lambda self, judge, image, batch: image.mean().detach()
+        Objective, "realness", lambda self, discriminator, image, batch: image.mean().detach()
     )
     recorder, module = Recorder(), build(batch=8)
     fit(module, callbacks=[Overfitting(crops, every=1)], logger=recorder)
