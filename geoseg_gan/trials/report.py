@@ -1,6 +1,6 @@
 """The report of a trial: `trial.json`, `trial.md` and the pictures."""
 
-import math
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,112 +9,271 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg_gan.data.palette import Palette
-from geoseg_gan.trials.arms import COPY_PASTE, FREE_RIVALS, REAL, mix_of, recipe_of
+from geoseg_gan.trials.arms import COPY_PASTE, FREE_RIVALS, REAL, mix_of
 from geoseg_gan.trials.plots import trial_picture
 from geoseg_gan.trials.results import RunResult
-from geoseg_gan.trials.statistics import Comparison, Summary, tally
+from geoseg_gan.trials.statistics import Comparison, tally
 from geoseg_gan.trials.verdict import RULE, Verdict, reach_verdict, signed
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, write_json
 from geoseg_gan.utils.pictures import RGB, beside, captioned, write_picture
+from geoseg_gan.utils.tables import markdown_table
 
+REPORT, FIGURES = "trial.md", "trial.json"
 PICTURE, EXAMPLES = "trial.png", "trial_examples.png"
 
-
 RARE = 0.03
-
 """A class with a smaller share of the training pixels counts as rare."""
 
+_FEW_SEEDS, _FEW_GROUPS = 5, 10
 
-def markdown(content: Mapping[str, Any], arms: Sequence[str], shown: Sequence[str]) -> str:
-    """The text of `trial.md`.
+
+def write_report(
+    folder: Path,
+    results: Sequence[RunResult],
+    palette: Palette,
+    settings: Mapping[str, Any],
+    images: Sequence[RGB],
+    labels: Sequence[npt.NDArray[np.uint8]],
+    warnings: Sequence[str] = (),
+) -> tuple[Verdict, dict[str, Any]]:
+    """Works out a trial's figures and writes its report.
 
     Args:
-        content: What `trial.json` holds.
-        arms: The arms, in order.
-        shown: Those of them in the picture of examples.
+        folder: Where to.
+        results: All runs there are.
+        palette: The classes.
+        settings: The trial's configuration, plain types.
+        images: The example windows that runs predicted, as they are shown.
+        labels: Their label maps, shape (S, S), uint8.
+        warnings: What is known of the data that a reader must know too.
+
+    Returns:
+        The verdict, and what `trial.json` holds.
+
+    Raises:
+        UserError: If there is no result, or results do not belong together.
     """
-    names = list(content["support"])
-    verdict, settings = content["verdict"], content["settings"]
+    if not results:
+        raise UserError(f"{folder} holds no result of a trial yet: ask for more arms or seeds.")
+    support = _support(results)
+    rare = [c for c, entry in enumerate(support) if 0 < entry["share"] < RARE]
+    comparison = Comparison([tally(result) for result in results], rare=rare)
+    kept: dict[str, dict[int, int]] = {}
+    for r in results:
+        if r.facts["kept"] is not None:
+            kept.setdefault(r.arm, {})[r.seed] = r.facts["kept"]
+    verdict = reach_verdict(comparison, kept)
+    content = {
+        "verdict": vars(verdict),
+        "rule": RULE,
+        "warnings": [*warnings, *_warnings(comparison, results, kept, settings)],
+        "validation": {"tiles": len(results[0].val.stems), "groups": len(comparison.groups)},
+        "arms": {arm: _figures(comparison, arm, palette.names) for arm in comparison.arms},
+        "support": dict(zip(palette.names, support, strict=True)),
+        "rare": [palette.names[c] for c in rare],
+        "filter": _pairs(results),
+        "without_group": {} if verdict.arm is None else comparison.without_groups(verdict.arm),
+        "runs": [
+            {"arm": r.arm, "seed": r.seed}
+            | {key: value for key, value in r.facts.items() if key != "support"}
+            for r in results
+        ],
+        "settings": settings,
+    }
+    write_picture(folder / PICTURE, trial_picture(comparison, verdict.arm, palette.names, support))
+    shown = [arm for arm in (REAL, COPY_PASTE, verdict.arm) if arm in comparison.arms]
+    _write_examples(folder / EXAMPLES, results, shown, palette, images, labels)
+    write_json(folder / FIGURES, content)
+    stored: dict[str, Any] = json.loads((folder / FIGURES).read_text())  # None in place of NaN
+    with atomic_path(folder / REPORT) as scratch:
+        scratch.write_text(_markdown(stored, shown))
+    return verdict, stored
+
+
+def _warnings(
+    comparison: Comparison,
+    results: Sequence[RunResult],
+    kept: Mapping[str, Mapping[int, int]],
+    settings: Mapping[str, Any],
+) -> list[str]:
+    """What a reader must know before believing a figure."""
+    found = []
+    seeds = sorted({result.seed for result in results})
+    fewest = min(len(comparison.seeds(arm)) for arm in comparison.arms)
+    if fewest < _FEW_SEEDS:
+        found.append(
+            f"Only {plural(fewest, 'seed')}: intervals are wide, and what is found may not last. "
+            "Five are usual."
+        )
+    if settings["share_gan"]:
+        found.append(
+            "All figures of synthetic pairs are conditional on one GAN and one draw of training "
+            "tiles: with another one they may differ by more than the intervals say."
+        )
+    groups = len(comparison.groups)
+    if groups < _FEW_GROUPS:
+        found.append(
+            f"Validation rests on {plural(groups, 'location group')} only: in other places "
+            "figures may differ by more than the intervals say."
+        )
+    missing = [
+        f"{arm} of seed {', '.join(map(str, lacking))}"
+        for arm in comparison.arms
+        if (lacking := sorted(set(seeds) - set(comparison.seeds(arm))))
+    ]
+    if missing:
+        found.append(
+            f"Results are missing: {'; '.join(missing)}. Two arms are compared over the seeds that "
+            "both have."
+        )
+    empty = {
+        arm: ", ".join(str(seed) for seed, count in sorted(counts.items()) if count == 0)
+        for arm, counts in kept.items()
+    }
+    for seed in sorted(set(filter(None, empty.values()))):
+        arms = ", ".join(arm for arm, seeds in empty.items() if seeds == seed)
+        found.append(
+            f"The filter kept nothing with seed {seed}: there {arms} are what real only is."
+        )
+    return found
+
+
+def _figures(comparison: Comparison, arm: str, names: Sequence[str]) -> dict[str, Any]:
+    """What `trial.json` holds of an arm."""
+    level, difference = comparison.level(arm), comparison.difference(arm)
+    return {
+        "seeds": level.seeds,
+        "miou": vars(level.miou),
+        "miou_by_seed": level.by_seed,
+        "inner_miou": comparison.inner_miou(arm),
+        "difference": vars(difference.miou),
+        "difference_by_seed": difference.by_seed,
+        "rare": vars(level.rare),
+        "rare_difference": vars(difference.rare),
+        "classes": dict(zip(names, map(vars, level.classes), strict=True)),
+        "class_differences": dict(zip(names, map(vars, difference.classes), strict=True)),
+        "inner_class_differences": dict(zip(names, comparison.inner_gains(arm), strict=True)),
+    }
+
+
+def _support(results: Sequence[RunResult]) -> list[dict[str, float]]:
+    """What every class rests on: fitted real tiles, averaged over the seeds, and validation."""
+    of_seeds = {r.seed: r.facts["support"] for r in results}.values()
+    means = {
+        key: np.mean([support[key] for support in of_seeds], 0)
+        for key in ("pixels", "tiles", "groups")
+    }
+    means["share"] = means["pixels"] / max(1.0, means["pixels"].sum())
+    true, groups = results[0].val.counts.sum(2), np.array(results[0].val.groups)
+    means["val_pixels"], means["val_tiles"] = true.sum(0), (true > 0).sum(0)
+    means["val_groups"] = np.array([len(set(groups[column > 0])) for column in true.T])
+    return [{key: float(value[c]) for key, value in means.items()} for c in range(len(true[0]))]
+
+
+def _pairs(results: Sequence[RunResult]) -> list[dict[str, Any]]:
+    """What the filter did with each seed's pairs, which several arms, or all seeds, share."""
+    found = {
+        (r.facts["pairs"], r.facts["gan_seed"]): {
+            "pairs": r.facts["pairs"],
+            "seed": r.facts["gan_seed"],
+            **{key: r.facts[key] for key in ("kept", "generated", "tau")},
+            "seconds": r.facts["synthesis_seconds"],
+            "generators": r.facts["generator_seconds"],
+        }
+        for r in results
+        if r.facts["kept"] is not None
+    }
+    return [found[key] for key in sorted(found)]
+
+
+def _markdown(content: Mapping[str, Any], shown: Sequence[str]) -> str:
+    """The text of `trial.md`, of what `trial.json` holds and the arms that the examples show."""
+    verdict, arms = content["verdict"], content["arms"]
+    tiles, groups = content["validation"]["tiles"], content["validation"]["groups"]
     lines = ["# Does synthetic data help?", "", f"**{verdict['sentence']}**", ""]
     if verdict["rival"]:
         lines += [verdict["rival"], ""]
     lines += [f"- Warning: {text}" for text in content["warnings"]]
     lines += [""] * bool(content["warnings"])
-    tiles, groups = content["validation"]["tiles"], content["validation"]["groups"]
     lines += [
         f"Figures are IoU in per cent on {plural(tiles, 'real validation tile')} of "
         f"{plural(groups, 'location group')}, which were read once, at the end of each run; in "
         "parentheses 95 % intervals from a bootstrap over seeds and groups. All arms have the same "
         "number of updates, schedule and augmentation, and with each seed the same first weights.",
         "",
-        "| arm | seeds | mIoU | difference to real only | held-out training tiles |",
-        "|---|---|---|---|---|",
-    ]
-    for arm in arms:
-        entry = content["arms"][arm]
-        difference = "" if arm == REAL else _shown(entry["difference"], sign=True)
-        picked = " (picked)" if arm == verdict["arm"] else ""
-        lines.append(
-            f"| {arm}{picked} | {len(entry['seeds'])} | {_shown(entry['miou'])} | {difference} | "
-            f"{100 * entry['inner_miou']:.1f} |"
-        )
-    others = [arm for arm in arms if arm != REAL]
-    lines += ["", f"![differences]({PICTURE})", "", "## By class", ""]
-    lines += [
+        *markdown_table(
+            ["arm", "seeds", "mIoU", "difference to real only", "held-out training tiles"],
+            [
+                [
+                    arm + " (picked)" * (arm == verdict["arm"]),
+                    len(entry["seeds"]),
+                    _shown(entry["miou"]),
+                    "" if arm == REAL else _shown(entry["difference"], sign=True),
+                    f"{100 * entry['inner_miou']:.1f}",
+                ]
+                for arm, entry in arms.items()
+            ],
+        ),
+        *("", f"![differences]({PICTURE})", "", "## By class", ""),
         f"IoU of {REAL}, and each arm's difference to it. Support is what the class rests on: "
         "pixels (with their share), tiles and location groups among the real tiles that are "
         "trained on, averaged over the seeds, and among the validation tiles. A class that one "
         "group alone validates has no interval.",
         "",
-        f"| class | trained on: pixels | tiles | groups | validated on: pixels | tiles | groups | "
-        f"{' | '.join([REAL, *others])} |",
-        "|" + "---|" * (8 + len(others)),
+        *_by_class(content),
+        *_inner(content),
+        *("", "## Examples", "", f"![examples]({EXAMPLES})", ""),
+        *(f"Image, mask, and predictions with the first seed: {', '.join(shown)}.", ""),
+        *_left_out(content["without_group"], verdict["arm"]),
+        *("## How it was done", "", RULE, ""),
+        *_done(content, content["settings"]),
     ]
-    for name in names:
-        support = content["support"][name]
-        cells = [
-            name,
-            f"{support['pixels']:,.0f} ({support['share']:.1%})",
-            f"{support['tiles']:.0f}",
-            f"{support['groups']:.0f}",
-            *(f"{support[f'val_{key}']:,.0f}" for key in ("pixels", "tiles", "groups")),
-            _shown(content["arms"][REAL]["classes"][name]) if REAL in content["arms"] else "-",
-        ]
-        cells += [
-            _shown(content["arms"][arm]["class_differences"][name], sign=True) for arm in others
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    if content["rare"]:
-        figures = content["arms"]
-        cells = [f"mean of those under {RARE:.0%}", *[""] * 6]
-        cells += [_shown(figures[REAL]["rare"]) if REAL in arms else "-"]
-        cells += [_shown(figures[arm]["rare_difference"], sign=True) for arm in others]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += _inner(content, arms)
-    lines += ["", "## Examples", "", f"![examples]({EXAMPLES})", ""]
-    lines += [f"Image, mask, and predictions with the first seed: {', '.join(shown)}.", ""]
-    lines += _left_out(content["without_group"], verdict["arm"])
-    lines += ["## How it was done", "", RULE, ""]
-    lines += _done(content, settings)
     return "\n".join(lines) + "\n"
 
 
-def _inner(content: Mapping[str, Any], arms: Sequence[str]) -> list[str]:
+def _by_class(content: Mapping[str, Any]) -> list[str]:
+    """The table of IoU and differences by class, and for rare classes together."""
+    arms = content["arms"]
+    others = [arm for arm in arms if arm != REAL]
+
+    def figures(level: str, difference: str, name: str | None = None) -> list[str]:
+        parts = [arms[REAL][level]] if REAL in arms else [None]
+        parts += [arms[arm][difference] for arm in others]
+        return [
+            "-" if part is None else _shown(part[name] if name else part, sign=number > 0)
+            for number, part in enumerate(parts)
+        ]
+
+    rows = [
+        [
+            name,
+            f"{support['pixels']:,.0f} ({support['share']:.1%})",
+            *(f"{support[key]:.0f}" for key in ("tiles", "groups")),
+            *(f"{support[f'val_{key}']:,.0f}" for key in ("pixels", "tiles", "groups")),
+            *figures("classes", "class_differences", name),
+        ]
+        for name, support in content["support"].items()
+    ]
+    if content["rare"]:
+        title = f"mean of those under {RARE:.0%}"
+        rows.append([title, *[""] * 6, *figures("rare", "rare_difference")])
+    support = ["trained on: pixels", "tiles", "groups", "validated on: pixels", "tiles", "groups"]
+    return markdown_table(["class", *support, REAL, *others], rows)
+
+
+def _inner(content: Mapping[str, Any]) -> list[str]:
     """By class on the tiles that all choices are made on, `mixing.classes` for one."""
+    arms = content["arms"]
     mixed = [arm for arm in arms if mix_of(arm) is not None]
     if not mixed or REAL not in arms:
         return []
-    lines = [
-        "",
-        "On the held-out training tiles, by which classes may be chosen (`mixing.classes`):",
-    ]
-    lines += ["", f"| class | {' | '.join(mixed)} |", "|" + "---|" * (1 + len(mixed))]
+    rows = []
     for name in content["support"]:
-        gains = [content["arms"][arm]["inner_class_differences"][name] for arm in mixed]
-        cells = ["-" if gain is None else signed(gain) for gain in gains]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
+        gains = [arms[arm]["inner_class_differences"][name] for arm in mixed]
+        rows.append([name, *("-" if gain is None else signed(gain) for gain in gains)])
+    title = "On the held-out training tiles, by which classes may be chosen (`mixing.classes`):"
+    return ["", title, "", *markdown_table(["class", *mixed], rows)]
 
 
 def _left_out(without: Mapping[str, float], arm: str | None) -> list[str]:
@@ -176,200 +335,6 @@ def _shown(estimate: Mapping[str, float | None], sign: bool = False) -> str:
         return "-"
     text = signed(value) if sign else f"{100 * value:.1f}"
     return text if low is None or high is None else f"{text} ({100 * low:.1f} to {100 * high:.1f})"
-
-
-REPORT = "trial.md"
-
-
-_FEW_SEEDS, _FEW_GROUPS = 5, 10
-
-
-def write_report(
-    folder: Path,
-    results: Sequence[RunResult],
-    palette: Palette,
-    settings: Mapping[str, Any],
-    images: Sequence[RGB],
-    labels: Sequence[npt.NDArray[np.uint8]],
-    warnings: Sequence[str] = (),
-) -> tuple[Verdict, dict[str, Any]]:
-    """Works out a trial's figures and writes its report.
-
-    Args:
-        folder: Where to.
-        results: All runs there are.
-        palette: The classes.
-        settings: The trial's configuration, plain types.
-        images: The example windows that runs predicted, as they are shown.
-        labels: Their label maps, shape (S, S), uint8.
-        warnings: What is known of the data that a reader must know too.
-
-    Returns:
-        The verdict, and what `trial.json` holds.
-
-    Raises:
-        UserError: If there is no result, or results do not belong together.
-    """
-    if not results:
-        raise UserError(f"{folder} holds no result of a trial yet: ask for more arms or seeds.")
-    support = _support(results)
-    rare = [c for c, entry in enumerate(support) if 0 < entry["share"] < RARE]
-    comparison = Comparison([tally(result) for result in results], rare=rare)
-    kept: dict[str, dict[int, int]] = {}
-    for r in results:
-        if r.facts["kept"] is not None:
-            kept.setdefault(r.arm, {})[r.seed] = r.facts["kept"]
-    verdict = reach_verdict(comparison, kept)
-    warnings = [*warnings, *_warnings(comparison, results, kept, settings)]
-    arms = {arm: _arm(comparison, arm, palette) for arm in comparison.arms}
-    left_out = {} if verdict.arm is None else comparison.without_groups(verdict.arm)
-    content = _finite(
-        {
-            "verdict": {
-                "kind": verdict.kind,
-                "sentence": verdict.sentence,
-                "arm": verdict.arm,
-                "rival": verdict.rival,
-            },
-            "rule": RULE,
-            "warnings": warnings,
-            "validation": {
-                "tiles": len(results[0].val.stems),
-                "groups": len(comparison.groups),
-            },
-            "arms": arms,
-            "support": dict(zip(palette.names, support, strict=True)),
-            "rare": [palette.names[c] for c in rare],
-            "filter": _pairs(results),
-            "without_group": left_out,
-            "runs": [_run(result) for result in results],
-            "settings": dict(settings),
-        }
-    )
-    write_picture(folder / PICTURE, trial_picture(comparison, verdict.arm, palette.names, support))
-    shown = [arm for arm in (REAL, COPY_PASTE, verdict.arm) if arm in comparison.arms]
-    _write_examples(folder / EXAMPLES, results, shown, palette, images, labels)
-    with atomic_path(folder / REPORT) as scratch:
-        scratch.write_text(markdown(content, comparison.arms, shown))
-    write_json(folder / "trial.json", content)
-    return verdict, content
-
-
-def _warnings(
-    comparison: Comparison,
-    results: Sequence[RunResult],
-    kept: Mapping[str, Mapping[int, int]],
-    settings: Mapping[str, Any],
-) -> list[str]:
-    """What a reader must know before believing a figure."""
-    found = []
-    seeds = sorted({result.seed for result in results})
-    fewest = min(len(comparison.seeds(arm)) for arm in comparison.arms)
-    if fewest < _FEW_SEEDS:
-        found.append(
-            f"Only {plural(fewest, 'seed')}: intervals are wide, and what is found may not last. "
-            "Five are usual."
-        )
-    if settings["share_gan"]:
-        found.append(
-            "All figures of synthetic pairs are conditional on one GAN and one draw of training "
-            "tiles: with another one they may differ by more than the intervals say."
-        )
-    groups = len(comparison.groups)
-    if groups < _FEW_GROUPS:
-        found.append(
-            f"Validation rests on {plural(groups, 'location group')} only: in other places "
-            "figures may differ by more than the intervals say."
-        )
-    missing = [
-        f"{arm} of seed {', '.join(map(str, lacking))}"
-        for arm in comparison.arms
-        if (lacking := sorted(set(seeds) - set(comparison.seeds(arm))))
-    ]
-    if missing:
-        found.append(
-            f"Results are missing: {'; '.join(missing)}. Two arms are compared over the seeds that "
-            "both have."
-        )
-    empty = {
-        arm: ", ".join(str(seed) for seed, count in sorted(counts.items()) if count == 0)
-        for arm, counts in kept.items()
-    }
-    for seed in sorted(set(filter(None, empty.values()))):
-        arms = ", ".join(arm for arm, seeds in empty.items() if seeds == seed)
-        found.append(
-            f"The filter kept nothing with seed {seed}: there {arms} are what real only is."
-        )
-    return found
-
-
-def _arm(comparison: Comparison, arm: str, palette: Palette) -> dict[str, Any]:
-    level, difference = comparison.level(arm), comparison.difference(arm)
-    return {
-        "seeds": level.seeds,
-        "miou": vars(level.miou),
-        "miou_by_seed": level.by_seed,
-        "inner_miou": comparison.inner_miou(arm),
-        "difference": vars(difference.miou),
-        "difference_by_seed": difference.by_seed,
-        "rare": vars(level.rare),
-        "rare_difference": vars(difference.rare),
-        "classes": _by_class(level, palette),
-        "class_differences": _by_class(difference, palette),
-        "inner_class_differences": dict(
-            zip(palette.names, comparison.inner_gains(arm), strict=True)
-        ),
-    }
-
-
-def _by_class(summary: Summary, palette: Palette) -> dict[str, Any]:
-    return {n: vars(e) for n, e in zip(palette.names, summary.classes, strict=True)}
-
-
-def _support(results: Sequence[RunResult]) -> list[dict[str, float]]:
-    """What every class rests on: fitted real tiles, averaged over the seeds, and validation."""
-    of_seeds = {r.seed: r.facts["support"] for r in results}.values()
-    means = {
-        key: np.mean([support[key] for support in of_seeds], 0)
-        for key in ("pixels", "tiles", "groups")
-    }
-    means["share"] = means["pixels"] / max(1.0, means["pixels"].sum())
-    true, groups = results[0].val.counts.sum(2), np.array(results[0].val.groups)
-    means["val_pixels"], means["val_tiles"] = true.sum(0), (true > 0).sum(0)
-    means["val_groups"] = np.array([len(set(groups[column > 0])) for column in true.T])
-    return [{key: float(value[c]) for key, value in means.items()} for c in range(len(true[0]))]
-
-
-def _pairs(results: Sequence[RunResult]) -> list[dict[str, Any]]:
-    """What the filter did with each seed's pairs, which several arms, or all seeds, share."""
-    found = {}
-    for r in sorted(results, key=lambda r: r.seed):
-        if r.facts["kept"] is not None:
-            name = r.facts.get("pairs", recipe_of(r.arm))
-            facts = {key: r.facts.get(key) for key in ("kept", "generated", "tau")}
-            seed = r.facts.get("gan_seed", r.seed)
-            found[name, seed] = {
-                "pairs": name,
-                "seed": seed,
-                **facts,
-                "seconds": r.facts.get("synthesis_seconds", 0.0),
-                "generators": r.facts.get("generator_seconds", {}),
-            }
-    return [found[key] for key in sorted(found)]
-
-
-def _run(result: RunResult) -> dict[str, Any]:
-    facts = {key: value for key, value in result.facts.items() if key != "support"}
-    return {"arm": result.arm, "seed": result.seed, **facts}
-
-
-def _finite(value: Any) -> Any:
-    """The same content with None for NaN, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _write_examples(

@@ -37,6 +37,7 @@ from geoseg_gan.trials.results import RunResult, result_path, write_result
 from geoseg_gan.trials.settings import TrialConfig
 from geoseg_gan.utils.confusion import TileConfusions
 from geoseg_gan.utils.files import write_json
+from geoseg_gan.utils.pictures import evenly_spaced
 
 EXAMPLES = 8
 """Validation windows whose predictions are kept."""
@@ -151,9 +152,7 @@ class TrialData:
         fit: Fit = "resize" if self.config.data.fit == "resize" else "crop"
         source = PairSource(pairs, self.reader)
         windows = WindowDataset(source, index.sizes, self.config.image_size, fit)
-        count = min(EXAMPLES, len(windows))
-        shown = np.linspace(0, len(windows) - 1, count).round().astype(int)
-        windows.windows = [windows.windows[i] for i in shown]
+        windows.windows = [windows.windows[i] for i in evenly_spaced(len(windows), EXAMPLES)]
         return windows
 
     @cached_property

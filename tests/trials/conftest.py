@@ -138,6 +138,9 @@ def make_run() -> Callable[..., RunResult]:
     def make(arm, seed, right=(0.8, 0.8), *, inner=0.8, kept=None, groups=2) -> RunResult:
         support = {"pixels": [900, 100], "tiles": [9, 2], "groups": [3, 1], "total_tiles": 9}
         facts = {"kept": kept, "generated": kept and 10, "tau": kept and 0.5, "seconds": 60.0}
+        if kept is not None:
+            facts |= {"pairs": recipe_of(arm), "gan_seed": seed}
+            facts |= {"synthesis_seconds": 0.0, "generator_seconds": {}}
         examples = np.full((2, 8, 8), seed % 2, np.uint8)
         return RunResult(
             arm,
