@@ -28,7 +28,7 @@ def test_settings_are_those_of_the_command_line():
         model="spade",
         resume=True,
         max_minutes=None,
-        **{"data.palette": [{"name": "Tree, tall", "color": [1, 2, 3]}]},
+        **{"data.palette": [{"name": n, "color": [1, 2, len(n)]} for n in ("Tree, tall", "Lake")]},
     )
     assert (config.optimizer.ema, config.optimizer.betas) == (0.0, [0.1, 0.2])
     assert (config.loss.perceptual.weight, config.model.generator["modulation"]) == (10, "clade")

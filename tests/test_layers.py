@@ -62,8 +62,9 @@ def test_no_import_goes_in_a_circle():
 @pytest.mark.parametrize("name", MODULES)
 def test_frameworks_stay_where_they_belong(name):
     found = {imported.split(".")[0] for imported in imports_of(MODULES[name])}
-    if name != "geoseg_gan.config":
-        assert not found & {"hydra", "omegaconf"}
+    assert "hydra" not in found or name == "geoseg_gan.config"
+    # Recipes change the parts of a composed trial.
+    assert "omegaconf" not in found or name in ("geoseg_gan.config", "geoseg_gan.trials.settings")
     if name.startswith(("geoseg_gan.models", "geoseg_gan.losses")):
         assert "lightning" not in found
 
