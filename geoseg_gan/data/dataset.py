@@ -1,7 +1,6 @@
 """Datasets of image-mask pairs."""
 
 import math
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import torch
 from torch.utils.data import Dataset
 
@@ -273,12 +273,11 @@ def free_memory(root: Path = Path("/")) -> int:
     Args:
         root: The file system that holds proc/ and sys/.
     """
+    free = int(psutil.virtual_memory().available)
     try:
-        table = dict(row.split(":") for row in (root / "proc/meminfo").read_text().splitlines())
-        free = int(table["MemAvailable"].split()[0]) * 1024
         group = (root / "proc/self/cgroup").read_text().rpartition("::/")[2].strip()
     except OSError:
-        return sys.maxsize  # not Linux
+        return free  # not Linux
     own = root / "sys/fs/cgroup" / group
     # The limit may be an outer group's; in a container the path may lead nowhere.
     for folder in (own, *own.parents):

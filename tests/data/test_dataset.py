@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -336,11 +338,12 @@ def test_16_bit_batches_pass_through_workers(make_folder, tmp_path, source_of):
 
 
 @pytest.fixture
-def machine(tmp_path):
+def machine(tmp_path, monkeypatch):
     """Writes files of a machine with 1000 KiB free: `machine({"path": "text"})`."""
+    memory = SimpleNamespace(available=1000 * 1024)
+    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: memory)
 
     def make(files):
-        files = {"proc/meminfo": "MemTotal: 2000 kB\nMemAvailable: 1000 kB\n", **files}
         for name, text in files.items():
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
