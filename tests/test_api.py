@@ -52,7 +52,7 @@ def test_images_are_generated_from_label_maps(generator, tmp_path):
 
 @pytest.mark.parametrize("name", ["train", "generate", "train_segmenter", "evaluate", "trial"])
 def test_commands_refuse_what_the_command_line_refuses(name):
-    with pytest.raises(UserError, match="there is no setting 'sead'. Did you mean 'seed"):
+    with pytest.raises(UserError, match=r"there is no setting 'sead'\. Did you mean 'seed"):
         getattr(gg, name)(sead=3)
 
 
