@@ -18,18 +18,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import brentq
 from scipy.stats import binomtest
 
 from geoseg_gan.trials.arms import PLAIN, REAL, Mix
 from geoseg_gan.trials.results import RunResult, read_results
 from geoseg_gan.trials.statistics import Comparison, tally
 from geoseg_gan.trials.verdict import reach_verdict
-from geoseg_gan.utils.confusion import TileConfusions
+from geoseg_gan.utils.confusion import TileConfusions, mean_iou
 from geoseg_gan.utils.files import write_json
 from geoseg_gan.utils.tables import markdown_table
 
 DRAWS = 1000  # bootstrap draws of a made-up trial: hundreds are made, and only counted
-HALVINGS = 40  # until the effect is as asked for, to the last digit
 
 
 def made_up_trials(
@@ -70,19 +70,15 @@ def lift(run: RunResult, effect: float) -> RunResult:
 
 
 def _lift(tiles: TileConfusions, effect: float) -> TileConfusions:
-    wanted = _miou(tiles.counts) + effect
-    low, high = 0.0, 1.0
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        if _miou(_corrected(tiles.counts, middle)) < wanted:
-            low = middle
-        else:
-            high = middle
-    return replace(tiles, counts=_corrected(tiles.counts, high))
+    wanted = mean_iou(tiles.counts.sum(0)) + effect
+    if wanted > 1:
+        raise SystemExit(f"error: --effect {effect}: a run has mIoU {wanted - effect:.3f} already.")
+    share = brentq(lambda x: mean_iou(_corrected(tiles.counts, x).sum(0)) - wanted, 0, 1)
+    return replace(tiles, counts=_corrected(tiles.counts, share))
 
 
 def _corrected(counts: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.int64]:
-    """Makes a share of the wrong pixels right, in tenths of thousandths of a pixel."""
+    """Makes a share of the wrong pixels right, counted in ten-thousandths of a pixel."""
     fine: npt.NDArray[np.int64] = counts * 10_000
     moved = np.rint(fine * share).astype(np.int64)
     diagonal = np.arange(counts.shape[1])
@@ -90,14 +86,6 @@ def _corrected(counts: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.in
     better: npt.NDArray[np.int64] = fine - moved
     better[:, diagonal, diagonal] += moved.sum(2)
     return better
-
-
-def _miou(counts: npt.NDArray[np.int64]) -> float:
-    """Mean IoU of all tiles together, over the classes of the labels."""
-    total = counts.sum(0).astype(np.float64)
-    hits, true = np.diagonal(total), total.sum(1)
-    union = true + total.sum(0) - hits
-    return float((hits / np.maximum(union, 1))[true > 0].mean())
 
 
 def _share(verdicts: Counter[str]) -> dict[str, float]:

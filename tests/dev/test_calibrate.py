@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from geoseg_gan.trials.results import RunResult, write_result
-from geoseg_gan.utils.confusion import TileConfusions
+from geoseg_gan.utils.confusion import TileConfusions, mean_iou
 
 calibrate = runpy.run_path(
     str(Path(__file__).parents[2] / "scripts" / "dev" / "calibrate.py"), run_name="calibrate"
@@ -44,9 +44,10 @@ def test_chance_is_seldom_taken_for_a_gain_and_a_large_gain_is_found(folder, tmp
 def test_a_lifted_run_is_better_by_the_effect():
     tiles = _tiles(np.random.default_rng(1))
     run = RunResult("real", 0, tiles, tiles, np.zeros((0, 8, 8), np.uint8), {})
-    miou = calibrate["_miou"]
-    lifted = calibrate["lift"](run, 0.05)
-    assert miou(lifted.val.counts) == pytest.approx(miou(tiles.counts) + 0.05, abs=1e-6)
+    lifted = calibrate["lift"](run, 0.05).val.counts.sum(0)
+    assert mean_iou(lifted) == pytest.approx(mean_iou(tiles.counts.sum(0)) + 0.05, abs=1e-6)
+    with pytest.raises(SystemExit, match=r"--effect 0\.9: a run has mIoU"):
+        calibrate["lift"](run, 0.9)
 
 
 def test_too_few_runs_are_refused(tmp_path, capsys):
