@@ -110,7 +110,7 @@ def calibrate(arguments: Sequence[str]) -> list[dict[str, Any]]:
         parser.error(
             f"{len(runs)} runs of {REAL} are too few: 2 seeds take {2 + 2 * options.ratios}"
         )
-    rows = []
+    rows: list[dict[str, Any]] = []
     for seeds in range(2, most + 1):
         null, power = (
             _share(made_up_trials(runs, seeds, options.ratios, options.trials, effect))
