@@ -277,7 +277,7 @@ def test_a_mistake_is_told_in_the_words_of_the_command_line(argument, message, c
         ("model/discriminator=oasis", "Use model/discriminator=patch, or loss=oasis."),
         ("loss.adversarial=hing", "Did you mean 'hinge'?"),
         ("image_size=100", "image_size=128"),
-        ("bs=0", "bs=0 must be positive"),
+        ("bs=0", "bs=0: use 1 or more"),
         ("precision=8", "precision=8 is not one of"),
         ("keep_checkpoints=some", "keep_checkpoints=some"),
         ("crops=balance", "crops=balance is not one of uniform, balanced, rare. Did you mean"),

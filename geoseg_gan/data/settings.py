@@ -1,6 +1,5 @@
 """Knobs of reading, cutting, augmenting, mixing and packing image-mask pairs."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -9,7 +8,7 @@ import numpy.typing as npt
 
 from geoseg_gan.config import command
 from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass, UnknownPolicy, class_ids
-from geoseg_gan.utils.errors import UserError, check_choice
+from geoseg_gan.utils.errors import UserError, check_choice, check_range
 
 MaskFormat = Literal["rgb", "index"]
 Fit = Literal["crop", "resize"]
@@ -30,11 +29,7 @@ class DemoSettings:
 
 @dataclass
 class DataSettings:
-    """What a data folder holds and how it is read.
-
-    Raises:
-        UserError: Naming the key, its value and what is allowed.
-    """
+    """What a data folder holds and how it is read."""
 
     palette: list[PaletteClass]
     ignore: list[list[int]]
@@ -50,7 +45,7 @@ class DataSettings:
     demo: DemoSettings | None
 
     def __post_init__(self) -> None:
-        """Refuses values out of range."""
+        """Refuses values out of range: a UserError that names key, value and range."""
         check_choice("data.mask_format", self.mask_format, get_args(MaskFormat))
         check_choice("data.unknown", self.unknown, get_args(UnknownPolicy))
         check_choice("data.fit", self.fit, get_args(Fit))
@@ -61,10 +56,8 @@ class DataSettings:
                 "data.cache=ram keeps all pairs in memory, which data.format=stream is not made "
                 "for. Set data.cache=none."
             )
-        if self.num_workers is not None and self.num_workers < 0:
-            raise UserError(f"data.num_workers={self.num_workers}: use 0 or more, or null.")
-        if self.gsd is not None and not 0 < self.gsd < math.inf:
-            raise UserError(f"data.gsd={self.gsd}: metres a pixel must be positive, or null.")
+        check_range("data.num_workers", self.num_workers, 0)
+        check_range("data.gsd", self.gsd, 0, ends="(]")
         self.classes()
         if self.unknown == "ignore" and not self.ignore:
             raise UserError(
@@ -78,11 +71,7 @@ class DataSettings:
             )
 
     def classes(self) -> Palette:
-        """The palette of classes and ignored colours.
-
-        Raises:
-            UserError: If two of its colours or names are the same.
-        """
+        """The palette of classes and ignored colours; a UserError if it is not one-to-one."""
         return Palette(self.palette, self.ignore)
 
 
@@ -101,23 +90,13 @@ class TransplantStep:
     tries: int
 
     def check(self, key: str) -> None:
-        """Refuses values out of range.
-
-        Args:
-            key: What the step is called in the configuration.
-
-        Raises:
-            UserError: Naming the key, its value and the range.
-        """
-        _check_probability(key, self.p)
+        """Refuses values out of range; `key` is what the step is called in the configuration."""
+        check_range(f"{key}.p", self.p, 0, 1)
         if self.classes is not None and not self.classes:
             raise UserError(f"{key}.classes=[] names no class; name some, or null for rare ones.")
-        if not 0 < self.max_share <= 1:
-            raise UserError(f"{key}.max_share={self.max_share} must be above 0 and at most 1.")
-        if self.min_pixels < 1 or self.tries < 1:
-            raise UserError(
-                f"{key}: min_pixels={self.min_pixels} and tries={self.tries} must be 1 or more."
-            )
+        check_range(f"{key}.max_share", self.max_share, 0, 1, "(]")
+        check_range(f"{key}.min_pixels", self.min_pixels, 1)
+        check_range(f"{key}.tries", self.tries, 1)
 
 
 @dataclass
@@ -169,9 +148,6 @@ class JitterSettings:
     """Geometric steps in the order in which they act; a step with p=0 is off.
 
     The transplant comes before all others and is not part of the warp (see `jitter.draw_warp`).
-
-    Raises:
-        UserError: Naming the key, its value and the range.
     """
 
     elastic: ElasticStep
@@ -181,17 +157,13 @@ class JitterSettings:
     transplant: TransplantStep
 
     def __post_init__(self) -> None:
-        """Refuses values out of range."""
+        """Refuses values out of range: a UserError that names key, value and range."""
         _check_steps("jitter", self)
 
 
 @dataclass
 class AugmentSettings:
-    """The steps in the order in which they act; a step with p=0 is off.
-
-    Raises:
-        UserError: Naming the key, its value and the range.
-    """
+    """The steps in the order in which they act; a step with p=0 is off."""
 
     copy_paste: TransplantStep
     elastic: ElasticStep
@@ -201,7 +173,7 @@ class AugmentSettings:
     color: ColorStep
 
     def __post_init__(self) -> None:
-        """Refuses values out of range."""
+        """Refuses values out of range: a UserError that names key, value and range."""
         _check_steps("augment", self)
 
     def geometry(self) -> JitterSettings:
@@ -215,15 +187,10 @@ class AugmentSettings:
         )
 
 
-def _check_probability(key: str, p: float) -> None:
-    if not 0 <= p <= 1:
-        raise UserError(f"{key}.p={p} is not a probability; use 0 to 1.")
-
-
 def _check_steps(group: str, steps: JitterSettings | AugmentSettings) -> None:
     for name, step in vars(steps).items():
         key = f"{group}.{name}"
-        _check_probability(key, step.p)
+        check_range(f"{key}.p", step.p, 0, 1)
         match step:
             case TransplantStep():
                 step.check(key)
@@ -234,32 +201,20 @@ def _check_steps(group: str, steps: JitterSettings | AugmentSettings) -> None:
                         f"{key}.scale={scale} is not a smallest and a largest factor within 0.1 "
                         "to 10; use e.g. [0.8,1.25]."
                     )
-                if not 0 <= step.degrees <= 180 or not 0 <= step.translate <= 1:
-                    raise UserError(
-                        f"{key}: degrees={step.degrees} must be within 0 to 180 and "
-                        f"translate={step.translate} within 0 to 1."
-                    )
+                check_range(f"{key}.degrees", step.degrees, 0, 180)
+                check_range(f"{key}.translate", step.translate, 0, 1)
             case ElasticStep():
-                if not 0 <= step.amplitude < math.inf or not 2 <= step.wavelength < math.inf:
-                    raise UserError(
-                        f"{key}: amplitude={step.amplitude} must not be negative and "
-                        f"wavelength={step.wavelength} not below 2 pixels."
-                    )
+                check_range(f"{key}.amplitude", step.amplitude, 0)
+                check_range(f"{key}.wavelength", step.wavelength, 2)
             case ColorStep():
                 for part in ("brightness", "contrast", "saturation"):
-                    if not 0 <= (value := getattr(step, part)) < 1:
-                        raise UserError(f"{key}.{part}={value}: use a number from 0 to below 1.")
-                if not 0 <= step.gamma < math.inf:
-                    raise UserError(f"{key}.gamma={step.gamma} must not be negative.")
+                    check_range(f"{key}.{part}", getattr(step, part), 0, 1, "[)")
+                check_range(f"{key}.gamma", step.gamma, 0)
 
 
 @dataclass
 class MixingSettings:
-    """How synthetic pairs are mixed into a segmenter's training.
-
-    Raises:
-        UserError: Naming the key, its value and what is allowed.
-    """
+    """How synthetic pairs are mixed into a segmenter's training."""
 
     schedule: str
     batch_norm: str
@@ -276,11 +231,7 @@ class MixingSettings:
             )
 
     def gate(self, palette: Palette) -> npt.NDArray[np.uint8] | None:
-        """What each label becomes on synthetic pixels, shape (256,); None where all stay.
-
-        Raises:
-            UserError: If a class is not one of the palette.
-        """
+        """What each label becomes on synthetic pixels, shape (256,); None where all stay."""
         if self.classes is None:
             return None
         table = np.full(256, IGNORE, np.uint8)
@@ -291,11 +242,7 @@ class MixingSettings:
 
 @dataclass
 class TileSettings:
-    """What scripts/tile.py cuts, how, and where to.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """What scripts/tile.py cuts, how, and where to."""
 
     source: str
     data_root: str
@@ -312,19 +259,12 @@ class TileSettings:
     data: DataSettings
 
     def __post_init__(self) -> None:
-        """Refuses values out of range."""
-        if self.tile_size < 1:
-            raise UserError(f"tile_size={self.tile_size} must be positive.")
-        if not 0 <= self.overlap < self.tile_size:
-            raise UserError(
-                f"overlap={self.overlap}: use 0 to {self.tile_size - 1}, less than a tile."
-            )
-        if not 0 < self.val_share < 1:
-            raise UserError(f"val_share={self.val_share}: use a share between 0 and 1.")
-        if not 0 <= self.max_ignore <= 1:
-            raise UserError(f"max_ignore={self.max_ignore}: use a share from 0 to 1.")
-        if self.seed < 0:
-            raise UserError(f"seed={self.seed} must be 0 or more.")
+        """Refuses values out of range: a UserError that names key, value and range."""
+        check_range("tile_size", self.tile_size, 1)
+        check_range("overlap", self.overlap, 0, self.tile_size - 1)
+        check_range("val_share", self.val_share, 0, 1, "()")
+        check_range("max_ignore", self.max_ignore, 0, 1)
+        check_range("seed", self.seed, 0)
         check_choice("remainder", self.remainder, get_args(Remainder))
         check_choice("image_format", self.image_format, ("auto", "png", "jpg", "tif"))
         if self.val_regex is not None and self.val_groups is not None:
@@ -335,11 +275,7 @@ class TileSettings:
 
 @dataclass
 class PackSettings:
-    """What scripts/pack.py packs, and where to.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """What scripts/pack.py packs, and where to."""
 
     data_root: str
     out_dir: str
@@ -347,9 +283,8 @@ class PackSettings:
     data: DataSettings
 
     def __post_init__(self) -> None:
-        """Refuses values out of range."""
-        if not 0 < self.chunk_mb <= _LARGEST_CHUNK:
-            raise UserError(f"chunk_mb={self.chunk_mb:g}: use more than 0, up to {_LARGEST_CHUNK}.")
+        """Refuses values out of range: a UserError that names key, value and range."""
+        check_range("chunk_mb", self.chunk_mb, 0, _LARGEST_CHUNK, "(]")
         if self.data.format != "folder":
             raise UserError("scripts/pack.py packs folders. Set data.format=folder.")
 

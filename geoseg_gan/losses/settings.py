@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.utils.errors import UserError, check_choice
+from geoseg_gan.utils.errors import UserError, check_choice, check_range
 
 ADVERSARIAL = ("hinge", "lsgan", "nonsaturating", "classes", "both")
 """Names of the adversarial losses."""
@@ -32,10 +32,8 @@ class DiffAugmentSettings:
             UserError: Naming the key, its value and the range.
         """
         for key in ("p", "target", "most"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise UserError(f"loss.augment.{key}={getattr(self, key)}: use 0 to 1.")
-        if self.images < 1:
-            raise UserError(f"loss.augment.images={self.images}: use 1 or more.")
+            check_range(f"loss.augment.{key}", getattr(self, key), 0, 1)
+        check_range("loss.augment.images", self.images, 1)
         if (self.p or self.adaptive) and not (self.color or self.geometry):
             raise UserError(
                 f"loss.augment.p={self.p} changes nothing with color=false and geometry=false: set "
@@ -141,11 +139,7 @@ class ObjectiveSettings:
         """
         check_choice("loss.adversarial", self.adversarial, ADVERSARIAL)
         for name in ("feature_matching", "perceptual", "diversity", "labelmix", "r1"):
-            weight = getattr(self, name).weight
-            if not 0 <= weight < math.inf:
-                raise UserError(f"loss.{name}.weight={weight}: use 0 or more.")
-        if self.r1.every < 1:
-            raise UserError(f"loss.r1.every={self.r1.every}: use 1 or more batches.")
-        if not self.diversity.limit > 0:
-            raise UserError(f"loss.diversity.limit={self.diversity.limit}: use more than 0.")
+            check_range(f"loss.{name}.weight", getattr(self, name).weight, 0)
+        check_range("loss.r1.every", self.r1.every, 1)
+        check_range("loss.diversity.limit", self.diversity.limit, 0, ends="(]")
         self.augment.check()

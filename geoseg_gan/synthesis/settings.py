@@ -7,7 +7,7 @@ from typing import Any
 from geoseg_gan.config import command
 from geoseg_gan.data.settings import JitterSettings
 from geoseg_gan.utils.device import TrainerSettings
-from geoseg_gan.utils.errors import UserError, check_choice
+from geoseg_gan.utils.errors import UserError, check_choice, check_range
 
 
 @dataclass
@@ -29,10 +29,8 @@ class ComposeSettings:
             UserError: Naming the key, its value and what to do.
         """
         check_choice(f"{key}.generate", self.generate, ("all", "grafts", "regions", "none"))
-        if not 0 < self.share <= 1:
-            raise UserError(f"{key}.share={self.share} must be above 0 and at most 1.")
-        if not 0 <= self.match <= 1:
-            raise UserError(f"{key}.match={self.match} must be within 0 to 1.")
+        check_range(f"{key}.share", self.share, 0, 1, "(]")
+        check_range(f"{key}.match", self.match, 0, 1)
         if self.generate == "grafts" and transplant == 0:
             raise UserError(
                 f"{key}.generate=grafts generates only what is transplanted into masks, and "

@@ -15,7 +15,7 @@ from geoseg_gan.losses.settings import ObjectiveSettings, SegmentationLossSettin
 from geoseg_gan.models.settings import ModelSettings, SegmenterSettings
 from geoseg_gan.synthesis.settings import OnnxSettings
 from geoseg_gan.utils.device import TrainerSettings
-from geoseg_gan.utils.errors import UserError, check_choice
+from geoseg_gan.utils.errors import UserError, check_choice, check_range
 
 SCHEDULES = ("constant", "linear")
 NETWORKS = ("generator", "discriminator")
@@ -41,15 +41,10 @@ class OptimizerSettings:
         check_choice("optimizer.schedule", self.schedule, SCHEDULES)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optimizer.betas={self.betas}: use two numbers in [0, 1).")
-        if not 0 <= self.decay_from < 1:
-            raise UserError(f"optimizer.decay_from={self.decay_from}: use a share in [0, 1).")
-        if not 0 <= self.ema < 1:
-            raise UserError(f"optimizer.ema={self.ema}: use a number in [0, 1); 0 for none.")
-        if self.d_lr_ratio <= 0 or self.clip < 0:
-            raise UserError(
-                f"optimizer: d_lr_ratio={self.d_lr_ratio} must be positive and clip={self.clip} "
-                "not negative."
-            )
+        check_range("optimizer.decay_from", self.decay_from, 0, 1, "[)")
+        check_range("optimizer.ema", self.ema, 0, 1, "[)")
+        check_range("optimizer.d_lr_ratio", self.d_lr_ratio, 0, ends="(]")
+        check_range("optimizer.clip", self.clip, 0)
 
 
 @dataclass
@@ -78,13 +73,9 @@ class SegmenterOptimizerSettings:
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
-        if self.weight_decay < 0 or self.clip < 0:
-            raise UserError(
-                f"optimizer: weight_decay={self.weight_decay} and clip={self.clip} must not be "
-                "negative."
-            )
-        if not 0 <= self.warm_up < 1:
-            raise UserError(f"optimizer.warm_up={self.warm_up}: use a share in [0, 1).")
+        check_range("optimizer.weight_decay", self.weight_decay, 0)
+        check_range("optimizer.clip", self.clip, 0)
+        check_range("optimizer.warm_up", self.warm_up, 0, 1, "[)")
 
 
 @dataclass
@@ -109,11 +100,12 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
-        _check_positive(self, "epochs", "bs", "lr", "image_size", "epoch_steps")
-        if self.samples < 0 or self.seed < 0:
-            raise UserError(f"samples={self.samples} and seed={self.seed} must be 0 or more.")
-        if not 0 <= self.inner_share <= 0.5:
-            raise UserError(f"inner_share={self.inner_share}: use a share from 0 to 0.5.")
+        for key in ("epochs", "bs", "image_size", "epoch_steps"):
+            check_range(key, getattr(self, key), 1)
+        check_range("lr", self.lr, 0, ends="(]")
+        check_range("samples", self.samples, 0)
+        check_range("seed", self.seed, 0)
+        check_range("inner_share", self.inner_share, 0, 0.5)
 
 
 @dataclass
@@ -141,18 +133,17 @@ class TrainConfig(TrainingConfig):
     def __post_init__(self) -> None:
         """Refuses values out of range."""
         super().__post_init__()
-        _check_positive(self, "base_bs", "accumulate", "max_minutes")
+        check_range("base_bs", self.base_bs, 1)
+        check_range("accumulate", self.accumulate, 1)
+        check_range("max_minutes", self.max_minutes, 0, ends="(]")
         check_choice("scale_lr", self.scale_lr, LR_SCALING)
         check_choice("monitor", self.monitor, MONITORS)
         if not re.fullmatch("all|[1-9][0-9]*", self.keep_checkpoints):
             raise UserError(
                 f"keep_checkpoints={self.keep_checkpoints}: use all, or a number from 1."
             )
-        if self.evaluate_every < 0 or self.evaluate_samples < 2:
-            raise UserError(
-                f"evaluate_every={self.evaluate_every} must be 0 or more, and evaluate_samples="
-                f"{self.evaluate_samples} 2 or more."
-            )
+        check_range("evaluate_every", self.evaluate_every, 0)
+        check_range("evaluate_samples", self.evaluate_samples, 2)
 
     @property
     def kept_epochs(self) -> int | None:
@@ -184,12 +175,10 @@ class TrainSegmenterConfig(TrainingConfig):
     def __post_init__(self) -> None:
         """Refuses values out of range, and a selection that has nothing to choose by."""
         super().__post_init__()
-        _check_positive(self, "validate_every")
+        check_range("validate_every", self.validate_every, 1)
         check_choice("select", self.select, SELECTIONS)
-        if not 0 <= self.synthetic_ratio <= 1:
-            raise UserError(f"synthetic_ratio={self.synthetic_ratio}: use a share from 0 to 1.")
-        if self.oversample_factor < 1:
-            raise UserError(f"oversample_factor={self.oversample_factor} must be 1 or more.")
+        check_range("synthetic_ratio", self.synthetic_ratio, 0, 1)
+        check_range("oversample_factor", self.oversample_factor, 1)
         if self.select == "best" and not self.inner_share:
             raise UserError(
                 "select=best needs held-out training tiles to choose by. Set inner_share=0.15 or "
@@ -200,14 +189,6 @@ class TrainSegmenterConfig(TrainingConfig):
                 f"validate_every={self.validate_every} skips epochs that select=best chooses "
                 "from. Set validate_every=1, or select=last."
             )
-
-
-def _check_positive(config: Any, *keys: str) -> None:
-    """Refuses numbers that are not positive; None, where a knob may be null, passes."""
-    for key in keys:
-        value = getattr(config, key)
-        if value is not None and value <= 0:
-            raise UserError(f"{key}={value} must be positive.")
 
 
 @dataclass

@@ -15,7 +15,7 @@ from geoseg_gan.synthesis.settings import GenerateConfig
 from geoseg_gan.training.settings import OptimizerSettings, TrainConfig, TrainSegmenterConfig
 from geoseg_gan.trials.arms import FREE_RIVALS, ONLY, PLACEBO, PLAIN, REAL, Mix
 from geoseg_gan.utils.device import TrainerSettings
-from geoseg_gan.utils.errors import UserError, check_choice
+from geoseg_gan.utils.errors import UserError, check_choice, check_range
 
 PartT = TypeVar("PartT")
 
@@ -107,10 +107,8 @@ class TrialConfig:
             check_choice("arms", arm, self.all_arms())
         if self.train_tiles is not None and self.train_fraction is not None:
             raise UserError("Give train_tiles or train_fraction, not both.")
-        if self.train_tiles is not None and self.train_tiles < 1:
-            raise UserError(f"train_tiles={self.train_tiles}: use 1 or more, or null.")
-        if self.train_fraction is not None and not 0 < self.train_fraction <= 1:
-            raise UserError(f"train_fraction={self.train_fraction}: use a share above 0, up to 1.")
+        check_range("train_tiles", self.train_tiles, 1)
+        check_range("train_fraction", self.train_fraction, 0, 1, "(]")
         if self.data.split_file is not None and self.tile_count(1) is not None:
             raise UserError("data.split_file says which tiles are used: leave out train_tiles.")
         if not 0 < self.inner_share <= 0.5:
@@ -118,8 +116,7 @@ class TrialConfig:
                 f"inner_share={self.inner_share}: use a share above 0, up to 0.5; tau and ratio "
                 "are chosen on these tiles."
             )
-        if self.oversample_factor < 1:
-            raise UserError(f"oversample_factor={self.oversample_factor} must be 1 or more.")
+        check_range("oversample_factor", self.oversample_factor, 1)
         self.trainer.check(self.devices)
         self.copy_paste.check("copy_paste")
         for part, values in _DECIDED.items():

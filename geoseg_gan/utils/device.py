@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from geoseg_gan.utils.errors import UserError, check_choice
+from geoseg_gan.utils.errors import UserError, check_choice, check_range
 
 if TYPE_CHECKING:
     import torch
@@ -51,8 +51,7 @@ class TrainerSettings:
             raise UserError("trainer=gpu: no GPU is visible. Use trainer=auto or trainer=cpu.")
         if devices < 1 or (self.on_gpu() and devices > gpus):
             raise UserError(f"devices={devices}: use 1 to {gpus or 'the number of processes'}.")
-        if self.num_nodes < 1:
-            raise UserError(f"trainer.num_nodes={self.num_nodes}: use 1 or more.")
+        check_range("trainer.num_nodes", self.num_nodes, 1)
         if full == "16-mixed" and not self.on_gpu():
             raise UserError("precision=16-mixed needs a GPU. Use bf16-mixed or 32-true.")
 

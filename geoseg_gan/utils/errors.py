@@ -1,6 +1,7 @@
 """The one exception that stands for a user's mistake, and how warnings are shown."""
 
 import difflib
+import math
 import sys
 import warnings
 from collections.abc import Iterable
@@ -33,6 +34,35 @@ def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
         close = difflib.get_close_matches(value, names, 1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
         raise UserError(f"{key}={value} is not one of {', '.join(names)}.{hint}")
+
+
+def check_range(
+    key: str, value: float | None, low: float, high: float = math.inf, ends: str = "[]"
+) -> None:
+    """Refuses a number outside of an interval; None, the value of a knob that is not set, passes.
+
+    Args:
+        key: What it is called in the configuration.
+        value: The number.
+        low: The interval's lower end.
+        high: Its upper end; infinite values are refused in any case.
+        ends: Which ends are part of it: "[]" both, "(]" the upper, "[)" the lower, "()" neither.
+
+    Raises:
+        UserError: Naming the key, the value and the interval.
+    """
+    if value is None:
+        return
+    is_above = value >= low if ends[0] == "[" else value > low
+    is_below = value <= high if ends[1] == "]" else value < high
+    if is_above and is_below and math.isfinite(value):
+        return
+    allowed = f"{low:g} or more" if ends[0] == "[" else f"more than {low:g}"
+    if high < math.inf:
+        allowed += f", up to {high:g}" if ends[1] == "]" else f", less than {high:g}"
+    if ends == "[]" and high < math.inf:
+        allowed = f"{low:g} to {high:g}"
+    raise UserError(f"{key}={value}: use {allowed}.")
 
 
 def plural(count: int, noun: str) -> str:

@@ -252,12 +252,12 @@ def test_pictures_beyond_pillows_limit_are_cut(settings, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tile_size": 0}, "tile_size=0 must be positive"),
+        ({"tile_size": 0}, "tile_size=0: use 1 or more"),
         ({"overlap": 16}, "overlap=16: use 0 to 15"),
         ({"overlap": -1}, "overlap=-1: use 0 to 15"),
-        ({"val_share": 1.0}, "val_share=1.0: use a share between 0 and 1"),
-        ({"max_ignore": 1.5}, r"max_ignore=1.5: use a share from 0 to 1"),
-        ({"seed": -1}, "seed=-1 must be 0 or more"),
+        ({"val_share": 1.0}, "val_share=1.0: use more than 0, less than 1"),
+        ({"max_ignore": 1.5}, "max_ignore=1.5: use 0 to 1"),
+        ({"seed": -1}, "seed=-1: use 0 or more"),
         ({"remainder": "shfit"}, "remainder=shfit is not one of.*Did you mean 'shift'"),
         ({"image_format": "webp"}, "image_format=webp is not one of auto, png, jpg, tif"),
         ({"val_regex": "a", "val_groups": ["b"]}, "Give one of them"),

@@ -265,7 +265,7 @@ def test_classes_that_are_not_there_are_refused(step, message, transplanter):
 def test_messages_name_the_setting_as_the_command_calls_it(transplanter):
     with pytest.raises(UserError, match=r"^augment\.copy_paste\.classes: 'Lake'"):
         transplanter(defaults(TransplantStep, 1.0, classes=["Lake"]), key="augment.copy_paste")
-    with pytest.raises(UserError, match=r"^augment\.copy_paste\.p=2 "):
+    with pytest.raises(UserError, match=r"^augment\.copy_paste\.p=2:"):
         defaults(TransplantStep, 2).check("augment.copy_paste")
 
 

@@ -306,7 +306,7 @@ def test_networks_that_do_not_take_the_image_size_are_refused(composed):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("epochs=0", "epochs=0 must be positive"),
+        ("epochs=0", "epochs=0: use 1 or more"),
         ("epoch_steps=0", "epoch_steps=0"),
         ("inner_share=0.6", "inner_share=0.6"),
         ("max_minutes=0", "max_minutes=0"),
@@ -315,7 +315,7 @@ def test_networks_that_do_not_take_the_image_size_are_refused(composed):
         ("precision=half", "precision=half is not one of"),
         ("precision=16", "precision=16-mixed needs a GPU"),
         ("scale_lr=root", "scale_lr=root"),
-        ("base_bs=0", "base_bs=0 must be positive"),
+        ("base_bs=0", "base_bs=0: use 1 or more"),
         ("speed.compile=[segmenter]", "speed.compile=segmenter"),
         ("trainer.num_nodes=0", "trainer.num_nodes=0: use 1 or more"),
         ("init_from=nowhere/G_e001.pt", "init_from=nowhere/G_e001.pt does not exist"),
@@ -337,7 +337,7 @@ def test_a_sweep_gives_each_job_its_folder_and_outlives_a_failing_one(
     with pytest.raises(SystemExit) as stop:
         train_command()
     assert stop.value.code == 1
-    assert "lr=-1.0 must be positive." in capsys.readouterr().err
+    assert "lr=-1.0: use more than 0." in capsys.readouterr().err
     done = sorted(path.parent.name for path in (tmp_path / "runs/sweep").glob("*/G_e001.pt"))
     assert [name.split("lr=")[1].split(",")[0] for name in done] == ["0.0001", "0.001"]
 

@@ -105,8 +105,8 @@ def test_evaluation_changes_nothing_in_the_training(run):
         (["inner_share=0"], "evaluate_every=1 needs training tiles that are held out"),
         (["monitor=loss"], "monitor=loss is not one of"),
         (["monitor=agreement", "segmenter_ckpt=null"], "monitor=agreement needs a segmenter"),
-        (["evaluate_every=-1"], "evaluate_every=-1 must be 0 or more"),
-        (["evaluate_samples=1"], "evaluate_samples=1 2 or more"),
+        (["evaluate_every=-1"], "evaluate_every=-1: use 0 or more"),
+        (["evaluate_samples=1"], "evaluate_samples=1: use 2 or more"),
         (["image_size=16"], "needs image_size=32 or more, not 16"),
     ],
 )

@@ -268,12 +268,12 @@ def test_sixteen_bit_images_of_five_bands_train(tmp_path, make_folder, request):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("epochs=0", "epochs=0 must be positive"),
+        ("epochs=0", "epochs=0: use 1 or more"),
         ("bs=1", "batch normalisation"),
         ("trainer.num_nodes=3", "bs=8 is the batch.* devices=1, times trainer.num_nodes=3"),
         ("trainer.num_nodes=8", "leaves a device fewer than 2 images"),
         ("select=first", "select=first is not one of best, last"),
-        ("inner_share=0.6", "inner_share=0.6: use a share from 0 to 0.5"),
+        ("inner_share=0.6", "inner_share=0.6: use 0 to 0.5"),
         ("validate_every=0", "validate_every=0"),
         ("validate_every=2", "skips epochs that select=best chooses from"),
         ("inner_share=0", "select=best needs held-out"),

@@ -262,7 +262,7 @@ def test_groups_that_stand_in_both_splits_are_warned_of_in_the_report(trial_conf
         ("arms=[real,mixed]", "arms=mixed is not one of real"),
         ("train_fraction=1.5", "Give train_tiles or train_fraction, not both"),
         ("inner_share=0", "chosen on these tiles"),
-        ("oversample_factor=0", "oversample_factor=0.0 must be 1 or more"),
+        ("oversample_factor=0", "oversample_factor=0.0: use 1 or more"),
         ("oversample_classes=[Forest]", "'Forest'"),
         ("devices=0", "devices=0: use 1 to"),
         ("copy_paste.p=2", r"copy_paste\.p=2"),
