@@ -116,8 +116,7 @@ class SegmenterDataModule(PairDataModule):
     def train_dataset(self) -> "MixedDataset":
         """The fitted pairs, real ones first; available after `setup`."""
         assert self._real is not None, "setup() comes first"
-        mark = bool(self._synthetic) and self.mixing.batch_norm == "apart"
-        return MixedDataset([self._real, *self._synthetic], self._gate, mark=mark)
+        return MixedDataset([self._real, *self._synthetic], self._gate)
 
     def split_summary(self) -> str:
         """How many pairs of how many groups are fitted and held out; available after `setup`."""
@@ -190,20 +189,14 @@ class MixedDataset(Dataset[Sample]):
     Args:
         parts: Real pairs, then synthetic ones.
         gate: What each label becomes on synthetic pixels, shape (256,); None where all stay.
-        mark: Whether samples say if they are synthetic.
     """
 
     def __init__(
-        self,
-        parts: Sequence[PairDataset],
-        gate: npt.NDArray[np.uint8] | None = None,
-        *,
-        mark: bool = False,
+        self, parts: Sequence[PairDataset], gate: npt.NDArray[np.uint8] | None = None
     ) -> None:
         """Stores the parts."""
         self.parts = parts
         self.gate = gate
-        self.mark = mark
         self.ends = list(accumulate(len(part) for part in parts))
 
     def __len__(self) -> int:
@@ -217,8 +210,6 @@ class MixedDataset(Dataset[Sample]):
         sample = part[index._replace(row=index.row - self.ends[number] + len(part))]
         if self.gate is not None and number > 0:
             sample["label"] = torch.from_numpy(self.gate.take(sample["label"].numpy()))
-        if self.mark:
-            sample["synthetic"] = torch.tensor(number > 0)
         return sample
 
 

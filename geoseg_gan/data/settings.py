@@ -217,13 +217,11 @@ class MixingSettings:
     """How synthetic pairs are mixed into a segmenter's training."""
 
     schedule: str
-    batch_norm: str
     classes: list[Any] | None
 
     def __post_init__(self) -> None:
         """Refuses values that no palette allows; `gate` checks the classes."""
         check_choice("mixing.schedule", self.schedule, get_args(Schedule))
-        check_choice("mixing.batch_norm", self.batch_norm, ("shared", "apart"))
         if self.classes is not None and not self.classes:
             raise UserError(
                 "mixing.classes=[] would ignore every synthetic pixel. Name classes, or use null "

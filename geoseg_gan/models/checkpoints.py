@@ -20,7 +20,7 @@ from geoseg_gan.data.palette import Palette
 from geoseg_gan.models.discriminators.oasis import EXTRA_DISCRIMINATORS, changed_settings
 from geoseg_gan.models.registry import Generator, build_generator
 from geoseg_gan.models.segmenters import build_segmenter
-from geoseg_gan.models.settings import with_current_names
+from geoseg_gan.models.settings import current_config
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path
 
@@ -209,7 +209,7 @@ def start_from(path: Path, generator: nn.Module, discriminator: nn.Module, facts
 
 
 def _facts(content: Mapping[str, Any]) -> RunFacts:
-    config = with_current_names(content["config"])
+    config = current_config(content["config"])
     scaling = ImageScaling(**content["scaling"])
     return RunFacts(config, Palette.from_dict(content["palette"]), scaling)
 

@@ -26,12 +26,15 @@ class ModelSettings:
     discriminator: dict[str, Any]
 
 
-def with_current_names(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's stored configuration, with the names that its networks have today."""
-    if "model" not in config:
-        return dict(config)
-    networks = {
-        kind: {**network, "name": _RENAMED.get(network["name"], network["name"])}
-        for kind, network in config["model"].items()
-    }
-    return {**config, "model": networks}
+def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's stored configuration, with today's names and without the default of removed knobs."""
+    current = dict(config)
+    if "model" in config:
+        current["model"] = {
+            kind: {**network, "name": _RENAMED.get(network["name"], network["name"])}
+            for kind, network in config["model"].items()
+        }
+    if "mixing" in config:
+        removed = ("batch_norm", "shared")
+        current["mixing"] = dict(entry for entry in config["mixing"].items() if entry != removed)
+    return current

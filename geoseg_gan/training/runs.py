@@ -15,7 +15,7 @@ from rich.table import Table
 
 from geoseg_gan.config import plain, write_yaml
 from geoseg_gan.data.stream import check_root
-from geoseg_gan.models.settings import with_current_names
+from geoseg_gan.models.settings import current_config
 from geoseg_gan.training.settings import TrainingConfig
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import write_json
@@ -77,8 +77,14 @@ def find_checkpoint(config: TrainingConfig, free: Collection[str], outcome: str)
     """
     out_dir = Path(config.out_dir)
     content = torch.load(out_dir / LAST, map_location="cpu", weights_only=True, mmap=True)
-    stored, settings = with_current_names(content["config"]), plain(config)
+    stored, settings = current_config(content["config"]), plain(config)
     for key, old, new in differences(stored, settings):
+        if new is None and key not in flat(settings):
+            raise UserError(
+                f"resume=true: the run in {out_dir} has {key}={old}, which this version no longer "
+                "has. Finish it with the version that began it, or start a new run in another "
+                "out_dir."
+            )
         if key.split(".")[0] not in free:
             raise UserError(
                 f"resume=true: the run in {out_dir} has {key}={old}, not {new}. Give "

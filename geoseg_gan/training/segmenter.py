@@ -16,7 +16,6 @@ from geoseg_gan.data.batch import ImageScaling, Sample
 from geoseg_gan.data.settings import ColorStep
 from geoseg_gan.losses.segmentation import SegmentationLoss
 from geoseg_gan.losses.terms import Terms
-from geoseg_gan.models.batch_norm import separate_batch_norm
 from geoseg_gan.training.settings import SegmenterOptimizerSettings
 from geoseg_gan.utils.confusion import class_iou, confusion_matrix, mean_iou
 
@@ -87,18 +86,7 @@ class Segmenter(L.LightningModule):
         local = image.shape[0]
         first = self.global_step * self.global_batch + self.global_rank * local
         image = jitter_color(image, self.color, self.seed, range(first, first + local))
-        return self.loss(self._logits(image, sample), sample["label"])
-
-    def _logits(self, image: Tensor, sample: Sample) -> Tensor:
-        """Logits of a training batch; images marked as synthetic are normalised separately."""
-        if "synthetic" not in sample:
-            return cast(Tensor, self.network(image))
-        synthetic = sample["synthetic"].int()
-        order = synthetic.argsort(stable=True)  # real ones first
-        batch = len(image)
-        with separate_batch_norm(self.network, batch - int(synthetic.sum()), batch):
-            logits: Tensor = self.network(image[order])
-        return logits[order.argsort()]
+        return self.loss(self.network(image), sample["label"])
 
     def on_validation_epoch_start(self) -> None:
         """Starts counting."""

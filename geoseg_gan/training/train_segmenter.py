@@ -119,11 +119,6 @@ def check(config: TrainSegmenterConfig) -> None:
             f"bs={config.bs} leaves a device fewer than 2 images, which batch normalisation needs. "
             "Use a larger bs, or fewer devices."
         )
-    if config.synthetic and config.synthetic_ratio == 1 and config.mixing.batch_norm == "apart":
-        raise UserError(
-            "mixing.batch_norm=apart keeps the statistics of real images, and synthetic_ratio=1 "
-            "shows none. Use a lower ratio, or mixing.batch_norm=shared."
-        )
     palette = config.data.classes()
     config.mixing.gate(palette)
     config.loss.check(palette.num_classes)

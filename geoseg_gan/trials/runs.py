@@ -343,8 +343,6 @@ class SeedRuns:
             settings.synthetic = str(source / pairs_folder(config, recipe))
             mix = mix_of(arm)
             settings.synthetic_ratio = 1.0 if mix is None else mix.ratio
-            if mix is None:  # there are no real pairs to keep statistics apart from
-                settings.mixing = replace(settings.mixing, batch_norm="shared")
         return settings
 
     def compute(self, arm: str, pairs: dict[str, Any]) -> None:

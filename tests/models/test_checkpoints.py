@@ -5,7 +5,7 @@ from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.models.checkpoints import RunFacts, load_generator, save_network, start_from
 from geoseg_gan.models.generators.noise import sample_noise
 from geoseg_gan.models.registry import build_discriminator, build_generator
-from geoseg_gan.models.settings import with_current_names
+from geoseg_gan.models.settings import current_config
 from geoseg_gan.utils.errors import UserError
 
 NOISE = {"style_channels": 2, "region_channels": 2, "texture_octaves": 2}
@@ -66,8 +66,11 @@ def test_a_run_starts_from_networks_under_their_old_names(saved, palette):
         start_from(path, *build(1, run), run)
 
 
-def test_configurations_without_networks_are_as_they_were():
-    assert with_current_names({"segmenter": {"name": "pixel"}}) == {"segmenter": {"name": "pixel"}}
+def test_configurations_of_segmenters_lose_only_a_removed_knob_left_at_its_default():
+    stored = {"segmenter": {"name": "pixel"}, "mixing": {"classes": None, "batch_norm": "apart"}}
+    assert current_config(stored) == stored
+    stored["mixing"]["batch_norm"] = "shared"
+    assert current_config(stored) == stored | {"mixing": {"classes": None}}
 
 
 @pytest.mark.parametrize(

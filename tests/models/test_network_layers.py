@@ -1,11 +1,8 @@
 import pytest
 import torch
-from timm.layers import BatchNormAct2d
-from torch import nn
 
 from geoseg_gan.data.batch import one_hot_of
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.models.batch_norm import sync_batch_norms
 from geoseg_gan.models.generators.spade import Clade, Spade
 from geoseg_gan.models.layers import (
     PixelNorm,
@@ -92,14 +89,3 @@ def test_spade_scales_and_shifts_what_it_normalised():
     x = torch.tensor([7.0, -7.0]).view(1, 1, 1, 2)  # normalised to 1 and -1
     modulated = layer(x, torch.rand(1, 3, 1, 2)).flatten()
     torch.testing.assert_close(modulated, torch.tensor([3.0 + 5, -3.0 + 5]))
-
-
-@pytest.mark.parametrize("on_gpu", [False, True])
-def test_shared_batch_norms_keep_the_activations_that_layers_of_timm_hold(on_gpu):
-    torch.manual_seed(0)
-    network = nn.Sequential(BatchNormAct2d(3), nn.BatchNorm2d(3)).eval()
-    image = torch.randn(2, 3, 4, 4)
-    expected = network(image)
-    shared = sync_batch_norms(network, on_gpu)
-    assert not any(type(norm) in (BatchNormAct2d, nn.BatchNorm2d) for norm in shared)
-    assert torch.equal(shared(image), expected)

@@ -2,26 +2,20 @@
 
 import json
 import shutil
-from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from defaults import defaults
 from run_folders import assert_same_weights, board_of, differ, last_checkpoint, run_script, weights
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.config import plain
 from geoseg_gan.data.images import MaskReader, read_image
 from geoseg_gan.data.pairs import find_pairs
-from geoseg_gan.data.settings import ColorStep
-from geoseg_gan.losses.segmentation import SegmentationLoss
-from geoseg_gan.losses.settings import SegmentationLossSettings
 from geoseg_gan.models.checkpoints import load_segmenter
-from geoseg_gan.training import segmenter
+from geoseg_gan.training.runs import FREE, find_checkpoint
 from geoseg_gan.training.segmenter import Segmenter
-from geoseg_gan.training.settings import SegmenterOptimizerSettings
 from geoseg_gan.training.train_segmenter import check, train_segmenter
 from geoseg_gan.utils.confusion import TileConfusions, mean_iou
 from geoseg_gan.utils.errors import UserError
@@ -165,6 +159,19 @@ def test_a_run_interrupted_while_it_is_evaluated_goes_on_with_that(fit, capsys):
     assert (folder / "segmenter.pt").stat().st_mtime_ns == changed
 
 
+def test_a_run_of_an_earlier_version_resumes_unless_it_uses_a_removed_knob(composed, tmp_path):
+    config = composed("train_segmenter", f"out_dir={tmp_path}", "resume=true")
+    for value in ("shared", "apart"):
+        stored = plain(config)
+        stored["mixing"]["batch_norm"] = value
+        torch.save({"config": stored, "epoch": 0}, tmp_path / "last.ckpt")
+        if value == "shared":
+            assert find_checkpoint(config, FREE, "scores.json") == tmp_path / "last.ckpt"
+        else:
+            with pytest.raises(UserError, match=r"batch_norm=apart, which this version no longer"):
+                find_checkpoint(config, FREE, "scores.json")
+
+
 def test_synthetic_pairs_are_mixed_in_without_changing_the_number_of_steps(
     fit, make_generated, made, tmp_path, capsys
 ):
@@ -178,46 +185,6 @@ def test_synthetic_pairs_are_mixed_in_without_changing_the_number_of_steps(
     assert differ(expected, weights(mixed / "segmenter.pt"))
     unmixed, _ = fit("unmixed", "epochs=1", f"synthetic={made}", "synthetic_ratio=0")
     assert_same_weights(expected, weights(unmixed / "segmenter.pt"))
-
-
-def test_training_mixes_as_the_settings_say(fit, made, monkeypatch):
-    seen, apart = [], segmenter.separate_batch_norm
-
-    def spy(network, first, batch):
-        seen.append((first, batch))
-        return apart(network, first, batch)
-
-    monkeypatch.setattr(segmenter, "separate_batch_norm", spy)
-    ways = ("schedule=first", "batch_norm=apart", "classes=[Settlement]")
-    knobs = ("epochs=2", f"synthetic={made}", "synthetic_ratio=0.5", "epoch_steps=2")
-    _, scores = fit("run", *knobs, *(f"mixing.{way}" for way in ways))
-    assert seen == [(0, 2), (0, 2), (2, 2), (2, 2)]
-    assert np.isfinite(scores["val/miou"])
-    with pytest.raises(UserError, match=r"keeps the statistics of real images.*lower ratio"):
-        fit("all", *knobs, "mixing.batch_norm=apart", "synthetic_ratio=1")
-
-
-def test_real_images_give_the_logits_that_they_would_without_synthetic_ones():
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2))
-    module = Segmenter(
-        network,
-        SegmentationLoss(defaults(SegmentationLossSettings), None),
-        names=["a", "b"],
-        scaling=ImageScaling([0] * 3, [255] * 3),
-        lr=1.0,
-        optimizer=defaults(SegmenterOptimizerSettings),
-        color=defaults(ColorStep),
-        seed=0,
-        global_batch=5,
-    )
-    image = torch.randn(5, 3, 4, 4) * torch.arange(1, 6).view(-1, 1, 1, 1)
-    made = torch.tensor([False, True, False, True, False])
-    alone, alone_made = deepcopy(network), deepcopy(network)
-    logits = module._logits(image, {"synthetic": made})
-    torch.testing.assert_close(logits[~made], alone(image[~made]))
-    torch.testing.assert_close(logits[made], alone_made(image[made]))
-    torch.testing.assert_close(network[1].running_var, alone[1].running_var)
 
 
 def test_a_generated_folder_is_refused_as_validation(fit, make_generated, tmp_path):
@@ -280,7 +247,6 @@ def test_sixteen_bit_images_of_five_bands_train(tmp_path, make_folder, request):
         ("synthetic_ratio=1.5", "synthetic_ratio=1.5"),
         ("oversample_factor=0.5", "oversample_factor=0.5"),
         ("mixing.schedule=frist", "mixing.schedule=frist.*Did you mean 'first'"),
-        ("mixing.batch_norm=own", "mixing.batch_norm=own is not one of shared, apart"),
         ("mixing.classes=[]", r"mixing.classes=\[\] would ignore every synthetic pixel"),
         ("mixing.classes=[Tree]", "mixing.classes: 'Tree' is not a class"),
         ("epoch_steps=0", "epoch_steps=0"),
@@ -311,7 +277,6 @@ def test_two_processes_train_on_a_mix(tmp_path, make_folder, made, tiny_segmente
         "trainer=ddp",
         "trainer.accelerator=cpu",
     ]
-    common.append("mixing.batch_norm=apart")  # of the batches' one synthetic image, one has none
     folder = tmp_path / "two"
     shown = run_script("train_segmenter", *common, "devices=2", f"out_dir={folder}", cwd=tmp_path)
     assert shown.count("Saved the segmenter of epoch") == 1
