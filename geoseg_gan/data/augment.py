@@ -15,13 +15,10 @@ def jitter_color(image: Tensor, step: ColorStep, seed: int, numbers: Sequence[in
     """Changes light and colour of a batch on its device, each image by its own random factors.
 
     Args:
-        image: Shape (B, K, H, W), in [-1, 1].
+        image: Shape (B, K, H, W), in [-1, 1]; so is the result.
         step: How strongly.
         seed: The run's seed.
         numbers: Number of every sample in the run; with the seed it fixes the sample's change.
-
-    Returns:
-        A tensor of the same shape and range.
     """
     if step.p == 0:
         return image

@@ -143,11 +143,7 @@ def make_batch(
 ) -> Batch:
     """Builds the network's view of a collated sample, on the sample's device.
 
-    Args:
-        sample: The sample.
-        scaling: From stored values to [-1, 1].
-        num_classes: C.
-        serials: Numbers of the samples; only objectives need them.
+    Only objectives need `serials`, the numbers of the samples.
     """
     label = sample["label"]
     return Batch(

@@ -51,16 +51,10 @@ class LoadingOptions(TypedDict):
 class PairDataModule(L.LightningDataModule):
     """What data modules of `root/{train,val}/{images,masks}` share: opening and loading pairs.
 
-    Args:
-        root: The data folder.
-        settings: What it holds and how it is read.
-        options: See `LoadingOptions`.
+    `setup` raises a `UserError` for a folder that is not as the settings say.
 
     Attributes:
         inner_dataset: Windows of the held-out tiles; None where none are held out.
-
-    Raises:
-        UserError: On `setup`, for a folder that is not as the settings say.
     """
 
     def __init__(
@@ -146,10 +140,11 @@ class PairDataModule(L.LightningDataModule):
 
     def _open_val(self, train: FolderIndex) -> tuple[FolderIndex, PairSource] | None:
         """The validation split; None where there is none."""
-        is_stream = self.settings.format == "stream"
-        if not (
-            "val" in read_info(self.root).splits if is_stream else (self.root / "val").is_dir()
-        ):
+        if self.settings.format == "stream":
+            exists = "val" in read_info(self.root).splits
+        else:
+            exists = (self.root / "val").is_dir()
+        if not exists:
             return None
         index, source = self._open_split("val")
         check_same_type(train, index)
@@ -241,9 +236,6 @@ class GanDataModule(PairDataModule):
         train_dataset: Training pairs; available after `setup`.
         val_dataset: Full validation images in windows; available after `setup`.
         focus: Which training crops show which classes, known after `setup`; None for uniform ones.
-
-    Raises:
-        UserError: On `setup`, for a folder that is not as the settings say.
     """
 
     train_dataset: PairDataset

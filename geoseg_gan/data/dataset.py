@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -94,10 +94,11 @@ class PairSource:
         )
 
 
+@dataclass(eq=False)
 class PairDataset(Dataset[Sample]):
     """Training samples: a pair under a random warp, cropped or resized to a square.
 
-    Args:
+    Attributes:
         source: Where pairs come from.
         image_size: Side of the samples in pixels.
         fit: "crop" takes a random window at full resolution, "resize" the whole image.
@@ -107,24 +108,13 @@ class PairDataset(Dataset[Sample]):
         regions: Whether samples include the connected regions of their label map.
     """
 
-    def __init__(
-        self,
-        source: PairSource,
-        image_size: int,
-        fit: Fit,
-        jitter: JitterSettings,
-        seed: int,
-        transplanter: Transplanter | None = None,
-        regions: bool = False,
-    ) -> None:
-        """Keeps the settings; nothing is read yet."""
-        self.source = source
-        self.regions = regions
-        self.image_size = image_size
-        self.fit = fit
-        self.jitter = jitter
-        self.seed = seed
-        self.transplanter = transplanter
+    source: PairSource
+    image_size: int
+    fit: Fit
+    jitter: JitterSettings
+    seed: int
+    transplanter: Transplanter | None = None
+    regions: bool = False
 
     def __len__(self) -> int:
         """How many pairs there are."""
@@ -159,13 +149,14 @@ class PairDataset(Dataset[Sample]):
         return sample
 
 
+@dataclass(eq=False)
 class WindowDataset(Dataset[Sample]):
     """Validation samples: every image in full, as a grid of windows or resized; nothing is random.
 
     The last window of a row or column ends at the border, so that all pixels are covered. The last
     image read is kept, since its windows follow one another.
 
-    Args:
+    Attributes:
         source: Where pairs come from.
         sizes: Height and width of every image, shape (N, 2).
         image_size: Side of the samples in pixels.
@@ -174,24 +165,17 @@ class WindowDataset(Dataset[Sample]):
             windows count every pixel once.
     """
 
-    def __init__(
-        self,
-        source: PairSource,
-        sizes: npt.NDArray[np.int64],
-        image_size: int,
-        fit: Fit,
-        *,
-        once: bool = False,
-    ) -> None:
+    source: PairSource
+    sizes: npt.NDArray[np.int64]
+    image_size: int
+    fit: Fit
+    once: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
         """Lists the windows; nothing is read yet."""
-        self.source = source
-        self.image_size = image_size
-        self.fit = fit
-        self.once = once
+        shown = np.full_like(self.sizes, self.image_size) if self.fit == "resize" else self.sizes
+        self.windows: Sequence[tuple[int, Window]] = WindowGrid(shown, self.image_size)
         self._last: tuple[int, Decoded] | None = None
-        self.windows: Sequence[tuple[int, Window]] = WindowGrid(
-            np.full_like(sizes, image_size) if fit == "resize" else sizes, image_size
-        )
 
     def __len__(self) -> int:
         """How many windows there are."""
@@ -212,18 +196,15 @@ class WindowDataset(Dataset[Sample]):
         return sample
 
     def _read(self, row: int) -> Decoded:
-        last = self._last
-        if last is None or last[0] != row:
-            last = self._last = (row, self.source.read(row))
-        return last[1]
+        if self._last is None or self._last[0] != row:
+            self._last = row, self.source.read(row)
+        return self._last[1]
 
 
 class WindowGrid(Sequence[tuple[int, Window]]):
     """The windows that cover images in full, image after image, each row by row.
 
-    Args:
-        sizes: Height and width of every image, at least `side`: shape (N, 2).
-        side: Side of the windows in pixels.
+    `sizes` are height and width of every image, at least `side` pixels each: shape (N, 2).
     """
 
     def __init__(self, sizes: npt.NDArray[np.int64], side: int) -> None:
@@ -257,10 +238,7 @@ class WindowGrid(Sequence[tuple[int, Window]]):
 def window_starts(length: int, side: int, overlap: int = 0) -> list[int]:
     """Starts of the windows that cover a length in full, the last one ending at its end.
 
-    Args:
-        length: The length to cover in pixels; at least `side`.
-        side: Length of a window in pixels.
-        overlap: Overlap of neighbours in pixels.
+    All in pixels: a length of at least `side`, and the overlap of neighbours.
     """
     step = side - overlap
     count = math.ceil((length - side) / step) + 1
@@ -268,11 +246,7 @@ def window_starts(length: int, side: int, overlap: int = 0) -> list[int]:
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process may still allocate, within the machine and its control groups.
-
-    Args:
-        root: The file system that holds proc/ and sys/.
-    """
+    """Bytes that this process may still allocate, within the machine and its control groups."""
     free = int(psutil.virtual_memory().available)
     try:
         group = (root / "proc/self/cgroup").read_text().rpartition("::/")[2].strip()

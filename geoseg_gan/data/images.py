@@ -35,7 +35,7 @@ def read_image(path: Path, content: bytes | None = None) -> npt.NDArray[Any]:
 
     Args:
         path: A picture (8-bit, shown as RGB) or a GeoTIFF of any number of bands.
-        content: The file's content where it is known; then no file is read.
+        content: The file's content where it is known; no file is read then.
 
     Returns:
         Array of shape (H, W, K) in uint8, uint16, int16 or float32 (what other types become).
@@ -95,11 +95,7 @@ class MaskReader:
         }
 
     def read(self, path: Path, content: bytes | None = None) -> tuple[npt.NDArray[np.uint8], int]:
-        """Reads a mask as a label map.
-
-        Args:
-            path: The file.
-            content: The file's content where it is known; then no file is read.
+        """Reads a mask, from the file's content where it is given, as a label map.
 
         Returns:
             Label map of shape (H, W), uint8, and the number of pixels of unknown colour.
@@ -111,10 +107,8 @@ class MaskReader:
         try:
             if self.mask_format == "index":
                 return self._check_ids(self._read_index(path, content))
-            if (
-                path.suffix.lower() in _TIFF
-                and (pixels := _read_tiff(path, content)).shape[-1] >= 3
-            ):
+            is_tiff = path.suffix.lower() in _TIFF
+            if is_tiff and (pixels := _read_tiff(path, content)).shape[-1] >= 3:
                 if pixels.dtype != np.uint8:
                     raise UnreadableError(
                         f"{path}: holds {pixels.dtype} values, but coloured masks are 8-bit. "
@@ -142,10 +136,11 @@ class MaskReader:
             picture.save(scratch)
 
     def _read_index(self, path: Path, content: bytes | None) -> npt.NDArray[Any]:
-        if path.suffix.lower() in _TIFF:
-            pixels = _read_tiff(path, content)
-        else:
-            pixels = _read_picture(path, content, keep=("1", "L", "P", "I", "I;16"))
+        pixels = (
+            _read_tiff(path, content)
+            if path.suffix.lower() in _TIFF
+            else _read_picture(path, content, keep=("1", "L", "P", "I", "I;16"))
+        )
         if pixels.ndim == 3 and pixels.shape[-1] > 1:
             raise UnreadableError(
                 f"{path}: has {pixels.shape[-1]} channels, but data.mask_format=index expects one "
@@ -205,16 +200,8 @@ def _read_tiff(path: Path, content: bytes | None) -> npt.NDArray[Any]:
 
 def _write_tiff(path: Path, pixels: npt.NDArray[Any]) -> None:
     height, width, bands = pixels.shape
-    with _open_tiff(
-        path,
-        "w",
-        driver="GTiff",
-        height=height,
-        width=width,
-        count=bands,
-        dtype=pixels.dtype,
-        compress="deflate",
-    ) as target:
+    profile = {"driver": "GTiff", "compress": "deflate", "dtype": pixels.dtype}
+    with _open_tiff(path, "w", height=height, width=width, count=bands, **profile) as target:
         target.write(np.moveaxis(pixels, -1, 0))
 
 

@@ -57,12 +57,7 @@ class Warp:
         return (width, height) if self.quarter_turns % 2 else (height, width)
 
     def source_map(self, height: int, width: int, window: Window) -> tuple[FloatArray, FloatArray]:
-        """Where the pixels of a window of the warped frame come from.
-
-        Args:
-            height: The source's height in pixels.
-            width: The source's width in pixels.
-            window: The part of the warped frame to sample.
+        """Where the pixels of a window of the warped frame come from in a source of this size.
 
         Returns:
             Source columns and rows, each of shape (side, side), float32, in pixels.
@@ -86,7 +81,7 @@ class Warp:
             x = a * from_centre_x + b * from_centre_y + centre_x + dx * width
             y = c * from_centre_x + d * from_centre_y + centre_y + dy * height
         if self.elastic is not None:
-            shift_x, shift_y = _displacement(height, width, *self.elastic, x, y)
+            shift_x, shift_y = _displacement(height, width, self.elastic, x, y)
             x, y = x + shift_x, y + shift_y
         return np.ascontiguousarray(x, np.float32), np.ascontiguousarray(y, np.float32)
 
@@ -96,8 +91,8 @@ class Warp:
         """Where points of the source lie in the warped frame, the inverse of `source_map`.
 
         Args:
-            height: The source's height in pixels.
-            width: The source's width in pixels.
+            height: The source's height.
+            width: The source's width.
             x: Source columns of the points, shape (N,), in pixels.
             y: Their source rows.
 
@@ -109,7 +104,7 @@ class Warp:
         if self.elastic is not None:
             bent_x, bent_y = x, y
             for _ in range(_ROUNDS):
-                shift_x, shift_y = _displacement(height, width, *self.elastic, x[None], y[None])
+                shift_x, shift_y = _displacement(height, width, self.elastic, x[None], y[None])
                 x, y = bent_x - shift_x[0], bent_y - shift_y[0]
         if self.affine is not None:
             a, b, c, d, dx, dy = self.affine
@@ -149,14 +144,8 @@ def draw_warp(settings: JitterSettings, rng: np.random.Generator) -> Warp:
         smallest, largest = affine.scale
         shrink = 1 / (smallest * (largest / smallest) ** zoom)
         cos, sin = math.cos(theta) * shrink, math.sin(theta) * shrink
-        matrix = (
-            cos,
-            cos * slant - sin,
-            sin,
-            sin * slant + cos,
-            shift_x * affine.translate,
-            shift_y * affine.translate,
-        )
+        shift = (shift_x * affine.translate, shift_y * affine.translate)
+        matrix = (cos, cos * slant - sin, sin, sin * slant + cos, *shift)
     elastic = settings.elastic
     return Warp(
         flip=bool(chance[3] < settings.flip.p),
@@ -175,12 +164,7 @@ def draw_window(
 ) -> Window:
     """Draws the place of a square crop within a frame, uniformly; all in pixels.
 
-    Args:
-        height: The frame's height.
-        width: The frame's width.
-        side: Side of the crop, at most that of the frame.
-        rng: Source of randomness.
-        pixel: Row and column in the frame that the crop must contain; None for any crop.
+    `pixel` is the row and column in the frame that the crop must contain; None for any crop.
     """
     tops, lefts = (0, height - side + 1), (0, width - side + 1)
     if pixel is not None:
@@ -210,15 +194,10 @@ def sample_image(image: npt.NDArray[Any], maps: tuple[FloatArray, FloatArray]) -
 
 
 def _displacement(
-    height: int,
-    width: int,
-    seed: int,
-    amplitude: float,
-    wavelength: float,
-    x: FloatArray,
-    y: FloatArray,
+    height: int, width: int, elastic: tuple[int, float, float], x: FloatArray, y: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """A smooth random field read at (x, y): cubic interpolation of coarse Gaussian noise."""
+    seed, amplitude, wavelength = elastic
     rng = np.random.default_rng(seed)
     shape = (math.ceil(height / wavelength) + 3, math.ceil(width / wavelength) + 3, 2)
     coarse = (amplitude * rng.standard_normal(shape)).astype(np.float32)

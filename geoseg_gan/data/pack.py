@@ -50,12 +50,6 @@ class PackedSplit:
 def pack(config: PackSettings) -> dict[Split, PackedSplit]:
     """Packs all splits of a folder; the stream appears whole or not at all.
 
-    Args:
-        config: What to pack, and where to.
-
-    Returns:
-        The result of each split that is there.
-
     Raises:
         UserError: If the folder is not as it must be, or `out_dir` exists.
     """

@@ -30,10 +30,8 @@ class PackedStrings(Sequence[str]):
     """Strings in a single piece of memory.
 
     A list of 100,000 strings is as many objects, each of which every loader process would copy as
-    soon as it counts a reference to it. Here they are one object.
-
-    Args:
-        strings: The strings; file names that are not valid text are kept as they are.
+    soon as it counts a reference to it. Here they are one object. File names that are not valid
+    text are kept as they are.
     """
 
     def __init__(self, strings: Iterable[str] = ()) -> None:
@@ -59,8 +57,7 @@ class PackedStrings(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         """The strings in order."""
-        ends = self._ends.tolist()
-        for start, end in pairwise(ends):
+        for start, end in pairwise(self._ends.tolist()):
             yield os.fsdecode(self._bytes[start:end])
 
     def __eq__(self, other: object) -> bool:
@@ -75,9 +72,8 @@ class PackedStrings(Sequence[str]):
         """Some of the strings, in the order asked for."""
         starts, ends = self._ends[:-1][rows].tolist(), self._ends[1:][rows].tolist()
         chosen = PackedStrings()
-        chosen._bytes = b"".join(
-            self._bytes[start:end] for start, end in zip(starts, ends, strict=True)
-        )
+        parts = zip(starts, ends, strict=True)
+        chosen._bytes = b"".join(self._bytes[start:end] for start, end in parts)
         chosen._ends = np.cumsum([0, *np.diff(self._ends)[rows].tolist()])
         return chosen
 
@@ -211,7 +207,7 @@ def find_folder_pairs(folder: Path, group: Callable[[str], str], advice: str) ->
     """Lists the pairs of `folder/{images,masks}`, sorted by stem.
 
     Args:
-        folder: Holds images/ and masks/.
+        folder: The folder.
         group: Returns the location group of a stem.
         advice: What the folder must be and what to do otherwise, for messages.
 
@@ -294,8 +290,7 @@ def group_of(name: str, regex: str | None, knob: str) -> str:
 
     Args:
         name: A file's stem.
-        regex: A regular expression to search for in `name`; its first group, or the whole match,
-            names the location group.
+        regex: Its first group, or the whole match, names the location group.
         knob: What the regex is called in the configuration, for messages.
 
     Raises:

@@ -120,32 +120,27 @@ class Palette:
         worst = int(pixels.argmax())
         color = tuple(int(v) for v in _split(colors)[worst])
         others = f" (and {len(colors) - 1} more unknown colours)" if len(colors) > 1 else ""
-        gray = (
-            " If the mask holds class IDs, set data.mask_format=index."
-            if len(set(color)) == 1
-            else ""
-        )
+        is_gray = len(set(color)) == 1
+        hint = " If the mask holds class IDs, set data.mask_format=index." if is_gray else ""
         raise UnknownColorError(
             f"colour {color} in {int(pixels[worst])} pixels is not in the palette{others}; nearest "
             f"is {self.describe(int(nearest[worst]))}. Add it to data.palette or data.ignore, or "
-            f"set data.unknown=nearest or data.unknown=ignore.{gray}"
+            f"set data.unknown=nearest or data.unknown=ignore.{hint}"
         )
 
     def decode(self, label: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Maps class IDs back to colours; the exact inverse of `encode` for palette colours.
+        """Maps class IDs (H, W) back to colours (H, W, 3), uint8; 255 to the first ignore colour.
 
-        Args:
-            label: Label map of shape (H, W), uint8; 255 becomes the first ignore colour.
-
-        Returns:
-            The mask of shape (H, W, 3), uint8.
+        For colours of the palette it is the exact inverse of `encode`.
 
         Raises:
             ValueError: For an ID without a class, or 255 where the palette has no ignore colour.
         """
-        if not self._writable[label].all():
-            unlisteds = np.unique(label[~self._writable[label]]).tolist()
-            raise ValueError(f"labels {unlisteds} have no colour in a palette of {self.names}")
+        unlisted = np.unique(label[label >= self.num_classes]).tolist()
+        if self.ignore and IGNORE in unlisted:
+            unlisted.remove(IGNORE)
+        if unlisted:
+            raise ValueError(f"labels {unlisted} have no colour in a palette of {self.names}")
         return self.color_table.take(label, axis=0)
 
     @cached_property
@@ -182,22 +177,19 @@ class Palette:
     @cached_property
     def _table(self) -> npt.NDArray[np.uint8]:
         table = np.full(1 << 24, _UNKNOWN, np.uint8)
-        for label, entry in enumerate(self.classes):
-            table[_code(entry.color)] = label
-        for color in self.ignore:
-            table[_code(color)] = IGNORE
+        colors, labels = self._known
+        table[colors @ (1, 1 << 8, 1 << 16)] = labels
         return table
 
-    @cached_property
-    def _writable(self) -> npt.NDArray[np.bool_]:
-        writable = np.zeros(256, np.bool_)
-        writable[: self.num_classes] = True
-        writable[IGNORE] = bool(self.ignore)
-        return writable
+    @property
+    def _known(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+        """All colours and their labels."""
+        colors = [*(c.color for c in self.classes), *self.ignore]
+        labels = [*range(self.num_classes), *[IGNORE] * len(self.ignore)]
+        return np.array(colors, np.int64), np.array(labels, np.uint8)
 
     def _nearest(self, colors: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        known = np.array([c.color for c in self.classes] + [list(c) for c in self.ignore], np.int64)
-        labels = np.array([*range(self.num_classes), *[IGNORE] * len(self.ignore)], np.uint8)
+        known, labels = self._known
         # Chunks bound the memory: a lossy mask can hold thousands of colours.
         found = [
             ((chunk[:, None] - known) ** 2).sum(-1).argmin(-1)
@@ -208,12 +200,7 @@ class Palette:
 
 
 def class_ids(classes: Sequence[str | int], palette: Palette, key: str) -> list[int]:
-    """The class IDs that a setting lists by name or ID, each once and in its order.
-
-    Args:
-        classes: PackedStrings or IDs.
-        palette: The palette.
-        key: The setting, for messages.
+    """The class IDs that the setting `key` lists by name or ID, each once and in its order.
 
     Raises:
         UserError: Naming the key, the value that is no class, and all classes, for a name the
@@ -238,11 +225,6 @@ def class_ids(classes: Sequence[str | int], palette: Palette, key: str) -> list[
 
 def _likeness(value: str, name: str) -> float:
     return difflib.SequenceMatcher(None, value.casefold(), name.casefold()).ratio()
-
-
-def _code(color: Sequence[int]) -> int:
-    red, green, blue = color
-    return red | green << 8 | blue << 16
 
 
 def _split(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

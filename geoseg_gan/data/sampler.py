@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -62,10 +62,6 @@ class Focus:
 
         Every class is drawn equally often, give or take one, in a random order.
 
-        Args:
-            count: How many crops there are.
-            rng: Source of randomness.
-
         Returns:
             Rows and class IDs, each of shape (count,), int64.
         """
@@ -92,9 +88,6 @@ def crop_focus(crops: str, pixels: npt.NDArray[np.int64]) -> Focus | None:
         crops: One of `CROPS`.
         pixels: Pixels of every class and, last, of ignore in each row: shape (N, C + 1), int64.
 
-    Returns:
-        The classes and their share; None for "uniform".
-
     Raises:
         UserError: If `crops` is unknown, or no class occurs.
     """
@@ -117,14 +110,8 @@ def draw_focused(
     """Draws the place of a crop that contains a pixel of a class, anywhere in it.
 
     A pixel that the warp moves out of the frame is drawn again; where none of 32 stays in it, the
-    crop is as near to the first as the frame allows.
-
-    Args:
-        label: The label map (H, W) before the warp, which contains the class.
-        class_id: The class.
-        warp: The warp under which the crop is taken.
-        side: Side of the crop in pixels.
-        rng: Source of randomness.
+    crop is as near to the first as the frame allows. The label map (H, W) is that before the warp,
+    and contains the class.
     """
     height, width = label.shape
     places = np.flatnonzero(label == class_id)
@@ -142,6 +129,7 @@ def batches_per_epoch(length: int, global_batch: int) -> int:
     return max(1, length // global_batch)
 
 
+@dataclass(eq=False)
 class EpochSampler(Sampler[SampleIndex]):
     """Random order without replacement, new every epoch, fixed by the seed.
 
@@ -154,13 +142,13 @@ class EpochSampler(Sampler[SampleIndex]):
     average. They are spread evenly: a rank's number in a batch is within one of its even share.
     Neither the epoch's length nor the order of the real pairs depends on them.
 
-    Args:
+    Attributes:
         length: How many real pairs there are.
         global_batch: Batch size over all ranks; a multiple of `world_size`.
         seed: Fixes the order.
         rank: This process.
         world_size: How many processes share a batch.
-        batches: Global batches an epoch; None for as many as the real pairs fill.
+        batches: Global batches an epoch; 0 for as many as the real pairs fill.
         synthetic: How many synthetic pairs there are.
         ratio: Share of all samples that are synthetic, in [0, 1]; without synthetic pairs, 0.
         schedule: In which epochs they are used.
@@ -175,37 +163,27 @@ class EpochSampler(Sampler[SampleIndex]):
             none.
     """
 
-    def __init__(
-        self,
-        length: int,
-        global_batch: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        *,
-        batches: int | None = None,
-        synthetic: int = 0,
-        ratio: float = 0.0,
-        schedule: Schedule = "constant",
-        epochs: int = 1,
-        repeats: npt.NDArray[np.float64] | None = None,
-        parts: npt.NDArray[np.int64] | None = None,
-        focus: Focus | None = None,
-    ) -> None:
+    length: int
+    global_batch: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    _: KW_ONLY
+    batches: int = 0
+    synthetic: int = 0
+    ratio: float = 0.0
+    schedule: Schedule = "constant"
+    epochs: int = 1
+    repeats: npt.NDArray[np.float64] | None = None
+    parts: npt.NDArray[np.int64] | None = None
+    focus: Focus | None = None
+
+    def __post_init__(self) -> None:
         """Starts at epoch 0."""
-        self.length = length
-        self.global_batch = global_batch
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.batches = batches or batches_per_epoch(length, global_batch)
-        self.synthetic = synthetic
-        total = self.batches * global_batch
-        each = round(ratio * total) if synthetic else 0
-        self.synthetic_counts = synthetic_by_epoch(schedule, each, total, epochs)
-        self.repeats = repeats
-        self.parts = parts
-        self.focus = focus
+        self.batches = self.batches or batches_per_epoch(self.length, self.global_batch)
+        total = self.batches * self.global_batch
+        each = round(self.ratio * total) if self.synthetic else 0
+        self.synthetic_counts = synthetic_by_epoch(self.schedule, each, total, self.epochs)
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -241,18 +219,15 @@ class EpochSampler(Sampler[SampleIndex]):
         return np.concatenate([self._round(rng) for _ in range(rounds)])[:count]
 
     def _round(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-        rows = rng.permutation(self._pool(rng))
-        if self.parts is None:
-            return rows
-        turns = rng.permutation(self.parts.max() + 1)
-        ordered: npt.NDArray[np.int64] = rows[turns[self.parts[rows]].argsort(kind="stable")]
-        return ordered
-
-    def _pool(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """All real pairs in random order, part after part where they lie in parts."""
         rows = np.arange(self.length)
-        if self.repeats is None:
-            return rows
-        return rows.repeat((self.repeats + rng.random(self.length)).astype(np.int64))
+        if self.repeats is not None:
+            rows = rows.repeat((self.repeats + rng.random(self.length)).astype(np.int64))
+        rows = rng.permutation(rows)
+        if self.parts is not None:
+            turns = rng.permutation(self.parts.max() + 1)
+            rows = rows[turns[self.parts[rows]].argsort(kind="stable")]
+        return rows
 
     def _synthetic(self, rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
         rounds = math.ceil(count / self.synthetic)
@@ -290,14 +265,7 @@ def _evenly_marked(
 
 
 def synthetic_by_epoch(schedule: Schedule, each: int, total: int, epochs: int) -> list[int]:
-    """How many samples of every epoch are synthetic: over all epochs `each * epochs`.
-
-    Args:
-        schedule: In which epochs they are used.
-        each: How many an epoch has on average.
-        total: Samples of an epoch, real and synthetic.
-        epochs: How many epochs there are.
-    """
+    """How many of the `total` samples of every epoch are synthetic, `each` on average."""
     if schedule == "constant" or epochs == 1:
         return [each] * epochs
     if schedule == "first":

@@ -54,13 +54,9 @@ class FolderIndex:
 
     def rows(self, rows: Sequence[int]) -> "FolderIndex":
         """The index of some of the pairs, in the order asked for."""
-        some = np.asarray(rows, np.int64)
-        columns = ("sizes", "pixels", "unknown", "low", "high")
-        return replace(
-            self,
-            pairs=some_pairs(self.pairs, rows),
-            **{name: getattr(self, name)[some] for name in columns},
-        )
+        names = ("sizes", "pixels", "unknown", "low", "high")
+        columns = {name: getattr(self, name)[np.asarray(rows, np.int64)] for name in names}
+        return replace(self, pairs=some_pairs(self.pairs, rows), **columns)
 
     def class_shares(self) -> npt.NDArray[np.float64]:
         """Share of every class in the labelled pixels, shape (C,), summing to 1."""
@@ -80,8 +76,7 @@ def scan(
     Args:
         pairs: What to read.
         reader: How masks become label maps.
-        cache_folder: Where the cache is; by default `geoseg_gan` in the user's cache folder, so
-            that data folders may be read-only.
+        cache_folder: Where the cache is; by default outside of the data, which may be read-only.
 
     Raises:
         DataError: Naming the first pair that does not decode, holds an unknown colour, or differs
@@ -247,23 +242,14 @@ def _index(pairs: Sequence[Pair], statistics: _Statistics) -> FolderIndex:
             f"{pairs[0].image.name} has {plural(int(bands[0]), 'band')} of {dtype[0]}. Convert all "
             "images to the same bands and type."
         )
-    return FolderIndex(
-        pairs=pairs,
-        sizes=statistics.sizes,
-        pixels=statistics.pixels,
-        unknown=statistics.unknown,
-        low=statistics.low[:, : bands[0]],
-        high=statistics.high[:, : bands[0]],
-        dtype=np.dtype(str(dtype[0])),
-    )
+    counts = (statistics.sizes, statistics.pixels, statistics.unknown)
+    low, high = statistics.low[:, : bands[0]], statistics.high[:, : bands[0]]
+    return FolderIndex(pairs, *counts, low, high, np.dtype(str(dtype[0])))
 
 
 def _cache_path(pairs: Sequence[Pair], reader: MaskReader, folder: Path) -> Path:
-    meaning = {
-        "format": _FORMAT,
-        "folder": str(pairs[0].image.parent.absolute()),
-        **reader.to_dict(),
-    }
+    folder_name = str(pairs[0].image.parent.absolute())
+    meaning = {"format": _FORMAT, "folder": folder_name, **reader.to_dict()}
     digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
     return folder / f"scan-{digest[:20]}.npz"
 

@@ -4,6 +4,7 @@ import math
 import warnings
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Unpack, cast
@@ -53,12 +54,8 @@ class SegmenterDataModule(PairDataModule):
             pairs.
 
     Attributes:
-        inner_dataset: Windows of the held-out tiles; None where none are held out.
         val_dataset: Windows of the validation tiles; None where there are none.
         synthetic_folders: The generated folders, once they are read.
-
-    Raises:
-        UserError: On `setup`, for a folder that is not as the settings say.
     """
 
     def __init__(
@@ -158,10 +155,9 @@ class SegmenterDataModule(PairDataModule):
 
     def _transplanter(self, index: FolderIndex, source: PairSource) -> Transplanter | None:
         """Copy-paste among the fitted pairs; None where it is off."""
-        step = self.jitter.transplant
+        step, stems = self.jitter.transplant, stems_of(index.pairs)
         if not step.p:
             return None
-        stems = stems_of(index.pairs)
         key = "augment.copy_paste"
         return Transplanter(step, index.pixels, self.palette, source.read, stems, key)
 
@@ -171,10 +167,7 @@ class SegmenterDataModule(PairDataModule):
             return None
         classes = class_ids(self.oversample, self.palette, "oversample_classes")
         holds = index.pixels[:, classes] > 0
-        absent = [
-            self.palette.names[c] for c, n in zip(classes, holds.sum(0), strict=True) if not n
-        ]
-        if absent:
+        if absent := [self.palette.names[c] for c in classes if not index.pixels[:, c].any()]:
             raise UserError(
                 f"oversample_classes: {', '.join(absent)} never occurs in the fitted pairs "
                 f"of {self.root / 'train'}. Drop it, or choose another seed or inner_share if "
@@ -183,21 +176,21 @@ class SegmenterDataModule(PairDataModule):
         return np.where(holds.any(1), self.oversample_factor, 1.0)
 
 
+@dataclass(eq=False)
 class MixedDataset(Dataset[Sample]):
     """Several datasets of pairs as one, row after row.
 
-    Args:
+    Attributes:
         parts: Real pairs, then synthetic ones.
         gate: What each label becomes on synthetic pixels, shape (256,); None where all stay.
     """
 
-    def __init__(
-        self, parts: Sequence[PairDataset], gate: npt.NDArray[np.uint8] | None = None
-    ) -> None:
-        """Stores the parts."""
-        self.parts = parts
-        self.gate = gate
-        self.ends = list(accumulate(len(part) for part in parts))
+    parts: Sequence[PairDataset]
+    gate: npt.NDArray[np.uint8] | None = None
+
+    def __post_init__(self) -> None:
+        """Notes where each part ends."""
+        self.ends = list(accumulate(len(part) for part in self.parts))
 
     def __len__(self) -> int:
         """How many pairs there are in all parts."""
@@ -213,23 +206,17 @@ class MixedDataset(Dataset[Sample]):
         return sample
 
 
+@dataclass(eq=False)
 class RankDataset(Dataset[Sample]):
     """One process's share of windows: every `world_size`-th.
 
     Where the windows do not divide evenly, the last sample of some processes is all ignore (255),
     so that all have equally many and no pixel counts twice.
-
-    Args:
-        windows: The windows of all processes.
-        rank: This process.
-        world_size: The number of processes.
     """
 
-    def __init__(self, windows: WindowDataset, rank: int, world_size: int) -> None:
-        """Stores the windows; nothing is read yet."""
-        self.windows = windows
-        self.rank = rank
-        self.world_size = world_size
+    windows: WindowDataset
+    rank: int
+    world_size: int
 
     def __len__(self) -> int:
         """How many samples each process has."""

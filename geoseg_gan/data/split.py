@@ -28,7 +28,7 @@ def split_rows(
     """Divides training pairs into those that are fitted and those that are held out.
 
     Args:
-        pairs: All pairs of the training split.
+        pairs: All training pairs.
         split_file: A file that `write_split` wrote; pairs that it does not name are dropped.
         share: Share of the pairs to hold out where there is no file, in whole location groups.
         seed: Fixes the choice.
@@ -51,13 +51,10 @@ def hold_out(groups: Sequence[str], share: float, seed: int) -> list[int]:
     Groups are taken in random order until they hold the share of the pairs. A group with which
     more than half of the pairs would be held out is skipped.
 
-    Args:
-        groups: Each pair's location group.
-        share: Share of the pairs; above 0, at least one group is held out.
-        seed: Fixes the choice.
+    Above a share of 0, at least one group is held out.
 
     Returns:
-        The pairs' positions, ascending; none where the share is 0.
+        The pairs' positions, ascending.
 
     Raises:
         UserError: If all pairs are of one group.
@@ -103,13 +100,7 @@ def split_pairs(root: Path, trained: Mapping[str, Any]) -> tuple[list[Pair], lis
 
 
 def write_split(path: Path, fitted: Sequence[Pair], held_out: Sequence[Pair]) -> None:
-    """Writes a split as a CSV of stem and part, for `data.split_file`.
-
-    Args:
-        path: Where to.
-        fitted: Pairs that are trained on.
-        held_out: Pairs by which choices are made.
-    """
+    """Writes a split as a CSV of stem and part, for `data.split_file`."""
     rows = [(pair.stem, FIT) for pair in fitted] + [(pair.stem, INNER) for pair in held_out]
     with atomic_path(path) as scratch, scratch.open("w", newline="") as lines:
         writer = csv.writer(lines)
@@ -174,11 +165,7 @@ def shared_groups(
 ) -> str | None:
     """A warning of location groups in both training and validation; None where there are none.
 
-    Args:
-        train: Pairs that are trained on.
-        val: Pairs that are validated on.
-        held_out: Held-out training pairs, which count as if they were trained on.
-        kind: What the pairs that are validated on are called in the warning.
+    Held-out pairs count as if they were trained on; `kind` is what the warning calls `val`.
     """
     shared = {*groups_of(train), *groups_of(held_out)} & set(groups_of(val))
     if not shared:

@@ -117,11 +117,10 @@ def _local(root: Path, name: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / Path(name).name
         try:
-            get_downloader(address(root), folder, []).download_file(
-                f"{address(root)}/{name}", str(path)
-            )
+            remote = f"{address(root)}/{name}"
+            get_downloader(address(root), folder, []).download_file(remote, str(path))
         except Exception as error:  # each service has its own
-            raise OSError(f"{address(root)}/{name}: {error}") from error
+            raise OSError(f"{remote}: {error}") from error
         yield path
 
 
@@ -172,12 +171,8 @@ def open_stream(root: Path, split: Split, reader: MaskReader) -> tuple[FolderInd
         }
         pairs = PairList(root / split / "images", root / split / "masks", **names)
         statistics = {name: columns[name] for name in INDEX_COLUMNS}
-        source = StreamSource(
-            pairs,
-            reader,
-            chunks=Chunks(f"{address(root)}/{split}", columns["chunk_ends"]),
-            places=columns["places"],
-        )
+        chunks = Chunks(f"{address(root)}/{split}", columns["chunk_ends"])
+        source = StreamSource(pairs, reader, chunks=chunks, places=columns["places"])
     except (OSError, KeyError, TypeError, ValueError):
         raise DataError(
             f"{address(root)}/{split} is not whole: {INDEX} or {CHUNKS} is missing or not as "
@@ -186,22 +181,21 @@ def open_stream(root: Path, split: Split, reader: MaskReader) -> tuple[FolderInd
     return FolderIndex(pairs, **statistics, dtype=np.dtype(info.dtype)), source
 
 
+@dataclass(eq=False)
 class Chunks:
     """Reads the pairs of one split from LitData's files.
 
-    Args:
-        url: Where the files are.
+    Attributes:
+        url: Where they are.
         ends: Place after the last pair of each chunk.
         whole: Whether remote chunks are downloaded whole and kept, which suits reading all pairs
             again and again, or only the pairs asked for are fetched.
     """
 
-    def __init__(self, url: str, ends: npt.NDArray[np.int64], whole: bool = False) -> None:
-        """Keeps the settings; nothing is opened yet."""
-        self.url = url
-        self.ends = ends
-        self.whole = whole
-        self._opened: tuple[int, Any] | None = None
+    url: str
+    ends: npt.NDArray[np.int64]
+    whole: bool = False
+    _opened: tuple[int, Any] | None = field(default=None, init=False)
 
     def of(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The chunk in which each place lies."""
@@ -230,12 +224,7 @@ class Chunks:
 
 @dataclass(frozen=True)
 class StreamSource(PairSource):
-    """Reads pairs from a stream.
-
-    Attributes:
-        chunks: What reads them.
-        places: Where each pair lies in the stream, shape (N,), int64.
-    """
+    """Reads pairs from a stream, where each lies at one of the places, shape (N,), int64."""
 
     chunks: Chunks = field(kw_only=True)
     places: npt.NDArray[np.int64] = field(kw_only=True)
@@ -258,4 +247,4 @@ class StreamSource(PairSource):
 
     def repeated(self) -> "StreamSource":
         """The same source for reading all pairs repeatedly: remote chunks are kept on disk."""
-        return replace(self, chunks=Chunks(self.chunks.url, self.chunks.ends, whole=True))
+        return replace(self, chunks=replace(self.chunks, whole=True))

@@ -50,7 +50,7 @@ class SyntheticFolder:
     pairs: list[Pair]
 
     def reader(self) -> MaskReader:
-        """Reads the folder's masks."""
+        """What reads its masks."""
         return MaskReader(self.palette, self.mask_format)
 
 
@@ -90,12 +90,9 @@ def read_synthetic(folder: Path) -> SyntheticFolder:
 
 
 def check_synthetic(generated: SyntheticFolder, palette: Palette, gsd: float | None) -> None:
-    """Refuses a generated folder of other classes, and warns of another resolution.
+    """Refuses a generated folder of other classes than the real data's, and warns of another GSD.
 
-    Args:
-        generated: The folder.
-        palette: The real data's classes; colours of ignore may differ.
-        gsd: The real data's ground sampling distance in metres a pixel; None if unknown.
+    Colours of ignore may differ. The GSD is in metres a pixel; None if unknown.
 
     Raises:
         DataError: Naming the classes of both.

@@ -83,12 +83,6 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
     Each location group goes to one split. Images smaller than a tile are skipped with a warning.
     `data_root` appears whole or not at all.
 
-    Args:
-        config: What to cut, how, and where to.
-
-    Returns:
-        The result of each split.
-
     Raises:
         UserError: If the source is not as it must be, `data_root` exists, or a split gets no tile.
     """
@@ -126,10 +120,6 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
 def choose_groups(groups: set[str], settings: TileSettings) -> set[str]:
     """The location groups to validate on: by val_regex or val_groups, else a random share.
 
-    Args:
-        groups: All groups.
-        settings: How to choose.
-
     Raises:
         UserError: If that would be none of the groups or all of them.
     """
@@ -164,14 +154,10 @@ def choose_groups(groups: set[str], settings: TileSettings) -> set[str]:
 
 
 def grid_starts(length: int, side: int, overlap: int, remainder: str) -> list[int]:
-    """Where tiles start along one side of an image, in pixels.
+    """Where tiles start along one side of an image; all in pixels.
 
-    Args:
-        length: Length of the image's side in pixels; at least `side`.
-        side: Length of a tile in pixels.
-        overlap: How far neighbours overlap, in pixels.
-        remainder: "drop" leaves a strip too narrow for a tile uncovered; "shift" covers it by a
-            last tile that ends at the border and overlaps its neighbour more.
+    The remainder, a strip too narrow for a tile, stays uncovered ("drop"), or is covered by a last
+    tile that ends at the border and overlaps its neighbour more ("shift").
     """
     if remainder == "shift":
         return window_starts(length, side, overlap)
@@ -319,15 +305,8 @@ def _summarise(settings: TileSettings, reports: dict[Split, SplitReport]) -> Non
 
 
 def train_command(words: Sequence[str]) -> str:
-    """The training command with the data settings of the running command.
-
-    Args:
-        words: Further settings, which replace those of the same key.
-    """
+    """The training command with the data settings of this one, and `words` in place of theirs."""
+    given = [word for word in command_line() if word.startswith(("data=", "data."))]
     replaced = {word.split("=")[0] for word in words}
-    kept = [
-        word
-        for word in command_line()
-        if word.startswith(("data=", "data.")) and word.split("=")[0] not in replaced
-    ]
+    kept = [word for word in given if word.split("=")[0] not in replaced]
     return shlex.join(["python", "scripts/train.py", *kept, *words])

@@ -58,10 +58,7 @@ def rare_classes(pixels: npt.NDArray[np.int64]) -> list[int]:
 
 
 def region_map(label: Label) -> npt.NDArray[np.int32]:
-    """Numbers the connected regions of a label map; ignore counts as a class of its own.
-
-    Args:
-        label: Label map (H, W).
+    """Numbers the connected regions of a label map (H, W); ignore counts as a class of its own.
 
     Returns:
         Shape (H, W), from 0 on, in order of class and then of place; pixels that touch at a corner
@@ -184,16 +181,11 @@ class Transplanter:
 
     @classmethod
     def of_masks(
-        cls,
-        step: TransplantStep,
-        index: FolderIndex,
-        reader: MaskReader,
-        key: str = "jitter.transplant",
+        cls, step: TransplantStep, index: FolderIndex, reader: MaskReader
     ) -> "Transplanter":
         """One that reads masks alone: its transplants apply to label maps, not to images."""
-        stems = stems_of(index.pairs)
         read = partial(_read_mask, index, reader)
-        return cls(step, index.pixels, reader.palette, read, stems, key)
+        return cls(step, index.pixels, reader.palette, read, stems_of(index.pairs))
 
     def draw(
         self, rng: np.random.Generator, label: Label, view: Box | None = None
@@ -203,8 +195,8 @@ class Transplanter:
         Args:
             rng: Source of randomness.
             label: The label map to paste into, (H, W) uint8, 255 = ignore.
-            view: The visible part of it; None for all. The transplant lies in it, and
-                `max_share` is a share of it.
+            view: The visible part of it, in which the transplant lies and of which `max_share` is
+                a share; None for all.
 
         Returns:
             The transplant; None with probability 1 - p, or where no region fits.
@@ -227,18 +219,18 @@ class Transplanter:
             if place is None:
                 continue
             patch = np.where(region.filled, crop_with_margin(donor, region.box), np.uint8(IGNORE))
+            if image is not None:
+                image = rotate_flip(crop_with_margin(image, region.box), turns, flip)
             return Transplant(
-                self.stems[row],
-                self.palette.names[class_id],
-                region.pixels,
-                region.box,
-                turns,
-                flip,
-                (*place, filled.shape[0] - 2 * MARGIN, filled.shape[1] - 2 * MARGIN),
-                rotate_flip(patch, turns, flip),
-                None
-                if image is None
-                else rotate_flip(crop_with_margin(image, region.box), turns, flip),
+                donor=self.stems[row],
+                class_name=self.palette.names[class_id],
+                pixels=region.pixels,
+                source=region.box,
+                quarter_turns=turns,
+                flip=flip,
+                box=(*place, filled.shape[0] - 2 * MARGIN, filled.shape[1] - 2 * MARGIN),
+                label=rotate_flip(patch, turns, flip),
+                image=image,
             )
         return None
 
@@ -270,14 +262,8 @@ def draw_region(
 
     Its outline must be known: areas that touch the border, or have ignored pixels in their margin,
     are skipped. Areas that touch the border or are too large are first cut at necks of up to 10
-    pixels, since villages are connected by roads.
-
-    Args:
-        label: Label map (H, W).
-        class_id: The region's class.
-        smallest: Least number of pixels of the class.
-        largest: Greatest number of pixels, enclosed areas included.
-        rng: Source of randomness.
+    pixels, since villages are connected by roads. It has from `smallest` pixels of the class to
+    `largest` pixels with enclosed areas.
 
     Returns:
         The region; None where there is none, or the one that was drawn does not fit.
@@ -338,12 +324,7 @@ def draw_place(
 
 
 def visible_box(maps: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]], label: Label) -> Box:
-    """The part of a label map between the outermost source coordinates.
-
-    Args:
-        maps: Source columns and rows, as `Warp.source_map` gives them.
-        label: The label map (H, W) they point into.
-    """
+    """The part of a label map (H, W) that a source map of `Warp.source_map` shows."""
     height, width = label.shape
     (left, right), (top, bottom) = (
         np.clip([int(axis.min()), int(axis.max()) + 1], 0, end).tolist()
@@ -361,10 +342,8 @@ def feather(covered: Mask) -> npt.NDArray[np.float32]:
 def slices(box: Box, margin: int = 0) -> tuple[slice, slice]:
     """Rows and columns of a box, and of a margin around it."""
     top, left, height, width = box
-    return (
-        slice(top - margin, top + height + margin),
-        slice(left - margin, left + width + margin),
-    )
+    rows = slice(top - margin, top + height + margin)
+    return rows, slice(left - margin, left + width + margin)
 
 
 def crop_with_margin(pixels: npt.NDArray[Any], box: Box) -> npt.NDArray[Any]:

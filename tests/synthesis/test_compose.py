@@ -232,8 +232,8 @@ def test_the_folder_tells_what_is_generated_and_takes_no_other(run_generate, gen
     [
         (defaults(ComposeSettings, "grafts"), r"jitter\.transplant\.p=0"),
         (defaults(ComposeSettings, "some"), r"compose\.generate=some"),
-        (defaults(ComposeSettings, "regions", share=0), r"compose\.share=0 "),
-        (defaults(ComposeSettings, match=1.5), r"compose\.match=1\.5 "),
+        (defaults(ComposeSettings, "regions", share=0), r"compose\.share=0:"),
+        (defaults(ComposeSettings, match=1.5), r"compose\.match=1\.5:"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(run_generate, tmp_path, compose, message):

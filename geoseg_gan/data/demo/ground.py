@@ -39,6 +39,12 @@ def _soft_step(values: Floats, sharpness: float) -> Floats:
     return np.asarray(np.clip(0.5 + sharpness * values, 0, 1), np.float32)
 
 
+def _headings(rng: np.random.Generator, scene: Scene, spread: float) -> Floats:
+    """Along or across the field borders, for each parcel."""
+    turns = rng.choice([0, np.pi / 2], scene.parcels)
+    return (scene.heading + turns + rng.normal(0, spread, scene.parcels)).astype(np.float32)
+
+
 def _across(headings: Floats, parcel: npt.NDArray[np.int32]) -> Floats:
     at = np.arange(len(parcel), dtype=np.float32)
     across = at * np.take(np.cos(headings), parcel)
@@ -68,9 +74,7 @@ def paint_cropland(rng: np.random.Generator, scene: Scene, sky: Sky) -> None:
     stand = (np.array([c[0] for c in crops])[kind] / 255 * tint).astype(np.float32)
     patch = (np.array([c[1] for c in crops])[kind] / 255 * tint).astype(np.float32)
     tall = np.array([c[2] for c in crops], np.float32)[kind]
-    along = (scene.heading + rng.choice([0, np.pi / 2], count) + rng.normal(0, 0.12, count)).astype(
-        np.float32
-    )
+    along = _headings(rng, scene, 0.12)
     row = (rng.choice([3.2, 4.5, 6.0, 9.0], count) * FINE / 2).astype(np.float32)
     lane = (rng.uniform(22, 40, count) * FINE).astype(np.float32)
     relief = (rng.uniform(0.03, 0.30, count) * row / 6).astype(np.float32)
@@ -109,9 +113,7 @@ def paint_grassland(rng: np.random.Generator, scene: Scene, sky: Sky) -> None:
     dry = np.clip(sky.dryness + rng.normal(0, 0.2, count), 0, 1)[:, None]
     sward = (rgb(98, 130, 66) * (1 - dry) + rgb(150, 146, 96) * dry).astype(np.float32)
     sward *= rng.normal(1, 0.06, (count, 1)).astype(np.float32)
-    along = (scene.heading + rng.choice([0, np.pi / 2], count) + rng.normal(0, 0.2, count)).astype(
-        np.float32
-    )
+    along = _headings(rng, scene, 0.2)
     mown = np.where(rng.random(count) < 0.5, rng.uniform(0.03, 0.1, count), 0).astype(np.float32)
     swath = (rng.uniform(5, 12, count) * FINE).astype(np.float32)
     across = _across(along, parcel)
@@ -158,16 +160,10 @@ def plant(
     radius: float,
     colour: Floats,
 ) -> None:
-    """Adds trees or shrubs to a scene, in place; the taller crown hides the lower.
+    """Adds trees or shrubs at `centres` (M, 2) in place; the taller crown hides the lower.
 
-    Args:
-        rng: Source of randomness.
-        albedo: float32 (N, N, 3), contiguous, changed in place.
-        height: float32 (N, N), changed in place.
-        centres: Positions (x, y) of the stems, (M, 2).
-        shape: "broad" for round crowns, "cone" for conifers, "shrub" for low, round crowns.
-        radius: Mean crown radius, in pixels of the finished tile.
-        colour: float32 (3,), the mean colour of the crowns.
+    Crowns are round ("broad", or "shrub" for low ones) or conifers ("cone"), with a mean radius in
+    pixels of the finished tile and a mean colour (3,). `albedo` must be contiguous.
     """
     count = len(centres)
     radii = np.clip(rng.normal(radius, 0.22 * radius, count) * FINE, 2, None).astype(int)

@@ -59,6 +59,11 @@ def _settle_land(rng: np.random.Generator, side: int) -> _Land:
     return _Land(rng, side, extent, centre - extent / 2 * axes.sum(0), axes, bend)
 
 
+def _direction(start: Points, end: Points) -> tuple[Points, float]:
+    length = float(np.hypot(*(end - start)))
+    return (end - start) / length, length
+
+
 def _divide(land: _Land) -> tuple[list[Points], list[tuple[Points, float]]]:
     # Farmland is divided over and over; the oldest, longest cuts later carry the roads.
     rng = land.rng
@@ -94,10 +99,8 @@ class _Builder:
 
     def road(self, ends: Points, width: float, paved: bool) -> bool:
         line = self.land.bend(densify(ends, 5.0 * FINE))
-        seen = pixels(line)
-        seen = seen[((seen >= 0) & (seen < self.land.side)).all(1)]
         # a bridge spans a river, but nobody builds one across a lake or a pit
-        if (self.label[seen[:, 1], seen[:, 0]] == scene.BACKGROUND).sum() > 8:
+        if (self._labels(line) == scene.BACKGROUND).sum() > 8:
             return False
         self.roads.append((line, width, paved))
         cv2.polylines(self.label, [pixels(line)], False, scene.SETTLEMENT, round(width))
@@ -108,18 +111,20 @@ class _Builder:
         side = self.land.side
         if (corners.max(0) < 0).any() or (corners.min(0) >= side).any():
             return None
-        inner = corners.mean(0) + 0.8 * (
-            densify(np.vstack([corners, corners[:1]])) - corners.mean(0)
-        )
-        inner = pixels(np.vstack([inner, corners.mean(0)]))
-        inner = inner[((inner >= 0) & (inner < side)).all(1)]
-        if np.isin(
-            self.label[inner[:, 1], inner[:, 0]], [scene.SETTLEMENT, scene.BACKGROUND]
-        ).any():
+        middle = corners.mean(0)
+        inner = middle + 0.8 * (densify(np.vstack([corners, corners[:1]])) - middle)
+        taken = [scene.SETTLEMENT, scene.BACKGROUND]
+        if np.isin(self._labels(np.vstack([inner, middle])), taken).any():
             return None
         cv2.fillPoly(self.label, [pixels(corners)], scene.SETTLEMENT)
         self.plots.append(corners)
         return corners
+
+    def _labels(self, points: Points) -> npt.NDArray[np.uint8]:
+        """The labels at those of the points that are in view."""
+        at = pixels(points)
+        at = at[((at >= 0) & (at < self.land.side)).all(1)]
+        return self.label[at[:, 1], at[:, 0]]
 
     def house(self, corners: Points) -> None:
         rng = self.land.rng
@@ -128,12 +133,10 @@ class _Builder:
         frontage, depth = np.hypot(*along), np.hypot(*inward)
         if frontage > 50 * FINE:
             for _ in range(rng.integers(1, 4)):
-                centre = (
-                    corners[0] + rng.uniform(0.28, 0.72) * along + rng.uniform(0.3, 0.7) * inward
-                )
-                self._build(
-                    centre, heading, 0.5 * frontage, 0.36 * depth, rng.choice(["flat", "gable"])
-                )
+                centre = corners[0] + rng.uniform(0.28, 0.72) * along
+                centre += rng.uniform(0.3, 0.7) * inward
+                roof = rng.choice(["flat", "gable"])
+                self._build(centre, heading, 0.5 * frontage, 0.36 * depth, roof)
             return
         centre = corners[0] + rng.uniform(0.4, 0.6) * along + rng.uniform(0.3, 0.45) * inward
         width = rng.uniform(10, 13) * FINE
@@ -153,8 +156,7 @@ class _Builder:
 
     def row(self, start: Points, end: Points, width: float, large: bool = False) -> None:
         rng = self.land.rng
-        length = float(np.hypot(*(end - start)))
-        ahead = (end - start) / length
+        ahead, length = _direction(start, end)
         for hand in (-1, 1):
             aside = hand * np.array([-ahead[1], ahead[0]])
             at = rng.uniform(0, 10) * FINE
@@ -173,8 +175,7 @@ class _Builder:
     def village(self, road: tuple[Points, float], span: float) -> None:
         rng = self.land.rng
         (start, end), width = road
-        length = float(np.hypot(*(end - start)))
-        ahead = (end - start) / length
+        ahead, length = _direction(start, end)
         middle = rng.uniform(0, length)
         first, last = max(middle - span / 2, 0), min(middle + span / 2, length)
         streets = []
@@ -202,14 +203,14 @@ def _settle(land: _Land, cuts: list[tuple[Points, float]], builder: _Builder) ->
             builder.road(ends, rng.uniform(3.5, 4.5) * FINE, False)
     if not paved:
         return
-    lengths = np.array([np.hypot(*(ends[1] - ends[0])) for ends, _ in paved])
+    lengths = np.array([_direction(*ends)[1] for ends, _ in paved])
     for _ in land.places(0.36):
         road = paved[rng.choice(len(paved), p=lengths / lengths.sum())]
         builder.village(road, rng.uniform(120, 280) * FINE)
     for _ in land.places(0.3):
         (start, end), width = paved[rng.integers(len(paved))]
         at = start + rng.uniform(0, 0.85) * (end - start)
-        ahead = (end - start) / np.hypot(*(end - start))
+        ahead, _ = _direction(start, end)
         builder.row(at, at + 40 * FINE * ahead, width, large=True)
 
 
@@ -218,23 +219,14 @@ def _river(land: _Land) -> Points:
     way = np.linspace(0, 1, 80)
     drift = rng.uniform(0.1, 0.9) + 0.2 * rng.normal() * (way - 0.5)
     for wavelength, swing in ((0.5, 0.05), (0.21, 0.025)):
-        drift += (
-            swing * np.sin(2 * np.pi * (way / wavelength + rng.random())) * rng.uniform(0.3, 1.2)
-        )
+        wave = np.sin(2 * np.pi * (way / wavelength + rng.random()))
+        drift += swing * wave * rng.uniform(0.3, 1.2)
     line = np.stack([way, drift], 1)[:, :: rng.choice([-1, 1])]
     return np.asarray(land.corner + line * land.extent @ land.axes)
 
 
 def lay_out(rng: np.random.Generator, side: int) -> Scene:
-    """Lay out the classes, borders, roads and buildings of one tile.
-
-    Args:
-        rng: Source of randomness.
-        side: Side of the square in view, in fine pixels.
-
-    Returns:
-        The scene, not yet painted.
-    """
+    """Lays out the classes, borders, roads and buildings of one tile, `side` fine pixels wide."""
     land = _settle_land(rng, side)
     polygons, cuts = _divide(land)
     outlines = [pixels(land.bend(densify(np.vstack([p, p[:1]])))) for p in polygons]
@@ -284,16 +276,7 @@ def lay_out(rng: np.random.Generator, side: int) -> Scene:
     builder = _Builder(land, label)
     _settle(land, cuts, builder)
     heading = float(np.arctan2(land.axes[0, 1], land.axes[0, 0]))
-    return Scene(
-        label=label,
-        parcel=parcel,
-        parcels=len(outlines),
-        edge=edge,
-        heading=heading,
-        water=water > 0,
-        grain=scene.fractal_noise(rng, side, 5 * FINE, 3),
-        mottle=scene.fractal_noise(rng, side, 60 * FINE, 5),
-        roads=builder.roads,
-        plots=builder.plots,
-        buildings=builder.buildings,
-    )
+    grain = scene.fractal_noise(rng, side, 5 * FINE, 3)
+    mottle = scene.fractal_noise(rng, side, 60 * FINE, 5)
+    built = (builder.roads, builder.plots, builder.buildings)
+    return Scene(label, parcel, len(outlines), edge, heading, water > 0, grain, mottle, *built)

@@ -4,7 +4,7 @@ Lengths are in fine pixels, of which there are `FINE` to a pixel of the finished
 0.75 m).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import cv2
@@ -20,86 +20,49 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Sky:
-    """What changes from flight to flight, and is the same all over one tile.
+    """What changes from flight to flight, and is the same all over one tile."""
 
-    Attributes:
-        season: 0 (early spring) to 1 (late autumn).
-        dryness: 0 (lush) to 1 (parched).
-        azimuth: Direction towards the sun in the image plane, in radians.
-        elevation: Height of the sun above the horizon, in radians.
-        ambient: Share of the light that reaches a shadow, 0 to 1.
-        haze: Share of veiling light, 0 to 1.
-        gains: White balance, one factor each for red, green and blue.
-    """
-
-    season: float
-    dryness: float
-    azimuth: float
-    elevation: float
-    ambient: float
-    haze: float
-    gains: tuple[float, float, float]
+    season: float  # 0 (early spring) to 1 (late autumn)
+    dryness: float  # 0 (lush) to 1 (parched)
+    azimuth: float  # direction towards the sun in the image plane, in radians
+    elevation: float  # of the sun above the horizon, in radians
+    ambient: float  # share of the light that reaches a shadow, 0 to 1
+    haze: float  # share of veiling light, 0 to 1
+    gains: tuple[float, float, float]  # white balance: factors of red, green and blue
 
 
 @dataclass(frozen=True)
 class Building:
-    """A rectangular building with a gable, hip or flat roof.
+    """A rectangular building."""
 
-    Attributes:
-        centre: Position (x, y).
-        heading: Direction of the ridge, in radians.
-        length: Extent along the ridge.
-        width: Extent across the ridge.
-        wall: Height of the eaves.
-        roof: "gable", "hip" or "flat".
-    """
-
-    centre: tuple[float, float]
-    heading: float
-    length: float
-    width: float
-    wall: float
-    roof: str
+    centre: tuple[float, float]  # (x, y)
+    heading: float  # direction of the ridge, in radians
+    length: float  # along the ridge
+    width: float  # across the ridge
+    wall: float  # height of the eaves
+    roof: str  # "gable", "hip" or "flat"
 
 
 @dataclass
 class Scene:
-    """The ground of one tile and a margin around it, on the fine grid.
+    """The ground of one tile and a margin around it: maps of shape (N, N) on the fine grid."""
 
-    Attributes:
-        label: uint8 (N, N), the class IDs.
-        parcel: int32 (N, N), the parcel each pixel belongs to, from 0.
-        parcels: Number of parcels.
-        edge: float32 (N, N), distance to the nearest parcel border.
-        heading: Main direction of the field borders, in radians.
-        water: bool (N, N), which background is water rather than bare ground.
-        grain: float32 (N, N), noise as fine as tufts and clods; the painters share it.
-        mottle: float32 (N, N), noise as broad as wet patches; the painters share it.
-        roads: Centre line (M, 2), width and whether it is paved, for each road.
-        plots: Corners (4, 2) of each built-up plot.
-        buildings: All buildings.
-        albedo: float32 (N, N, 3), reflectance of red, green and blue, 0 to 1.
-        height: float32 (N, N), height above the ground.
-    """
-
-    label: npt.NDArray[np.uint8]
-    parcel: npt.NDArray[np.int32]
-    parcels: int
-    edge: Floats
-    heading: float
-    water: Mask
-    grain: Floats
-    mottle: Floats
-    roads: list[tuple[Points, float, bool]] = field(default_factory=list)
-    plots: list[Points] = field(default_factory=list)
-    buildings: list[Building] = field(default_factory=list)
-    albedo: Floats = field(init=False)
-    height: Floats = field(init=False)
+    label: npt.NDArray[np.uint8]  # class IDs
+    parcel: npt.NDArray[np.int32]  # the parcel each pixel belongs to, from 0
+    parcels: int  # how many there are
+    edge: Floats  # distance to the nearest parcel border
+    heading: float  # main direction of the field borders, in radians
+    water: Mask  # which background is water rather than bare ground
+    grain: Floats  # noise as fine as tufts and clods; the painters share it
+    mottle: Floats  # noise as broad as wet patches; the painters share it
+    roads: list[tuple[Points, float, bool]]  # centre line (M, 2), width, whether it is paved
+    plots: list[Points]  # corners (4, 2) of each built-up plot
+    buildings: list[Building]
 
     def __post_init__(self) -> None:
-        """Start from level, black ground."""
-        self.albedo = np.zeros((*self.label.shape, 3), np.float32)
-        self.height = np.zeros(self.label.shape, np.float32)
+        """Starts from level, black ground."""
+        self.albedo = np.zeros((*self.label.shape, 3), np.float32)  # of red, green and blue, 0 to 1
+        self.height = np.zeros(self.label.shape, np.float32)  # above the ground
 
 
 def fractal_noise(rng: np.random.Generator, side: int, cell: float, octaves: int = 3) -> Floats:

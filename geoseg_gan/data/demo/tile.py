@@ -10,13 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.data.demo.ground import (
-    paint_background,
-    paint_cropland,
-    paint_forest,
-    paint_grassland,
-    paint_seminatural,
-)
+from geoseg_gan.data.demo import ground
 from geoseg_gan.data.demo.layout import lay_out
 from geoseg_gan.data.demo.scene import (
     BACKGROUND,
@@ -34,7 +28,6 @@ from geoseg_gan.data.demo.town import paint_settlement
 from geoseg_gan.data.palette import IGNORE
 
 NUM_CLASSES = 6
-
 
 # Objects outside the tile still reach in with their shadows.
 _MARGIN = 20
@@ -101,14 +94,10 @@ def _coarsen(fine: Floats) -> Floats:
 def draw_tile(
     rng: np.random.Generator, size: int = 256
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Draw one aerial image and its land-cover mask.
+    """Draws one aerial image and its land-cover mask.
 
     A pixel is about 0.75 m at every size: a larger tile shows more land. The same state of `rng`
     gives the same tile.
-
-    Args:
-        rng: Source of all randomness.
-        size: Side of the square tile, in pixels; at least 16.
 
     Returns:
         The image, uint8 RGB (size, size, 3), and the mask, uint8 (size, size), with class IDs 0
@@ -123,11 +112,11 @@ def draw_tile(
     scene = lay_out(rng, (size + 2 * _MARGIN) * FINE)
     present = np.unique(scene.label).tolist()
     painters = (
-        (CROPLAND, paint_cropland),
-        (GRASSLAND, paint_grassland),
-        (BACKGROUND, paint_background),
-        (SEMINATURAL, paint_seminatural),
-        (FOREST, paint_forest),
+        (CROPLAND, ground.paint_cropland),
+        (GRASSLAND, ground.paint_grassland),
+        (BACKGROUND, ground.paint_background),
+        (SEMINATURAL, ground.paint_seminatural),
+        (FOREST, ground.paint_forest),
         (SETTLEMENT, paint_settlement),
     )
     for class_id, painter in painters:
