@@ -14,18 +14,23 @@ from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 
+def check_minimum(minimum: int, **values: int) -> None:
+    """Refuses numbers below a minimum.
+
+    Raises:
+        ValueError: Naming the first such number.
+    """
+    for name, value in values.items():
+        if value < minimum:
+            raise ValueError(f"{name}={value} must be {minimum} or more")
+
+
 def condition_of(one_hot: Tensor, edges: bool) -> Tensor:
     """The label map as networks see it: classes, an "unknown" channel and, if asked for, outlines.
 
-    The "unknown" channel is 1 at ignored pixels: the next layer learns weights for them as it does
-    for each class.
-
-    Args:
-        one_hot: Shape (B, C, H, W), all zero where ignored.
-        edges: Whether the outlines of regions are added (see `edge_map`).
-
-    Returns:
-        Shape (B, C + 1, H, W), or (B, C + 2, H, W) with edges.
+    Of one-hot (B, C, H, W), all zero where ignored, it makes (B, C + 1, H, W), or (B, C + 2, H, W)
+    with edges (see `edge_map`). The "unknown" channel is 1 at ignored pixels: the next layer learns
+    weights for them as it does for each class.
     """
     unknown = 1 - one_hot.sum(1, keepdim=True)
     return torch.cat([one_hot, unknown, *([edge_map(one_hot)] if edges else [])], 1)
@@ -39,13 +44,8 @@ def condition_channels(num_classes: int, edges: bool) -> int:
 def edge_map(one_hot: Tensor) -> Tensor:
     """Outlines of regions: 1 where a pixel and one of its four neighbours differ in class.
 
-    The boundary map of pix2pixHD (Wang et al. 2018, sec. 3.3), of regions in place of instances.
-
-    Args:
-        one_hot: Shape (B, C, H, W), all zero where ignored.
-
-    Returns:
-        Shape (B, 1, H, W), 0 or 1, of the same dtype.
+    The boundary map of pix2pixHD (Wang et al. 2018, sec. 3.3), of regions in place of instances,
+    (B, 1, H, W) of the dtype of the one-hot map (B, C, H, W).
     """
     rows = (one_hot[:, :, 1:] != one_hot[:, :, :-1]).any(1, keepdim=True).to(one_hot.dtype)
     columns = (one_hot[..., 1:] != one_hot[..., :-1]).any(1, keepdim=True).to(one_hot.dtype)
@@ -80,16 +80,7 @@ def convolution(
     bias: bool = True,
     spectral_norm: bool = False,
 ) -> nn.Module:
-    """A convolution that keeps the size, or divides it by its stride.
-
-    Args:
-        channels: Input channels.
-        out_channels: Output channels.
-        kernel: Side of the kernel in pixels.
-        stride: In pixels.
-        bias: Whether it adds one.
-        spectral_norm: Divides the weights by their spectral norm (see `SpectralNorm`).
-    """
+    """A convolution that keeps the size, or divides it by its stride (see also `SpectralNorm`)."""
     layer = nn.Conv2d(channels, out_channels, kernel, stride, padding=(kernel - 1) // 2, bias=bias)
     # On the meta device there are no values whose norm could be estimated.
     if spectral_norm and not layer.weight.is_meta:
@@ -158,9 +149,7 @@ def recompute_blocks(blocks: list[nn.Module]) -> None:
 
     Activation checkpointing (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"):
     about a third more arithmetic, memory only for what lies between the blocks, the same gradients.
-
-    Args:
-        blocks: Changed in place.
+    The blocks are changed in place.
     """
     for block in blocks:
         # A method, which a copy of the block binds to itself.

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from geoseg_gan.models.discriminators.output import DiscriminatorOutput, OutputKind
 from geoseg_gan.models.discriminators.patch import PatchDis
 from geoseg_gan.models.discriminators.projected import ProjectedDis
-from geoseg_gan.models.layers import convolution
+from geoseg_gan.models.layers import check_minimum, convolution
 
 EXTRA_DISCRIMINATORS = frozenset({"patch", "projected"})
 """Settings of an `OasisDis` that add a discriminator, and the names of these networks in it."""
@@ -32,17 +32,7 @@ class OasisDis(nn.Module):
     of a class, which is only a part of a realistic texture; so discriminators of realness can be
     added.
 
-    Args:
-        num_classes: C.
-        image_channels: K, bands of the image.
-        width: Channels of the encoder's two finest levels; they double every second level.
-        depth: How often the blocks halve the resolution.
-        max_width: Upper limit of a level's channels.
-        stem: Channels of a strided convolution before the blocks, which then work at half
-            resolution and below, their logits being enlarged; 0 for none.
-        spectral_norm: Divides weights by their spectral norm (Miyato et al. 2018).
-        patch: Width of an extra PatchGAN of one scale, which sees the label map; 0 for none.
-        projected: `mixed` and `width` of an extra `ProjectedDis`; 0 for none.
+    The arguments are the knobs of configs/model/discriminator/oasis.yaml.
 
     Attributes:
         output_kind: "classes", or "both" with extra discriminators.
@@ -67,24 +57,16 @@ class OasisDis(nn.Module):
             ValueError: If a number is out of range.
         """
         super().__init__()
-        if min(width, depth, max_width) < 1 or min(stem, patch, projected) < 0:
-            raise ValueError(
-                f"width={width}, depth={depth} and max_width={max_width} must be 1 or more, stem="
-                f"{stem}, patch={patch} and projected={projected} 0 or more"
-            )
+        check_minimum(1, width=width, depth=depth, max_width=max_width)
+        check_minimum(0, stem=stem, patch=patch, projected=projected)
         self.output_kind: OutputKind = "both" if patch or projected else "classes"
+        channels = (num_classes, image_channels)
         self.patch = self.projected = None
         if patch:
-            self.patch = PatchDis(
-                num_classes, image_channels, width=patch, scales=1, spectral_norm=spectral_norm
-            )
+            self.patch = PatchDis(*channels, width=patch, scales=1, spectral_norm=spectral_norm)
         if projected:
             self.projected = ProjectedDis(
-                num_classes,
-                image_channels,
-                mixed=projected,
-                width=projected,
-                spectral_norm=spectral_norm,
+                *channels, mixed=projected, width=projected, spectral_norm=spectral_norm
             )
         self.minimum_size = max(
             2 ** (depth + bool(stem)), *(extra.minimum_size for extra in self._extra()), 0
@@ -118,12 +100,7 @@ class OasisDis(nn.Module):
         return [*self.down, *self.up, *extra]
 
     def forward(self, image: Tensor, one_hot: Tensor) -> DiscriminatorOutput:
-        """Tells the class of each pixel, and the realness by the extra discriminators.
-
-        Args:
-            image: Shape (B, K, H, W), in [-1, 1]; H and W at least `minimum_size`.
-            one_hot: Shape (B, C, H, W); only the extra discriminators see it.
-        """
+        """Tells the class of each pixel; only extra discriminators see the label map."""
         x = image if self.stem is None else self.stem(image)
         sizes, levels = [], []
         for down in self.down:

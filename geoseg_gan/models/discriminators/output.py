@@ -29,11 +29,10 @@ class DiscriminatorOutput:
 
     def halves(self) -> "tuple[DiscriminatorOutput, DiscriminatorOutput]":
         """Splits the output for real images followed by as many generated ones."""
-        logits = [t.chunk(2) for t in self.logits]
-        features = [[t.chunk(2) for t in scale] for scale in self.features]
         real, fake = (
             DiscriminatorOutput(
-                [pair[half] for pair in logits], [[pair[half] for pair in s] for s in features]
+                [t.chunk(2)[half] for t in self.logits],
+                [[t.chunk(2)[half] for t in scale] for scale in self.features],
             )
             for half in (0, 1)
         )
@@ -60,4 +59,4 @@ class Discriminator(Protocol):
     output_kind: OutputKind
 
     def __call__(self, image: Tensor, one_hot: Tensor) -> DiscriminatorOutput:
-        """Maps images (B, K, H, W) in [-1, 1] and their one-hot label maps (B, C, H, W)."""
+        """Takes images (B, K, H, W) in [-1, 1] and their one-hot label maps (B, C, H, W)."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geoseg_gan.models.discriminators.output import DiscriminatorOutput, OutputKind
-from geoseg_gan.models.layers import condition_channels, condition_of, convolution
+from geoseg_gan.models.layers import check_minimum, condition_channels, condition_of, convolution
 
 
 class PatchDis(nn.Module):
@@ -16,15 +16,7 @@ class PatchDis(nn.Module):
     With three layers a logit sees 70x70 pixels. There is no normalisation over space by default: it
     would hide the image's brightness from the discriminator.
 
-    Args:
-        num_classes: C, channels of the one-hot label map.
-        image_channels: K, bands of the image.
-        width: Channels of the first layer; they double at each further one, up to 8 times.
-        layers: Strided layers of each scale.
-        scales: Number of copies, each at half the resolution of the one before.
-        spectral_norm: Divides weights by their spectral norm (Miyato et al. 2018).
-        instance_norm: Normalises each feature map over space, except the first layer's.
-        edges: Adds the outlines of regions to the condition.
+    The arguments are the knobs of configs/model/discriminator/patch.yaml.
     """
 
     output_kind: OutputKind = "realness"
@@ -44,13 +36,10 @@ class PatchDis(nn.Module):
         """Builds the network.
 
         Raises:
-            ValueError: If width, layers or scales are below 1.
+            ValueError: If a number is out of range.
         """
         super().__init__()
-        if min(width, layers, scales) < 1:
-            raise ValueError(
-                f"width={width}, layers={layers} and scales={scales} must be 1 or more"
-            )
+        check_minimum(1, width=width, layers=layers, scales=scales)
         self.minimum_size = 2 ** (layers + scales + 1)
         self.edges = edges
         channels = condition_channels(num_classes, edges) + image_channels
@@ -63,12 +52,7 @@ class PatchDis(nn.Module):
         return [block for scale in self.scales for block in cast(_Patch, scale).blocks]
 
     def forward(self, image: Tensor, one_hot: Tensor) -> DiscriminatorOutput:
-        """Says how real each patch of an image looks beside its label map.
-
-        Args:
-            image: Shape (B, K, H, W), in [-1, 1]; H and W at least `minimum_size`.
-            one_hot: Shape (B, C, H, W).
-        """
+        """Says how real each patch of an image looks beside its label map."""
         x = torch.cat([image, condition_of(one_hot, self.edges)], 1)
         logits, features = [], []
         for number, patch in enumerate(self.scales):

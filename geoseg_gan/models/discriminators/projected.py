@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from geoseg_gan.models.discriminators.output import DiscriminatorOutput, OutputKind
 from geoseg_gan.models.discriminators.patch import PatchDis
-from geoseg_gan.models.layers import condition_channels, condition_of, convolution
+from geoseg_gan.models.layers import check_minimum, condition_channels, condition_of, convolution
 from geoseg_gan.models.pretrained.backbone import LITE2_BACKBONE, Backbone
 
 _FINEST = 4
@@ -28,16 +28,7 @@ class ProjectedDis(nn.Module):
     before the backbone: its strided first layer aliases patterns of two pixels, which would stay in
     generated images (Zhang 2019, "Making Convolutional Networks Shift-Invariant Again").
 
-    Args:
-        num_classes: C, channels of the one-hot label map.
-        image_channels: K, bands of the image.
-        backbone: "lite2" (needs no download), or the name of a convolutional network of timm.
-        mixed: Channels of the finest mixed map; they double at each coarser one.
-        width: Channels of each discriminator's first layer; they double at the second.
-        patch: Width of an extra PatchGAN of one scale on the image itself, as Kumari et al. 2022
-            ("Ensembling Off-the-shelf Models") combine both kinds; 0 for none.
-        spectral_norm: Divides the discriminators' weights by their spectral norm.
-        edges: Adds the outlines of regions to the condition.
+    The arguments are the knobs of configs/model/discriminator/projected.yaml.
     """
 
     output_kind: OutputKind = "realness"
@@ -62,10 +53,8 @@ class ProjectedDis(nn.Module):
                 of the resolution or below.
         """
         super().__init__()
-        if min(mixed, width) < 1 or patch < 0:
-            raise ValueError(
-                f"mixed={mixed} and width={width} must be 1 or more, patch={patch} 0 or more"
-            )
+        check_minimum(1, mixed=mixed, width=width)
+        check_minimum(0, patch=patch)
         self.backbone = Backbone(backbone, image_channels)
         self.minimum_size = 32
         self.edges = edges
@@ -98,12 +87,7 @@ class ProjectedDis(nn.Module):
         return [] if self.patch is None else self.patch.blocks()
 
     def forward(self, image: Tensor, one_hot: Tensor) -> DiscriminatorOutput:
-        """Says how real an image looks beside its label map.
-
-        Args:
-            image: Shape (B, K, H, W), in [-1, 1]; H and W at least `minimum_size`.
-            one_hot: Shape (B, C, H, W).
-        """
+        """Says how real an image looks beside its label map."""
         condition = condition_of(one_hot, self.edges)
         mixed: list[Tensor] = []
         maps = self.backbone(_smooth(image))[self.first :]
@@ -116,8 +100,7 @@ class ProjectedDis(nn.Module):
             mixed.append(x)
         logits, features = [], []
         for head, x in zip(self.scales, reversed(mixed), strict=True):
-            height, width = x.shape[-2:]
-            shares = F.adaptive_avg_pool2d(condition, (height, width))
+            shares = F.adaptive_avg_pool2d(condition, (x.shape[-2], x.shape[-1]))
             logit, layers = head(torch.cat([x, shares.to(x.dtype)], 1))
             logits.append(logit)
             features.append(layers)

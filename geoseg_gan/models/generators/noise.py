@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from geoseg_gan.models.layers import check_minimum
+
 REGIONS = 256
 """Regions of an image that can have a vector of their own; further ones share them."""
 
@@ -33,16 +35,9 @@ class NoiseSpec:
     texture: int
 
     def __post_init__(self) -> None:
-        """Refuses negative numbers.
-
-        Raises:
-            ValueError: With the names of the generator's settings.
-        """
-        if min(self.style, self.region, self.texture) < 0:
-            raise ValueError(
-                f"style_channels={self.style}, region_channels={self.region} and "
-                f"texture_octaves={self.texture} must be 0 or more"
-            )
+        """Refuses negative numbers with a ValueError that names the generator's setting."""
+        check_minimum(0, style_channels=self.style, region_channels=self.region)
+        check_minimum(0, texture_octaves=self.texture)
 
     @property
     def channels(self) -> int:
@@ -61,7 +56,7 @@ def sample_noise(
 
     Args:
         spec: The map's channels.
-        seed: The run's seed.
+        seed: Of the run.
         indices: Number of each pair, or of each training sample counted over the whole run.
         regions: Number of every pixel's region, shape (len(indices), H, W), an integer dtype, as
             `region_map` gives them.
@@ -86,14 +81,9 @@ def draw_noise(
     size: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Draws the random numbers of noise maps, which are far fewer than their pixels.
+    """The random numbers of noise maps, which are far fewer than their pixels.
 
-    Args:
-        spec: The maps' channels.
-        seed: The run's seed.
-        indices: Number of each pair.
-        size: Height and width of the maps.
-        device: Where to draw.
+    Arguments are those of `sample_noise`, with the maps' height and width in place of regions.
 
     Returns:
         Shape (len(indices), M), float32.
@@ -108,15 +98,9 @@ def draw_noise(
 
 
 def noise_maps(spec: NoiseSpec, drawn: Tensor, regions: Tensor) -> Tensor:
-    """Makes noise maps of random numbers, on the device of these.
+    """Makes the noise maps (B, Z, H, W) of `sample_noise` from the numbers (B, M) of `draw_noise`.
 
-    Args:
-        spec: The maps' channels.
-        drawn: As `draw_noise` gives them, shape (B, M).
-        regions: Number of every pixel's region, shape (B, H, W), on the same device.
-
-    Returns:
-        Shape (B, Z, H, W), float32, every channel of unit variance at every pixel.
+    The region numbers (B, H, W) must be on the device of the numbers.
     """
     height, width = regions.shape[-2:]
     shapes, sizes = _octaves(spec, (height, width)), _draws(spec, (height, width))
@@ -126,10 +110,8 @@ def noise_maps(spec: NoiseSpec, drawn: Tensor, regions: Tensor) -> Tensor:
         coarse = draw.view(-1, 1, rows, columns)
         if octave:
             fine = F.interpolate(coarse, scale_factor=2**octave, mode="bilinear")
-            spread = _spread(rows, octave, drawn.device)[:, None] * _spread(
-                columns, octave, drawn.device
-            )
-            coarse = (fine / spread)[..., :height, :width]
+            vertical, horizontal = (_spread(n, octave, drawn.device) for n in (rows, columns))
+            coarse = (fine / (vertical[:, None] * horizontal))[..., :height, :width]
         parts.append(coarse)
     if spec.region:
         vectors = table.view(-1, spec.region, REGIONS)

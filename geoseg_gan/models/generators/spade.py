@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from geoseg_gan.models.generators.noise import NoiseSpec
 from geoseg_gan.models.layers import (
     PixelNorm,
+    check_minimum,
     condition_channels,
     condition_of,
     convolution,
@@ -22,20 +23,13 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 }
 """Normalisation layers without scale and shift of their own, by name."""
 
-MODULATIONS = ("spade", "clade")
-
 
 class Spade(nn.Module):
     """Spatially adaptive denormalisation: (1 + gamma) * norm(x) + beta (Park et al. 2019, eq. 1).
 
     Gamma and beta are convolved from the condition. The paper's equation has gamma in place of
-    1 + gamma; as in its code, the network starts close to one without modulation.
-
-    Args:
-        channels: Feature channels.
-        condition: Channels of the condition.
-        hidden: Channels between the two convolutions; 128 in the paper.
-        norm: A key of NORMS.
+    1 + gamma; as in its code, the network starts close to one without modulation. `channels` are
+    those of the features, `condition` and `hidden` those before and between the convolutions.
     """
 
     def __init__(self, channels: int, condition: int, hidden: int, norm: str) -> None:
@@ -57,11 +51,6 @@ class Clade(nn.Module):
 
     The look-up is a product with the condition: one-hot at full resolution, and a mixture of the
     classes' entries where several classes share a pixel at a lower one.
-
-    Args:
-        channels: Feature channels.
-        condition: Channels of the condition.
-        norm: A key of NORMS.
     """
 
     def __init__(self, channels: int, condition: int, norm: str) -> None:
@@ -129,24 +118,7 @@ class SpadeGen(nn.Module):
     where a small region has none: here each block also adds a linear map of the noise to its
     features (Karras et al. 2019, sec. 2).
 
-    Args:
-        num_classes: C, channels of the one-hot label map.
-        image_channels: K, bands of the image.
-        modulation: "spade" or "clade".
-        width: Channels of the finest stage; they double at each coarser one.
-        depth: How often the resolution is halved.
-        max_width: Upper limit of a stage's channels.
-        middle_blocks: Blocks of the second-coarsest stage.
-        hidden: Channels inside each SPADE layer; CLADE has none.
-        head_width: Channels of a plain convolution at full resolution before the last one; the
-            blocks then work at half resolution and below. 0 for blocks at full resolution.
-        condition_noise: Adds the noise to the condition instead of to the features.
-        style_channels: Noise channels with one draw per image.
-        region_channels: Noise channels with one draw per connected region.
-        texture_octaves: Noise channels that vary from pixel to pixel (see NoiseSpec).
-        edges: Adds the outlines of regions to the condition.
-        norm: "batch" as in the papers, "instance" or "pixel" (see PixelNorm).
-        spectral_norm: Divides the blocks' weights by their spectral norm.
+    The arguments are the knobs of configs/model/generator/spade.yaml.
     """
 
     def __init__(
@@ -175,13 +147,11 @@ class SpadeGen(nn.Module):
             ValueError: If a number is out of range, or `modulation` or `norm` is unknown.
         """
         super().__init__()
-        if min(width, depth, max_width, middle_blocks, hidden) < 1 or head_width < 0:
-            raise ValueError(
-                f"width={width}, depth={depth}, max_width={max_width}, middle_blocks="
-                f"{middle_blocks} and hidden={hidden} must be 1 or more, head_width={head_width} 0 "
-                "or more"
-            )
-        for name, value, known in (("modulation", modulation, MODULATIONS), ("norm", norm, NORMS)):
+        check_minimum(1, width=width, depth=depth, max_width=max_width, hidden=hidden)
+        check_minimum(1, middle_blocks=middle_blocks)
+        check_minimum(0, head_width=head_width)
+        modulations = ("spade", "clade")
+        for name, value, known in (("modulation", modulation, modulations), ("norm", norm, NORMS)):
             if value not in known:
                 raise ValueError(f"{name}={value} is not one of {', '.join(known)}")
         self.noise = NoiseSpec(style_channels, region_channels, texture_octaves)
@@ -222,15 +192,7 @@ class SpadeGen(nn.Module):
         return [block for stage in self.stages.children() for block in stage.children()]
 
     def forward(self, one_hot: Tensor, noise: Tensor) -> Tensor:
-        """Generates images.
-
-        Args:
-            one_hot: Shape (B, C, H, W); H and W are multiples of `stride`; all zero where ignored.
-            noise: Shape (B, Z, H, W), as `sample_noise` draws it.
-
-        Returns:
-            Shape (B, K, H, W), in [-1, 1].
-        """
+        """Maps one-hot (B, C, H, W) and noise (B, Z, H, W) to images (B, K, H, W) in [-1, 1]."""
         full = torch.cat([condition_of(one_hot, self.edges), noise], 1)
         memory_format = memory_format_of(self.stem)
         full = full.contiguous(memory_format=memory_format)

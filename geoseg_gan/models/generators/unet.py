@@ -7,7 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geoseg_gan.models.generators.noise import NoiseSpec
-from geoseg_gan.models.layers import PixelNorm, condition_channels, condition_of, memory_format_of
+from geoseg_gan.models.layers import (
+    PixelNorm,
+    check_minimum,
+    condition_channels,
+    condition_of,
+    memory_format_of,
+)
 
 
 class UNetGen(nn.Module):
@@ -19,17 +25,7 @@ class UNetGen(nn.Module):
     2016). Nearest-neighbour upsampling would leave steps of two pixels in the spectrum. Noise is a
     map instead of dropout, and normalisation is per pixel (see PixelNorm).
 
-    Args:
-        num_classes: C, channels of the one-hot label map.
-        image_channels: K, bands of the image.
-        width: Channels at full resolution; they double at each deeper level. The default has 64 at
-            half resolution, where the paper's network begins, as in the paper.
-        depth: How often the resolution is halved.
-        max_width: Upper limit of a level's channels.
-        style_channels: Noise channels with one draw per image.
-        region_channels: Noise channels with one draw per connected region.
-        texture_octaves: Noise channels that vary from pixel to pixel (see NoiseSpec).
-        edges: Adds the outlines of regions to the condition.
+    The arguments are the knobs of configs/model/generator/unet.yaml.
     """
 
     def __init__(
@@ -51,10 +47,7 @@ class UNetGen(nn.Module):
             ValueError: If a number is out of range.
         """
         super().__init__()
-        if min(width, depth, max_width) < 1:
-            raise ValueError(
-                f"width={width}, depth={depth} and max_width={max_width} must be 1 or more"
-            )
+        check_minimum(1, width=width, depth=depth, max_width=max_width)
         self.noise = NoiseSpec(style_channels, region_channels, texture_octaves)
         self.edges = edges
         self.stride = 2**depth
@@ -80,15 +73,7 @@ class UNetGen(nn.Module):
         return [*self.down, *self.up]
 
     def forward(self, one_hot: Tensor, noise: Tensor) -> Tensor:
-        """Generates images.
-
-        Args:
-            one_hot: Shape (B, C, H, W); H and W are multiples of `stride`.
-            noise: Shape (B, Z, H, W), as `sample_noise` draws it.
-
-        Returns:
-            Shape (B, K, H, W), in [-1, 1].
-        """
+        """Maps one-hot (B, C, H, W) and noise (B, Z, H, W) to images (B, K, H, W) in [-1, 1]."""
         x = torch.cat([condition_of(one_hot, self.edges), noise], 1)
         x = F.leaky_relu(self.stem(x.contiguous(memory_format=memory_format_of(self.stem))), 0.2)
         skips = []
