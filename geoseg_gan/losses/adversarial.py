@@ -1,6 +1,7 @@
 """The adversarial losses: how discriminator and generator compete."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -36,98 +37,62 @@ class Adversarial(Protocol):
         """Share of patches or pixels that the discriminator is right about, a scalar in [0, 1]."""
 
 
-class _RealnessLoss:
-    """The mean over scales of a loss of one logit per patch.
+@dataclass
+class RealnessLoss:
+    """A loss of one logit per patch, averaged over patches and then over scales.
 
-    A subclass gives the discriminator's loss of real and of generated patches and the generator's,
-    each as a function of logits (B, 1, h, w).
+    Attributes:
+        name: Prefix of the terms' names.
+        on_real: What the discriminator minimises on real patches, of logits (B, 1, h, w).
+        on_fake: The same on generated patches.
+        of_generator: What the generator minimises.
     """
 
-    output_kind: OutputKind = "realness"
     name: str
-
-    def on_real(self, logits: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def on_fake(self, logits: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def of_generator(self, logits: Tensor) -> Tensor:
-        raise NotImplementedError
+    on_real: Callable[[Tensor], Tensor]
+    on_fake: Callable[[Tensor], Tensor]
+    of_generator: Callable[[Tensor], Tensor]
+    output_kind: OutputKind = "realness"
 
     def d_terms(
         self, real: DiscriminatorOutput, fake: DiscriminatorOutput, batch: Batch
     ) -> dict[str, Tensor]:
+        """The terms on real and on generated images."""
         return {
             f"{self.name}_real": over_scales(real.logits, lambda x: self.on_real(x).mean()),
             f"{self.name}_fake": over_scales(fake.logits, lambda x: self.on_fake(x).mean()),
         }
 
     def g_term(self, fake: DiscriminatorOutput, batch: Batch) -> Tensor:
+        """What the generator minimises, a scalar."""
         return over_scales(fake.logits, lambda x: self.of_generator(x).mean())
 
     def realness(self, output: DiscriminatorOutput, batch: Batch) -> Tensor:
+        """The mean logit."""
         return over_scales(output.logits, torch.mean)
 
     def accuracy(self, output: DiscriminatorOutput, batch: Batch, real: bool) -> Tensor:
+        """Share of logits on the right side of 0."""
         return sign_accuracy(output.logits, real)
 
 
-class Hinge(_RealnessLoss):
-    """Hinge loss (Lim & Ye 2017, eqs. 6 and 7)."""
+# Lim & Ye 2017, eqs. 6 and 7.
+HINGE = RealnessLoss("hinge", lambda x: F.relu(1 - x), lambda x: F.relu(1 + x), lambda x: -x)
 
-    name = "hinge"
+# LSGAN (Mao et al. 2017, eq. 8) with targets 1 and -1 instead of 1 and 0: the boundary is at 0, as
+# in all losses here.
+LEAST_SQUARES = RealnessLoss(
+    "lsgan",
+    lambda x: (x - 1).square() / 2,
+    lambda x: (x + 1).square() / 2,
+    lambda x: x.square() / 2,
+)
 
-    def on_real(self, logits: Tensor) -> Tensor:
-        """max(0, 1 - D(real))."""
-        return F.relu(1 - logits)
-
-    def on_fake(self, logits: Tensor) -> Tensor:
-        """max(0, 1 + D(fake))."""
-        return F.relu(1 + logits)
-
-    def of_generator(self, logits: Tensor) -> Tensor:
-        """-D(fake)."""
-        return -logits
-
-
-class LeastSquares(_RealnessLoss):
-    """LSGAN with targets 1 and -1 (Mao et al. 2017, eq. 8).
-
-    With these targets instead of 1 and 0 the boundary is at 0, as in all losses here.
-    """
-
-    name = "lsgan"
-
-    def on_real(self, logits: Tensor) -> Tensor:
-        """(D(real) - 1)^2 / 2."""
-        return (logits - 1).square() / 2
-
-    def on_fake(self, logits: Tensor) -> Tensor:
-        """(D(fake) + 1)^2 / 2."""
-        return (logits + 1).square() / 2
-
-    def of_generator(self, logits: Tensor) -> Tensor:
-        """D(fake)^2 / 2."""
-        return logits.square() / 2
-
-
-class NonSaturating(_RealnessLoss):
-    """The non-saturating logistic loss (Goodfellow et al. 2014, sec. 3)."""
-
-    name = "logistic"
-
-    def on_real(self, logits: Tensor) -> Tensor:
-        """-log sigmoid(D(real))."""
-        return F.softplus(-logits)
-
-    def on_fake(self, logits: Tensor) -> Tensor:
-        """-log(1 - sigmoid(D(fake)))."""
-        return F.softplus(logits)
-
-    def of_generator(self, logits: Tensor) -> Tensor:
-        """-log sigmoid(D(fake))."""
-        return F.softplus(-logits)
+# Goodfellow et al. 2014, sec. 3: -log sigmoid(D(real)) and -log(1 - sigmoid(D(fake))), and for the
+# generator -log sigmoid(D(fake)).
+NON_SATURATING = RealnessLoss(
+    "logistic", lambda x: F.softplus(-x), F.softplus, lambda x: F.softplus(-x)
+)
 
 
 class Oasis:
@@ -179,20 +144,13 @@ class Oasis:
 
 
 class OasisAndHinge:
-    """The sum of `Oasis`, for agreement with the mask, and `Hinge`, for texture.
-
-    Realness and accuracy are those of the classes.
-
-    Args:
-        balance: As for `Oasis`.
-    """
+    """The sum of `Oasis`, for agreement with the mask, and HINGE, for texture."""
 
     output_kind: OutputKind = "both"
 
     def __init__(self, balance: bool = True) -> None:
-        """Builds both losses."""
+        """Keeps the setting of `Oasis`."""
         self.oasis = Oasis(balance)
-        self.hinge = Hinge()
 
     def d_terms(
         self, real: DiscriminatorOutput, fake: DiscriminatorOutput, batch: Batch
@@ -200,13 +158,13 @@ class OasisAndHinge:
         """The terms of both."""
         return {
             **self.oasis.d_terms(real.classes(), fake.classes(), batch),
-            **self.hinge.d_terms(real.realness(), fake.realness(), batch),
+            **HINGE.d_terms(real.realness(), fake.realness(), batch),
         }
 
     def g_term(self, fake: DiscriminatorOutput, batch: Batch) -> Tensor:
         """The sum of both."""
         classes = self.oasis.g_term(fake.classes(), batch)
-        return classes + self.hinge.g_term(fake.realness(), batch)
+        return classes + HINGE.g_term(fake.realness(), batch)
 
     def realness(self, output: DiscriminatorOutput, batch: Batch) -> Tensor:
         """That of the classes."""
@@ -219,11 +177,11 @@ class OasisAndHinge:
 
 def build_adversarial(name: str, class_balance: bool) -> Adversarial:
     """The adversarial loss of a name in `losses.settings.ADVERSARIAL`."""
-    losses: dict[str, Callable[[], Adversarial]] = {
-        "hinge": Hinge,
-        "lsgan": LeastSquares,
-        "nonsaturating": NonSaturating,
-        "classes": lambda: Oasis(class_balance),
-        "both": lambda: OasisAndHinge(class_balance),
+    losses: dict[str, Adversarial] = {
+        "hinge": HINGE,
+        "lsgan": LEAST_SQUARES,
+        "nonsaturating": NON_SATURATING,
+        "classes": Oasis(class_balance),
+        "both": OasisAndHinge(class_balance),
     }
-    return losses[name]()
+    return losses[name]

@@ -31,10 +31,6 @@ class DiffAugment:
     The run's seed and the pair's number fix each pair's draw. Real image, generated image and mask
     change together, so that feature matching compares the same places. Pixels that are shifted in
     or cut out are ignored.
-
-    Args:
-        settings: Which changes are made.
-        seed: The run's seed.
     """
 
     def __init__(self, settings: DiffAugmentSettings, seed: int) -> None:
@@ -43,11 +39,7 @@ class DiffAugment:
         self.seed = seed
 
     def __call__(self, batch: Batch, p: float) -> tuple[Batch, ImageChange]:
-        """Augments a batch.
-
-        Args:
-            batch: Real images and masks.
-            p: Probability of every change.
+        """Augments a batch of real images and masks; each change has the probability p.
 
         Returns:
             The changed batch, and a function that changes generated images (B, K, H, W) of its
@@ -102,17 +94,11 @@ class _Color:
 
 @dataclass(frozen=True)
 class _Geometry:
-    """Translation and cutout of the pairs of a batch.
+    """Translation and cutout of the pairs of a batch."""
 
-    Attributes:
-        shifts: Down and right in pixels, one per pair.
-        margin: The largest shift possible, down and right.
-        keep: Shape (B, 1, H, W), false where something is cut out.
-    """
-
-    shifts: list[tuple[int, int]]
-    margin: tuple[int, int]
-    keep: Tensor
+    shifts: list[tuple[int, int]]  # down and right in pixels, one per pair
+    margin: tuple[int, int]  # the largest shift possible, down and right
+    keep: Tensor  # (B, 1, H, W), false where something is cut out
 
     @classmethod
     def of(
@@ -157,9 +143,6 @@ class AdaptiveStrength:
     held-out images look alike to the discriminator; at 1 held-out images look generated. Above the
     target `p` rises, below it falls.
 
-    Args:
-        settings: Start, target, pace and limit.
-
     Attributes:
         p: The current probability.
         gap: The smoothed gap; None before the first measurement.
@@ -172,14 +155,7 @@ class AdaptiveStrength:
         self.gap: float | None = None
 
     def update(self, train: float, held_out: float, fake: float, images: int) -> None:
-        """Adds a measurement.
-
-        Args:
-            train: Mean realness of training images.
-            held_out: That of real images that are not trained on.
-            fake: That of generated images.
-            images: Training images since the last measurement.
-        """
+        """Adds a measurement of mean realness, `images` training images after the last one."""
         # A discriminator that cannot tell real from generated images does not overfit.
         difference = train - fake
         gap = min(max((train - held_out) / difference, 0.0), 1.0) if difference > 1e-3 else 0.0

@@ -48,11 +48,6 @@ _CHOICES: dict[OutputKind, tuple[str, str]] = {
 def check_fit(loss: ObjectiveSettings, output_kind: OutputKind, noise_channels: int) -> None:
     """Refuses networks that a recipe cannot train.
 
-    Args:
-        loss: The recipe.
-        output_kind: What the discriminator's logits mean.
-        noise_channels: Z of the generator.
-
     Raises:
         UserError: Saying why, and what fits.
     """
@@ -79,13 +74,7 @@ def check_fit(loss: ObjectiveSettings, output_kind: OutputKind, noise_channels: 
 
 @dataclass(frozen=True)
 class View:
-    """A batch as the discriminator step and the generator step see it.
-
-    Attributes:
-        batch: Without augmentation.
-        augmented: With augmentation, for the discriminator.
-        augment: Augments generated images of the batch's masks in the same way.
-    """
+    """A batch as both steps see it, plain and augmented; `augment` is for its generated images."""
 
     batch: Batch
     augmented: Batch
@@ -96,12 +85,7 @@ class Objective(nn.Module):
     """What both networks minimise under a recipe, and its state from batch to batch.
 
     Ignored pixels are blanked in real and generated images alike, so that neither network learns
-    from them.
-
-    Args:
-        settings: The recipe.
-        bands: K of the images.
-        seed: Fixes augmentation and mixing.
+    from them. The seed fixes augmentation and mixing.
 
     Attributes:
         strength: The probability of augmentation.
@@ -124,11 +108,7 @@ class Objective(nn.Module):
         self._batches = 0
 
     def views(self, batches: Sequence[Batch]) -> list[View]:
-        """Prepares a process's share of a global batch for both steps.
-
-        Args:
-            batches: The parts that the share is worked on in, all of one size.
-        """
+        """Prepares a process's share of a global batch, in parts of one size, for both steps."""
         augmented = [self.augment(batch, self.strength.p) for batch in batches]
         pixels = None
         if self.adversarial.output_kind != "realness":
@@ -142,12 +122,7 @@ class Objective(nn.Module):
         ]
 
     def d_terms(self, discriminator: Discriminator, view: View, fake: Tensor) -> Terms:
-        """What the discriminator minimises.
-
-        Args:
-            discriminator: The network that learns.
-            view: Real images and masks.
-            fake: Generated images of the same masks, shape (B, K, H, W), without gradient.
+        """What the discriminator minimises, given generated images (B, K, H, W) without gradient.
 
         Returns:
             The weighted terms; the accuracy on real and on generated images as monitors.
@@ -178,13 +153,9 @@ class Objective(nn.Module):
     def g_terms(
         self, discriminator: Discriminator, view: View, fake: Tensor, regenerate: Regenerate
     ) -> Terms:
-        """What the generator minimises.
+        """What the generator minimises, given a discriminator whose parameters are frozen.
 
-        Args:
-            discriminator: Its parameters are frozen.
-            view: Real images and masks.
-            fake: Generated images of the same masks, shape (B, K, H, W).
-            regenerate: Generates them again; only called where the recipe has a diversity term.
+        `regenerate` is only called where the recipe has a diversity term.
         """
         settings, batch, augmented = self.settings, view.batch, view.augmented
         fake_out = discriminator(view.augment(fake) * augmented.valid, augmented.one_hot)
@@ -209,12 +180,9 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def realness(self, discriminator: Discriminator, image: Tensor, batch: Batch) -> Tensor:
-        """How real images look to the discriminator on average, without augmentation.
+        """How real images of a batch's masks look on average, without augmentation.
 
-        Args:
-            discriminator: In evaluation mode.
-            image: Real or generated images, shape (B, K, H, W).
-            batch: Their masks.
+        The discriminator is in evaluation mode.
         """
         output = discriminator(image * batch.valid, batch.one_hot)
         return self.adversarial.realness(output, batch)
@@ -233,11 +201,7 @@ class Objective(nn.Module):
         self.strength.load(state["strength"])
 
     def _label_mix_mask(self, batch: Batch) -> Tensor:
-        """For each image, each class is drawn from the real or from the generated image as a whole.
-
-        Returns:
-            Shape (B, 1, H, W), 1 for real.
-        """
+        """Draws each class of each image from the real (1) or the generated image: (B, 1, H, W)."""
         classes = batch.one_hot.shape[1]
         draws = [
             np.random.default_rng((_STREAM, self.seed, number)).random(classes) < 0.5

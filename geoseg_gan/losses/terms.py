@@ -42,12 +42,7 @@ def over_scales(logits: Sequence[Tensor], loss: Callable[[Tensor], Tensor]) -> T
 
 
 def sign_accuracy(logits: Sequence[Tensor], real: bool) -> Tensor:
-    """Share of logits on the right side of 0, averaged over scales; 0 itself counts as wrong.
-
-    Args:
-        logits: One tensor per scale.
-        real: Whether the images were real.
-    """
+    """Share of logits on the right side of 0, averaged over scales; 0 itself counts as wrong."""
     sign = 1 if real else -1
     return over_scales(logits, lambda scale: (scale * sign > 0).float().mean())
 
@@ -55,11 +50,8 @@ def sign_accuracy(logits: Sequence[Tensor], real: bool) -> Tensor:
 def feature_matching(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
     """Mean absolute difference of features, summed over layers, averaged over scales.
 
-    Wang et al. 2018 (pix2pixHD), eq. 4. The real side is detached.
-
-    Args:
-        real: For every scale the features of each layer on real images, without logits.
-        fake: The same of generated images.
+    Wang et al. 2018 (pix2pixHD), eq. 4. Each side has, for every scale, the features of each layer;
+    the real side is detached.
     """
     total = torch.stack(
         [
@@ -75,11 +67,8 @@ def perceptual(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     """Weighted mean absolute difference of a pretrained network's features (Wang et al. 2018).
 
     The coarsest map weighs 1, the next 1/4, and each finer one half of the one before: of five maps
-    1/32, 1/16, 1/8, 1/4 and 1, as published for VGG19. The real side is detached.
-
-    Args:
-        real: Feature maps of real images, from the finest to the coarsest.
-        fake: The same of generated images.
+    1/32, 1/16, 1/8, 1/4 and 1, as published for VGG19. Maps are given from the finest to the
+    coarsest; the real side is detached.
     """
     count = len(real)
     weights = [2.0 ** -(count - number) for number in range(count - 1)] + [1.0]
@@ -97,7 +86,7 @@ def diversity(first: Tensor, second: Tensor, distance: Tensor, limit: float) -> 
     difference of two images, divided by that of their noise, up to a limit.
 
     Args:
-        first: Images, shape (B, K, H, W).
+        first: Images (B, K, H, W).
         second: Images of the same masks with other noise.
         distance: Mean absolute difference of the noise of each pair, shape (B,).
         limit: Ratios above it count as this.
@@ -109,11 +98,8 @@ def diversity(first: Tensor, second: Tensor, distance: Tensor, limit: float) -> 
 def gradient_penalty(score: Tensor, images: Tensor) -> Tensor:
     """R1: the mean squared norm of the discriminator's gradient at real images.
 
-    Mescheder et al. 2018, eq. 9, without its weight.
-
-    Args:
-        score: The sum over the batch of the discriminator's scores, a scalar.
-        images: Shape (B, K, H, W), requiring gradients.
+    Mescheder et al. 2018, eq. 9, without its weight. The score is the sum over the batch of the
+    discriminator's scores of images (B, K, H, W) that require gradients.
     """
     (gradient,) = torch.autograd.grad(score, images, create_graph=True)
     return gradient.square().sum((1, 2, 3)).mean()
@@ -153,12 +139,7 @@ def at_least_one(counts: Tensor) -> Tensor:
 def label_mix(mixed: Tensor, real: Tensor, fake: Tensor, from_real: Tensor) -> Tensor:
     """LabelMix consistency: the logits of a mixed image should be the mix of both images' logits.
 
-    Schönfeld et al. 2021, eq. 4: the mean squared difference.
-
-    Args:
-        mixed: Logits of the mixed images, shape (B, C + 1, H, W).
-        real: Those of the real images.
-        fake: Those of the generated images.
-        from_real: Shape (B, 1, H, W), 1 where the mixed image is real, 0 where it is generated.
+    Schönfeld et al. 2021, eq. 4: the mean squared difference of logits (B, C + 1, H, W), where
+    `from_real` (B, 1, H, W) is 1 where the mixed image is real and 0 where it is generated.
     """
     return F.mse_loss(mixed, from_real * real + (1 - from_real) * fake)

@@ -67,14 +67,7 @@ class SegmenterEvaluation:
 
 @dataclass(frozen=True)
 class LoadedGenerator:
-    """A generator in evaluation mode.
-
-    Attributes:
-        network: The generator.
-        facts: The run it comes from.
-        epoch: How many epochs it was trained.
-        digest: SHA-256 of the file, in hexadecimal.
-    """
+    """A generator in evaluation mode, with the SHA-256 of its file in hexadecimal."""
 
     network: Generator
     facts: RunFacts
@@ -107,16 +100,7 @@ def save_network(
     epoch: int,
     evaluation: SegmenterEvaluation | None = None,
 ) -> None:
-    """Writes a network, whole or not at all.
-
-    Args:
-        path: Where to; an existing file is replaced.
-        kind: What the network is.
-        network: Its state is saved from whatever device it is on.
-        facts: The run it comes from.
-        epoch: How many epochs it was trained.
-        evaluation: How good a segmenter is.
-    """
+    """Writes a network trained for `epoch` epochs, whole or not at all; replaces an older file."""
     content = {
         "format": FORMATS[kind],
         "kind": kind,
@@ -142,8 +126,8 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> LoadedGene
     facts = _facts(content)
     settings: Mapping[str, Any] = facts.config["model"]["generator"]
     network = build_generator(settings, facts.palette.num_classes, len(facts.scaling.low))
-    _load_weights(network, content, device)
-    return LoadedGenerator(cast(Generator, network), facts, content["epoch"], _digest(path))
+    digest = _finish(network, path, content, device)
+    return LoadedGenerator(cast(Generator, network), facts, content["epoch"], digest)
 
 
 def load_segmenter(path: Path, device: torch.device | str = "cpu") -> LoadedSegmenter:
@@ -158,10 +142,10 @@ def load_segmenter(path: Path, device: torch.device | str = "cpu") -> LoadedSegm
     network = build_segmenter(
         settings, facts.palette.num_classes, len(facts.scaling.low), pretrained=False
     )
-    _load_weights(network, content, device)
+    digest = _finish(network, path, content, device)
     # Older files also hold class losses.
     known = {f.name: content["judged"][f.name] for f in fields(SegmenterEvaluation)}
-    return LoadedSegmenter(network, facts, SegmenterEvaluation(**known), _digest(path))
+    return LoadedSegmenter(network, facts, SegmenterEvaluation(**known), digest)
 
 
 def start_from(path: Path, generator: nn.Module, discriminator: nn.Module, facts: RunFacts) -> None:
@@ -214,14 +198,12 @@ def _facts(content: Mapping[str, Any]) -> RunFacts:
     return RunFacts(config, Palette.from_dict(content["palette"]), scaling)
 
 
-def _load_weights(
-    network: nn.Module, content: Mapping[str, Any], device: torch.device | str
-) -> None:
+def _finish(
+    network: nn.Module, path: Path, content: Mapping[str, Any], device: torch.device | str
+) -> str:
+    """Loads the weights that a file holds; returns its digest."""
     network.load_state_dict(content["weights"])
     network.to(device).eval().requires_grad_(False)
-
-
-def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

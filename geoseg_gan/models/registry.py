@@ -55,11 +55,7 @@ def build_generator(
 def build_discriminator(
     settings: Mapping[str, Any], num_classes: int, image_channels: int
 ) -> nn.Module:
-    """Builds the discriminator `settings["name"]` with the other settings as arguments.
-
-    Raises:
-        UserError: If the name, a key or a value is not valid.
-    """
+    """Builds a discriminator; like `build_generator`."""
     return _build("discriminator", DISCRIMINATORS, settings, num_classes, image_channels)
 
 

@@ -89,12 +89,8 @@ def build_segmenter(
 ) -> nn.Module:
     """Builds a segmenter that maps images (B, K, H, W) in [-1, 1] to logits (B, C, H, W).
 
-    Args:
-        settings: The entries of SegmenterSettings.
-        num_classes: C.
-        bands: K, bands of the images.
-        pretrained: Whether to load the encoder's weights. False, for a network whose weights come
-            from a checkpoint, reads and downloads nothing.
+    Without `pretrained`, for a network whose weights come from a checkpoint, it reads and downloads
+    no weights. The settings are the entries of SegmenterSettings.
 
     Raises:
         UserError: If a setting is not valid, or weights cannot be downloaded.

@@ -59,11 +59,7 @@ class Backbone:
                 )
 
     def levels(self) -> list[tuple[int, int]]:
-        """Channels and stride in pixels of each feature map, from the finest to the coarsest.
-
-        Raises:
-            UserError: If the network has no feature maps.
-        """
+        """Channels and stride in pixels of each feature map, from the finest to the coarsest."""
         if self.name == VGG:
             return [(64, 1), (128, 2), (256, 4), (512, 8), (512, 16)]
         info: Any = self.skeleton().feature_info
@@ -86,9 +82,6 @@ class Backbone:
         Args:
             images: Shape (B, K, H, W), in [-1, 1], at least 32 pixels a side. On the meta device no
                 weights are loaded.
-
-        Raises:
-            UserError: On the first call, if the weights cannot be loaded.
         """
         if images.is_meta:
             return self._maps(self.skeleton(), images)
@@ -178,11 +171,7 @@ class Backbone:
 
 
 def _natural_noise(bands: int) -> Tensor:
-    """Fixed random images whose amplitudes fall with frequency as in natural images.
-
-    Returns:
-        Shape (8, K, 128, 128), standard deviation 0.5.
-    """
+    """Fixed random images (8, K, 128, 128) with a natural spectrum and standard deviation 0.5."""
     side = 128
     frequency = torch.fft.fftfreq(side)
     distance = (frequency[:, None].square() + frequency.square()).sqrt().clamp(min=1 / side)

@@ -26,9 +26,6 @@ class Lite0Features(nn.Module):
 
     Images keep their size: resizing would smooth away the differences between generated and real
     texture (Parmar et al. 2022, "On Aliased Resizing").
-
-    Args:
-        bands: K of the images.
     """
 
     def __init__(self, bands: int) -> None:
@@ -44,13 +41,9 @@ class Lite0Features(nn.Module):
 
     @torch.inference_mode()
     def pooled(self, images: Tensor) -> Tensor:
-        """The mean over space of the last feature map.
+        """The mean over space of the last feature map, (B, 1280) float32.
 
-        Args:
-            images: Shape (B, K, H, W), in [-1, 1], at least 32 pixels a side.
-
-        Returns:
-            Shape (B, 1280), float32.
+        Images are in [-1, 1] and at least MINIMUM_SIZE pixels a side.
         """
         features: Tensor = self.network.forward_features(images)
         return features.mean((2, 3)).float()
@@ -96,13 +89,9 @@ class InceptionFeatures(nn.Module):
 
     @torch.inference_mode()
     def pooled(self, images: Tensor) -> Tensor:
-        """The 2048 features before the classifier.
+        """The features before the classifier, (B, 2048) float32.
 
-        Args:
-            images: Shape (B, 3, H, W), in [-1, 1]; the network enlarges them to 299 pixels.
-
-        Returns:
-            Shape (B, 2048), float32.
+        RGB images are in [-1, 1]; the network enlarges them to 299 pixels a side.
         """
         stored = ((images + 1) * 127.5).round().clamp(0, 255).byte()
         features: Tensor = self.network(stored)[0]
@@ -125,12 +114,7 @@ def _check_weights(path: Path) -> None:
 def build_features(
     name: str, bands: int, weights: Path | None = None
 ) -> Lite0Features | InceptionFeatures:
-    """Builds a feature network by name.
-
-    Args:
-        name: One of FEATURES.
-        bands: K of the images.
-        weights: A file of weights for inception.
+    """Builds one of FEATURES for images of so many bands; `weights` is a file for inception.
 
     Raises:
         UserError: If there is no such network, or it does not take images of so many bands.
