@@ -18,6 +18,11 @@ def settings(palette):
 
 
 @pytest.fixture
+def reader(palette):
+    return MaskReader(palette)
+
+
+@pytest.fixture
 def root(make_folder, tmp_path):
     return make_folder(tmp_path / "data", train=12, val=3, size=(48, 40))
 

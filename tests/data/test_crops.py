@@ -5,26 +5,18 @@ import numpy as np
 import pytest
 import torch
 from defaults import defaults
+from geometry import OFF, TURNS
 
 from geoseg_gan.data.datamodule import GanDataModule
 from geoseg_gan.data.dataset import PairDataset, PairSource
 from geoseg_gan.data.images import MaskReader, write_image
-from geoseg_gan.data.jitter import Warp, draw_warp, draw_window, sample_label
+from geoseg_gan.data.jitter import Warp, draw_warp, sample_label
 from geoseg_gan.data.pairs import find_pairs
-from geoseg_gan.data.sampler import CROPS, Focus, SampleIndex, crop_focus, draw_focused
-from geoseg_gan.data.settings import (
-    AffineStep,
-    ElasticStep,
-    FlipStep,
-    JitterSettings,
-    QuarterTurnStep,
-)
+from geoseg_gan.data.sampler import Focus, SampleIndex, crop_focus, draw_focused
+from geoseg_gan.data.settings import AffineStep, ElasticStep
 from geoseg_gan.synthesis.sampling import mask_weights
 from geoseg_gan.utils.errors import UserError
 
-TURNS = defaults(
-    JitterSettings, quarter_turn=defaults(QuarterTurnStep, 0.75), flip=defaults(FlipStep, 0.5)
-)
 PIXELS = np.array([[90, 0, 10, 0, 0], [60, 0, 0, 0, 40], [35, 0, 30, 5, 30]])
 """Pixels of four classes, of which the second never occurs, and of ignore."""
 
@@ -32,31 +24,21 @@ PIXELS = np.array([[90, 0, 10, 0, 0], [60, 0, 0, 0, 40], [35, 0, 30, 5, 30]])
 # Which crops
 
 
-def test_uniform_crops_are_on_no_class():
+@pytest.mark.parametrize(
+    ("crops", "share", "classes"), [("balanced", 1.0, [0, 2, 3]), ("rare", 0.5, [3])]
+)
+def test_crops_are_on_all_classes_alike_or_every_other_on_a_rare_one(crops, share, classes):
+    focus = crop_focus(crops, PIXELS)
+    assert (focus.share, focus.classes) == (share, classes)
+    np.testing.assert_array_equal(focus.pixels, PIXELS[:, classes])
     assert crop_focus("uniform", PIXELS) is None
-
-
-def test_balanced_crops_are_on_every_class_that_occurs():
-    focus = crop_focus("balanced", PIXELS)
-    assert (focus.share, focus.classes) == (1.0, [0, 2, 3])
-    np.testing.assert_array_equal(focus.pixels, PIXELS[:, [0, 2, 3]])
-
-
-def test_every_other_crop_is_on_a_class_under_half_of_an_even_share():
-    focus = crop_focus("rare", PIXELS)
-    assert (focus.share, focus.classes) == (0.5, [3])
-    np.testing.assert_array_equal(focus.pixels, [[0], [0], [5]])
+    with pytest.raises(UserError, match=f"crops={crops}: no training mask holds a pixel of any"):
+        crop_focus(crops, np.array([[0, 0, 9], [0, 0, 9]]))
 
 
 def test_an_unknown_way_is_refused_by_its_key():
     with pytest.raises(UserError, match=r"crops=balance is not one of .*Did you mean 'balanced'"):
         crop_focus("balance", PIXELS)
-
-
-@pytest.mark.parametrize("crops", CROPS[1:])
-def test_masks_without_a_class_are_refused(crops):
-    with pytest.raises(UserError, match=f"crops={crops}: no training mask holds a pixel of any"):
-        crop_focus(crops, np.array([[0, 0, 9], [0, 0, 9]]))
 
 
 def test_rows_are_drawn_in_proportion_to_their_pixels_of_a_class_drawn_alike():
@@ -93,7 +75,7 @@ def with_blob(height, width, row, column, side=6):
 @pytest.mark.parametrize(
     "settings",
     [
-        defaults(JitterSettings),
+        OFF,
         TURNS,
         replace(TURNS, affine=defaults(AffineStep, 1.0)),
         replace(
@@ -233,21 +215,3 @@ def test_tiles_that_are_held_out_are_never_shown(one_small_blob, settings, tmp_p
         )
     assert data.focus.classes == [0, 1]
     assert not share_with(labels_of(data), 2)
-
-
-def test_uniform_crops_are_what_they_were_before_there_were_others(one_small_blob, settings):
-    data = ready(one_small_blob, settings, epoch_steps=3)
-    order = np.random.default_rng((0, 0))
-    rows = np.concatenate([order.permutation(12) for _ in range(2)])[:18]
-    labels = iter(labels_of(data))
-    for serial, row in enumerate(rows.tolist()):
-        rng = np.random.default_rng((0, serial))
-        _, label = data.train_dataset.source.read(row)
-        warp = draw_warp(TURNS, rng)
-        height, width = warp.shape(*label.shape)
-        window = (int(rng.integers(0, height - 31)), int(rng.integers(0, width - 31)), 32)
-        again = np.random.default_rng((0, serial))
-        draw_warp(TURNS, again)
-        assert draw_window(height, width, 32, again) == window
-        expected = sample_label(label, warp.source_map(*label.shape, window))
-        np.testing.assert_array_equal(next(labels).numpy(), expected)

@@ -4,48 +4,19 @@ import numpy as np
 import pytest
 import torch
 from defaults import defaults
-from torch.utils.data import DataLoader
+from geometry import ALL_STEPS, OFF, TURNS
 
 from geoseg_gan.data import dataset as module
-from geoseg_gan.data.dataset import (
-    PairDataset,
-    PairSource,
-    WindowDataset,
-    free_memory,
-    window_starts,
-)
-from geoseg_gan.data.images import MaskReader, resize_image, resize_label
+from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset, window_starts
+from geoseg_gan.data.images import resize_image, resize_label
 from geoseg_gan.data.jitter import draw_warp, draw_window, sample_image, sample_label
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.data.sampler import EpochSampler, SampleIndex
+from geoseg_gan.data.sampler import SampleIndex
 from geoseg_gan.data.scan import scan
-from geoseg_gan.data.settings import (
-    AffineStep,
-    ElasticStep,
-    FlipStep,
-    JitterSettings,
-    QuarterTurnStep,
-    TransplantStep,
-)
+from geoseg_gan.data.settings import TransplantStep
 from geoseg_gan.data.transplant import Transplanter, visible_box
 from geoseg_gan.utils.errors import UserError
-
-ALL_STEPS = defaults(
-    JitterSettings,
-    defaults(ElasticStep, 0.5),
-    defaults(AffineStep, 0.5),
-    defaults(QuarterTurnStep, 0.75),
-    defaults(FlipStep, 0.5),
-)
-TURNS = defaults(
-    JitterSettings, quarter_turn=defaults(QuarterTurnStep, 0.75), flip=defaults(FlipStep, 0.5)
-)
-
-
-@pytest.fixture
-def reader(palette):
-    return MaskReader(palette)
 
 
 @pytest.fixture
@@ -63,13 +34,6 @@ def assert_same(first, second):
     for key in ("image", "label"):
         assert first[key].dtype == second[key].dtype
         assert torch.equal(first[key], second[key])
-
-
-def batches(source, workers, epoch=0):
-    dataset = PairDataset(source, 32, "crop", ALL_STEPS, seed=7)
-    sampler = EpochSampler(len(dataset), 2, seed=7)
-    sampler.set_epoch(epoch)
-    return list(DataLoader(dataset, batch_size=2, sampler=sampler, num_workers=workers))
 
 
 # Training items
@@ -119,12 +83,14 @@ def matches(item, image, label, turn, flip, top, left):
     )
 
 
-def test_resize_shows_the_whole_picture(source):
-    dataset = PairDataset(source, 32, "resize", defaults(JitterSettings), seed=0)
-    item = dataset[SampleIndex(2, 9)]
+def test_whole_pictures_are_resized_in_training_and_validation(source):
+    windows = WindowDataset(source, np.array([[48, 64]] * 6), 32, "resize")
+    assert len(windows) == 6
     image, label = source.read(2)
-    np.testing.assert_array_equal(item["image"].numpy().transpose(1, 2, 0), resize_image(image, 32))
-    np.testing.assert_array_equal(item["label"].numpy(), resize_label(label, 32))
+    for item in (PairDataset(source, 32, "resize", OFF, seed=0)[SampleIndex(2, 9)], windows[2]):
+        shown = item["image"].numpy().transpose(1, 2, 0)
+        np.testing.assert_array_equal(shown, resize_image(image, 32))
+        np.testing.assert_array_equal(item["label"].numpy(), resize_label(label, 32))
 
 
 def test_an_item_is_fixed_by_seed_row_and_serial(source):
@@ -220,16 +186,6 @@ def test_validation_windows_cover_every_pixel_and_show_it_as_it_is(
     assert covered.all()
 
 
-def test_validation_can_show_whole_pictures_resized(source):
-    dataset = WindowDataset(source, np.array([[48, 64]] * 6), 32, "resize")
-    assert len(dataset) == 6
-    image, label = source.read(4)
-    np.testing.assert_array_equal(
-        dataset[4]["image"].numpy().transpose(1, 2, 0), resize_image(image, 32)
-    )
-    np.testing.assert_array_equal(dataset[4]["label"].numpy(), resize_label(label, 32))
-
-
 def test_windows_can_count_every_pixel_once(make_folder, tmp_path, source_of):
     source = source_of(make_folder(tmp_path / "data", train=1, size=(70, 64)))
     sizes = np.array([[70, 64]])
@@ -312,31 +268,6 @@ def test_a_ram_cache_that_does_not_fit_is_refused_with_figures(source, reader, m
         source.in_memory(index)
 
 
-# Loader processes
-
-
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_batches_are_the_same_for_0_and_2_workers_and_new_each_epoch(source):
-    alone = [batches(source, 0, epoch) for epoch in range(2)]
-    helped = [batches(source, 2, epoch) for epoch in range(2)]
-    for epoch in range(2):
-        assert len(alone[epoch]) == 3
-        for mine, theirs in zip(alone[epoch], helped[epoch], strict=True):
-            assert_same(mine, theirs)
-    first, second = ({stem for b in epoch for stem in b["stem"]} for epoch in alone)
-    assert first == second
-    assert all(not torch.equal(*[b["image"] for b in pair]) for pair in zip(*alone, strict=True))
-
-
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_16_bit_batches_pass_through_workers(make_folder, tmp_path, source_of):
-    root = make_folder(tmp_path / "data", train=2, size=32, bands=5, dtype="uint16")
-    (batch,) = batches(source_of(root), 1)
-    assert batch["image"].dtype == torch.uint16 and batch["image"].shape == (2, 5, 32, 32)
-    (alone,) = batches(source_of(root), 0)
-    assert_same(batch, alone)
-
-
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """Writes files of a machine with 1000 KiB free: `machine({"path": "text"})`."""
@@ -377,4 +308,4 @@ GROUP = {"proc/self/cgroup": "0::/a/b\n"}
     ],
 )
 def test_the_least_of_machine_and_containers_counts(machine, files, expected):
-    assert free_memory(machine(files)) == expected
+    assert module.free_memory(machine(files)) == expected

@@ -43,65 +43,33 @@ def test_what_is_no_picture_is_passed_over(tmp_path):
     assert [pair.stem for pair in find_pairs(tmp_path, "train")] == ["a"]
 
 
-def test_each_split_has_its_own_pairs(tmp_path):
-    touch(tmp_path, "train/images/a.jpg", "train/masks/a.png")
-    touch(tmp_path, "val/images/b.jpg", "val/masks/b.png")
-    assert [pair.stem for pair in find_pairs(tmp_path, "val")] == ["b"]
+NO_MASK = "{train}/images/b.jpg has no mask: expected {train}/masks/b with one of .png"
+NO_IMAGE = "{train}/masks/c.png has no image: expected {train}/images/c with one of .jpg"
 
 
 @pytest.mark.parametrize(
-    ("names", "message"),
+    ("names", "message", "advice"),
     [
-        ([], "{root}/train/images is missing: data_root={root} must hold train/images and"),
-        (["train/images/a.jpg"], "{root}/train/masks is missing: data_root={root} must hold"),
-        (["train/masks/a.png"], "{root}/train/images is missing"),
-        (
-            ["train/images/x.txt", "train/masks/x.txt"],
-            "{root}/train/images holds no images (.jpg, .jpeg, .png",
-        ),
-        (
-            ["train/images/a.jpg", "train/images/b.jpg", "train/masks/a.png"],
-            "{root}/train/images/b.jpg has no mask: expected {root}/train/masks/b with one of .png",
-        ),
-        (
-            ["train/images/a.jpg", "train/masks/a.png", "train/masks/c.png"],
-            "{root}/train/masks/c.png has no image: expected {root}/train/images/c with one of "
-            ".jpg",
-        ),
-        (
-            ["train/images/a.jpg", "train/images/a.png", "train/masks/a.png"],
-            "{root}/train/images/a.png and a.jpg share the stem 'a'",
-        ),
-        (
-            ["train/images/a.jpg", "train/masks/a.png", "train/masks/a.tif"],
-            "{root}/train/masks/a.tif and a.png share the stem 'a'",
-        ),
+        ("", "{train}/images is missing: data_root={root} must hold train/images", "data=demo."),
+        ("images/a.jpg", "{train}/masks is missing: data_root={root} must hold", "scripts/tile.py"),
+        ("masks/a.png", "{train}/images is missing", "Point data_root at such a folder"),
+        ("images/x.txt masks/x.txt", "{train}/images holds no images (.jpg,", "Put image-mask"),
+        ("images/a.jpg images/b.jpg masks/a.png", NO_MASK, "Add the mask or remove the image."),
+        ("images/a.jpg masks/a.png masks/c.png", NO_IMAGE, "Add the image or remove the mask."),
+        ("images/a.jpg images/b.jpg images/c.jpg masks/z.png", "{train}/images/a.jpg has no mask",
+         "(and 2 more images without one)"),
+        ("images/a.jpg images/a.png masks/a.png", "{train}/images/a.png and a.jpg share the stem",
+         "Rename or remove one."),
+        ("images/a.jpg masks/a.png masks/a.tif", "{train}/masks/a.tif and a.png share the stem 'a'",
+         "Rename or remove one."),
     ],
-)
-def test_a_folder_that_is_wrong_is_refused_by_name(tmp_path, names, message):
-    touch(tmp_path, *names)
-    with pytest.raises(DataError, match=re.escape(message.format(root=tmp_path))):
-        find_pairs(tmp_path, "train")
-
-
-@pytest.mark.parametrize(
-    ("names", "advice"),
-    [
-        ([], "scripts/tile.py, or try data=demo."),
-        (["images/a.jpg", "masks/b.png"], "Add the mask or remove the image."),
-        (["images/x.txt", "masks/x.txt"], "Put image-mask pairs there"),
-        (["images/a.jpg", "images/a.png", "masks/a.png"], "Rename or remove one."),
-    ],
-)
-def test_a_refusal_says_what_to_do(tmp_path, names, advice):
-    touch(tmp_path / "train", *names)
-    with pytest.raises(DataError, match=re.escape(advice)):
-        find_pairs(tmp_path, "train")
-
-
-def test_all_lonely_files_are_counted(tmp_path):
-    touch(tmp_path / "train", "masks/z.png", *(f"images/{name}.jpg" for name in "abc"))
-    with pytest.raises(DataError, match=r"a\.jpg has no mask.*\(and 2 more images without one\)"):
+)  # fmt: skip
+def test_a_folder_that_is_wrong_is_refused_by_name_with_what_to_do(
+    tmp_path, names, message, advice
+):
+    touch(tmp_path / "train", *names.split())
+    message = message.format(root=tmp_path, train=tmp_path / "train")
+    with pytest.raises(DataError, match=f"{re.escape(message)}.*{re.escape(advice)}"):
         find_pairs(tmp_path, "train")
 
 
@@ -114,29 +82,21 @@ def groups(root, regex=None):
     return {pair.stem: pair.group for pair in find_pairs(root, "train", regex)}
 
 
-def test_each_pair_is_its_own_group_by_default(tmp_path):
+def test_each_pair_is_its_own_group_or_that_of_a_regex_by_its_match_or_first_group(tmp_path):
     make_groups(tmp_path)
     assert groups(tmp_path) == {name: name for name in ("s1_t1", "s1_t2", "s2_t1", "s2_t2")}
-
-
-def test_a_regex_names_the_group_by_its_match_or_first_group(tmp_path):
-    make_groups(tmp_path)
     expected = {"s1_t1": "s1", "s1_t2": "s1", "s2_t1": "s2", "s2_t2": "s2"}
-    assert groups(tmp_path, "^s[0-9]+") == expected
-    assert groups(tmp_path, "(s[0-9]+)_t([0-9]+)") == expected
+    assert groups(tmp_path, "^s[0-9]+") == groups(tmp_path, "(s[0-9]+)_t([0-9]+)") == expected
+    # An optional first group that stays empty falls back to the match.
+    assert group_of("tile_7", "(scene)?tile", "data.group_regex") == "tile"
 
 
 def test_tiles_csv_names_groups_and_the_regex_those_it_leaves_out(tmp_path):
     make_groups(tmp_path)
-    (tmp_path / "tiles.csv").write_text(
-        "stem,split,group\ns1_t1,train,north\ns1_t2,train,north\ns2_t1,train,south\n"
-    )
-    assert groups(tmp_path, "^s[0-9]+") == {
-        "s1_t1": "north",
-        "s1_t2": "north",
-        "s2_t1": "south",
-        "s2_t2": "s2",
-    }
+    table = "stem,split,group\ns1_t1,train,north\ns1_t2,train,north\ns2_t1,train,south\n"
+    (tmp_path / "tiles.csv").write_text(table)
+    expected = {"s1_t1": "north", "s1_t2": "north", "s2_t1": "south", "s2_t2": "s2"}
+    assert groups(tmp_path, "^s[0-9]+") == expected
 
 
 @pytest.mark.parametrize("text", ["", "name,scene\na,b\n"])
@@ -145,10 +105,6 @@ def test_a_tiles_csv_without_its_columns_is_refused(tmp_path, text):
     (tmp_path / "tiles.csv").write_text(text)
     with pytest.raises(DataError, match=r"tiles\.csv lacks the columns 'stem' and 'group'"):
         find_pairs(tmp_path, "train")
-
-
-def test_an_optional_first_group_that_stays_empty_falls_back_to_the_match():
-    assert group_of("tile_7", "(scene)?tile", "data.group_regex") == "tile"
 
 
 def test_a_regex_that_does_not_fit_is_refused_by_its_knob():
