@@ -9,34 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from defaults import SCHEMAS
 
 from geoseg_gan.config import compose, plain
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.images import MaskReader, write_image
 from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass
-from geoseg_gan.data.settings import MaskFormat, PackSettings, TileSettings
+from geoseg_gan.data.settings import MaskFormat
 from geoseg_gan.data.synthetic import GENERATION
-from geoseg_gan.evaluation.settings import EvaluateConfig
 from geoseg_gan.models.checkpoints import RunFacts, SegmenterEvaluation, save_network
 from geoseg_gan.models.registry import build_generator
 from geoseg_gan.models.segmenters import build_segmenter
 from geoseg_gan.synthesis.generate import generate
-from geoseg_gan.synthesis.settings import GenerateConfig
-from geoseg_gan.training.settings import CompareConfig, TrainConfig, TrainSegmenterConfig
 from geoseg_gan.training.train import train
-from geoseg_gan.trials.settings import TrialConfig
 from geoseg_gan.utils.files import write_json
-
-SCHEMAS: dict[str, type] = {
-    "train": TrainConfig,
-    "generate": GenerateConfig,
-    "train_segmenter": TrainSegmenterConfig,
-    "evaluate": EvaluateConfig,
-    "trial": TrialConfig,
-    "tile": TileSettings,
-    "pack": PackSettings,
-    "compare": CompareConfig,
-}
 
 MakeFolder = Callable[..., Path]
 

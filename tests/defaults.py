@@ -6,8 +6,22 @@ from dataclasses import fields, is_dataclass, replace
 
 from geoseg_gan.config import compose
 from geoseg_gan.data.settings import PackSettings, TileSettings
+from geoseg_gan.evaluation.settings import EvaluateConfig
 from geoseg_gan.synthesis.settings import GenerateConfig
-from geoseg_gan.training.settings import TrainConfig, TrainSegmenterConfig
+from geoseg_gan.training.settings import CompareConfig, TrainConfig, TrainSegmenterConfig
+from geoseg_gan.trials.settings import TrialConfig
+
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "generate": GenerateConfig,
+    "train_segmenter": TrainSegmenterConfig,
+    "evaluate": EvaluateConfig,
+    "trial": TrialConfig,
+    "tile": TileSettings,
+    "pack": PackSettings,
+    "compare": CompareConfig,
+}
+"""The configuration of every command."""
 
 
 @functools.cache

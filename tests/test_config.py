@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import SCHEMAS
+from defaults import SCHEMAS
 
 from geoseg_gan.config import help_text, knob_texts, plain
 from geoseg_gan.training.settings import train_command, train_segmenter_command

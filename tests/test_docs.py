@@ -5,26 +5,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+from defaults import SCHEMAS
 
 from geoseg_gan.config import compose
-from geoseg_gan.data.settings import PackSettings, TileSettings
-from geoseg_gan.evaluation.settings import EvaluateConfig
-from geoseg_gan.synthesis.settings import GenerateConfig
-from geoseg_gan.training.settings import CompareConfig, TrainConfig, TrainSegmenterConfig
-from geoseg_gan.trials.settings import TrialConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *sorted(ROOT.glob("docs/**/*.md"))]
-SCHEMAS = {
-    "compare": CompareConfig,
-    "evaluate": EvaluateConfig,
-    "generate": GenerateConfig,
-    "pack": PackSettings,
-    "tile": TileSettings,
-    "train": TrainConfig,
-    "train_segmenter": TrainSegmenterConfig,
-    "trial": TrialConfig,
-}
 
 
 def _commands() -> dict[str, tuple[str, list[str]]]:
