@@ -12,16 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.evaluation.images import ImageSet, tracked
+from geoseg_gan.evaluation.images import Floats, ImageSet, tracked
 from geoseg_gan.models.checkpoints import LoadedGenerator
 from geoseg_gan.models.pretrained.features import Lite0Features
 from geoseg_gan.synthesis.generate_images import generate_images
 from geoseg_gan.synthesis.recognizer import Recognizer
 from geoseg_gan.utils.confusion import class_iou, confusion_matrix, mean_iou
 from geoseg_gan.utils.pictures import evenly_spaced
-
-Distances = tuple[float, float]
-"""Mean distance of two images by `feature_distance` and by `layer_distance`."""
 
 _MASKS = 64
 """How many masks are generated several times, and pairs of real tiles compared, at most."""
@@ -35,7 +32,7 @@ def predicted_confusion(
     *,
     batch_size: int = 16,
 ) -> Tensor:
-    """Counts a segmenter's predictions on images against the classes of their masks.
+    """Counts the pixels of images by class of their mask and class that a segmenter predicts.
 
     Args:
         recognizer: The segmenter.
@@ -45,7 +42,7 @@ def predicted_confusion(
         batch_size: Images predicted at once on a GPU.
 
     Returns:
-        Pixels, shape (C, C), int64: rows are the classes of the masks, columns the predicted ones.
+        Shape (C, C), int64: rows are the classes of the masks.
     """
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     for first in tracked(range(0, len(images), batch_size), title):
@@ -56,11 +53,7 @@ def predicted_confusion(
 
 
 def agreement(total: Tensor, names: list[str]) -> dict[str, Any]:
-    """How well a segmenter's predictions on images agree with their masks.
-
-    Args:
-        total: From `predicted_confusion`.
-        names: The C classes.
+    """How well predictions agree with the masks, from the counts of `predicted_confusion`.
 
     Returns:
         "miou", "pixel_accuracy", and "classes": IoU by name, NaN where a class does not occur.
@@ -87,7 +80,7 @@ def noise_distances(
     seed: int,
     device: torch.device,
     title: str | None = None,
-) -> list[Distances]:
+) -> Floats:
     """Distances between images generated from one mask with different noise.
 
     Args:
@@ -101,9 +94,8 @@ def noise_distances(
         title: Of the progress bar; None for none.
 
     Returns:
-        The mean distances of every mask.
+        The mean distances of every mask by features and by layers, shape (M, 2).
     """
-    scaling = generator.facts.scaling
     found = []
     for label, number in tracked(list(zip(labels, numbers, strict=True)), title):
         images = generate_images(
@@ -113,26 +105,22 @@ def noise_distances(
             indices=[number * variants + variant for variant in range(variants)],
             device=device,
         )
-        found.append(_distances(network, np.stack(images), scaling, device, variants))
-    return found
+        found.append(_distances(network, np.stack(images), generator.facts.scaling, device))
+    return np.array(found, np.float64).reshape(-1, 2)
 
 
-def diversity(found: Sequence[Distances], generator: LoadedGenerator) -> dict[str, Any]:
-    """How much the images of one mask vary.
-
-    Args:
-        found: From `noise_distances`.
-        generator: The generator.
+def diversity(distances: Floats, generator: LoadedGenerator) -> dict[str, Any]:
+    """How much the images of one mask vary, from the distances of `noise_distances`.
 
     Returns:
         "features" and "layers", the mean distances, "masks", how many there were, and
         "deterministic", whether the generator takes no noise at all.
     """
-    means = np.mean(found, 0)
+    features, layers = distances.mean(0).tolist()
     return {
-        "features": float(means[0]),
-        "layers": float(means[1]),
-        "masks": len(found),
+        "features": features,
+        "layers": layers,
+        "masks": len(distances),
         "deterministic": generator.network.noise.channels == 0,
     }
 
@@ -146,22 +134,15 @@ def real_diversity(
 ) -> dict[str, float]:
     """The same distances between different real tiles of similar composition.
 
-    Args:
-        network: Computes features, on `device`.
-        real: Real images.
-        scaling: From stored values to [-1, 1].
-        classes: C.
-        device: Where the network is.
-
     Returns:
         "features", "layers" and "pairs"; NaN where there are no two tiles.
     """
     pairs = composition_pairs(real.shares(classes), real.groups, _MASKS)
     if not pairs:
         return {"features": math.nan, "layers": math.nan, "pairs": 0}
-    found = [_distances(network, real.pixels[list(pair)], scaling, device, 2) for pair in pairs]
-    means = np.mean(found, 0)
-    return {"features": float(means[0]), "layers": float(means[1]), "pairs": len(pairs)}
+    found = [_distances(network, real.pixels[list(pair)], scaling, device) for pair in pairs]
+    features, layers = np.mean(found, 0).tolist()
+    return {"features": features, "layers": layers, "pairs": len(pairs)}
 
 
 def layer_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
@@ -178,29 +159,21 @@ def layer_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     Returns:
         Shape (B,), in 0..4; 0 for equal images.
     """
-    parts = []
-    for ours, theirs in zip(first, second, strict=True):
-        gap = F.normalize(ours.float(), dim=1) - F.normalize(theirs.float(), dim=1)
-        parts.append(gap.square().sum(1).mean((1, 2)))
-    return torch.stack(parts).mean(0)
+    gaps = (_unit(ours) - _unit(theirs) for ours, theirs in zip(first, second, strict=True))
+    return torch.stack([gap.square().sum(1).mean((1, 2)) for gap in gaps]).mean(0)
 
 
 def feature_distance(first: Tensor, second: Tensor) -> Tensor:
-    """Euclidean distance of pooled features brought to length 1, as in `fidelity.nearest`.
-
-    Args:
-        first: Shape (B, D).
-        second: Shape (B, D).
+    """Euclidean distance of pooled features (B, D) brought to length 1, as in `fidelity.nearest`.
 
     Returns:
         Shape (B,), in 0..2.
     """
-    gap = F.normalize(first.float(), dim=1) - F.normalize(second.float(), dim=1)
-    return gap.square().sum(1).sqrt()
+    return (_unit(first) - _unit(second)).square().sum(1).sqrt()
 
 
 def composition_pairs(
-    shares: npt.NDArray[np.float64], groups: Sequence[str], count: int
+    shares: Floats, groups: Sequence[str] | npt.NDArray[np.str_], count: int
 ) -> list[tuple[int, int]]:
     """Pairs of tiles of similar composition, from different location groups if there are several.
 
@@ -215,10 +188,10 @@ def composition_pairs(
     """
     names = np.unique(groups, return_inverse=True)[1]
     gaps = np.abs(shares[:, None] - shares).sum(2)
-    allowed = ~np.eye(len(shares), dtype=bool)
-    if len(set(names.tolist())) > 1:
-        allowed &= names[:, None] != names
-    upper = np.argwhere(np.triu(allowed))
+    allowed = names[:, None] != names
+    if not allowed.any():
+        allowed = ~allowed
+    upper = np.argwhere(np.triu(allowed, 1))
     order = upper[np.argsort(gaps[upper[:, 0], upper[:, 1]], kind="stable")]
     pairs: list[tuple[int, int]] = []
     used: set[int] = set()
@@ -231,17 +204,18 @@ def composition_pairs(
     return pairs
 
 
+def _unit(features: Tensor) -> Tensor:
+    """Features (B, C, ...) brought to length 1 along their channels."""
+    return F.normalize(features.float(), dim=1)
+
+
 def _distances(
-    network: Lite0Features,
-    pixels: np.ndarray,
-    scaling: ImageScaling,
-    device: torch.device,
-    count: int,
-) -> Distances:
+    network: Lite0Features, pixels: npt.NDArray[Any], scaling: ImageScaling, device: torch.device
+) -> tuple[float, float]:
     """Mean feature and layer distance over all pairs of some images (N, S, S, K)."""
     stacked = np.ascontiguousarray(np.moveaxis(pixels, -1, 1))
     images = scaling.to_network(torch.from_numpy(stacked).to(device))
-    first, second = (list(side) for side in zip(*combinations(range(count), 2), strict=True))
+    first, second = (list(side) for side in zip(*combinations(range(len(pixels)), 2), strict=True))
     pooled, layers = network.pooled(images), network.layers(images)
     by_feature = feature_distance(pooled[first], pooled[second]).mean()
     by_layer = layer_distance([m[first] for m in layers], [m[second] for m in layers]).mean()

@@ -10,9 +10,7 @@ from scipy.ndimage import maximum_filter
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.evaluation.images import ImageSet
-
-Floats = npt.NDArray[np.float64]
+from geoseg_gan.evaluation.images import Floats, ImageSet
 
 _PERIODS = (2, 4, 8)
 """Pixels after which the patterns of strided and transposed convolutions repeat."""
@@ -85,12 +83,7 @@ def radial_profile(power: Floats) -> tuple[Floats, Floats]:
 
 
 def spectrum_gap(real: Floats, fake: Floats) -> SpectrumGap:
-    """Compares two spectra.
-
-    Args:
-        real: From `mean_power`, shape (S, S).
-        fake: The same of generated images.
-    """
+    """Compares two spectra of `mean_power`, shape (S, S)."""
     frequency, ours = radial_profile(fake)
     gap = ours - radial_profile(real)[1]
     edges = (frequency <= 0.125, (frequency > 0.125) & (frequency <= 0.25), frequency > 0.25)
@@ -99,54 +92,35 @@ def spectrum_gap(real: Floats, fake: Floats) -> SpectrumGap:
     return SpectrumGap(low, middle, high, max(peaks, default=math.nan))
 
 
-def power(images: ImageSet, scaling: ImageScaling) -> npt.NDArray[np.float64]:
+def power(images: ImageSet, scaling: ImageScaling) -> Floats:
     """Mean power spectrum of a set of images, see `mean_power`."""
     parts = [mean_power(part.scaled(scaling)) * len(part) for part in images.parts()]
-    total: npt.NDArray[np.float64] = np.sum(parts, 0) / len(images)
-    return total
+    return np.asarray(np.sum(parts, 0) / len(images))
 
 
 def spectra(real: ImageSet, fake: ImageSet, scaling: ImageScaling) -> dict[str, Any]:
     """Compares power spectra, also of real images with other real images.
-
-    Args:
-        real: Real images.
-        fake: Generated images.
-        scaling: From stored values to [-1, 1].
 
     Returns:
         "gap", and as its floor "real_gap" between two halves of the real images, each a dict of
         `SpectrumGap`; "frequency" and "curves", log10 of power by name.
     """
     half = len(real) // 2
-    powers = {
-        name: power(images, scaling)
-        for name, images in (
-            ("real", real),
-            ("generated", fake),
-            ("first", real.part(range(half))),
-            ("second", real.part(range(half, len(real)))),
-        )
-    }
-    frequency = radial_profile(powers["real"])[0]
+    halves = real.part(range(half)), real.part(range(half, len(real)))
+    ours, theirs = power(fake, scaling), power(real, scaling)
+    frequency, curve = radial_profile(theirs)
     return {
-        "gap": vars(spectrum_gap(powers["real"], powers["generated"])),
-        "real_gap": vars(spectrum_gap(powers["first"], powers["second"])),
+        "gap": vars(spectrum_gap(theirs, ours)),
+        "real_gap": vars(spectrum_gap(*(power(part, scaling) for part in halves))),
         "frequency": frequency,
-        "curves": {name: radial_profile(powers[name])[1] for name in ("real", "generated")},
+        "curves": {"real": curve, "generated": radial_profile(ours)[1]},
     }
 
 
 def texture(
     real: ImageSet, fake: ImageSet, scaling: ImageScaling, names: list[str]
 ) -> dict[str, Any]:
-    """Compares repetition inside broad regions of one class.
-
-    Args:
-        real: Real images.
-        fake: Generated images.
-        scaling: From stored values to [-1, 1].
-        names: The classes.
+    """Compares repetition inside broad regions of one class, of which `names` has all.
 
     Returns:
         For "real" and "generated" a list of repetitions; "side" of the squares in pixels;
@@ -188,13 +162,8 @@ def broad_windows(
     for class_id in np.unique(label[label != IGNORE]).tolist():
         inside = np.zeros((label.shape[0] + 1, label.shape[1] + 1), np.int64)
         inside[1:, 1:] = (label == class_id).cumsum(0).cumsum(1)
-        sums = (
-            inside[side:, side:]
-            - inside[:-side, side:]
-            - inside[side:, :-side]
-            + inside[:-side, :-side]
-        )
-        free = sums == side**2
+        rows = inside[side:] - inside[:-side]
+        free = rows[:, side:] - rows[:, :-side] == side**2
         for _ in range(count):
             places = np.argwhere(free)
             if not len(places):

@@ -1,13 +1,13 @@
 """The evaluate command: figures of generated images beside those that real images reach."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
@@ -17,13 +17,13 @@ from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import PairSource, WindowDataset
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.pairs import Pair, find_pairs
+from geoseg_gan.data.palette import Palette
 from geoseg_gan.data.scan import check_same_type, check_sizes, scan
 from geoseg_gan.data.settings import Fit
 from geoseg_gan.data.split import refuse_shared_images, shared_groups, split_pairs
 from geoseg_gan.data.synthetic import SyntheticFolder, read_synthetic, refuse_synthetic
 from geoseg_gan.evaluation import fidelity
 from geoseg_gan.evaluation.agreement import (
-    Distances,
     agreement,
     diversity,
     diversity_rows,
@@ -32,12 +32,11 @@ from geoseg_gan.evaluation.agreement import (
     real_diversity,
 )
 from geoseg_gan.evaluation.artefacts import spectra, texture
-from geoseg_gan.evaluation.images import REAL_KINDS, ImageSet, collect, generate_like
+from geoseg_gan.evaluation.images import REAL_KINDS, Floats, ImageSet, collect, generate_like
 from geoseg_gan.evaluation.report import (
     CLOSEST,
     FIGURES_FILE,
     print_figures,
-    write_closest,
     write_evaluation,
     write_pictures,
 )
@@ -67,65 +66,35 @@ FEWEST = 16
 _MOST_TRAINING = 5000
 """Training windows searched for copies, at most; evenly spaced where there are more."""
 
-Floats = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True)
-class Source:
-    """What is evaluated, and how the real tiles beside it are read.
+class Subject:
+    """What is evaluated, with all that measuring it takes.
 
     Attributes:
         generator: The generator; None where a folder is evaluated.
         synthetic: The folder; None where a generator is evaluated.
         root: The data folder.
-        reader: Reads masks.
+        palette: The classes.
         image_size: Side of all images in pixels.
-        fit: How tiles become windows.
-        train_pairs: The tiles that were trained on.
-        val_pairs: The real tiles that generated images are compared with.
-        kind: What these are called: "validation", or "held-out" where they are training tiles.
-    """
-
-    generator: LoadedGenerator | None
-    synthetic: SyntheticFolder | None
-    root: Path
-    reader: MaskReader
-    image_size: int
-    fit: Fit
-    train_pairs: Sequence[Pair]
-    val_pairs: Sequence[Pair]
-    kind: str
-
-    def windows(self, pairs: Sequence[Pair]) -> WindowDataset:
-        """All windows of some pairs, once checked that they can be compared.
-
-        Raises:
-            UserError: If their images are of another type, or too small.
-        """
-        index = scan(pairs, self.reader)
-        check_same_type(scan(self.train_pairs, self.reader), index)
-        if self.fit == "crop":
-            check_sizes(index, self.image_size)
-        source = PairSource(pairs, self.reader)
-        return WindowDataset(source, index.sizes, self.image_size, self.fit)
-
-
-@dataclass(frozen=True)
-class Subject(Source):
-    """A source with the networks and windows that measuring takes.
-
-    Attributes:
+        kind: What the real images are called: "validation", or "held-out" for training tiles.
         scaling: From stored values to [-1, 1].
         device: Where networks are.
         recognizer: The segmenter for agreement; None without one.
         extract: Computes features.
         perceptual: The network of the distances for diversity.
-        train: Windows of the training tiles; `train_rows` are the ones used.
+        train: Windows of the tiles that were trained on; `train_rows` are the ones used.
         val: Windows of the tiles to compare with; `val_rows` are the ones used.
         generated: Windows of a folder's pairs; None for a generator. `generated_rows` are the ones
             used; empty for a generator.
     """
 
+    generator: LoadedGenerator | None
+    synthetic: SyntheticFolder | None
+    root: Path
+    palette: Palette
+    image_size: int
+    kind: str
     scaling: ImageScaling
     device: torch.device
     recognizer: Recognizer | None
@@ -154,23 +123,19 @@ class Measured:
     Attributes:
         real: The real images to compare with.
         fake: The generated images: of the same masks, or the pairs of a folder.
-        of_real: Features of `real`, shape (N, D).
-        of_fake: Features of `fake`, shape (M, D).
-        of_train: Features of training images, shape (T, D).
-        of_controls: Features of `real` with known damage, by the damage; empty unless asked for.
+        features: Of "real", "generated" and "training" images, shape (N, D) each.
+        controls: Features of `real` with known damage, by the damage; empty unless asked for.
         confusions: The segmenter's predictions on "generated" and "real" images against their
             masks, shape (C, C) each; empty without a segmenter.
-        distances: Between generated images of one mask, by mask; empty for a folder.
+        distances: From `noise_distances`; empty for a folder.
     """
 
     real: ImageSet
     fake: ImageSet
-    of_real: Floats
-    of_fake: Floats
-    of_train: Floats
-    of_controls: dict[str, Floats]
+    features: dict[str, Floats]
+    controls: dict[str, Floats]
     confusions: dict[str, Tensor]
-    distances: list[Distances]
+    distances: Floats
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
@@ -242,7 +207,7 @@ def _check_unwritten(config: EvaluateConfig) -> None:
 
 
 def _say_start(config: EvaluateConfig, subject: Subject, where: str) -> None:
-    what, tiles = config.gen_ckpt or config.folder, len(subject.val_pairs)
+    what, tiles = config.gen_ckpt or config.folder, len(subject.val.source.pairs)
     print(
         f"Evaluating {what} on {plural(tiles, f'{subject.kind} tile')} of {subject.root}, in "
         f"windows of {subject.image_size} px, with features of {config.features} on "
@@ -263,26 +228,71 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
     Raises:
         UserError: If a checkpoint or a folder cannot be used, or there are too few images.
     """
-    source = _open(config, device)
-    if source.image_size < MINIMUM_SIZE:
+    generator = synthetic = trained = None
+    fit: Fit = "crop"
+    if config.gen_ckpt is not None:
+        generator = load_generator(Path(config.gen_ckpt), device)
+        trained = generator.facts.config
+        data, image_size = trained["data"], trained["image_size"]
+        fit = cast(Fit, data["fit"])
+        reader = MaskReader(generator.facts.palette, data["mask_format"], data["unknown"])
+        root = Path(config.data_root or trained["data_root"])
+    else:
+        synthetic = read_synthetic(Path(config.folder or ""))
+        image_size, reader = synthetic.image_size, synthetic.reader()
+        root = Path(config.data_root or synthetic.data_root)
+    refuse_synthetic(root)
+    train_pairs, val_pairs = _real_pairs(config, root, trained)
+    if image_size < MINIMUM_SIZE:
         raise UserError(
-            f"the images are {source.image_size} px wide: features need {MINIMUM_SIZE} px. Train "
-            "with a larger image_size."
+            f"the images are {image_size} px wide: features need {MINIMUM_SIZE} px. Train with a "
+            "larger image_size."
         )
     if refuse_shared:
-        refuse_shared_images(source.train_pairs, source.val_pairs)
-    val, train = (source.windows(pairs) for pairs in (source.val_pairs, source.train_pairs))
-    generated = None if source.synthetic is None else source.windows(source.synthetic.pairs)
-    scaling = _scaling(source)
+        refuse_shared_images(train_pairs, val_pairs)
+    trained_on = scan(train_pairs, reader)
+
+    def windows(pairs: Sequence[Pair]) -> WindowDataset:
+        index = scan(pairs, reader)
+        check_same_type(trained_on, index)
+        if fit == "crop":
+            check_sizes(index, image_size)
+        return WindowDataset(PairSource(pairs, reader), index.sizes, image_size, fit)
+
+    val, train = windows(val_pairs), windows(train_pairs)
+    generated = None if synthetic is None else windows(synthetic.pairs)
+    scaling = (generator and generator.facts.scaling) or ImageScaling.fit(trained_on)
     bands = len(scaling.low)
-    weights = config.features_weights
-    network = build_features(config.features, bands, None if weights is None else Path(weights))
+    if (bands, scaling.dtype) != (trained_on.bands, trained_on.dtype.name):
+        raise UserError(
+            f"data_root={root} holds images with {plural(trained_on.bands, 'band')} of "
+            f"{trained_on.dtype}, but the generator makes {plural(bands, 'band')} of "
+            f"{scaling.dtype}. Give the data that it was trained on, or data like it."
+        )
+    weights = None if config.features_weights is None else Path(config.features_weights)
+    network = build_features(config.features, bands, weights)
     perceptual = network if isinstance(network, Lite0Features) else Lite0Features(bands)
+    recognizer = None
+    if config.segmenter_ckpt is not None:
+        recognizer = load_recognizer(
+            Path(config.segmenter_ckpt),
+            reader.palette,
+            scaling,
+            image_size,
+            device,
+            config.class_map,
+            config.onnx,
+        )
     subject = Subject(
-        **vars(source),
+        generator=generator,
+        synthetic=synthetic,
+        root=root,
+        palette=reader.palette,
+        image_size=image_size,
+        kind=REAL_KINDS[config.split],
         scaling=scaling,
         device=device,
-        recognizer=_recognizer(config, source, scaling, device),
+        recognizer=recognizer,
         extract=fidelity.Extractor(network.to(device), scaling, device, config.bs),
         perceptual=perceptual.to(device),
         train=train,
@@ -290,9 +300,7 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
         val=val,
         val_rows=evenly_spaced(len(val), config.num_samples),
         generated=generated,
-        generated_rows=[]
-        if generated is None
-        else evenly_spaced(len(generated), config.num_samples),
+        generated_rows=evenly_spaced(len(generated or ()), config.num_samples),
     )
     counts = subject.counts()
     if min(counts.values()) < FEWEST:
@@ -304,76 +312,21 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
     return subject
 
 
-def _open(config: EvaluateConfig, device: torch.device) -> Source:
-    if config.gen_ckpt is not None:
-        generator = load_generator(Path(config.gen_ckpt), device)
-        trained = generator.facts.config
-        data = trained["data"]
-        root = Path(config.data_root or trained["data_root"])
-        refuse_synthetic(root)
-        fitted, held_out = split_pairs(root, trained)
-        if config.split == "held_out" and not held_out:
-            raise UserError(
-                f"split=held_out: the training of {config.gen_ckpt} held no tiles out "
-                "(inner_share=0). Use split=val, or train with inner_share=0.15 or so."
-            )
-        return Source(
-            generator,
-            None,
-            root,
-            MaskReader(generator.facts.palette, data["mask_format"], data["unknown"]),
-            trained["image_size"],
-            cast(Fit, data["fit"]),
-            fitted,
-            held_out
-            if config.split == "held_out"
-            else find_pairs(root, "val", data["group_regex"]),
-            REAL_KINDS[config.split],
-        )
-    assert config.folder is not None, "check() has made sure"
-    synthetic = read_synthetic(Path(config.folder))
-    root = Path(config.data_root or synthetic.data_root)
-    refuse_synthetic(root)
-    return Source(
-        None,
-        synthetic,
-        root,
-        synthetic.reader(),
-        synthetic.image_size,
-        "crop",
-        find_pairs(root, "train"),
-        find_pairs(root, "val"),
-        REAL_KINDS["val"],
-    )
-
-
-def _recognizer(
-    config: EvaluateConfig, source: Source, scaling: ImageScaling, device: torch.device
-) -> Recognizer | None:
-    if config.segmenter_ckpt is None:
-        return None
-    return load_recognizer(
-        Path(config.segmenter_ckpt),
-        source.reader.palette,
-        scaling,
-        source.image_size,
-        device,
-        config.class_map,
-        config.onnx,
-    )
-
-
-def _scaling(source: Source) -> ImageScaling:
-    index = scan(source.train_pairs, source.reader)
-    known = None if source.generator is None else source.generator.facts.scaling
-    scaling = known or ImageScaling.fit(index)
-    if (len(scaling.low), scaling.dtype) != (index.bands, index.dtype.name):
+def _real_pairs(
+    config: EvaluateConfig, root: Path, trained: Mapping[str, Any] | None
+) -> tuple[Sequence[Pair], Sequence[Pair]]:
+    """The tiles that were trained on and those to compare with, by a generator's configuration."""
+    if trained is None:
+        return find_pairs(root, "train"), find_pairs(root, "val")
+    fitted, held_out = split_pairs(root, trained)
+    if config.split == "val":
+        return fitted, find_pairs(root, "val", trained["data"]["group_regex"])
+    if not held_out:
         raise UserError(
-            f"data_root={source.root} holds images with {plural(index.bands, 'band')} of "
-            f"{index.dtype}, but the generator makes {plural(len(scaling.low), 'band')} of "
-            f"{scaling.dtype}. Give the data that it was trained on, or data like it."
+            f"split=held_out: the training of {config.gen_ckpt} held no tiles out (inner_share=0). "
+            "Use split=val, or train with inner_share=0.15 or so."
         )
-    return scaling
+    return fitted, held_out
 
 
 def measure(config: EvaluateConfig, subject: Subject, fabric: Fabric) -> Measured | None:
@@ -400,31 +353,34 @@ def measure(config: EvaluateConfig, subject: Subject, fabric: Fabric) -> Measure
         text = title(f"Generating images of {subject.kind} masks")
         place = {"first": mine.start, "batch_size": config.bs}
         fake = generate_like(subject.generator, real, seed, device, text, **place)
-    of_real = extract(real, title(f"Features of {subject.kind} images"))
-    of_fake = extract(fake, title("Features of generated images"))
     rows = [subject.train_rows[n] for n in share_of(fabric, len(subject.train_rows), config.bs)]
-    of_train = extract.of_windows(subject.train, rows, title("Features of training images"))
-    damaged = {}
+    arrays = {
+        **{f"real.{name}": values for name, values in vars(real).items()},
+        **{f"fake.{name}": values for name, values in vars(fake).items()},
+        "features.real": extract(real, title(f"Features of {subject.kind} images")),
+        "features.generated": extract(fake, title("Features of generated images")),
+        "features.training": extract.of_windows(
+            subject.train, rows, title("Features of training images")
+        ),
+        "distances": np.empty((0, 2)),
+    }
     if config.controls:
-        damaged = fidelity.controls(
-            extract, real, seed, first=mine.start, quiet=not fabric.is_global_zero
-        )
-    confusions = {}
+        quiet = not fabric.is_global_zero
+        damaged = fidelity.controls(extract, real, seed, first=mine.start, quiet=quiet)
+        arrays |= {f"controls.{name}": values for name, values in damaged.items()}
     if subject.recognizer is not None:
         for kind, images in (("generated", fake), ("real", real)):
             found = predicted_confusion(
                 subject.recognizer,
                 images,
-                subject.reader.palette.num_classes,
+                subject.palette.num_classes,
                 title(f"Segmenting {kind} images"),
                 batch_size=config.bs,
             )
-            total = fabric.all_reduce(found.to(device), reduce_op="sum")
-            confusions[kind] = cast(Tensor, total).cpu()
-    distances: list[Distances] = []
+            arrays[f"confusions.{kind}"] = found[None].numpy()
     if subject.generator is not None:
         shown = [row for row in diversity_rows(len(subject.val_rows)) if row in mine]
-        distances = noise_distances(
+        arrays["distances"] = noise_distances(
             subject.perceptual,
             subject.generator,
             [real.labels[row - mine.start] for row in shown],
@@ -434,40 +390,35 @@ def measure(config: EvaluateConfig, subject: Subject, fabric: Fabric) -> Measure
             device=device,
             title=title("Generating masks several times"),
         )
-    arrays = {f"real.{name}": np.asarray(value) for name, value in vars(real).items()}
-    arrays |= {f"fake.{name}": np.asarray(value) for name, value in vars(fake).items()}
-    arrays |= {f"control.{name}": part for name, part in damaged.items()}
-    arrays |= {"of_real": of_real, "of_fake": of_fake, "of_train": of_train}
-    arrays["distances"] = np.array(distances, np.float64).reshape(-1, 2)
     whole = gather_arrays(fabric, arrays, Path(config.out_dir))
     if whole is None:
         return None
+    parts: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for key, values in whole.items():
+        part, _, name = key.partition(".")
+        parts[part][name] = values
     return Measured(
-        _image_set(whole, "real"),
-        _image_set(whole, "fake"),
-        whole["of_real"],
-        whole["of_fake"],
-        whole["of_train"],
-        {name: whole[f"control.{name}"] for name in damaged},
-        confusions,
-        [(first, second) for first, second in whole["distances"].tolist()],
+        ImageSet(**parts["real"]),
+        ImageSet(**parts["fake"]),
+        parts["features"],
+        parts["controls"],
+        {kind: torch.from_numpy(each.sum(0)) for kind, each in parts["confusions"].items()},
+        whole["distances"],
     )
-
-
-def _image_set(arrays: dict[str, npt.NDArray[Any]], kind: str) -> ImageSet:
-    pixels, labels, counted = (arrays[f"{kind}.{key}"] for key in ("pixels", "labels", "counted"))
-    names, groups = (arrays[f"{kind}.{key}"].tolist() for key in ("names", "groups"))
-    return ImageSet(pixels, labels, counted, names, groups)
 
 
 def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dict[str, float]:
     """Computes all figures and writes them; returns the main ones."""
     generator, recognizer, scaling = subject.generator, subject.recognizer, subject.scaling
-    real, fake = measured.real, measured.fake
-    of_real, of_fake, of_train = measured.of_real, measured.of_fake, measured.of_train
-    names = subject.reader.palette.names
+    real, fake, palette = measured.real, measured.fake, subject.palette
+    of_real, of_fake, of_train = (measured.features[k] for k in ("real", "generated", "training"))
     near = fidelity.memorisation(of_train, of_fake, of_real)
-    train_rows = subject.train_rows
+    closest = np.argsort(near["generated"])[:CLOSEST].tolist()
+    originals = collect(subject.train, [subject.train_rows[near["rows"][row]] for row in closest])
+    near["closest"] = [
+        {"generated": fake.names[row], "training": original, "distance": near["generated"][row]}
+        for row, original in zip(closest, originals.names, strict=True)
+    ]
     figures: dict[str, Any] = {
         "images": subject.counts(),
         "warnings": _warnings(subject),
@@ -477,7 +428,7 @@ def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dic
             "training windows": fidelity.compare(of_real, of_train),
             **{
                 name: fidelity.compare(of_real, features, paired=True)
-                for name, features in measured.of_controls.items()
+                for name, features in measured.controls.items()
             },
         },
         "coverage": {
@@ -487,15 +438,19 @@ def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dic
         "agreement": None,
         "diversity": None,
         "spectrum": spectra(real, fake, scaling),
-        "texture": texture(real, fake, scaling, names),
+        "texture": texture(real, fake, scaling, palette.names),
         "memorisation": near,
     }
     if recognizer is not None:
-        figures["agreement"] = {k: agreement(v, names) for k, v in measured.confusions.items()}
+        figures["agreement"] = {
+            kind: agreement(total, palette.names) for kind, total in measured.confusions.items()
+        }
     if generator is not None:
         figures["diversity"] = {
             "generated": diversity(measured.distances, generator),
-            "real": real_diversity(subject.perceptual, real, scaling, len(names), subject.device),
+            "real": real_diversity(
+                subject.perceptual, real, scaling, palette.num_classes, subject.device
+            ),
         }
     facts = {
         "settings": plain(config),
@@ -505,16 +460,18 @@ def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dic
         "segmenter": None if recognizer is None else {"sha256": recognizer.digest},
         "image_size": subject.image_size,
     }
-    closest = np.argsort(near["generated"])[:CLOSEST].tolist()
-    originals = collect(subject.train, [train_rows[near["rows"][row]] for row in closest])
-    near["closest"] = [
-        {"generated": fake.names[row], "training": original, "distance": near["generated"][row]}
-        for row, original in zip(closest, originals.names, strict=True)
-    ]
     folder = Path(config.out_dir)
-    palette, kind = subject.reader.palette, subject.kind
-    write_pictures(folder, figures, palette, scaling, real=real, fake=fake, kind=kind)
-    write_closest(folder, near["closest"], fake.part(closest), originals, scaling)
+    write_pictures(
+        folder,
+        figures,
+        palette,
+        scaling,
+        real=real,
+        fake=fake,
+        originals=originals,
+        closest=fake.part(closest),
+        kind=subject.kind,
+    )
     write_evaluation(folder, figures, facts)
     print_figures(folder, figures)
     return _main_figures(figures)
@@ -522,7 +479,8 @@ def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dic
 
 def _warnings(subject: Subject) -> list[str]:
     """What makes figures look better than they should, as far as data and segmenter show it."""
-    warnings = [shared_groups(subject.train_pairs, subject.val_pairs, kind=subject.kind)]
+    train, val = subject.train.source.pairs, subject.val.source.pairs
+    warnings = [shared_groups(train, val, kind=subject.kind)]
     recognizer = subject.recognizer
     if (
         recognizer is not None

@@ -1,7 +1,9 @@
 """Fidelity and memorisation: distances of generated and real images in feature space."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import cv2
@@ -11,11 +13,9 @@ import torch
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import WindowDataset
-from geoseg_gan.evaluation.images import ImageSet, collect, tracked
+from geoseg_gan.evaluation.images import Floats, ImageSet, collect, tracked
 from geoseg_gan.models.pretrained.features import InceptionFeatures, Lite0Features
 from geoseg_gan.utils.pictures import evenly_spaced
-
-Floats = npt.NDArray[np.float64]
 
 Change = Callable[[Floats, int], Floats]
 """Damages an image (S, S, K) in [-1, 1], given its position among all."""
@@ -55,9 +55,9 @@ class Extractor:
         """Pooled features, shape (N, D); with a title, under a progress bar."""
         if not len(images):
             return np.empty((0, 0))
-        count = -(-len(images) // self.batch_size)
         batches = images.batches(self.scaling, self.batch_size, self.device)
-        rows = [self.network.pooled(next(batches)) for _ in tracked(range(count), title)]
+        firsts = range(0, len(images), self.batch_size)
+        rows = [self.network.pooled(next(batches)) for _ in tracked(firsts, title)]
         features: Floats = torch.cat(rows).cpu().double().numpy()
         return features
 
@@ -79,7 +79,7 @@ def compare(real: Floats, fake: Floats, *, paired: bool = False) -> dict[str, fl
     Args:
         real: Features of real images, shape (N, D).
         fake: Those of others, shape (M, D).
-        paired: Whether a row of both is the same image, changed (see `metrics.fidelity.kid`).
+        paired: Whether a row of both is the same image, changed (see `kid`).
 
     Returns:
         "kid", "kid_error", "fid", and "images", of how many of each kind FID was taken.
@@ -92,7 +92,9 @@ def compare(real: Floats, fake: Floats, *, paired: bool = False) -> dict[str, fl
     }
 
 
-def halves(real: Floats, groups: list[str], seed: int) -> dict[str, float]:
+def halves(
+    real: Floats, groups: Sequence[str] | npt.NDArray[np.str_], seed: int
+) -> dict[str, float]:
     """The floor: real images against real images, averaged over random halves.
 
     Location groups stay whole, unless one of them holds nearly all images.
@@ -120,28 +122,25 @@ def controls(
     """Features of real images with known damage: blurred and noised.
 
     Args:
-        extract: Gives features.
+        extract: Computes features.
         real: Real images.
         seed: With an image's position it fixes its noise.
         first: Position of the first image, where the set is part of a larger one.
-        quiet: Whether there is no progress bar.
+        quiet: Without progress bars.
 
     Returns:
         Features of all the images, shape (N, D), by the damage.
     """
 
-    def blur(sigma: float) -> Change:
-        return lambda image, _: np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float64)
+    def blur(sigma: float, image: Floats, _: int) -> Floats:
+        return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float64)
 
-    def noise(sigma: float) -> Change:
-        def change(image: Floats, position: int) -> Floats:
-            rng = np.random.default_rng((seed, position, NOISES.index(sigma)))
-            return image + rng.normal(0, 2 * sigma / 255, image.shape)
+    def noise(sigma: float, image: Floats, position: int) -> Floats:
+        rng = np.random.default_rng((seed, position, NOISES.index(sigma)))
+        return image + rng.normal(0, 2 * sigma / 255, image.shape)
 
-        return change
-
-    changes = {f"blurred by {s:g} px": blur(s) for s in BLURS}
-    changes |= {f"noise of {s:g}/255": noise(s) for s in NOISES}
+    changes: dict[str, Change] = {f"blurred by {s:g} px": partial(blur, s) for s in BLURS}
+    changes |= {f"noise of {s:g}/255": partial(noise, s) for s in NOISES}
     return {
         name: extract(
             _changed(real, extract.scaling, change, first),
@@ -151,10 +150,24 @@ def controls(
     }
 
 
-def coverage(real: Floats, fake: Floats) -> dict[str, float]:
-    """Improved precision and recall, of as many images of both, since they depend on that."""
-    precision, recall = precision_recall(*_as_many(real, fake))
-    return {"precision": precision, "recall": recall}
+def coverage(real: Floats, fake: Floats, k: int = 3) -> dict[str, float]:
+    """Improved precision and recall (Kynkaanniemi et al. 2019, equations 1 and 2).
+
+    They depend on the numbers of images: as many of both sets are taken, evenly spread.
+
+    Args:
+        real: Features of real images, shape (N, D).
+        fake: Those of others, shape (M, D).
+        k: Which neighbour's distance bounds the ball around each image.
+
+    Returns:
+        "precision", the share of the fake images within the real ones' balls, and "recall", the
+        share of the real ones within the fake ones'; NaN without a k-th neighbour.
+    """
+    real, fake = _as_many(real, fake)
+    if len(real) <= k:
+        return {"precision": math.nan, "recall": math.nan}
+    return {"precision": _covered(fake, real, k), "recall": _covered(real, fake, k)}
 
 
 def memorisation(train: Floats, fake: Floats, held_out: Floats) -> dict[str, Any]:
@@ -199,26 +212,17 @@ def kid_error(real: Floats, fake: Floats, *, paired: bool = False) -> float:
     The delete-a-group jackknife (Efron & Tibshirani 1993, chapter 11) with runs of neighbours as
     groups, since windows of one tile, which stand side by side, are no independent images.
 
-    Args:
-        real: Shape (N, D).
-        fake: Shape (M, D).
-        paired: As for `kid`.
+    Arguments are those of `kid`. NaN for fewer than 4 images.
     """
     blocks = min(_BLOCKS, len(real) // 2, len(fake) // 2)
     if blocks < 2:
-        return float("nan")
-    parts = [np.array_split(np.arange(len(rows)), blocks) for rows in (real, fake)]
-    values = np.array(
-        [
-            kid(
-                np.delete(real, parts[0][block], 0),
-                np.delete(fake, parts[1][block], 0),
-                paired=paired,
-            )
-            for block in range(blocks)
-        ]
-    )
-    return float(np.sqrt((blocks - 1) / blocks * ((values - values.mean()) ** 2).sum()))
+        return math.nan
+    left_out = (np.array_split(np.arange(len(rows)), blocks) for rows in (real, fake))
+    values = [
+        kid(np.delete(real, one, 0), np.delete(fake, other, 0), paired=paired)
+        for one, other in zip(*left_out, strict=True)
+    ]
+    return float(np.sqrt((blocks - 1) * np.var(values)))
 
 
 def fid(real: Floats, fake: Floats) -> float:
@@ -239,43 +243,20 @@ def fid(real: Floats, fake: Floats) -> float:
     return float(gap @ gap + traces - 2 * cross)
 
 
-def precision_recall(real: Floats, fake: Floats, k: int = 3) -> tuple[float, float]:
-    """Improved precision and recall (Kynkaanniemi et al. 2019, equations 1 and 2).
-
-    Args:
-        real: Shape (N, D).
-        fake: Shape (M, D).
-        k: Which neighbour's distance bounds the ball around each image.
-
-    Returns:
-        Share of the fake images within the real ones' balls, and of the real ones within the fake
-        ones'; NaN where a set has no k-th neighbour.
-    """
-    if min(len(real), len(fake)) <= k:
-        return float("nan"), float("nan")
-    return _covered(fake, real, k), _covered(real, fake, k)
-
-
 def nearest(queries: Floats, references: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
-    """The most similar reference of every query.
-
-    Args:
-        queries: Shape (N, D).
-        references: Shape (M, D).
+    """The most similar reference (M, D) of every query (N, D).
 
     Returns:
         Its row, shape (N,), and the Euclidean distance of the features brought to length 1, in
         0..2: 0 for the same image.
     """
-    ours, theirs = _unit(queries), _unit(references)
-    rows, distances = [], []
-    for first in range(0, len(ours), _ROWS):
-        square = _squares(ours[first : first + _ROWS], theirs)
-        row = square.argmin(1)
-        rows.append(row)
-        # Computed again: for equal images the expanded square has lost all its digits.
-        distances.append(np.linalg.norm(ours[first : first + _ROWS] - theirs[row], axis=1))
-    return np.concatenate(rows), np.concatenate(distances)
+    ours, theirs = (
+        part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
+        for part in (queries, references)
+    )
+    rows = np.concatenate([square.argmin(1) for square in _squares(ours, theirs)])
+    # Computed again: for equal images the expanded square has lost all its digits.
+    return rows, np.linalg.norm(ours - theirs[rows], axis=1)
 
 
 def _as_many(real: Floats, fake: Floats) -> tuple[Floats, Floats]:
@@ -285,18 +266,13 @@ def _as_many(real: Floats, fake: Floats) -> tuple[Floats, Floats]:
 
 def _changed(images: ImageSet, scaling: ImageScaling, change: Change, first: int) -> ImageSet:
     scaled = (image for part in images.parts() for image in part.scaled(scaling))
-    values = (change(_channels_last(image), number) for number, image in enumerate(scaled, first))
-    changed = [scaling.to_stored(torch.from_numpy(_channels_first(value))) for value in values]
+    changed = []
+    for number, image in enumerate(scaled, first):
+        value = change(np.ascontiguousarray(np.moveaxis(image, 0, -1)), number)
+        value = value.reshape(*value.shape[:2], -1)  # OpenCV drops the axis of a single band
+        bands_first = np.ascontiguousarray(np.moveaxis(value, -1, 0))
+        changed.append(scaling.to_stored(torch.from_numpy(bands_first)))
     return replace(images, pixels=np.stack(changed)) if changed else images
-
-
-def _channels_last(image: Floats) -> Floats:
-    return np.ascontiguousarray(np.moveaxis(image, 0, -1))
-
-
-def _channels_first(image: Floats) -> Floats:
-    # OpenCV drops the axis of a single band.
-    return np.ascontiguousarray(np.moveaxis(image.reshape(*image.shape[:2], -1), -1, 0))
 
 
 def _kernel_sum(first: Floats, second: Floats, *, skip_same: bool) -> float:
@@ -318,27 +294,18 @@ def _root(features: Floats) -> Floats:
 
 
 def _covered(queries: Floats, references: Floats, k: int) -> float:
-    radii = []
-    for first in range(0, len(references), _ROWS):
-        square = _squares(references[first : first + _ROWS], references)
-        radii.append(np.partition(square, k, 1)[:, k])  # the 0th is the image itself
-    radius = np.concatenate(radii)
-    inside = 0
-    for first in range(0, len(queries), _ROWS):
-        # The expanded square is rounded, which must not push an image out of its own ball.
-        square = _squares(queries[first : first + _ROWS], references)
-        inside += int((square <= radius * (1 + 1e-9) + 1e-12).any(1).sum())
+    """Share of the queries within the ball around any reference."""
+    # The 0th neighbour is the image itself.
+    radii = [np.partition(square, k, 1)[:, k] for square in _squares(references, references)]
+    # The expanded square is rounded, which must not push an image out of its own ball.
+    limit = np.concatenate(radii) * (1 + 1e-9) + 1e-12
+    inside = sum(int((s <= limit).any(1).sum()) for s in _squares(queries, references))
     return inside / len(queries)
 
 
-def _squares(first: Floats, second: Floats) -> Floats:
-    """Squared distances, shape (len(first), len(second))."""
-    lengths = (first**2).sum(1)[:, None] + (second**2).sum(1)
-    square: Floats = np.maximum(lengths - 2 * first @ second.T, 0)
-    return square
-
-
-def _unit(features: Floats) -> Floats:
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    unit: Floats = features / np.maximum(lengths, 1e-12)
-    return unit
+def _squares(first: Floats, second: Floats) -> Iterator[Floats]:
+    """Squared distances of two sets (N, D) and (M, D), some rows of the (N, M) at once."""
+    lengths = (second**2).sum(1)
+    for start in range(0, len(first), _ROWS):
+        rows = first[start : start + _ROWS]
+        yield np.maximum((rows**2).sum(1)[:, None] + lengths - 2 * rows @ second.T, 0)

@@ -17,9 +17,10 @@ from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.models.checkpoints import LoadedGenerator
 from geoseg_gan.synthesis.generate_images import generate_images
 
+Floats = npt.NDArray[np.float64]
+
 _PART = 64
 """Images that are held as floating-point numbers at once."""
-
 
 REAL_KINDS = {"val": "validation", "held_out": "held-out"}
 """What the real images of an evaluation are called, by the value of `split`."""
@@ -35,15 +36,15 @@ class ImageSet:
         pixels: Shape (N, S, S, K), in the stored dtype.
         labels: Shape (N, S, S), uint8; 255 is ignore.
         counted: The same, but ignore where an earlier window of the tile shows the pixel already.
-        names: A name for each.
-        groups: The location group of each.
+        names: A name for each, shape (N,).
+        groups: The location group of each, shape (N,).
     """
 
     pixels: npt.NDArray[Any]
     labels: npt.NDArray[np.uint8]
     counted: npt.NDArray[np.uint8]
-    names: list[str]
-    groups: list[str]
+    names: npt.NDArray[np.str_]
+    groups: npt.NDArray[np.str_]
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -56,30 +57,13 @@ class ImageSet:
 
     def part(self, rows: Sequence[int]) -> "ImageSet":
         """Some of the images."""
-        return ImageSet(
-            self.pixels[list(rows)],
-            self.labels[list(rows)],
-            self.counted[list(rows)],
-            [self.names[row] for row in rows],
-            [self.groups[row] for row in rows],
-        )
+        return ImageSet(**{name: values[list(rows)] for name, values in vars(self).items()})
 
-    @classmethod
-    def joined(cls, parts: Sequence["ImageSet"]) -> "ImageSet":
-        """All images of some sets, in order."""
-        return cls(
-            np.concatenate([part.pixels for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-            np.concatenate([part.counted for part in parts]),
-            [name for part in parts for name in part.names],
-            [group for part in parts for group in part.groups],
-        )
-
-    def shares(self, classes: int) -> npt.NDArray[np.float64]:
+    def shares(self, classes: int) -> Floats:
         """Share of every class in each label map, shape (N, C)."""
         counts = np.stack([np.bincount(m.ravel(), minlength=IGNORE + 1) for m in self.labels])
         totals = counts[:, :classes].sum(1, keepdims=True)
-        shares: npt.NDArray[np.float64] = counts[:, :classes] / np.maximum(totals, 1)
+        shares: Floats = counts[:, :classes] / np.maximum(totals, 1)
         return shares
 
     def batches(
@@ -90,20 +74,14 @@ class ImageSet:
             part = np.moveaxis(self.pixels[first : first + size], -1, 1)
             yield scaling.to_network(torch.from_numpy(np.ascontiguousarray(part)).to(device))
 
-    def scaled(self, scaling: ImageScaling) -> npt.NDArray[np.float64]:
-        """All images in [-1, 1], shape (N, K, S, S), float64."""
-        batches = list(self.batches(scaling, len(self)))
-        values: npt.NDArray[np.float64] = batches[0].double().numpy()
+    def scaled(self, scaling: ImageScaling) -> Floats:
+        """All images in [-1, 1], shape (N, K, S, S), float64; there must be one."""
+        values: Floats = next(self.batches(scaling, len(self))).double().numpy()
         return values
 
 
 def collect(dataset: WindowDataset, rows: Sequence[int]) -> ImageSet:
-    """Reads windows of tiles.
-
-    Args:
-        dataset: The windows.
-        rows: Which of them; without any, the set is empty.
-    """
+    """Reads some windows of tiles."""
     if not rows:
         return collect(dataset, [0]).part([])
     # Networks see whole label maps; only counts leave out pixels of earlier windows.
@@ -114,18 +92,13 @@ def collect(dataset: WindowDataset, rows: Sequence[int]) -> ImageSet:
         np.stack([np.moveaxis(sample["image"].numpy(), 0, -1) for sample in samples]),
         np.stack([sample["label"].numpy() for sample in samples]),
         np.stack([once[row]["label"].numpy() for row in rows]),
-        [sample["stem"] for sample in samples],
-        [sample["group"] for sample in samples],
+        np.array([sample["stem"] for sample in samples]),
+        np.array([sample["group"] for sample in samples]),
     )
 
 
 def tracked(items: Sequence[Item], title: str | None) -> Iterable[Item]:
-    """The items, with a progress bar.
-
-    Args:
-        items: Each is a step of the bar.
-        title: Of the bar; None for no bar.
-    """
+    """The items, each a step of a progress bar; without a title, no bar."""
     return items if title is None else track(items, title)
 
 

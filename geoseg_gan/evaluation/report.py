@@ -25,20 +25,14 @@ CLOSEST = 5
 """Generated images that are shown above the training images nearest to them."""
 
 _SAMPLES = 8
-_NO_DIFFERENCE = 1e-6
+_NO_DIFFERENCE = 1e-6  # distance of images that are equal but for rounding
 
 Row = tuple[str, str, str, str]
 """What is measured, its figure of generated images, that of real ones, and how to read them."""
 
 
 def write_evaluation(folder: Path, figures: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Writes the table and all figures; the JSON file comes last.
-
-    Args:
-        folder: Where to.
-        figures: What `evaluate` measured.
-        facts: Settings and checkpoints.
-    """
+    """Writes the table and, as JSON and last, all figures with settings and checkpoints."""
     with atomic_path(folder / REPORT_FILE) as scratch:
         scratch.write_text(_markdown(figures, facts))
     write_json(folder / FIGURES_FILE, {**facts, "figures": figures})
@@ -63,9 +57,11 @@ def write_pictures(
     *,
     real: ImageSet,
     fake: ImageSet,
+    closest: ImageSet,
+    originals: ImageSet,
     kind: str,
 ) -> None:
-    """Writes `kid.png`, `spectrum.png`, `repetition.png`, `memorisation.png` and `samples.png`.
+    """Writes all pictures of the report.
 
     Args:
         folder: Where to.
@@ -74,55 +70,35 @@ def write_pictures(
         scaling: How images are shown.
         real: Real images to compare with.
         fake: Generated images.
+        closest: Those of them that are nearest to the training images `originals`.
+        originals: As many training images.
         kind: What the real ones are called.
     """
     kids = {name: (row["kid"], row["kid_error"]) for name, row in figures["fidelity"].items()}
-    write_picture(folder / "kid.png", values_picture(kids, f"KID against real {kind} images"))
     spectrum, texture, near = (figures[key] for key in ("spectrum", "texture", "memorisation"))
-    write_picture(
-        folder / "spectrum.png", spectrum_picture(spectrum["frequency"], spectrum["curves"])
-    )
-    write_picture(
-        folder / "repetition.png",
-        histograms_picture(
+    above = [
+        captioned(scaling.to_rgb(pixels), f"{entry['distance']:.2f}")
+        for pixels, entry in zip(closest.pixels, near["closest"], strict=True)
+    ]
+    below = [scaling.to_rgb(pixels) for pixels in originals.pixels]
+    pictures = {
+        "kid": values_picture(kids, f"KID against real {kind} images"),
+        "spectrum": spectrum_picture(spectrum["frequency"], spectrum["curves"]),
+        "repetition": histograms_picture(
             {"real": texture["real"], "generated": texture["generated"]},
             "repetition of a broad region's texture",
             "Further right than real: texture repeats itself",
         ),
-    )
-    write_picture(
-        folder / "memorisation.png",
-        histograms_picture(
+        "memorisation": histograms_picture(
             {"real, held out": near["held_out"], "generated": near["generated"]},
             "distance to the nearest training image",
             "Further left than held-out real images: copied",
         ),
-    )
-    write_picture(folder / "samples.png", _samples(real, fake, palette, scaling))
-
-
-def write_closest(
-    folder: Path,
-    closest: Sequence[Mapping[str, Any]],
-    generated: ImageSet,
-    originals: ImageSet,
-    scaling: ImageScaling,
-) -> None:
-    """Writes `closest.png`: generated images above the training images nearest to them.
-
-    Args:
-        folder: Where to.
-        closest: The "distance" of each.
-        generated: The generated images.
-        originals: The training images.
-        scaling: How both are shown.
-    """
-    above = [
-        captioned(scaling.to_rgb(pixels), f"{entry['distance']:.2f}")
-        for pixels, entry in zip(generated.pixels, closest, strict=True)
-    ]
-    below = [scaling.to_rgb(pixels) for pixels in originals.pixels]
-    write_picture(folder / "closest.png", beside([*above, *below], columns=len(closest)))
+        "samples": _samples(real, fake, palette, scaling),
+        "closest": beside([*above, *below], columns=len(above)),
+    }
+    for name, picture in pictures.items():
+        write_picture(folder / f"{name}.png", picture)
 
 
 def spectrum_picture(
@@ -212,19 +188,18 @@ def _rows(figures: Mapping[str, Any]) -> list[Row]:
         ("precision", "share of generated images among the real ones"),
         ("recall", "share of real images among the generated ones"),
     ):
-        values = coverage["generated"][key], coverage["training windows"][key]
-        rows.append((key, f"{values[0]:.2f}", f"{values[1]:.2f} training windows", text))
+        ours, theirs = (coverage[side][key] for side in ("generated", "training windows"))
+        rows.append((key, f"{ours:.2f}", f"{theirs:.2f} training windows", text))
     if agreement := figures["agreement"]:
         for key, name in (("miou", "agreement, mIoU %"), ("pixel_accuracy", "agreement, pixels %")):
-            values = agreement["generated"][key], agreement["real"][key]
-            text = "below real: images do not show their masks"
-            rows.append((name, f"{100 * values[0]:.1f}", f"{100 * values[1]:.1f}", text))
+            ours, theirs = (_percent(agreement[side][key]) for side in ("generated", "real"))
+            rows.append((name, ours, theirs, "below real: images do not show their masks"))
     if diversity := figures["diversity"]:
         note = " (deterministic generator)" if diversity["generated"]["deterministic"] else ""
-        for key, name in (("features", "diversity, features"), ("layers", "diversity, layers")):
-            values = diversity["generated"][key], diversity["real"][key]
-            shown = f"{values[0]:.3f}{note}", f"{values[1]:.3f} tiles of similar classes"
-            rows.append((name, *shown, "0: one mask always gives the same image"))
+        for key in ("features", "layers"):
+            ours, theirs = (diversity[side][key] for side in ("generated", "real"))
+            shown = f"{ours:.3f}{note}", f"{theirs:.3f} tiles of similar classes"
+            rows.append((f"diversity, {key}", *shown, "0: one mask always gives the same image"))
     gap, real_gap = figures["spectrum"]["gap"], figures["spectrum"]["real_gap"]
     for key, name, text in (
         ("low", "spectrum below 0.125 cycles a pixel, log10", "0 is as real"),
@@ -267,12 +242,10 @@ def _markdown(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     head = [f"against real {kind} images", "KID x 1000", "standard error", "FID", "images for FID"]
     rows = []
     for name, row in figures["fidelity"].items():
-        kid, error = 1000 * row["kid"], 1000 * row["kid_error"]
-        figure = (f"{kid:.1f}", f"{error:.1f}", f"{row['fid']:.1f}", f"{row['images']:.0f}")
-        rows.append((name, *figure))
+        kid, error = (f"{1000 * row[key]:.1f}" for key in ("kid", "kid_error"))
+        rows.append((name, kid, error, f"{row['fid']:.1f}", f"{row['images']:.0f}"))
     lines += markdown_table(head, rows)
-    lines += ["", "![KID](kid.png)", "", "## Agreement", ""]
-    lines += _agreement(figures["agreement"])
+    lines += ["", "![KID](kid.png)", "", "## Agreement", "", *_agreement(figures["agreement"])]
     lines += ["## Diversity", "", *_diversity(figures["diversity"]), ""]
     lines += ["## Artefacts", "", "![power spectrum](spectrum.png)", ""]
     lines += _texture(figures["texture"])

@@ -78,7 +78,7 @@ def test_tiles_that_training_held_out_can_take_the_place_of_validation(
 ):
     data = make_folder(tmp_path / "data", train=10, val=0)
     monkeypatch.setitem(tiny_config, "inner_share", 0.4)
-    folder, _ = run("out", f"gen_ckpt={generator(data)}", "split=held_out")
+    folder, _ = run("out", f"gen_ckpt={generator(data)}", "split=held_out", "controls=false")
     figures = stored(folder)["figures"]
     assert figures["images"] == {"generated": 16, "held-out": 16, "training": 24}
     # Two halves of the same group: what was held out is among what was fitted in neither figure.
@@ -88,27 +88,29 @@ def test_tiles_that_training_held_out_can_take_the_place_of_validation(
     assert "on 4 held-out tiles of" in capsys.readouterr().out
 
 
-def test_damaged_images_are_measured_only_where_asked_for(run, data, generator):
-    folder, _ = run("out", f"gen_ckpt={generator(data)}", "controls=false")
+def test_controls_and_segmenter_are_optional_and_no_evaluation_is_overwritten(
+    run, data, generator, capsys
+):
+    settings = f"gen_ckpt={generator(data)}", "controls=false", "num_samples=16"
+    folder, _ = run("out", *settings)
     rows = stored(folder)["figures"]["fidelity"]
     assert list(rows) == ["generated", "real halves", "training windows"]
-    assert "known damage" not in (folder / "evaluation.md").read_text()
-
-
-def test_a_generator_that_held_nothing_out_cannot_be_evaluated_on_that(
-    run, data, generator, tmp_path
-):
-    with pytest.raises(UserError, match=r"held no tiles out \(inner_share=0\)\. Use split=val"):
-        run("out", f"gen_ckpt={generator(data)}", "split=held_out")
-    assert not (tmp_path / "out").exists()
+    text = (folder / "evaluation.md").read_text()
+    assert "known damage" not in text and "Not measured: no segmenter was given" in text
+    assert "Without segmenter_ckpt there will be no figure" in capsys.readouterr().out
+    before = (folder / "evaluation.json").read_bytes()
+    with pytest.raises(UserError, match=r"already holds an evaluation\. Choose another out_dir"):
+        run("out", *settings)
+    assert (folder / "evaluation.json").read_bytes() == before
 
 
 def test_the_same_seed_gives_the_same_figures(run, data, generator):
     settings = (f"gen_ckpt={generator(data)}", "num_samples=16")
     first, second = (stored(run(name, *settings)[0]) for name in ("a", "b"))
     assert first["figures"] == second["figures"]
-    other = stored(run("c", *settings, "seed=1")[0])
-    assert other["figures"]["fidelity"] != first["figures"]["fidelity"]
+    other = stored(run("c", *settings, "seed=1", "controls=false")[0])
+    for row in ("generated", "real halves"):
+        assert other["figures"]["fidelity"][row] != first["figures"]["fidelity"][row]
 
 
 def test_two_processes_measure_what_one_does(run, data, generator, segmenter, monkeypatch):
@@ -137,8 +139,12 @@ def paired(make_generated, tmp_path):
 
 
 def test_a_folder_of_pairs_is_measured_by_its_own_masks(run, data, paired, segmenter):
-    pairs = paired(data, 18)
-    folder, main = run("out", f"folder={pairs}", f"segmenter_ckpt={segmenter()}")
+    pairs, path = paired(data, 18), segmenter()
+    facts = json.loads((pairs / GENERATION).read_text())
+    facts["segmenter"] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    (pairs / GENERATION).write_text(json.dumps(facts))
+    settings = f"folder={pairs}", "controls=false"
+    folder, main = run("out", *settings, f"segmenter_ckpt={path}")
     figures = stored(folder)["figures"]
     assert figures["images"]["generated"] == 18
     assert figures["diversity"] is None and "diversity" not in main
@@ -146,24 +152,10 @@ def test_a_folder_of_pairs_is_measured_by_its_own_masks(run, data, paired, segme
     assert figures["agreement"]["generated"]["classes"]["Forest land"] is not None
     text = (folder / "evaluation.md").read_text()
     assert "it needs a generator (gen_ckpt), not a folder" in text
-
-
-def test_the_segmenter_that_filtered_a_folder_flatters_it(run, data, paired, segmenter):
-    pairs, path = paired(data, 16), segmenter()
-    facts = json.loads((pairs / GENERATION).read_text())
-    facts["segmenter"] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    (pairs / GENERATION).write_text(json.dumps(facts))
-    folder, _ = run("filter", f"folder={pairs}", f"segmenter_ckpt={path}")
-    assert "Warning: Agreement is flattered" in (folder / "evaluation.md").read_text()
-    other = segmenter(held_out=(0.1,))
-    folder, _ = run("other", f"folder={pairs}", f"segmenter_ckpt={other}")
+    # The segmenter that filtered the folder flatters it; another one does not.
+    assert "Warning: Agreement is flattered" in text
+    folder, _ = run("other", *settings, f"segmenter_ckpt={segmenter(held_out=(0.1,))}")
     assert "flattered" not in (folder / "evaluation.md").read_text()
-
-
-def test_without_a_segmenter_the_lack_of_agreement_is_said(run, data, generator, capsys):
-    folder, _ = run("out", f"gen_ckpt={generator(data)}")
-    assert "Not measured: no segmenter was given" in (folder / "evaluation.md").read_text()
-    assert "Without segmenter_ckpt there will be no figure" in capsys.readouterr().out
 
 
 def test_copies_of_training_images_are_found(run, make_folder, paired, tmp_path):
@@ -172,7 +164,7 @@ def test_copies_of_training_images_are_found(run, make_folder, paired, tmp_path)
     for number in range(6):
         image = read_image(data / "train/images" / f"train_{number:03d}.png")
         write_image(pairs / f"pair_{number:05d}_img.jpg", image)
-    near = stored(run("out", f"folder={pairs}")[0])["figures"]["memorisation"]
+    near = stored(run("out", f"folder={pairs}", "controls=false")[0])["figures"]["memorisation"]
     copied, others = near["generated"][:6], near["generated"][6:] + near["held_out"]
     assert max(copied) < min(others)
     assert near["rows"][:6] == [0, 1, 2, 3, 4, 5]
@@ -183,30 +175,23 @@ def test_copies_of_training_images_are_found(run, make_folder, paired, tmp_path)
         )
 
 
-def test_an_evaluation_is_not_overwritten(run, data, generator):
-    folder, _ = run("out", f"gen_ckpt={generator(data)}", "num_samples=16")
-    before = (folder / "evaluation.json").read_bytes()
-    with pytest.raises(UserError, match=r"already holds an evaluation\. Choose another out_dir"):
-        run("out", f"gen_ckpt={generator(data)}")
-    assert (folder / "evaluation.json").read_bytes() == before
-
-
-def test_two_calls_do_not_write_into_one_folder(run, data, generator, tmp_path):
+def test_what_cannot_be_evaluated_is_refused(run, data, generator, tmp_path):
+    checkpoint = f"gen_ckpt={generator(data)}"
+    with pytest.raises(UserError, match=r"held no tiles out \(inner_share=0\)\. Use split=val"):
+        run("out", checkpoint, "split=held_out")
+    assert not (tmp_path / "out").exists()
     with held(tmp_path / "out"), pytest.raises(UserError, match=r"out is in use by another call"):
-        run("out", f"gen_ckpt={generator(data)}")
+        run("out", checkpoint)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
-
-
-def test_validation_images_that_stand_in_training_are_refused(run, data, generator):
     shutil.copy(data / "train/images/train_000.png", data / "val/images/val_000.png")
     with pytest.raises(UserError, match="has the same pixels as"):
-        run("out", f"gen_ckpt={generator(data)}")
+        run("out", checkpoint)
 
 
 def test_a_group_that_stands_in_both_splits_is_warned_of(run, data, generator):
     for path in [*(data / "val").rglob("val_000.png")]:
         path.rename(path.with_name("train_000.png"))
-    folder, _ = run("out", f"gen_ckpt={generator(data)}", "num_samples=16")
+    folder, _ = run("out", f"gen_ckpt={generator(data)}", "num_samples=16", "controls=false")
     assert "Warning: 1 location group (e.g. 'train_000')" in (folder / "evaluation.md").read_text()
 
 

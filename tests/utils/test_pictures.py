@@ -2,11 +2,17 @@ import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
 
-from geoseg_gan.utils.pictures import beside, write_picture
+from geoseg_gan.utils.pictures import beside, evenly_spaced, write_picture
 
 
 def plain(value, height=4, width=6):
     return np.full((height, width, 3), value, np.uint8)
+
+
+def test_positions_are_spread_evenly_from_end_to_end():
+    assert evenly_spaced(10, 4) == [0, 3, 6, 9]
+    assert evenly_spaced(3, 10) == [0, 1, 2]
+    assert evenly_spaced(5, 1) == [0] and evenly_spaced(0, 3) == []
 
 
 def test_pictures_stand_in_one_row_with_white_lines_between():

@@ -2,19 +2,37 @@ import cv2
 import numpy as np
 import pytest
 
-from geoseg_gan.evaluation.artefacts import mean_power, radial_profile, spectrum_gap
+from geoseg_gan.evaluation.artefacts import (
+    broad_windows,
+    mean_power,
+    radial_profile,
+    repetition,
+    repetitions,
+    spectrum_gap,
+)
 
 SIDE = 64
 
 
-def natural(count, seed):
+def natural(count, seed, side=SIDE):
     """Noise whose amplitude falls as 1 / frequency, as that of photographs does."""
-    cycles = np.fft.fftfreq(SIDE)
+    cycles = np.fft.fftfreq(side)
     distance = np.hypot(cycles[:, None], cycles)
     distance[0, 0] = 1
-    white = np.random.default_rng(seed).normal(size=(count, 1, SIDE, SIDE))
+    white = np.random.default_rng(seed).normal(size=(count, 1, side, side))
     images = np.fft.ifft2(np.fft.fft2(white) / distance).real
     return images / images.std()
+
+
+def natural_patch(side, seed):
+    """Part of such an image, so that its opposite borders do not fit together."""
+    patch = natural(1, seed, 128)[0, 0, :side, :side]
+    return patch / patch.std()
+
+
+def tiled(period, side, seed=0):
+    cell = np.random.default_rng(seed).normal(size=(period, period))
+    return np.tile(cell, (side, side))[:side, :side]
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +82,9 @@ def test_the_exponent_of_natural_noise_is_found(real):
     assert slope == pytest.approx(-2, abs=0.15)
 
 
-def test_equal_spectra_have_no_gap(real):
+def test_equal_spectra_and_other_real_images_have_no_gap(real):
     gap = spectrum_gap(real, real)
     assert (gap.low, gap.middle, gap.high, gap.checkerboard) == (0, 0, 0, 0)
-
-
-def test_other_real_images_have_no_gap_in_any_band(real):
     gap = spectrum_gap(real, mean_power(natural(128, 3)))
     assert max(abs(gap.low), abs(gap.middle), abs(gap.high)) < 0.06
 
@@ -98,8 +113,7 @@ def test_noise_raises_the_high_band_by_what_it_adds(real):
     assert expected > 0.2 and gap.high == pytest.approx(expected, abs=0.03)
 
 
-@pytest.mark.parametrize("period", [2, 4, 8])
-@pytest.mark.parametrize("kind", ["columns", "rows", "diagonal"])
+@pytest.mark.parametrize(("period", "kind"), [(2, "columns"), (4, "rows"), (8, "diagonal")])
 def test_a_faint_grid_of_every_period_and_direction_is_found(real, period, kind):
     row, column = np.indices((SIDE, SIDE))
     along = {"columns": column, "rows": row, "diagonal": row + column}[kind]
@@ -133,3 +147,83 @@ def test_an_odd_side_has_no_periods_to_look_at():
     power = mean_power(np.random.default_rng(0).normal(size=(2, 3, 31, 31)))
     gap = spectrum_gap(power, power)
     assert np.isnan(gap.checkerboard) and (gap.low, gap.middle, gap.high) == (0, 0, 0)
+
+
+def test_a_texture_that_repeats_exactly_is_one():
+    for period, side in ((4, 32), (9, 32), (16, 32), (20, 42), (30, 64)):
+        assert repetition(tiled(period, side)) == pytest.approx(1, abs=1e-3)
+    stripes = np.sin(2 * np.pi * np.arange(64) / 11) + np.zeros((64, 1))
+    assert repetition(stripes) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_noise_does_not_repeat(side):
+    rng = np.random.default_rng(0)
+    white = [repetition(rng.normal(size=(side, side))) for _ in range(20)]
+    pink = [repetition(natural_patch(side, seed)) for seed in range(20)]
+    assert np.mean(white) < 0.2 and max(white) < 0.25
+    assert np.mean(pink) < 0.3
+
+
+def test_noise_as_strong_as_the_texture_halves_its_repetition():
+    noise = np.random.default_rng(1).normal(size=(64, 64))
+    texture = tiled(9, 64)
+    assert repetition(texture / texture.std() + noise) == pytest.approx(0.5, abs=0.1)
+
+
+def test_repetition_grows_with_the_share_of_the_repeated_part():
+    texture, rest = tiled(9, 64), natural_patch(64, 2)
+    found = [repetition(share * texture + (1 - share) * rest) for share in (0.2, 0.5, 0.8, 1)]
+    assert found == sorted(found) and found[0] < 0.5 < found[2]
+
+
+def test_brightness_its_slope_and_contrast_do_not_matter():
+    texture = tiled(9, 42)
+    slope = np.add.outer(np.arange(42.0), 2 * np.arange(42.0))
+    assert repetition(5 * texture + slope - 7) == pytest.approx(repetition(texture), abs=0.01)
+
+
+@pytest.mark.parametrize("patch", [np.ones((32, 32)), np.add.outer(np.arange(32.0), np.ones(32))])
+def test_a_patch_without_texture_does_not_repeat(patch):
+    assert repetition(patch) == 0
+
+
+def test_windows_lie_in_one_class_and_not_in_each_other():
+    label = np.zeros((48, 96), np.uint8)
+    label[:, 50:] = 2
+    label[5, 20] = 255
+    windows = broad_windows(label, 20, 3)
+    assert {kind for kind, _, _ in windows} == {0, 2}
+    taken = np.zeros(label.shape, int)
+    for kind, top, left in windows:
+        assert (label[top : top + 20, left : left + 20] == kind).all()
+        taken[top : top + 20, left : left + 20] += 1
+    assert taken.max() == 1
+
+
+def test_a_region_as_broad_as_the_window_is_found_and_a_narrower_one_not():
+    assert len(broad_windows(np.zeros((96, 96), np.uint8), 16, 2)) == 2  # no more than asked for
+    label = np.zeros((40, 40), np.uint8)
+    label[3:23, 10:30] = 1
+    assert (1, 3, 10) in broad_windows(label, 20, 1)
+    label[3, 10] = 0
+    assert 1 not in [kind for kind, _, _ in broad_windows(label, 20, 1)]
+
+
+def test_ignored_pixels_are_no_region_and_a_window_larger_than_the_image_finds_none():
+    assert broad_windows(np.full((40, 40), 255, np.uint8), 20, 2) == []
+    assert broad_windows(np.zeros((16, 16), np.uint8), 32, 2) == []
+
+
+def test_every_class_of_an_image_gets_its_own_figure():
+    label = np.zeros((64, 64), np.uint8)
+    label[:, 32:] = 1
+    image = natural_patch(64, 3)
+    image[:, 32:] = tiled(8, 64)[:, 32:]
+    found = dict(repetitions(image[None, None], label[None], 32))
+    assert found[1] == pytest.approx(1, abs=1e-3) and found[0] < 0.6
+
+
+def test_without_broad_regions_there_are_no_figures():
+    labels = (np.indices((2, 64, 64)).sum(0) // 8 % 2).astype(np.uint8)
+    assert repetitions(np.zeros((2, 3, 64, 64)), labels, 32) == []

@@ -1,7 +1,6 @@
 import math
 
 import numpy as np
-import pytest
 
 from geoseg_gan.evaluation.report import histograms_picture, spectrum_picture, values_picture
 
@@ -25,11 +24,8 @@ def test_the_first_value_stands_out_and_grows_with_its_figure():
     low = values_picture({"generated": (0.05, 0.01), "blurred": (0.5, 0.1)}, "KID")
     assert pixels(high, RED) > pixels(low, RED) > 0
     assert pixels(high, GRAY) > 0
-
-
-@pytest.mark.parametrize("value", [(0.0, 0.0), (-1e-4, 1e-3), (12.0, math.nan)])
-def test_values_of_zero_below_zero_and_without_error_are_drawn(value):
-    assert values_picture({"generated": value}, "KID").size
+    for value in ((0.0, 0.0), (-1e-4, 1e-3), (12.0, math.nan)):
+        assert values_picture({"generated": value}, "KID").size
 
 
 def test_histograms_show_every_kind_that_has_figures():
@@ -37,8 +33,5 @@ def test_histograms_show_every_kind_that_has_figures():
     one = histograms_picture({"generated": [0.1, 0.2], "real": []}, "distance", "title")
     assert pixels(both, BLUE) and pixels(both, ORANGE)
     assert pixels(one, BLUE) and not pixels(one, ORANGE)
-
-
-@pytest.mark.parametrize("values", [{}, {"generated": []}, {"generated": [0.0, 0.0]}])
-def test_histograms_of_nothing_and_of_zeros_are_drawn(values):
-    assert histograms_picture(values, "repetition", "title").size
+    for values in ({}, {"generated": []}, {"generated": [0.0, 0.0]}):
+        assert histograms_picture(values, "repetition", "title").size
