@@ -141,12 +141,9 @@ class Measured:
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
     """Measures fidelity, agreement, diversity, artefacts and memorisation.
 
-    Args:
-        config: What is evaluated, on which real tiles.
-
     Returns:
-        The main figures by name: "kid", "fid", "precision", "recall", "checkerboard", and
-        "agreement" and "diversity" where they were measured.
+        The main figures by name: "kid", "fid", "precision", "recall", "checkerboard", "repetition",
+        and "agreement" and "diversity" where they were measured.
 
     Raises:
         UserError: If the configuration, a checkpoint or a folder cannot be used.
@@ -334,9 +331,6 @@ def measure(config: EvaluateConfig, subject: Subject, fabric: Fabric) -> Measure
 
     Returns:
         What all processes have measured, in rank 0; None in the others.
-
-    Raises:
-        UserError: If a user's mistake was found in any process.
     """
 
     def title(text: str) -> str | None:

@@ -104,12 +104,7 @@ def write_pictures(
 def spectrum_picture(
     frequency: npt.NDArray[np.float64], curves: Mapping[str, npt.NDArray[np.float64]]
 ) -> RGB:
-    """Draws radially averaged power spectra.
-
-    Args:
-        frequency: Cycles a pixel, shape (F,).
-        curves: Log10 of power by name, shape (F,) each.
-    """
+    """Draws log10 of power by name over the frequency in cycles a pixel, shape (F,) each."""
     sheet = figure(7, 4.5)
     axes = sheet.add_subplot()
     for name, power in curves.items():
@@ -122,12 +117,7 @@ def spectrum_picture(
 
 
 def values_picture(values: Mapping[str, tuple[float, float]], name: str) -> RGB:
-    """Draws a figure beside its floors and controls.
-
-    Args:
-        values: Value and standard error by what was compared; the error may be NaN.
-        name: What the figure is called.
-    """
+    """Draws a figure beside its floors and controls: value and standard error, which may be NaN."""
     sheet = figure(8, 0.8 + 0.33 * len(values))
     axes = sheet.add_subplot()
     rows = np.arange(len(values))

@@ -11,8 +11,7 @@ from geoseg_gan.utils.files import atomic_path
 
 RGB = npt.NDArray[np.uint8]
 
-
-_GAP = 2
+_GAP = 2  # pixels between pictures
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:

@@ -14,7 +14,6 @@ from geoseg_gan.utils.pictures import RGB
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 _DPI = 100
 
 
