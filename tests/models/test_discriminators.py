@@ -1,55 +1,54 @@
+import functools
 from typing import ClassVar
 
 import pytest
 import torch
-from choices import check_testers, settings_of, tensors
+from choices import (
+    CLASSES,
+    NetworkTester,
+    all_equal,
+    assert_gradients_everywhere,
+    check_testers,
+    some_labels,
+    tensors,
+)
+from torch import nn
+from torch.nn.utils import parametrize
 
 from geoseg_gan.data.batch import one_hot_of
+from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.models import layers
+from geoseg_gan.models.discriminators import projected
 from geoseg_gan.models.discriminators.oasis import OasisDis
 from geoseg_gan.models.discriminators.patch import PatchDis
-from geoseg_gan.models.discriminators.projected import ProjectedDis
-from geoseg_gan.models.registry import build_discriminator
 from geoseg_gan.utils.errors import UserError
 
-CLASSES = 4
+
+@pytest.fixture(scope="module", autouse=True)
+def one_backbone():
+    """Loads the pretrained network once for each number of bands."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(projected, "Backbone", functools.cache(projected.Backbone))
+        yield
 
 
-class Listed(torch.nn.Module):
-    """A discriminator that returns plain tensors, as exported programs do."""
+class DiscriminatorTester(NetworkTester):
+    """What every discriminator must do."""
 
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, image, one_hot):
-        return tensors(self.network(image, one_hot))
-
-
-class DiscriminatorTester:
-    """What every discriminator must do; a subclass names choices and makes them tiny."""
-
-    choices: ClassVar[tuple]
-    tiny: ClassVar[dict]
+    kind = "discriminator"
     output_kind: ClassVar[str] = "realness"
     shown_mask: ClassVar[bool] = True
 
-    def build(self, classes=CLASSES, bands=3, **changes):
-        torch.manual_seed(0)
-        settings = settings_of("model/discriminator", self.choices[0]) | self.tiny | changes
-        return build_discriminator(settings, classes, bands)
-
-    def inputs(self, height=64, width=64, batch=2, classes=CLASSES, bands=3):
+    def inputs(self, network=None, size=(64, 64), batch=2, classes=CLASSES, bands=3):
         rng = torch.Generator().manual_seed(0)
-        label = torch.randint(classes + 1, (batch, height, width), generator=rng)  # some ignored
-        image = torch.rand(batch, bands, height, width, generator=rng) * 2 - 1
-        return image, one_hot_of(label.byte(), classes)
+        image = torch.rand(batch, bands, *size, generator=rng) * 2 - 1
+        return image, one_hot_of(some_labels(*size, classes, batch), classes)
 
     def test_it_takes_any_size_from_its_minimum(self):
         network = self.build()
         least = network.minimum_size
-        for height, width in ((least, least), (least, least + 13), (least + 13, least + 6)):
-            output = network(*self.inputs(height, width))
+        for size in ((least, least), (least, least + 13), (least + 13, least + 6)):
+            output = network(*self.inputs(size=size))
             assert len(output.logits) == len(output.features) >= 1
             assert all(scale for scale in output.features)
             assert all(len(found) == 2 and found.numel() for found in tensors(output))
@@ -57,7 +56,7 @@ class DiscriminatorTester:
     @pytest.mark.parametrize(("classes", "bands"), [(2, 1), (200, 3), (3, 6)])
     def test_logits_are_of_its_kind(self, classes, bands):
         network = self.build(classes, bands)
-        output = network(*self.inputs(33, 40, classes=classes, bands=bands))
+        output = network(*self.inputs(size=(33, 40), classes=classes, bands=bands))
         assert network.output_kind == self.output_kind
         scales = list(output.logits)
         if self.output_kind != "realness":
@@ -71,18 +70,15 @@ class DiscriminatorTester:
         image.requires_grad_()
         sum(logits.square().sum() for logits in network(image, one_hot).logits).backward()
         assert image.grad.abs().sum(1).all()
-        for name, parameter in network.named_parameters():
-            assert parameter.grad is not None, name
-            assert parameter.grad.abs().sum() > 0, name
+        assert_gradients_everywhere(network)
 
     def test_the_mask_matters_where_it_is_shown(self):
         network = self.build().eval()
         image, one_hot = self.inputs()
         first, second = (network(image, mask).logits for mask in (one_hot, one_hot.flip(1)))
         pairs = list(zip(first, second, strict=True))
-        for one, other in pairs[
-            self.output_kind == "both" :
-        ]:  # classes are predicted without the mask
+        without_mask = self.output_kind == "both"  # the logits of classes
+        for one, other in pairs[without_mask:]:
             assert torch.allclose(one, other, atol=1e-4) != self.shown_mask
 
     def test_halves_are_the_outputs_of_both_halves(self):
@@ -93,17 +89,6 @@ class DiscriminatorTester:
             alone = network(image[part], one_hot[part])
             torch.testing.assert_close(tensors(half), tensors(alone), atol=1e-4, rtol=1e-4)
 
-    def test_its_state_restores_it(self, tmp_path):
-        network, other = self.build(), self.build()
-        inputs = self.inputs()
-        network(*inputs)  # moves what spectral norm keeps
-        for tensor in other.state_dict().values():
-            tensor.zero_()
-        torch.save(network.state_dict(), tmp_path / "state.pt")
-        other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-        found, expected = (tensors(built.eval()(*inputs)) for built in (other, network))
-        assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
-
     def test_in_bfloat16_its_output_is_nearly_the_same(self):
         network = self.build().eval()
         inputs = self.inputs()
@@ -112,57 +97,22 @@ class DiscriminatorTester:
         for one, expected in zip(found, tensors(network(*inputs)), strict=True):
             assert (one.float() - expected).norm() < 0.25 * expected.norm()
 
-    @pytest.mark.parametrize(
-        "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
-    )
-    def test_compiled_as_a_whole_its_output_is_the_same(self, backend):
-        torch.compiler.reset()
-        network, other = self.build(), self.build()
-        inputs = self.inputs()
-        for built in (network, other):
-            built(*inputs)  # loads a backbone
-        compiled = torch.compile(other, fullgraph=True, backend=backend)
-        with torch.set_grad_enabled(backend == "inductor"):  # which doubles what is compiled
-            found, expected = tensors(compiled(*inputs)), tensors(network(*inputs))
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-
-    def test_exported_its_output_is_the_same(self):
-        network = self.build().eval()
-        inputs = self.inputs()
-        expected = network(*inputs)  # loads a backbone
-        exported = torch.export.export(Listed(network), inputs).module()
-        torch.testing.assert_close(exported(*inputs), tensors(expected), atol=1e-4, rtol=1e-4)
-
-    def test_malformed_settings_are_refused(self):
-        with pytest.raises(UserError, match=r"^model.discriminator: .*width=0"):
-            self.build(width=0)
-
 
 class TestPatch(DiscriminatorTester):
     choices = ("patch", "patch_light")
     tiny: ClassVar[dict] = {"width": 4, "layers": 2, "scales": 2}
 
-    def test_below_its_minimum_it_cannot(self):
-        network = self.build()
-        with pytest.raises(RuntimeError):
-            network(*self.inputs(network.minimum_size // 2, network.minimum_size // 2))
-
-    def test_it_has_as_many_scales_and_layers_as_asked(self):
-        output = self.build(scales=3, layers=3)(*self.inputs(128, 128))
+    def test_it_has_as_many_scales_and_layers_as_asked_and_no_logits_among_them(self):
+        output = self.build(scales=3, layers=3)(*self.inputs(size=(128, 128)))
         assert len(output.logits) == 3
-        assert all(len(scale) == 4 for scale in output.features)
+        for scale in output.features:
+            assert len(scale) == 4
+            assert all(feature.shape[1] > 1 for feature in scale)
 
-    def test_logits_are_not_among_the_features(self):
-        output = self.build()(*self.inputs())
-        assert all(feature.shape[1] > 1 for scale in output.features for feature in scale)
-
-    def test_spectral_norm_bounds_every_layer(self):
-        network = self.build(spectral_norm=True)
-        for _ in range(30):  # power iterations
-            network(*self.inputs())
-        for scale in network.scales:
-            weight = scale.head.weight.flatten(1)
-            assert torch.linalg.matrix_norm(weight, 2).item() == pytest.approx(1, abs=0.05)
+    @pytest.mark.parametrize("on", [False, True])
+    def test_spectral_norm_is_of_every_convolution_or_of_none(self, on):
+        layers = [m for m in self.build(spectral_norm=on).modules() if isinstance(m, nn.Conv2d)]
+        assert [parametrize.is_parametrized(layer) for layer in layers] == [on] * len(layers)
 
     def test_a_logit_of_three_layers_sees_seventy_pixels(self):
         network = PatchDis(1, 1, width=4, layers=3, scales=1, spectral_norm=False)
@@ -173,26 +123,11 @@ class TestPatch(DiscriminatorTester):
         assert rows.max() - rows.min() + 1 == 70
 
 
-class TestProjected(DiscriminatorTester):
-    choices = ("projected", "projected_light")
-    tiny: ClassVar[dict] = {"mixed": 4, "width": 4, "patch": 4}
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-    def test_compiled_as_a_whole_its_output_is_the_same(self, backend):
-        super().test_compiled_as_a_whole_its_output_is_the_same(backend)
-
-
 class TestOasis(DiscriminatorTester):
     choices = ("oasis",)
     tiny: ClassVar[dict] = {"width": 4, "depth": 3, "max_width": 8}
     output_kind = "classes"
     shown_mask = False
-
-    def test_below_its_minimum_it_cannot(self):
-        network = self.build()
-        with pytest.raises(RuntimeError):
-            network(*self.inputs(network.minimum_size // 2, network.minimum_size // 2))
 
     def test_every_skip_is_used(self):
         network = self.build(spectral_norm=False)
@@ -221,32 +156,83 @@ class TestBoth(DiscriminatorTester):
     choices = ("both", "both_light")
     tiny: ClassVar[dict] = {**TestOasis.tiny, "stem": 4, "patch": 4}
     output_kind = "both"
+    extra = "patch"
 
     def test_it_is_the_one_and_the_other(self):
         network = self.build()
         inputs = self.inputs()
-        output, beside = network(*inputs), network.patch(*inputs)
-        network.patch = None
-        for ours, theirs in ((output.classes(), network(*inputs)), (output.realness(), beside)):
-            pairs = zip(tensors(ours), tensors(theirs), strict=True)
-            assert all(torch.equal(one, other) for one, other in pairs)
+        output, beside = network(*inputs), network.get_submodule(self.extra)(*inputs)
+        assert all_equal(output.realness(), beside)
+        setattr(network, self.extra, None)
+        assert all_equal(output.classes(), network(*inputs))
 
 
-class TestBothProjected(DiscriminatorTester):
+class TestBothProjected(TestBoth):
     choices = ("both_projected", "both_projected_light")
     tiny: ClassVar[dict] = {**TestOasis.tiny, "stem": 0, "projected": 4}
-    output_kind = "both"
-    # Slow, and done with each of its two parts.
-    test_compiled_as_a_whole_its_output_is_the_same = None
-    test_exported_its_output_is_the_same = None
+    extra = "projected"
 
-    def test_it_is_the_one_and_the_other(self):
-        network = self.build()
-        inputs = self.inputs()
-        output, beside = network(*inputs), network.projected(*inputs)
-        assert isinstance(network.projected, ProjectedDis)
-        pairs = zip(tensors(output.realness()), tensors(beside), strict=True)
-        assert all(torch.equal(one, other) for one, other in pairs)
+
+class TestProjected(DiscriminatorTester):
+    choices = ("projected", "projected_light")
+    tiny: ClassVar[dict] = {"mixed": 4, "width": 4, "patch": 4}
+
+    @pytest.mark.parametrize("setting", ["mixed", "patch"])
+    def test_numbers_out_of_range_are_refused(self, setting):
+        with pytest.raises(UserError, match=rf"^model.discriminator: {setting}=-1 must be"):
+            self.build(**{setting: -1})
+
+    def test_mixes_and_heads_of_four_levels_are_saved_and_no_backbone(self):
+        network = self.build(patch=0)
+        assert len(network(*self.inputs()).logits) == 4
+        learnt = {name for name, _ in network.named_parameters()}
+        mixes = {name for name in network.state_dict() if not name.startswith("scales.")}
+        assert learnt and all(name.startswith("scales.") for name in learnt)
+        assert len(mixes) == 4 + 3 and all(name.startswith("across_") for name in mixes)
+
+    def test_a_patchgan_beside_them_is_a_scale_more(self):
+        network, inputs = self.build(), self.inputs()
+        assert torch.equal(network(*inputs).logits[4], network.patch(*inputs).logits[0])
+
+    def test_mixing_keeps_the_size_of_activations(self):
+        for name, weight in self.build(mixed=64).named_buffers():
+            if name.startswith("across_"):
+                assert weight.square().sum((1, 2, 3)).mean().item() == pytest.approx(1, abs=0.1)
+
+    def test_the_seed_alone_fixes_what_it_starts_with(self):
+        one, same, other = self.build(), self.build(), self.build(seed=1)
+        for name, value in one.state_dict().items():
+            assert torch.equal(value, same.state_dict()[name]), name
+            if name.startswith("across_"):
+                assert not torch.equal(value, other.state_dict()[name]), name
+
+    def test_it_sees_the_share_of_each_class_at_every_feature(self):
+        network, seen = self.build(classes=2), []
+        label = torch.zeros(1, 64, 64, dtype=torch.uint8)
+        label[:, :, :16], label[:, :, 32:] = 1, IGNORE
+        for head in network.scales:
+            head.register_forward_pre_hook(lambda _, given: seen.append(given[0][:, -3:]))
+        network(torch.zeros(1, 3, 64, 64), one_hot_of(label, 2))
+        assert [tuple(shares.shape[2:]) for shares in seen] == [(16, 16), (8, 8), (4, 4), (2, 2)]
+        assert seen[3][0, :, 0].T.tolist() == [[0.5, 0.5, 0], [0, 0, 1]]
+
+    @pytest.mark.parametrize("bands", [1, 3, 6])
+    def test_the_backbone_sees_no_pattern_of_two_pixels(self, bands):
+        network, seen = self.build(classes=2, bands=bands), []
+        backbone = network.backbone
+        network.backbone = lambda images: seen.append(images) or backbone(images)
+        stripes = (-1.0) ** torch.arange(32)
+        for pattern in (stripes.expand(32, 32), stripes.outer(stripes)):
+            network(0.25 + pattern.expand(1, bands, 32, 32) / 2, torch.ones(1, 2, 32, 32) / 2)
+            assert torch.equal(seen.pop()[..., 1:-1, 1:-1], torch.full((1, bands, 30, 30), 0.25))
+
+
+@pytest.mark.parametrize("tester", [TestPatch, TestOasis])
+def test_below_their_minimum_they_cannot(tester):
+    network = tester().build()
+    half = network.minimum_size // 2
+    with pytest.raises(RuntimeError):
+        network(*tester().inputs(size=(half, half)))
 
 
 @pytest.mark.parametrize("tester", [TestPatch, TestProjected])
@@ -260,4 +246,4 @@ def test_outlines_matter_where_they_are_shown(tester, monkeypatch):
 
 
 def test_every_choice_has_a_tester():
-    check_testers("model/discriminator", DiscriminatorTester.__subclasses__())
+    check_testers("model/discriminator", [*DiscriminatorTester.__subclasses__(), TestBothProjected])

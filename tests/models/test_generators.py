@@ -2,7 +2,13 @@ from typing import ClassVar
 
 import pytest
 import torch
-from choices import check_testers, settings_of
+from choices import (
+    CLASSES,
+    NetworkTester,
+    assert_gradients_everywhere,
+    check_testers,
+    some_labels,
+)
 
 from geoseg_gan.data.batch import one_hot_of, regions_of
 from geoseg_gan.data.palette import IGNORE
@@ -10,42 +16,20 @@ from geoseg_gan.models.generators.noise import sample_noise
 from geoseg_gan.models.generators.spade import SpadeGen
 from geoseg_gan.models.generators.unet import UNetGen
 from geoseg_gan.models.layers import update_spectral_norms
-from geoseg_gan.models.registry import build_generator
 from geoseg_gan.utils.errors import UserError
 
 NOISE = {"style_channels": 2, "region_channels": 2, "texture_octaves": 2}
 NO_NOISE = dict.fromkeys(NOISE, 0)
-CLASSES = 4
 # What full and light choices of one family differ in, besides widths and noise.
 FULL_RESOLUTION = {"head_width": 0, "norm": "batch", "spectral_norm": True, "middle_blocks": 2}
 HALF_RESOLUTION = {"head_width": 4, "norm": "pixel", "spectral_norm": False, "middle_blocks": 1}
 
 
-def some_labels(height, width, classes=CLASSES, batch=2):
-    """Random classes and ignored pixels, in which no two rows or columns are alike."""
-    rng = torch.Generator().manual_seed(0)
-    label = torch.randint(classes + 1, (batch, height, width), generator=rng)
-    return label.where(label < classes, IGNORE).byte()
+class GeneratorTester(NetworkTester):
+    """What every generator must do."""
 
-
-def row_of_blocks():
-    """Blocks of class 1, 32 pixels apart, on class 0, which surrounds them."""
-    label = torch.zeros(1, 32, 256, dtype=torch.uint8)
-    for left in range(8, 256, 32):
-        label[:, 8:24, left : left + 16] = 1
-    return label
-
-
-class GeneratorTester:
-    """What every generator must do; a subclass names choices and makes them tiny."""
-
-    choices: ClassVar[tuple]
-    tiny: ClassVar[dict]
-
-    def build(self, classes=CLASSES, bands=3, **changes):
-        torch.manual_seed(0)
-        settings = settings_of("model/generator", self.choices[0]) | self.tiny | NOISE | changes
-        return build_generator(settings, classes, bands)
+    kind = "generator"
+    shallow: ClassVar[dict] = {"depth": 1}
 
     def inputs(self, network, label=None, seed=0, classes=CLASSES):
         if label is None:
@@ -53,38 +37,27 @@ class GeneratorTester:
         noise = sample_noise(network.noise, seed, range(len(label)), regions_of(label))
         return one_hot_of(label, classes), noise
 
-    @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 1)])
-    def test_images_have_the_mask_s_size_which_is_any_multiple_of_the_stride(self, size):
-        network = self.build().eval()
-        height, width = (network.stride * side for side in size)
-        image = network(*self.inputs(network, some_labels(height, width)))
-        assert image.shape == (2, 3, height, width)
-
-    @pytest.mark.parametrize(("classes", "bands"), [(2, 1), (200, 3), (3, 6)])
-    def test_images_have_as_many_bands_as_asked_within_minus_one_and_one(self, classes, bands):
-        network = self.build(classes, bands)
-        image = network(*self.inputs(network, classes=classes))
-        assert image.shape[1] == bands
+    @pytest.mark.parametrize(
+        ("rows", "columns", "classes", "bands"), [(1, 1, 2, 1), (2, 3, 200, 3), (7, 1, 3, 6)]
+    )
+    def test_images_have_the_mask_s_size_the_bands_asked_for_and_values_within_one(
+        self, rows, columns, classes, bands
+    ):
+        network = self.build(classes, bands).eval()
+        height, width = rows * network.stride, columns * network.stride
+        label = some_labels(height, width, classes)
+        image = network(*self.inputs(network, label, classes=classes))
+        assert image.shape == (2, bands, height, width)
         assert image.abs().max() <= 1
 
     @pytest.mark.parametrize("edges", [False, True])
     def test_gradients_reach_every_parameter_and_all_that_is_shown(self, edges):
         network = self.build(edges=edges)
         network(*self.inputs(network)).square().sum().backward()
-        for name, parameter in network.named_parameters():
-            assert parameter.grad is not None, name
-            assert parameter.grad.abs().sum() > 0, name
+        assert_gradients_everywhere(network)
         shown = network.stem.weight.grad.abs().sum((0, 2, 3))
         assert len(shown) == CLASSES + 1 + edges + network.noise.channels
         assert shown.all()
-
-    def test_the_same_noise_gives_the_same_image_and_another_another(self):
-        network = self.build().eval()
-        inputs = self.inputs(network)
-        assert torch.equal(network(*inputs), network(*inputs))
-        assert not torch.allclose(
-            network(*inputs), network(*self.inputs(network, seed=1)), atol=1e-4
-        )
 
     @pytest.mark.parametrize("kind", NOISE)
     def test_every_kind_of_noise_matters(self, kind):
@@ -109,7 +82,10 @@ class GeneratorTester:
     @pytest.mark.parametrize("channels", [0, 3])
     def test_regions_of_one_class_differ_if_they_have_noise_of_their_own(self, channels):
         network = self.build(**NO_NOISE | {"region_channels": channels}).eval()
-        image = network(*self.inputs(network, row_of_blocks()))
+        label = torch.zeros(1, 32, 256, dtype=torch.uint8)
+        for left in range(8, 256, 32):  # blocks of class 1 on class 0, which surrounds them
+            label[:, 8:24, left : left + 16] = 1
+        image = network(*self.inputs(network, label))
         one, other = image[..., 96:128], image[..., 128:160]
         if channels:
             assert (one - other)[..., 8:24, 8:24].abs().mean() > 1e-3
@@ -137,16 +113,6 @@ class GeneratorTester:
         first, second = (network(*self.inputs(network, label + kind)) for kind in (0, 1))
         assert (first - second).abs().mean() > 1e-3
 
-    def test_its_state_restores_it(self, tmp_path):
-        network, other = self.build(), self.build()
-        inputs = self.inputs(network)
-        network(*inputs)  # moves the statistics that it keeps
-        for parameter in other.parameters():
-            torch.nn.init.zeros_(parameter)
-        torch.save(network.state_dict(), tmp_path / "state.pt")
-        other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-        assert torch.equal(other.eval()(*inputs), network.eval()(*inputs))
-
     def test_in_bfloat16_its_image_is_nearly_the_same(self):
         network = self.build()
         inputs = self.inputs(network)
@@ -155,35 +121,10 @@ class GeneratorTester:
             image = network(*inputs)
         torch.testing.assert_close(image.float(), expected, atol=0.03, rtol=0)
 
-    @pytest.mark.parametrize(
-        "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
-    )
-    def test_compiled_as_a_whole_its_image_is_the_same(self, backend):
-        torch.compiler.reset()
-        network, other = self.build(depth=1), self.build(depth=1)
-        inputs = self.inputs(network)
-        compiled = torch.compile(other, fullgraph=True, backend=backend)
-        with torch.set_grad_enabled(backend == "inductor"):  # which doubles what is compiled
-            image, expected = compiled(*inputs), network(*inputs)
-        torch.testing.assert_close(image, expected, atol=1e-4, rtol=0)
-
-    def test_exported_its_image_is_the_same(self):
-        network = self.build().eval()
-        inputs = self.inputs(network)
-        exported = torch.export.export(network, inputs).module()
-        torch.testing.assert_close(exported(*inputs), network(*inputs), atol=1e-5, rtol=0)
-
-    @pytest.mark.parametrize(
-        ("change", "message"), [({"width": 0}, "width=0"), ({"region_channels": -1}, "=-1")]
-    )
-    def test_malformed_settings_are_refused(self, change, message):
-        with pytest.raises(UserError, match=rf"^model.generator: .*{message}"):
-            self.build(**change)
-
 
 class TestUNet(GeneratorTester):
     choices = ("unet", "unet_light")
-    tiny: ClassVar[dict] = {"width": 4, "depth": 2, "max_width": 8}
+    tiny: ClassVar[dict] = {"width": 4, "depth": 2, "max_width": 8} | NOISE
 
     def test_every_output_pixel_has_the_same_number_of_taps(self):
         # With all weights alike a constant input must give a constant interior; a transposed
@@ -209,7 +150,7 @@ class TestUNet(GeneratorTester):
 
 class TestSpade(GeneratorTester):
     choices = ("spade",)
-    tiny: ClassVar[dict] = {"width": 4, "depth": 2, "max_width": 8, "hidden": 6}
+    tiny: ClassVar[dict] = {"width": 4, "depth": 2, "max_width": 8, "hidden": 6} | NOISE
 
     def test_the_default_has_the_paper_s_widths(self):
         with torch.device("meta"):
@@ -217,17 +158,16 @@ class TestSpade(GeneratorTester):
         widths = [[block.second_conv.out_channels for block in blocks] for blocks in stages]
         assert widths == [[1024], [1024, 1024], [512], [256], [128], [64]]
 
-    @pytest.mark.parametrize("change", [{"modulation": "film"}, {"norm": "layer"}])
-    def test_unknown_parts_are_refused_with_the_valid_names(self, change):
-        ((key, value),) = change.items()
+    @pytest.mark.parametrize(("key", "value"), [("modulation", "film"), ("norm", "layer")])
+    def test_unknown_parts_are_refused_with_the_valid_names(self, key, value):
         with pytest.raises(UserError, match=rf"{key}={value} is not one of .*(clade|pixel)"):
-            self.build(**change)
+            self.build(**{key: value})
 
     def test_spectral_norm_bounds_its_blocks(self):
         network = self.build(spectral_norm=True)
         for _ in range(30):
             update_spectral_norms(network)
-        for block in (block for blocks in network.stages for block in blocks):
+        for block in network.blocks():
             for layer in (block.first_conv, block.second_conv):
                 norm = torch.linalg.matrix_norm(layer.weight.flatten(1), 2)
                 assert norm.item() == pytest.approx(1, abs=0.05)
@@ -246,16 +186,16 @@ class TestSpadeLight(GeneratorTester):
 
 class TestClade(GeneratorTester):
     choices = ("clade", "clade_light")
-    tiny = TestSpade.tiny | NOISE | FULL_RESOLUTION
+    tiny = TestSpade.tiny | FULL_RESOLUTION
 
 
 class TestOasis(GeneratorTester):
     choices = ("oasis", "oasis_light")
-    tiny = TestSpade.tiny | NOISE | HALF_RESOLUTION
+    tiny = TestSpade.tiny | HALF_RESOLUTION
 
     def test_noise_enters_every_block_beside_the_mask(self):
         network = self.build()
-        for block in (block for blocks in network.stages for block in blocks):
+        for block in network.blocks():
             assert block.noise is None
             assert block.first.shared.in_channels == CLASSES + 1 + network.noise.channels
 
