@@ -235,6 +235,7 @@ def test_splits_of_different_bands_are_refused(root, settings):
         ({"unknown": "skip"}, r"data\.unknown=skip is not one of error, ignore, nearest"),
         ({"fit": "pad"}, r"data\.fit=pad is not one of crop, resize"),
         ({"cache": "disk"}, r"data\.cache=disk is not one of ram, none"),
+        ({"format": "tar"}, r"data\.format=tar is not one of folder, stream"),
         ({"num_workers": -1}, r"data\.num_workers=-1: use 0 or more"),
         ({"gsd": 0.0}, r"data\.gsd=0\.0: use more than 0"),
         ({"palette": []}, r"data\.palette: 0 classes"),

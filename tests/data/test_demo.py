@@ -3,14 +3,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from geoseg_gan.data.demo.scene import (
-    BACKGROUND,
-    CROPLAND,
-    FOREST,
-    GRASSLAND,
-    SEMINATURAL,
-    SETTLEMENT,
-)
+from geoseg_gan.data.demo import scene
 from geoseg_gan.data.demo.tile import NUM_CLASSES, draw_tile
 
 TILES = 60
@@ -22,51 +15,42 @@ def world():
     return np.stack([image for image, _ in tiles]), np.stack([label for _, label in tiles])
 
 
-def class_means(class_id, at_least=200):
-    images, labels = world()
-    regions = [image[label == class_id] for image, label in zip(images, labels, strict=True)]
-    return np.array([r.mean(0) for r in regions if len(r) >= at_least])
+def regions_of(class_id):
+    """The pixels of a class in each tile that holds at least 200 of them."""
+    regions = [image[label == class_id] for image, label in zip(*world(), strict=True)]
+    return [region for region in regions if len(region) >= 200]
 
 
-@pytest.mark.parametrize("size", [16, 64, 101, 256, 512])
+@pytest.mark.parametrize("size", [16, 101, 256])
 def test_every_size_gives_an_image_and_a_mask_of_valid_ids(size):
     image, label = draw_tile(np.random.default_rng(size), size)
     assert image.shape == (size, size, 3) and image.dtype == np.uint8
     assert label.shape == (size, size) and label.dtype == np.uint8
     assert set(np.unique(label)) <= {*range(NUM_CLASSES), 255}
-
-
-def test_a_size_below_16_pixels_is_refused():
     with pytest.raises(ValueError, match="at least 16"):
-        draw_tile(np.random.default_rng(0), 8)
+        draw_tile(np.random.default_rng(0), 15)
 
 
 def test_classes_are_unbalanced_as_documented():
     labels = world()[1]
     share = np.bincount(labels.ravel(), minlength=256)[:NUM_CLASSES] / labels.size
-    assert min(share[CROPLAND], share[FOREST]) > share[GRASSLAND] > share[SETTLEMENT]
-    assert 0.02 < share[SETTLEMENT] < 0.10
-    assert 0.005 < share[BACKGROUND] < 0.08
-    assert 0 < share[SEMINATURAL] < 0.03
-    tiles_with_it = (labels == SEMINATURAL).any(axis=(1, 2)).mean()
+    assert (
+        min(share[scene.CROPLAND], share[scene.FOREST])
+        > share[scene.GRASSLAND]
+        > share[scene.SETTLEMENT]
+    )
+    assert 0.02 < share[scene.SETTLEMENT] < 0.10
+    assert 0.005 < share[scene.BACKGROUND] < 0.08
+    assert 0 < share[scene.SEMINATURAL] < 0.03
+    tiles_with_it = (labels == scene.SEMINATURAL).any(axis=(1, 2)).mean()
     assert 0.04 < tiles_with_it < 0.25
 
 
 @pytest.mark.parametrize("class_id", range(NUM_CLASSES))
-def test_every_class_shows_texture(class_id):
-    images, labels = world()
-    grey = images.mean(-1)
-    deviations = [
-        g[label == class_id].std()
-        for g, label in zip(grey, labels, strict=True)
-        if (label == class_id).sum() >= 200
-    ]
-    assert np.median(deviations) > 3
-
-
-@pytest.mark.parametrize("class_id", range(NUM_CLASSES))
-def test_a_class_looks_different_from_tile_to_tile(class_id):
-    assert class_means(class_id).std(axis=0).max() > 5
+def test_every_class_shows_texture_and_looks_different_from_tile_to_tile(class_id):
+    regions = regions_of(class_id)
+    assert np.median([region.mean(-1).std() for region in regions]) > 3
+    assert np.std([region.mean(0) for region in regions], axis=0).max() > 5
 
 
 def test_no_data_is_black_and_rare():
@@ -77,7 +61,9 @@ def test_no_data_is_black_and_rare():
 
 def test_colour_tells_classes_apart_but_not_perfectly():
     images, labels = world()
-    centres = np.array([class_means(class_id).mean(0) for class_id in range(NUM_CLASSES)])
+    centres = np.array(
+        [np.mean([r.mean(0) for r in regions_of(k)], axis=0) for k in range(NUM_CLASSES)]
+    )
     pixels = images[:, ::4, ::4].reshape(-1, 3).astype(float)
     truth = labels[:, ::4, ::4].ravel()
     guess = np.linalg.norm(pixels[:, None] - centres, axis=-1).argmin(1)
@@ -88,7 +74,7 @@ def test_colour_tells_classes_apart_but_not_perfectly():
 def test_image_and_mask_agree_on_where_the_forest_ends():
     images, labels = world()
     dark = 255 - images.mean(-1)
-    forest = (labels == FOREST).astype(float)
+    forest = (labels == scene.FOREST).astype(float)
 
     def agreement(shift):
         inner = slice(8, -8)

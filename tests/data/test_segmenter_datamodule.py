@@ -9,26 +9,20 @@ import numpy as np
 import pytest
 import torch
 from defaults import defaults
+from geometry import FLIPS, OFF
 
 from geoseg_gan.data.images import mask_reader, write_image
 from geoseg_gan.data.pairs import DataError
 from geoseg_gan.data.palette import IGNORE, PaletteClass
 from geoseg_gan.data.segmenter_datamodule import SegmenterDataModule
-from geoseg_gan.data.settings import FlipStep, JitterSettings, MixingSettings, TransplantStep
+from geoseg_gan.data.settings import MixingSettings, TransplantStep
 from geoseg_gan.data.split import hold_out
 from geoseg_gan.utils.errors import UserError
 
-FLIPS = defaults(JitterSettings, flip=defaults(FlipStep, 0.5))
-
 
 def make(root, settings, **changes):
-    knobs = {
-        "image_size": 32,
-        "batch_size": 4,
-        "jitter": FLIPS,
-        "seed": 0,
-        "mixing": defaults(MixingSettings),
-    } | changes
+    knobs = {"image_size": 32, "batch_size": 4, "jitter": FLIPS, "seed": 0}
+    knobs |= {"mixing": defaults(MixingSettings)} | changes
     return SegmenterDataModule(root, settings, **knobs)
 
 
@@ -59,12 +53,11 @@ def pixels_of(loaders, classes=3):
 
 def test_whole_groups_are_held_out_until_they_hold_the_share():
     groups = [name for name in "abcdefghij" for _ in range(3)]
-    for seed in range(10):
-        rows = hold_out(groups, 0.15, seed)
-        assert len(rows) == 6 and rows == sorted(rows)
-        held = {groups[row] for row in rows}
-        assert len(held) == 2 and hold_out(groups, 0.15, seed) == rows
-    assert len({tuple(hold_out(groups, 0.15, seed)) for seed in range(10)}) > 5
+    drawn = [hold_out(groups, 0.15, seed) for seed in range(10)]
+    assert drawn == [hold_out(groups, 0.15, seed) for seed in range(10)]
+    assert len({tuple(rows) for rows in drawn}) > 5
+    for rows in drawn:
+        assert len(rows) == 6 and rows == sorted(rows) and len({groups[row] for row in rows}) == 2
 
 
 @pytest.mark.parametrize(
@@ -86,9 +79,8 @@ def test_at_least_one_group_and_at_most_half_of_the_pairs_are_held_out(groups, s
 
 
 def test_a_single_group_cannot_be_held_out(root, settings):
-    with pytest.raises(
-        UserError, match=r"inner_share=0\.2: .* one location group .*inner_share=0 select="
-    ):
+    message = r"inner_share=0\.2: .* one location group .*inner_share=0 select="
+    with pytest.raises(UserError, match=message):
         ready(root, replace(settings, group_regex="(t)rain|val"), inner_share=0.2)
 
 
@@ -168,16 +160,9 @@ class Watcher(L.LightningModule):
 @pytest.mark.parametrize(("share", "windows"), [(0.0, 0), (0.2, 3 * 4)])
 def test_lightning_trains_with_and_without_held_out_tiles(root, settings, made, share, windows):
     data = make(root, settings, inner_share=share, synthetic=[made], synthetic_ratio=0.25)
-    trainer = L.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-    )
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    off = dict.fromkeys((*off, "use_distributed_sampler", "num_sanity_val_steps"), 0)
+    trainer = L.Trainer(max_epochs=2, accelerator="cpu", **off)
     module = Watcher()
     trainer.fit(module, datamodule=data)
     assert module.seen == Counter(train=2 * 4 * data.steps_per_epoch) + Counter(val=2 * windows)
@@ -239,9 +224,8 @@ def test_two_processes_share_the_batches_of_one_and_each_has_synthetic_pairs(roo
 def test_several_folders_are_mixed_each_with_its_own_reader(
     root, settings, made, make_generated, tmp_path
 ):
-    other = make_generated(
-        tmp_path / "other", [7, 8], size=64, layout="folders", mask_format="index"
-    )
+    form = {"layout": "folders", "mask_format": "index"}
+    other = make_generated(tmp_path / "other", [7, 8], size=64, **form)
     data = ready(root, settings, synthetic=[made, other], synthetic_ratio=1.0, epoch_steps=7)
     counts = Counter(stem for batch in stems(data) for stem in batch)
     assert counts == {f"pair_{i:05d}": 4 for i in [*range(5), 7, 8]}
@@ -292,31 +276,25 @@ def test_only_synthetic_pairs_lose_the_classes_that_do_not_count(root, settings,
 
 @pytest.mark.parametrize("classes", [["Settlement"], [2]])
 def test_pairs_of_rare_classes_are_drawn_as_often_as_asked(one_with_settlement, settings, classes):
-    data = ready(
-        one_with_settlement, settings, oversample=classes, oversample_factor=4.0, epoch_steps=30
-    )
+    knobs = {"oversample": classes, "oversample_factor": 4.0, "epoch_steps": 30}
+    data = ready(one_with_settlement, settings, **knobs)
     assert data.steps_per_epoch == 30
     counts = Counter(stem for batch in stems(data) for stem in batch)  # 120 of a pool of 15
     assert counts.pop("train_000") == 32 and set(counts.values()) == {8}
 
 
 def test_oversampling_leaves_the_share_of_synthetic_pairs(one_with_settlement, settings, made):
-    data = ready(
-        one_with_settlement,
-        settings,
-        synthetic=[made],
-        synthetic_ratio=0.25,
-        oversample=["Settlement"],
-        oversample_factor=2.5,
-    )
+    knobs = {"oversample": ["Settlement"], "oversample_factor": 2.5}
+    knobs |= {"synthetic": [made], "synthetic_ratio": 0.25}
+    data = ready(one_with_settlement, settings, **knobs)
     assert [synthetic_in(stems(data, epoch)) for epoch in range(4)] == [3] * 4
 
 
 def test_regions_are_pasted_between_fitted_real_pairs_only(root, settings, made):
     step = defaults(TransplantStep, p=1.0, classes=["Settlement"], min_pixels=4)
     knobs = {"synthetic": [made], "inner_share": 0.25}
-    plain = ready(root, settings, jitter=defaults(JitterSettings), **knobs).train_dataset
-    data = ready(root, settings, jitter=defaults(JitterSettings, transplant=step), **knobs)
+    plain = ready(root, settings, jitter=OFF, **knobs).train_dataset
+    data = ready(root, settings, jitter=replace(OFF, transplant=step), **knobs)
     real, painted = data.train_dataset.parts
     assert painted.transplanter is None
     assert list(real.transplanter.stems) == [pair.stem for pair in data.train_index.pairs]
@@ -339,40 +317,38 @@ def test_a_generated_folder_as_validation_is_refused(
         ready(root, settings)
 
 
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"bands": 1}, r"pair_00000_img\.\w+ has 1 band of uint8, but \S+ has 3 bands of uint8"),
+        ({"dtype": "uint16"}, r"\.tif has 3 bands of uint16, but \S+ has 3 bands of uint8"),
+        ({"size": 16}, "is 16x16, smaller than the crop of image_size=32"),
+    ],
+)
+def test_images_of_another_kind_are_refused(
+    root, settings, make_generated, tmp_path, form, message
+):
+    other = make_generated(tmp_path / "other", [0], **form)
+    with pytest.raises(DataError, match=message):
+        ready(root, settings, synthetic=[other])
+
+
 @pytest.mark.filterwarnings("ignore:.*never occurs in the masks")
-def test_other_classes_are_refused_with_both_shown(root, settings, made):
+def test_generated_folders_are_compared_with_the_real_data(
+    root, settings, made, make_generated, tmp_path
+):
     more = [*settings.palette, PaletteClass("Water", [0, 0, 255])]
     with pytest.raises(DataError, match=r"holds 3 classes .* data\.palette has 4 .*'Water'"):
         ready(root, replace(settings, palette=more), synthetic=[made])
-
-
-def test_another_resolution_is_a_warning(root, settings, make_generated, tmp_path):
     coarse = make_generated(tmp_path / "coarse", [0], gsd=1.0)
     with pytest.warns(UserWarning, match=r"shows 1 metres a pixel, but data\.gsd=0\.5"):
         ready(root, replace(settings, gsd=0.5), synthetic=[coarse])
 
 
-@pytest.mark.parametrize(("bands", "dtype"), [(1, "uint8"), (3, "uint16")])
-def test_images_of_another_kind_are_refused(root, settings, make_generated, tmp_path, bands, dtype):
-    other = make_generated(tmp_path / "other", [0], bands=bands, dtype=dtype)
-    message = rf"pair_00000_img\.\w+ has {bands} bands? of {dtype}, but \S+ has 3 bands of uint8"
-    with pytest.raises(DataError, match=message):
-        ready(root, settings, synthetic=[other])
-
-
-def test_images_smaller_than_the_crop_are_refused(root, settings, make_generated, tmp_path):
-    small = make_generated(tmp_path / "small", [0], size=16)
-    with pytest.raises(DataError, match=r"is 16x16, smaller than the crop of image_size=32"):
-        ready(root, settings, synthetic=[small])
-
-
 @pytest.mark.filterwarnings("ignore:.*never occurs in the masks")
 def test_an_absent_class_to_draw_more_often_is_refused(one_with_settlement, settings):
-    reader = mask_reader(settings)
-    reader.write(
-        one_with_settlement / "train" / "masks" / "train_000.png", np.zeros((48, 40), np.uint8)
-    )
-    with pytest.raises(
-        UserError, match="oversample_classes: Settlement never occurs in the fitted"
-    ):
+    path = one_with_settlement / "train" / "masks" / "train_000.png"
+    mask_reader(settings).write(path, np.zeros((48, 40), np.uint8))
+    message = "oversample_classes: Settlement never occurs in the fitted"
+    with pytest.raises(UserError, match=message):
         ready(one_with_settlement, settings, oversample=["Settlement", "Background"])

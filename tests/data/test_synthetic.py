@@ -29,9 +29,8 @@ def rewrite(folder, **changes):
 def test_a_generated_folder_tells_its_pairs_and_how_to_read_them(
     tmp_path, make_generated, palette, layout, mask_format
 ):
-    folder = make_generated(
-        tmp_path / "made", [0, 3, 12], layout=layout, mask_format=mask_format, gsd=0.5
-    )
+    form = {"layout": layout, "mask_format": mask_format, "gsd": 0.5}
+    folder = make_generated(tmp_path / "made", [0, 3, 12], **form)
     facts = read_synthetic(folder)
     assert facts.folder == folder and facts.palette == palette
     assert (facts.layout, facts.mask_format) == (layout, mask_format)
@@ -43,50 +42,37 @@ def test_a_generated_folder_tells_its_pairs_and_how_to_read_them(
         assert pair.image.is_file() and set(np.unique(facts.reader().read(pair.mask)[0])) == {1, 2}
 
 
-def test_only_pairs_count_as_pairs(generated):
+def test_only_pairs_count_as_pairs_of_however_many_bands(generated, make_generated):
     write_image(generated / "contact_sheet.png", np.zeros((8, 8, 3), np.uint8))
     (generated / "pair_00000_img.txt").write_text("a note")
-    assert len(read_synthetic(generated).pairs) == 3
+    make_generated(generated, [14], bands=5, dtype="uint16")
+    images = [pair.image.name for pair in read_synthetic(generated).pairs]
+    assert len(images) == 4 and images[-1] == "pair_00014_img.tif"
 
 
-def test_images_of_many_bands_are_found(tmp_path, make_generated):
-    folder = make_generated(tmp_path / "made", [4], bands=5, dtype="uint16")
-    assert read_synthetic(folder).pairs[0].image.name == "pair_00004_img.tif"
-
-
-def test_a_folder_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"holds no generation\.json\. Give the save_dir of"):
-        read_synthetic(tmp_path)
-
-
-@pytest.mark.parametrize("layout", ["pairs", "folders"])
-def test_a_folder_of_which_the_filter_kept_nothing_is_refused(tmp_path, make_generated, layout):
-    folder = make_generated(tmp_path / "made", [], layout=layout)
-    with pytest.raises(DataError, match=r"holds no pairs: .*the filter kept none.*lower tau"):
-        read_synthetic(folder)
-
-
-@pytest.mark.parametrize(("name", "missing"), [("img.jpg", "image"), ("mask.png", "mask")])
-def test_half_a_pair_is_refused(generated, name, missing):
-    (generated / f"pair_00003_{name}").unlink()
-    with pytest.raises(DataError, match=f"pair_00003 has no {missing}. Repeat the command"):
-        read_synthetic(generated)
+NO_PAIRS = "holds no pairs: .*the filter kept none.*lower tau"
+SPOILT = r"generation\.json is not as this version .* again\."
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    ("spoil", "message"),
     [
-        lambda folder: (folder / GENERATION).write_text("not json"),
-        lambda folder: (folder / GENERATION).write_text("[]"),
-        lambda folder: (folder / GENERATION).write_text("{}"),
-        lambda folder: rewrite(folder, mask_format="other"),
-        lambda folder: rewrite(folder, config={"layout": "other"}),
-        lambda folder: rewrite(folder, gsd="far"),
+        (lambda f: (f / GENERATION).unlink(), r"holds no generation\.json\. Give the save_dir of"),
+        (lambda f: (f / GENERATION).write_text("not json"), SPOILT),
+        (lambda f: (f / GENERATION).write_text("[]"), SPOILT),
+        (lambda f: (f / GENERATION).write_text("{}"), SPOILT),
+        (lambda f: rewrite(f, mask_format="other"), SPOILT),
+        (lambda f: rewrite(f, config={"layout": "other"}), SPOILT),
+        (lambda f: rewrite(f, gsd="far"), SPOILT),
+        (lambda f: rewrite(f, config={"layout": "folders", "data_root": "data"}), NO_PAIRS),
+        (lambda f: [path.unlink() for path in f.glob("pair_*")], NO_PAIRS),
+        (lambda f: (f / "pair_00003_img.jpg").unlink(), "pair_00003 has no image. Repeat the"),
+        (lambda f: (f / "pair_00003_mask.png").unlink(), "pair_00003 has no mask. Repeat the"),
     ],
 )
-def test_facts_that_cannot_be_read_are_refused(generated, spoil):
+def test_a_folder_that_cannot_be_used_is_refused(generated, spoil, message):
     spoil(generated)
-    with pytest.raises(DataError, match=r"generation\.json is not as this version .* again\."):
+    with pytest.raises(DataError, match=message):
         read_synthetic(generated)
 
 

@@ -18,13 +18,10 @@ from geoseg_gan.data.settings import DataSettings, TileSettings
 from geoseg_gan.data.tile import choose_groups, grid_starts, tile
 from geoseg_gan.utils.errors import UserError
 
+COLORS = {"water": [0, 0, 200], "road": [90, 90, 90], "wood": [0, 120, 0]}
 DATA = defaults(
     DataSettings,
-    palette=[
-        PaletteClass("water", [0, 0, 200]),
-        PaletteClass("road", [90, 90, 90]),
-        PaletteClass("wood", [0, 120, 0]),
-    ],
+    palette=[PaletteClass(name, color) for name, color in COLORS.items()],
     ignore=[[0, 0, 0], [255, 255, 255]],
 )
 READER = mask_reader(DATA)
@@ -51,13 +48,8 @@ def source(tmp_path):
 
 @pytest.fixture
 def settings(source, tmp_path):
-    return defaults(
-        TileSettings,
-        source=str(source),
-        data_root=str(tmp_path / "out" / "tiles"),
-        tile_size=16,
-        data=DATA,
-    )
+    places = {"source": str(source), "data_root": str(tmp_path / "out" / "tiles")}
+    return defaults(TileSettings, **places, tile_size=16, data=DATA)
 
 
 def root_of(settings):
@@ -147,8 +139,7 @@ def test_val_share_draws_by_seed():
     draws = [
         choose_groups(groups, defaults(TileSettings, val_share=0.3, seed=s)) for s in (0, 0, 1)
     ]
-    assert [len(draw) for draw in draws] == [6, 6, 6]
-    assert draws[0] == draws[1] != draws[2]
+    assert [len(draw) for draw in draws] == [6, 6, 6] and draws[0] == draws[1] != draws[2]
 
 
 def test_tiles_with_too_much_ignore_are_dropped_and_counted(source, settings):
@@ -170,9 +161,14 @@ def test_class_pixels_are_those_of_the_tiles_written(source, settings):
     label[:, 16:20] = 1
     for stem in STEMS:
         add_picture(source, stem, 16, 40, label=label)
-    reports = tile(replace(settings, val_groups=["west_1"]))
+    settings = replace(settings, val_groups=["west_1"])
+    reports = tile(settings)
     assert reports["val"].pixels.tolist() == [0, 16 * 4, 16 * (12 + 12)]
     assert reports["train"].pixels.tolist() == [0, 5 * 16 * 4, 5 * 16 * 24]
+    for stem in STEMS:
+        add_picture(source, stem, 16, 40, label=np.full((16, 40), 255, np.uint8))
+    with pytest.raises(UserError, match=r"left for train: .* 0 are .* 10 tiles have more ignore"):
+        tile(replace(settings, data_root=f"{settings.data_root}2"))
 
 
 @pytest.mark.parametrize(
@@ -213,26 +209,19 @@ def test_index_masks_stay_index_masks(tmp_path, settings):
         np.testing.assert_array_equal(mask_reader(data).read(mask)[0], labels[stem])
 
 
-def test_ignore_colours_become_one(source, settings):
+def test_ignore_colours_become_one_and_unknown_ones_are_counted_in_a_warning(source, settings):
     mask = np.zeros((16, 32, 3), np.uint8)
     mask[:, 8:] = 255
-    mask[:, 16:] = DATA.palette[0].color
+    mask[:, 16:] = COLORS["water"]
+    mask[0, 16:21] = 1, 2, 199
     add_picture(source, "edge", 16, 32)
     Image.fromarray(mask).save(source / "masks" / "edge.png")
-    settings = replace(settings, val_regex="north", max_ignore=1.0)
-    tile(settings)
-    written = read_image(root_of(settings) / "train" / "masks" / "edge_r00_c00.png")
-    assert not written.any()
-
-
-def test_unknown_colours_are_counted_in_a_warning(source, settings):
-    mask = np.full((16, 16, 3), DATA.palette[0].color, np.uint8)
-    mask[0, :5] = 1, 2, 199
-    add_picture(source, "north_1", 16, 16)
-    Image.fromarray(mask).save(source / "masks" / "north_1.png")
-    settings = replace(settings, data=replace(DATA, unknown="nearest"))
+    data = replace(DATA, unknown="nearest")
+    settings = replace(settings, val_regex="north", max_ignore=1.0, data=data)
     with pytest.warns(UserWarning, match="5 pixels in 1 mask had .* written as nearest"):
         tile(settings)
+    written = [read_image(root_of(settings) / f"train/masks/edge_r00_c0{n}.png") for n in (0, 1)]
+    assert not written[0].any() and (written[1] == COLORS["water"]).all()
 
 
 def test_small_pictures_are_left_out_with_a_warning(source, settings):
@@ -280,13 +269,6 @@ def test_a_refusal_says_what_to_do_and_leaves_nothing(settings, changes, message
     assert not parent.exists() or not list(parent.iterdir())
 
 
-def test_all_ignored_is_refused(source, settings):
-    for stem in ("west_1", "west_2"):
-        add_picture(source, stem, 16, 16, label=np.full((16, 16), 255, np.uint8))
-    with pytest.raises(UserError, match=r"left for val: .* 0 are .* 2 tiles have more ignore than"):
-        tile(replace(settings, val_regex="west"))
-
-
 def test_a_mask_of_another_size_is_refused(source, settings):
     READER.write(source / "masks" / "west_2.png", np.zeros((40, 55), np.uint8))
     with pytest.raises(UserError, match=r"west_2.png is 56x40 but .*west_2.png is 55x40"):
@@ -294,13 +276,8 @@ def test_a_mask_of_another_size_is_refused(source, settings):
 
 
 def test_bands_that_a_format_lacks_are_refused(source, settings):
-    add_picture(
-        source,
-        "a",
-        image=np.zeros((16, 16, 4), np.uint8),
-        label=np.zeros((16, 16), np.uint8),
-        suffix=".tif",
-    )
+    label = np.zeros((16, 16), np.uint8)
+    add_picture(source, "a", image=np.zeros((16, 16, 4), np.uint8), label=label, suffix=".tif")
     with pytest.raises(UserError, match=r"image_format=jpg holds .*a.tif has 4 bands of uint8"):
         tile(replace(settings, image_format="jpg"))
 
@@ -339,48 +316,28 @@ REPO = Path(__file__).parents[2]
 WATER, WOOD = [33, 150, 243], [168, 232, 84]  # of configs/data/landcover.yaml
 
 
-def run_command(*overrides, cwd):
-    return subprocess.run(
-        [sys.executable, str(REPO / "scripts" / "tile.py"), *overrides],
-        cwd=cwd,
+def test_the_command_cuts_a_folder_and_says_what_it_did(tmp_path):
+    rng = np.random.default_rng(0)
+    for stem in ("a_1", "a_2", "b_1"):
+        image = rng.integers(0, 256, (32, 48, 3), np.uint8)
+        mask = np.where(rng.random((32, 48, 1)) < 0.5, WATER, WOOD).astype(np.uint8)
+        write_image(tmp_path / "source" / "images" / f"{stem}.jpg", image)
+        write_image(tmp_path / "source" / "masks" / f"{stem}.png", mask)
+    knobs = ("data_root=my tiles", "tile_size=16", "data.group_regex='^[a-z]'", "val_regex='[bc]'")
+    done = subprocess.run(
+        [sys.executable, str(REPO / "scripts" / "tile.py"), "source=source", *knobs],
+        cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(REPO), "COLUMNS": "80"},
         capture_output=True,
         text=True,
         timeout=120,
     )
-
-
-@pytest.fixture
-def land_cover(tmp_path):
-    folder = tmp_path / "source"
-    rng = np.random.default_rng(0)
-    for stem in ("a_1", "a_2", "b_1"):
-        image = rng.integers(0, 256, (32, 48, 3), np.uint8)
-        mask = np.where(rng.random((32, 48, 1)) < 0.5, WATER, WOOD).astype(np.uint8)
-        write_image(folder / "images" / f"{stem}.jpg", image)
-        write_image(folder / "masks" / f"{stem}.png", mask)
-    return folder
-
-
-def test_the_command_cuts_a_folder_and_says_what_it_did(land_cover, tmp_path):
-    done = run_command(
-        "source=source",
-        "data_root=my tiles",
-        "tile_size=16",
-        "data.group_regex='^[a-z]'",
-        "val_regex='[bc]'",
-        cwd=tmp_path,
-    )
     assert (done.returncode, done.stderr) == (0, "")
     words = " ".join(done.stdout.split())
-    assert "pictures 2 1" in words
-    assert "groups 1 1" in words
-    assert "tiles of 16x16 12 6" in words
-    assert "Cropland 0.0% 0.0%" in words
-    assert (
-        """Next: python scripts/train.py 'data.group_regex='"'"'^[a-z]'"'"'' """
-        "'data_root=my tiles' image_size=16" in words
-    )
+    for row in ("pictures 2 1", "groups 1 1", "tiles of 16x16 12 6", "Cropland 0.0% 0.0%"):
+        assert row in words
+    regex = """'data.group_regex='"'"'^[a-z]'"'"''"""
+    assert f"Next: python scripts/train.py {regex} 'data_root=my tiles' image_size=16" in words
     with (tmp_path / "my tiles" / "tiles.csv").open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     assert {(r["group"], r["split"]) for r in rows} == {("a", "train"), ("b", "val")}
