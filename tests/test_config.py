@@ -12,9 +12,10 @@ import pytest
 import yaml
 from defaults import SCHEMAS
 
-from geoseg_gan.config import help_text, knob_texts, plain
+from geoseg_gan.config import plain
 from geoseg_gan.training.settings import train_command, train_segmenter_command
 from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.messages import help_text, knob_texts
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -234,7 +235,7 @@ def test_cfg_job_shows_every_setting(composed, tmp_path, monkeypatch, capsys):
         ("+extra=1", "there is no setting 'extra'. See --help"),
         ("++extra=1", "there is no setting 'extra'. See --help"),
         ("+train.extra=1", "there is no setting 'train'."),
-        ("+loss.r1.extra=1", "there is no setting 'loss.r1.extra'. loss.r1 has weight, every."),
+        ("+loss.r1.extra=1", "there is no setting 'loss.r1.extra'. See --help"),
         ("optimizer.emma=0", "there is no setting 'optimizer.emma'. Did you mean 'optimizer.ema'"),
         ("ema=0", "there is no setting 'ema'. Did you mean 'optimizer.ema'"),
         ("loss.name=hinge_fm", "there is no setting 'loss.name'"),
@@ -247,8 +248,8 @@ def test_cfg_job_shows_every_setting(composed, tmp_path, monkeypatch, capsys):
         ("loss.r1.weight=x", "loss.r1.weight=x: use a number."),
         ("optimizer.betas=[a,b]", "optimizer.betas=[a,b]: use a list, each item a number."),
         ("optimizer=3", "must be a string"),
-        ("onnx=3", "onnx=3: use {mean: ..., std: ...}."),
-        ("lr=1,2", "lr=1,2': give one value, [1,2] for a list, or -m to sweep."),
+        ("onnx=3", "onnx=3: use {key: value, ...}."),
+        ("lr=1,2", "lr=1,2' 1. To use it as a list, use key=[value1,value2]"),
         ("epochs", "epochs cannot be read: use key=value"),
         ("data.group_regex=part_[78]", "\"key='a[b]'\""),
         ("data.demo.seed=3", "choose the part first, as data=demo does"),
@@ -256,7 +257,7 @@ def test_cfg_job_shows_every_setting(composed, tmp_path, monkeypatch, capsys):
         ("data.unknown=nearst", "Did you mean 'nearest'?"),
         ("jitter.flip.p=2", "jitter.flip.p=2"),
         ("model/generator=spad", "Did you mean 'spade'?"),
-        ("model.generator=unet", "choose model/generator=... , one of clade, "),
+        ("model.generator=unet", "use model/generator=... with one of clade, "),
         ("hydra/launcher=foo", "hydra/launcher=foo is not one of basic, "),
         ("hydra/launcher=submitit_moon", "pip install 'geoseg-gan[sweep]'"),
     ],

@@ -123,7 +123,7 @@ def test_a_search_goes_by_the_objective_and_over_failing_jobs(sweep, jobs, tmp_p
     assert shown.count(" is too high.") == sum(config.lr > 5 for config in jobs) > 0
     assert "Failed experiment" not in shown and "Warning" not in shown
     assert sweep(*search, "lr=choice(9.0,8.0)") == 1
-    assert capfd.readouterr().err.endswith("error: no job has given the sweeper a figure.\n")
+    assert capfd.readouterr().err.endswith("error: No trials are completed yet.\n")
 
 
 @pytest.fixture

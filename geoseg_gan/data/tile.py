@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from geoseg_gan.config import command_line, knob_texts
+from geoseg_gan.config import command_line
 from geoseg_gan.data.dataset import window_starts
 from geoseg_gan.data.images import MaskReader, mask_reader, read_image, write_image
 from geoseg_gan.data.pairs import SPLITS, DataError, Pair, Split, find_folder_pairs, group_of
@@ -26,6 +26,7 @@ from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.settings import TileSettings
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_folder, check_new_folder
+from geoseg_gan.utils.messages import knob_texts
 
 _IMAGES_AT_ONCE = 4  # an image of 10,000 x 10,000 pixels takes 2 GB while it is cut
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from geoseg_gan.config import command, explain
+from geoseg_gan.config import command
 from geoseg_gan.data.settings import AugmentSettings, DataSettings, JitterSettings, TransplantStep
 from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.models.settings import ModelSettings, SegmenterSettings
@@ -16,6 +16,7 @@ from geoseg_gan.training.settings import OptimizerSettings, TrainConfig, TrainSe
 from geoseg_gan.trials.arms import FREE_RIVALS, ONLY, PLACEBO, PLAIN, REAL, Mix
 from geoseg_gan.utils.device import TrainerSettings
 from geoseg_gan.utils.errors import UserError, check_choice, check_range
+from geoseg_gan.utils.messages import explain
 
 PartT = TypeVar("PartT")
 

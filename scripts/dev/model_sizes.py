@@ -7,10 +7,11 @@ from typing import Any, cast
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from geoseg_gan.config import choices, compose, plain
+from geoseg_gan.config import compose, plain
 from geoseg_gan.models.pretrained.backbone import Backbone
 from geoseg_gan.models.registry import Generator, build_discriminator, build_generator
 from geoseg_gan.training.settings import TrainConfig
+from geoseg_gan.utils.messages import choices
 from geoseg_gan.utils.tables import markdown_table
 
 IMAGE_SIZE, NUM_CLASSES, BANDS = 256, 8, 3  # what published figures are counted for

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from defaults import defaults
 
-from geoseg_gan.config import choices, compose
+from geoseg_gan.config import compose
 from geoseg_gan.losses.objective import Objective, check_fit
 from geoseg_gan.losses.settings import (
     DiffAugmentSettings,
@@ -15,6 +15,7 @@ from geoseg_gan.losses.settings import (
 )
 from geoseg_gan.training.settings import TrainConfig
 from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.messages import choices
 
 
 def augment(**settings):

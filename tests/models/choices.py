@@ -8,10 +8,10 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from geoseg_gan.config import choices
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.models.registry import build_discriminator, build_generator
 from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.messages import choices
 
 BUILD = {"generator": build_generator, "discriminator": build_discriminator}
 CLASSES = 4

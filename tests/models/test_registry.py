@@ -3,7 +3,7 @@ import inspect
 import pytest
 from choices import settings_of
 
-from geoseg_gan.config import choices, compose, plain
+from geoseg_gan.config import compose, plain
 from geoseg_gan.models.registry import (
     DISCRIMINATORS,
     GENERATORS,
@@ -12,6 +12,7 @@ from geoseg_gan.models.registry import (
 )
 from geoseg_gan.training.settings import TrainConfig
 from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.messages import choices
 
 BUILD = {"generator": build_generator, "discriminator": build_discriminator}
 NETWORKS = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}

@@ -6,10 +6,10 @@ import torch
 from choices import settings_of
 from defaults import defaults
 
-from geoseg_gan.config import choices
 from geoseg_gan.models.segmenters import build_segmenter, check_segmenter, segmenter_stride
 from geoseg_gan.models.settings import SegmenterSettings
 from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.messages import choices
 
 
 def images(bands, height, width, batch=2):

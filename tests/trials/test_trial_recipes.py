@@ -3,12 +3,13 @@ import shutil
 
 import pytest
 
-from geoseg_gan.config import choices, plain, read_yaml
+from geoseg_gan.config import plain, read_yaml
 from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.trials.runs import SeedRuns, TrialData, pairs_folder, refined_folder
 from geoseg_gan.trials.settings import RecipeSettings
 from geoseg_gan.trials.trial import check, trial
 from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.messages import choices
 
 
 def changed(before, after, path=""):
