@@ -67,17 +67,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class ImageScaling:
-    """Per-band linear scaling between stored values and [-1, 1].
+    """Per-band linear scaling between stored values and [-1, 1]."""
 
-    Attributes:
-        low: Stored value that becomes -1, one a band.
-        high: Stored value that becomes 1, one a band.
-        dtype: NumPy name of the stored dtype.
-    """
-
-    low: Sequence[float]
-    high: Sequence[float]
-    dtype: str = "uint8"
+    low: Sequence[float]  # stored value that becomes -1, one a band
+    high: Sequence[float]  # stored value that becomes 1, one a band
+    dtype: str = "uint8"  # NumPy name of the stored dtype
 
     @classmethod
     def fit(cls, index: FolderIndex) -> Self:

@@ -30,17 +30,11 @@ Decoded = tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class PairSource:
-    """Reads pairs, from files or from memory.
-
-    Attributes:
-        pairs: The pairs.
-        reader: How masks become label maps.
-        decoded: The pairs' pixels where they are kept in memory, else None.
-    """
+    """Reads pairs, from files or from memory."""
 
     pairs: Sequence[Pair]
-    reader: MaskReader
-    decoded: Sequence[Decoded] | None = None
+    reader: MaskReader  # how masks become label maps
+    decoded: Sequence[Decoded] | None = None  # the pairs' pixels where they are kept in memory
 
     def read(self, row: int) -> Decoded:
         """Image (H, W, K) in its stored dtype and label map (H, W) uint8 of one pair."""
@@ -50,12 +44,8 @@ class PairSource:
 
     def rows(self, rows: Sequence[int]) -> "PairSource":
         """A source of some of the pairs, in the order asked for; pixels in memory are shared."""
-        decoded = self.decoded
-        return PairSource(
-            some_pairs(self.pairs, rows),
-            self.reader,
-            None if decoded is None else [decoded[row] for row in rows],
-        )
+        decoded = None if self.decoded is None else [self.decoded[row] for row in rows]
+        return PairSource(some_pairs(self.pairs, rows), self.reader, decoded)
 
     def parts(self) -> npt.NDArray[np.int64] | None:
         """The part of the storage in which each pair lies; None where reading order is free."""

@@ -34,17 +34,11 @@ from geoseg_gan.utils.files import atomic_folder, check_new_folder, write_json
 
 @dataclass(frozen=True)
 class PackedSplit:
-    """The result of one split.
-
-    Attributes:
-        pairs: How many pairs it holds.
-        chunks: In how many files they lie.
-        bytes: Size of all its files.
-    """
+    """The result of one split."""
 
     pairs: int
-    chunks: int
-    bytes: int
+    chunks: int  # files that the pairs lie in
+    bytes: int  # of all its files
 
 
 def pack(config: PackSettings) -> dict[Split, PackedSplit]:
@@ -73,18 +67,12 @@ def pack(config: PackSettings) -> dict[Split, PackedSplit]:
         dtype=indices["train"].dtype.name,
     )
     with atomic_folder(out) as folder:
-        packed = {
-            split: _pack(folder / split, found[split], indices[split], config.chunk_mb)
-            for split in splits
-        }
+        packed = {s: _pack(folder / s, found[s], indices[s], config.chunk_mb) for s in splits}
         write_json(folder / STREAM, {"format": FORMAT, **asdict(info)})
     console = Console(soft_wrap=True)  # so that the command below can be copied
     for split, part in packed.items():
-        console.print(
-            f"{split}: {plural(part.pairs, 'pair')} in {plural(part.chunks, 'file')}, "
-            f"{part.bytes / 2**20:,.0f} MB",
-            highlight=False,
-        )
+        held = f"{plural(part.pairs, 'pair')} in {plural(part.chunks, 'file')}"
+        console.print(f"{split}: {held}, {part.bytes / 2**20:,.0f} MB", highlight=False)
     words = [f"data_root={config.out_dir}", "data.format=stream", "data.cache=none"]
     console.print(f"Wrote {config.out_dir}. Next: {train_command(words)}", markup=False)
     return packed

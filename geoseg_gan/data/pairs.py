@@ -93,36 +93,20 @@ class PackedStrings(Sequence[str]):
 
 @dataclass(frozen=True)
 class Pair:
-    """One image with its mask.
+    """One image with its mask."""
 
-    Attributes:
-        stem: The file name without ending, which image and mask share.
-        image: Path of the image.
-        mask: Path of the mask.
-        group: Its location group; no group may be both in training and in validation.
-    """
-
-    stem: str
+    stem: str  # the file name without ending, which image and mask share
     image: Path
     mask: Path
-    group: str
+    group: str  # location group; no group may be both in training and in validation
 
 
 @dataclass(frozen=True, eq=False)
 class PairList(Sequence[Pair]):
-    """The pairs of one folder; a `Pair` is created only when it is asked for.
+    """The pairs of one folder; a `Pair` is created only when it is asked for."""
 
-    Attributes:
-        images: The folder of the images.
-        masks: The folder of the masks.
-        stems: Every pair's stem.
-        image_names: File names of the images.
-        mask_names: File names of the masks.
-        groups: Every pair's location group.
-    """
-
-    images: Path
-    masks: Path
+    images: Path  # folder of the images
+    masks: Path  # folder of the masks
     stems: PackedStrings
     image_names: PackedStrings
     mask_names: PackedStrings
@@ -140,12 +124,9 @@ class PairList(Sequence[Pair]):
         """One pair, or some of them."""
         if isinstance(position, slice):
             return self.rows(range(len(self))[position])
-        return Pair(
-            self.stems[position],
-            self.images / self.image_names[position],
-            self.masks / self.mask_names[position],
-            self.groups[position],
-        )
+        image = self.images / self.image_names[position]
+        mask = self.masks / self.mask_names[position]
+        return Pair(self.stems[position], image, mask, self.groups[position])
 
     def __iter__(self) -> Iterator[Pair]:
         """The pairs in order."""
@@ -227,14 +208,9 @@ def find_folder_pairs(folder: Path, group: Callable[[str], str], advice: str) ->
     _check_partners(images, masks, folder, "image", "mask", MASK_SUFFIXES)
     _check_partners(masks, images, folder, "mask", "image", IMAGE_SUFFIXES)
     stems = sorted(images)
-    return PairList(
-        folder / "images",
-        folder / "masks",
-        PackedStrings(stems),
-        PackedStrings(images[stem] for stem in stems),
-        PackedStrings(masks[stem] for stem in stems),
-        PackedStrings(group(stem) for stem in stems),
-    )
+    names = ([part[stem] for stem in stems] for part in (images, masks))
+    columns = (stems, *names, map(group, stems))
+    return PairList(folder / "images", folder / "masks", *map(PackedStrings, columns))
 
 
 def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:

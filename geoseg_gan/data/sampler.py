@@ -29,31 +29,20 @@ class SampleIndex(NamedTuple):
 
     A number of its own makes a sample's augmentation the same whatever the number of workers, and
     after a resume the same as without the interruption.
-
-    Attributes:
-        row: The pair.
-        serial: Number of the sample in the run, over all processes.
-        focus: ID of a class that the crop has to show; None for any crop.
     """
 
-    row: int
-    serial: int
-    focus: int | None = None
+    row: int  # the pair
+    serial: int  # number of the sample in the run, over all processes
+    focus: int | None = None  # ID of a class that the crop has to show; None for any crop
 
 
 @dataclass(frozen=True, eq=False)
 class Focus:
-    """Which of an epoch's crops are placed on which classes.
+    """Which of an epoch's crops are placed on which classes."""
 
-    Attributes:
-        share: Share of the crops that are placed on a class, above 0 and at most 1.
-        classes: IDs of K classes, drawn equally often.
-        pixels: Pixels of each class in every row, at least one in all: shape (N, K), int64.
-    """
-
-    share: float
-    classes: list[int]
-    pixels: npt.NDArray[np.int64]
+    share: float  # of the crops that are placed on a class, above 0 and at most 1
+    classes: list[int]  # IDs of K classes, drawn equally often
+    pixels: npt.NDArray[np.int64]  # of each class in every row, at least one in all: (N, K)
 
     def draw(
         self, count: int, rng: np.random.Generator

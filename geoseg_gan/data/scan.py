@@ -27,25 +27,15 @@ _BAR_FROM = 200  # fewer pairs take a moment, which needs no progress bar
 
 @dataclass(frozen=True)
 class FolderIndex:
-    """Sizes and statistics of the N pairs of one split, in the order of `pairs`.
-
-    Attributes:
-        pairs: The pairs.
-        sizes: Height and width, shape (N, 2), int64.
-        pixels: Pixels of every class and, last, of ignore: shape (N, C + 1), int64.
-        unknown: Pixels of unknown colour, shape (N,), int64.
-        low: 1st percentile of every band, shape (N, K), float64.
-        high: 99th percentile of every band, shape (N, K), float64.
-        dtype: The dtype that all images share.
-    """
+    """Sizes and statistics of the N pairs of one split, in the order of `pairs`."""
 
     pairs: Sequence[Pair]
-    sizes: npt.NDArray[np.int64]
-    pixels: npt.NDArray[np.int64]
-    unknown: npt.NDArray[np.int64]
-    low: npt.NDArray[np.float64]
-    high: npt.NDArray[np.float64]
-    dtype: np.dtype[Any]
+    sizes: npt.NDArray[np.int64]  # height and width, shape (N, 2)
+    pixels: npt.NDArray[np.int64]  # of every class and, last, of ignore: shape (N, C + 1)
+    unknown: npt.NDArray[np.int64]  # pixels of unknown colour, shape (N,)
+    low: npt.NDArray[np.float64]  # 1st percentile of every band, shape (N, K)
+    high: npt.NDArray[np.float64]  # 99th percentile of every band, shape (N, K)
+    dtype: np.dtype[Any]  # that all images share
 
     @property
     def bands(self) -> int:
@@ -118,11 +108,7 @@ def default_cache_folder() -> Path:
 
 
 def check_sizes(index: FolderIndex, image_size: int) -> None:
-    """Refuses images that a crop of `image_size` pixels does not fit in.
-
-    Raises:
-        DataError: Naming the smallest image and what to do.
-    """
+    """Refuses, with a DataError, images that a crop of `image_size` pixels does not fit in."""
     shorter = index.sizes.min(1)
     if shorter.min() < image_size:
         row = int(shorter.argmin())
@@ -137,11 +123,7 @@ def check_sizes(index: FolderIndex, image_size: int) -> None:
 
 
 def check_same_type(train: FolderIndex, other: FolderIndex) -> None:
-    """Refuses images of other bands or another dtype than the training images.
-
-    Raises:
-        DataError: Naming an image of each.
-    """
+    """Refuses, with a DataError, images of other bands or dtype than the training images."""
     if (train.bands, train.dtype) != (other.bands, other.dtype):
         raise DataError(
             f"{other.pairs[0].image} has {plural(other.bands, 'band')} of {other.dtype}, but "
@@ -152,10 +134,7 @@ def check_same_type(train: FolderIndex, other: FolderIndex) -> None:
 
 @dataclass(frozen=True)
 class _Statistics:
-    """Statistics of N pairs as `FolderIndex` has them, but of whatever bands and dtypes.
-
-    `low` and `high` are as wide as the most bands.
-    """
+    """Statistics of N pairs of whatever dtypes and bands; `low` and `high` fit the most bands."""
 
     sizes: npt.NDArray[np.int64]
     pixels: npt.NDArray[np.int64]
@@ -202,11 +181,8 @@ def _read(pair: Pair, reader: MaskReader) -> _Statistics | str:
         label, unknown = reader.read(pair.mask)
     except (UnreadableError, UnknownColorError) as error:
         return str(error)
-    if image.shape[:2] != label.shape:
-        return (
-            f"{pair.image} is {_size(image.shape)} but {pair.mask} is {_size(label.shape)} "
-            "(width x height). Export both from the same window, or remove the pair."
-        )
+    if problem := size_problem(pair, image, label):
+        return problem
     if image.dtype == np.float32 and not np.isfinite(image).all():
         return (
             f"{pair.image} holds {plural(int((~np.isfinite(image)).sum()), 'value')} that are NaN "
@@ -228,8 +204,15 @@ def _read(pair: Pair, reader: MaskReader) -> _Statistics | str:
     )
 
 
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]}x{shape[0]}"
+def size_problem(pair: Pair, image: npt.NDArray[Any], label: npt.NDArray[np.uint8]) -> str | None:
+    """What is wrong with a pair whose image and mask differ in size; None where they do not."""
+    if image.shape[:2] == label.shape:
+        return None
+    image_size, mask_size = (f"{part.shape[1]}x{part.shape[0]}" for part in (image, label))
+    return (
+        f"{pair.image} is {image_size} but {pair.mask} is {mask_size} (width x height). Export "
+        "both from the same window, or remove the pair."
+    )
 
 
 def _index(pairs: Sequence[Pair], statistics: _Statistics) -> FolderIndex:

@@ -41,19 +41,12 @@ _REMOTE = re.compile(r"(s3|gs|r2|azure):/+")
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """What stream.json holds.
+    """What stream.json holds."""
 
-    Attributes:
-        splits: Pairs of each split.
-        reading: The settings by which its masks were read, as `MaskReader.to_dict` gives them.
-        group_regex: What named the location groups of its pairs.
-        dtype: NumPy name of the images' dtype.
-    """
-
-    splits: dict[str, int]
-    reading: dict[str, Any]
-    group_regex: str | None
-    dtype: str
+    splits: dict[str, int]  # pairs of each split
+    reading: dict[str, Any]  # how its masks were read, as `MaskReader.to_dict` gives it
+    group_regex: str | None  # what named the location groups of its pairs
+    dtype: str  # NumPy name of the images' dtype
 
 
 def require_litdata() -> None:

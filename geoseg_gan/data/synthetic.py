@@ -25,29 +25,17 @@ _PATTERNS = {
 
 @dataclass(frozen=True)
 class SyntheticFolder:
-    """What a generated folder holds.
-
-    Attributes:
-        folder: Where it is.
-        palette: Classes and colours of its masks.
-        mask_format: "rgb" or "index".
-        layout: "pairs" or "folders".
-        image_size: Side of the images in pixels.
-        gsd: Ground sampling distance in metres a pixel; None if unknown.
-        data_root: Where the real pairs are from whose masks its images were generated.
-        filter_digest: SHA-256 of the segmenter that its pairs were filtered with; None if none was.
-        pairs: The pairs that were kept, each a location group of its own.
-    """
+    """What a generated folder holds."""
 
     folder: Path
-    palette: Palette
+    palette: Palette  # of its masks
     mask_format: MaskFormat
-    layout: str
-    image_size: int
-    gsd: float | None
-    data_root: str
-    filter_digest: str | None
-    pairs: list[Pair]
+    layout: str  # "pairs" or "folders"
+    image_size: int  # side of the images in pixels
+    gsd: float | None  # metres a pixel; None if unknown
+    data_root: str  # of the real pairs from whose masks its images were generated
+    filter_digest: str | None  # SHA-256 of the segmenter that filtered its pairs; None if none did
+    pairs: list[Pair]  # those that were kept, each a location group of its own
 
     def reader(self) -> MaskReader:
         """What reads its masks."""

@@ -23,6 +23,7 @@ from geoseg_gan.data.dataset import window_starts
 from geoseg_gan.data.images import MaskReader, mask_reader, read_image, write_image
 from geoseg_gan.data.pairs import SPLITS, DataError, Pair, Split, find_folder_pairs, group_of
 from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.data.scan import size_problem
 from geoseg_gan.data.settings import TileSettings
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_folder, check_new_folder
@@ -33,44 +34,26 @@ _IMAGES_AT_ONCE = 4  # an image of 10,000 x 10,000 pixels takes 2 GB while it is
 
 @dataclass(frozen=True)
 class Tile:
-    """One row of tiles.csv.
+    """One row of tiles.csv."""
 
-    Attributes:
-        stem: File name of image and mask without ending.
-        split: Which split it belongs to.
-        source: File name of the image it was cut from.
-        group: Its location group; all tiles of a group are in one split.
-        row: Row in the grid, from 0 at the top.
-        col: Column in the grid, from 0 at the left.
-        window: "left top width height" in pixels of the source.
-    """
-
-    stem: str
+    stem: str  # file name of image and mask without ending
     split: Split
-    source: str
-    group: str
-    row: int
-    col: int
-    window: str
+    source: str  # file name of the image it was cut from
+    group: str  # location group; all tiles of a group are in one split
+    row: int  # in the grid, from 0 at the top
+    col: int  # in the grid, from 0 at the left
+    window: str  # "left top width height" in pixels of the source
 
 
 @dataclass
 class SplitReport:
-    """The result of one split.
+    """The result of one split."""
 
-    Attributes:
-        images: How many source images were cut.
-        skipped: How many source images were smaller than a tile.
-        tiles: The tiles written.
-        dropped: How many tiles had too much ignore.
-        pixels: Pixels of every class in the tiles written, shape (C,), int64.
-    """
-
-    images: int
-    skipped: int
+    images: int  # source images that were cut
+    skipped: int  # source images smaller than a tile
     tiles: list[Tile]
-    dropped: int
-    pixels: npt.NDArray[np.int64]
+    dropped: int  # tiles with too much ignore
+    pixels: npt.NDArray[np.int64]  # of every class in the tiles, shape (C,)
 
     @property
     def groups(self) -> set[str]:
@@ -182,12 +165,8 @@ def _cut(
     image = read_image(pair.image)
     label, unknown = reader.read(pair.mask)
     height, width = label.shape
-    if image.shape[:2] != label.shape:
-        raise DataError(
-            f"{pair.image} is {image.shape[1]}x{image.shape[0]} but {pair.mask} is "
-            f"{width}x{height} (width x height). Export both from the same window, or remove the "
-            "pair."
-        )
+    if problem := size_problem(pair, image, label):
+        raise DataError(problem)
     suffix = _suffix(pair.image, image, settings.image_format)
     pixels = np.zeros(reader.palette.num_classes, np.int64)
     side = settings.tile_size
@@ -271,10 +250,10 @@ def _warn(cuts: Sequence[_Cut], reports: dict[Split, SplitReport], settings: Til
             f"outside the palette; written as {settings.data.unknown} by data.unknown.",
             stacklevel=3,
         )
+    names = np.array(settings.data.classes().names)
     for split, other in (SPLITS, SPLITS[::-1]):
-        lacks = (reports[split].pixels == 0) & (reports[other].pixels > 0)
-        if lacks.any():
-            absent = np.array(settings.data.classes().names)[lacks]
+        absent = names[(reports[split].pixels == 0) & (reports[other].pixels > 0)]
+        if len(absent):
             warnings.warn(
                 f"{split} has no pixel of what {other} has: {', '.join(absent)}. Choose other "
                 "groups to validate on, so that both have all classes.",

@@ -75,29 +75,17 @@ def region_map(label: Label) -> npt.NDArray[np.int32]:
 
 @dataclass(frozen=True, eq=False)
 class Transplant:
-    """A region of one pair, and its place in another.
+    """A region of one pair, and its place in another."""
 
-    Attributes:
-        donor: Stem of the pair it comes from.
-        class_name: Its class.
-        pixels: How many pixels of that class it has.
-        source: Its box in the donor.
-        quarter_turns: Quarter turns counter-clockwise, 0 to 3.
-        flip: Whether left and right are mirrored, after the turn.
-        box: Its box in the other pair.
-        label: Labels of `box` and the margin around it, uint8; 255 changes nothing.
-        image: The donor's pixels there, (h, w, K); None where masks suffice.
-    """
-
-    donor: str
+    donor: str  # stem of the pair it comes from
     class_name: str
-    pixels: int
-    source: Box
-    quarter_turns: int
-    flip: bool
-    box: Box
-    label: Label = field(repr=False)
-    image: npt.NDArray[Any] | None = field(default=None, repr=False)
+    pixels: int  # how many of its class it has
+    source: Box  # in the donor
+    quarter_turns: int  # counter-clockwise, 0 to 3
+    flip: bool  # whether left and right are mirrored, after the turn
+    box: Box  # in the other pair
+    label: Label = field(repr=False)  # of `box` and the margin around it; 255 changes nothing
+    image: npt.NDArray[Any] | None = field(default=None, repr=False)  # the donor's pixels there
 
     def to_dict(self) -> dict[str, Any]:
         """Origin and place, as manifests keep them."""
@@ -240,19 +228,12 @@ def _read_mask(index: FolderIndex, reader: MaskReader, row: int) -> tuple[None, 
 
 
 class Region(NamedTuple):
-    """A connected area of a class with all that it encloses.
+    """A connected area of a class with all that it encloses."""
 
-    Attributes:
-        box: Where it lies, without the margin.
-        filled: Its pixels within the box and margin.
-        pixels: How many pixels it has of its class.
-        surroundings: The class of most of its margin.
-    """
-
-    box: Box
-    filled: Mask
-    pixels: int
-    surroundings: int
+    box: Box  # where it lies, without the margin
+    filled: Mask  # its pixels within the box and margin
+    pixels: int  # how many it has of its class
+    surroundings: int  # the class of most of its margin
 
 
 def draw_region(
