@@ -12,9 +12,9 @@ Importing the package loads no torch; the first call does.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from importlib import import_module
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -28,12 +28,7 @@ Settings = Mapping[str, Any]
 
 
 def compose(schema: type[ConfigT], settings: Settings = {}, /, **more: Any) -> ConfigT:  # noqa: B006
-    """The configuration of a command, as in `compose(TrainConfig, epochs=3)`.
-
-    Args:
-        schema: The command's dataclass, which the `settings` module of its room holds.
-        settings: By key, dotted where nested.
-        more: Top-level settings, and choices of groups.
+    """The configuration of the command of a schema, as in `compose(TrainConfig, epochs=3)`.
 
     Raises:
         UserError: If the command would refuse them.
@@ -44,31 +39,24 @@ def compose(schema: type[ConfigT], settings: Settings = {}, /, **more: Any) -> C
     return config.compose(schema, [f"{key}={_text(value)}" for key, value in given.items()])
 
 
-def train(settings: Settings = {}, /, **more: Any) -> dict[str, float]:  # noqa: B006
-    """Trains a generator and a discriminator; settings as for `compose`."""
-    return _call("training.settings:TrainConfig", "training.train:train", settings, more)
+def _command(module: str, does: str) -> Callable[..., dict[str, float]]:
+    room, name = module.split(".")
+
+    def call(settings: Settings = {}, /, **more: Any) -> dict[str, float]:  # noqa: B006
+        schema = f"{__name__}.{room}.settings:{name.title().replace('_', '')}Config"
+        run = resolve_name(f"{__name__}.{module}:{name}")
+        return cast(dict[str, float], run(compose(resolve_name(schema), settings, **more)))
+
+    call.__name__ = call.__qualname__ = name
+    call.__doc__ = f"{does}; settings as for `compose`."
+    return call
 
 
-def generate(settings: Settings = {}, /, **more: Any) -> dict[str, float]:  # noqa: B006
-    """Generates image-mask pairs; settings as for `compose`."""
-    return _call("synthesis.settings:GenerateConfig", "synthesis.generate:generate", settings, more)
-
-
-def train_segmenter(settings: Settings = {}, /, **more: Any) -> dict[str, float]:  # noqa: B006
-    """Trains and evaluates a segmenter; settings as for `compose`."""
-    run = "training.train_segmenter:train_segmenter"
-    return _call("training.settings:TrainSegmenterConfig", run, settings, more)
-
-
-def evaluate(settings: Settings = {}, /, **more: Any) -> dict[str, float]:  # noqa: B006
-    """Measures how good generated images are; settings as for `compose`."""
-    run = "evaluation.evaluate:evaluate"
-    return _call("evaluation.settings:EvaluateConfig", run, settings, more)
-
-
-def trial(settings: Settings = {}, /, **more: Any) -> dict[str, float]:  # noqa: B006
-    """Measures whether generated pairs improve a segmenter; settings as for `compose`."""
-    return _call("trials.settings:TrialConfig", "trials.trial:trial", settings, more)
+train = _command("training.train", "Trains a generator and a discriminator")
+generate = _command("synthesis.generate", "Generates image-mask pairs")
+train_segmenter = _command("training.train_segmenter", "Trains and evaluates a segmenter")
+evaluate = _command("evaluation.evaluate", "Measures how good generated images are")
+trial = _command("trials.trial", "Measures whether generated pairs improve a segmenter")
 
 
 def load_generator(path: str | Path, device: str = "cpu") -> "LoadedGenerator":
@@ -99,9 +87,8 @@ def generate_images(
     from geoseg_gan.synthesis import generate_images as module
 
     device = next(cast(Any, generator.network).parameters()).device
-    return module.generate_images(
-        generator, labels, seed=seed, indices=range(len(labels)), device=device
-    )
+    indices = range(len(labels))
+    return module.generate_images(generator, labels, seed=seed, indices=indices, device=device)
 
 
 def generate_image(
@@ -109,13 +96,6 @@ def generate_image(
 ) -> "npt.NDArray[Any]":
     """Generates an image for one label map; see `generate_images`."""
     return generate_images(generator, [label], seed)[0]
-
-
-def _call(schema: str, run: str, settings: Settings, more: Settings) -> dict[str, float]:
-    found = (name.split(":") for name in (schema, run))
-    kind, function = (getattr(import_module(f"{__name__}.{m}"), name) for m, name in found)
-    figures: dict[str, float] = function(compose(kind, settings, **more))
-    return figures
 
 
 def _text(value: Any) -> str:
