@@ -23,7 +23,7 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "projected": ProjectedDis,
 }
 
-_TYPES = {int: "a whole number", bool: "true or false", str: "a text"}
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 class Generator(Protocol):
@@ -89,5 +89,6 @@ def _check_arguments(
             raise UserError(
                 f"{prefix}.{key}={value}: {name} has no such setting. It has {', '.join(types)}."
             )
-        if type(value) is not types[key]:
+        allowed = (int, float) if types[key] is float else (types[key],)
+        if type(value) not in allowed:
             raise UserError(f"{prefix}.{key}={value}: use {_TYPES[types[key]]}.")

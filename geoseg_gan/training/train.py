@@ -187,7 +187,7 @@ def open_data(config: TrainConfig) -> GanDataModule:
         inner_share=config.inner_share,
         epoch_steps=config.epoch_steps,
         crops=config.crops,
-        regions=plain(config.model)["generator"]["region_channels"] > 0,
+        regions=config.model.generator.get("region_channels", 0) > 0,
     )
     data.prepare_data()
     data.setup()
