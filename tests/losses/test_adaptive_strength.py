@@ -36,26 +36,23 @@ def test_the_gap_is_smoothed_over_measurements():
     assert strength.gap == pytest.approx(0.86)
 
 
-def test_the_probability_rises_above_the_target_and_falls_below_it():
-    strength = build(p=0.5, target=0.6)
-    strength.update(1.0, 0.0, 0.0, images=100)
-    assert strength.p == pytest.approx(0.6)
-    for _ in range(2):
-        strength.update(1.0, 0.0, 0.0, images=20)
-    assert strength.p == pytest.approx(0.64)
-    strength = build(p=0.5, target=0.6)
-    strength.update(1.0, 0.5, 0.0, images=100)
-    assert strength.p == pytest.approx(0.4)
-
-
-def test_the_probability_stays_between_zero_and_most():
-    strength = build(most=0.3)
-    for _ in range(5):
-        strength.update(1.0, 0.0, 0.0, images=100)
-    assert strength.p == 0.3
-    strength = build(p=0.05)
-    strength.update(1.0, 1.0, 0.0, images=100)
-    assert strength.p == 0
+@pytest.mark.parametrize(
+    ("settings", "held_out", "images", "p"),
+    [
+        ({"p": 0.5, "target": 0.6}, 0.0, [100], 0.6),
+        ({"p": 0.5, "target": 0.6}, 0.0, [100, 20, 20], 0.64),
+        ({"p": 0.5, "target": 0.6}, 0.5, [100], 0.4),
+        ({"most": 0.3}, 0.0, [100] * 5, 0.3),
+        ({"p": 0.05}, 1.0, [100], 0.0),
+    ],
+)
+def test_the_probability_rises_above_the_target_falls_below_it_and_has_limits(
+    settings, held_out, images, p
+):
+    strength = build(**settings)
+    for count in images:
+        strength.update(1.0, held_out, 0.0, images=count)
+    assert strength.p == pytest.approx(p)
 
 
 def test_a_fixed_probability_stays_while_the_gap_is_watched():

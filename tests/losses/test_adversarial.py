@@ -35,28 +35,18 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-def test_losses_of_realness_by_hand(name):
+def test_losses_of_one_logit_a_patch_by_hand(name):
     loss = build_adversarial(name, class_balance=True)
-    assert loss.output_kind == "realness"
-    on_real, on_fake = loss.d_terms(REAL, FAKE, None).values()
-    generator = loss.g_term(FAKE, None)
-    found = [on_real.item(), on_fake.item(), generator.item()]
-    assert found == pytest.approx(list(BY_HAND[name]))
-
-
-@pytest.mark.parametrize("name", BY_HAND)
-def test_realness_and_accuracy_of_one_logit_a_patch_by_hand(name):
-    loss = build_adversarial(name, class_balance=True)
+    terms = [*loss.d_terms(REAL, FAKE, None).values(), loss.g_term(FAKE, None)]
+    assert [term.item() for term in terms] == pytest.approx(list(BY_HAND[name]))
+    # Scales weigh alike, however many logits they have.
     assert loss.realness(REAL, None).item() == pytest.approx((1.25 - 1) / 2)
     assert loss.accuracy(REAL, None, real=True).item() == pytest.approx((1 + 0) / 2)
+    # A logit of 0 counts as wrong.
     assert loss.accuracy(FAKE, None, real=False).item() == pytest.approx((0.5 + 0) / 2)
-
-
-@pytest.mark.parametrize("name", BY_HAND)
-def test_a_real_looking_fake_is_what_the_generator_wants(name):
     logits = torch.tensor([-1.0], requires_grad=True)
-    build_adversarial(name, True).g_term(DiscriminatorOutput([logits], []), None).backward()
-    assert logits.grad.item() < 0
+    loss.g_term(DiscriminatorOutput([logits], []), None).backward()
+    assert logits.grad.item() < 0  # a real-looking fake is what the generator wants
 
 
 def batch_of(*label):
@@ -81,7 +71,6 @@ LN2 = math.log(2)
 )
 def test_class_losses_by_hand(balance, by_hand):
     loss = build_adversarial("classes", balance)
-    assert loss.output_kind == "classes"
     terms = loss.d_terms(SAID, SAID, BATCH)
     # Of the true classes' probabilities 1/4, 1/2 and 1/8; the ignored pixel does not count.
     assert terms["classes_real"].item() == pytest.approx(by_hand * LN2, rel=1e-5)
@@ -90,15 +79,11 @@ def test_class_losses_by_hand(balance, by_hand):
     assert terms["classes_fake"].item() == pytest.approx((1 + 2 + 3) / 3 * LN2, rel=1e-5)
 
 
-def test_realness_of_classes_is_the_log_odds_of_any_class():
+def test_realness_and_accuracy_of_classes_by_hand():
     loss = build_adversarial("classes", True)
-    # 1/2 to 1/2, 3/4 to 1/4 and 7/8 to 1/8.
+    # Log odds of any class: 1/2 to 1/2, 3/4 to 1/4 and 7/8 to 1/8.
     by_hand = (0 + math.log(3) + math.log(7)) / 3
     assert loss.realness(SAID, BATCH).item() == pytest.approx(by_hand, rel=1e-5)
-
-
-def test_accuracy_of_classes_counts_pixels_told_or_found_out():
-    loss = build_adversarial("classes", True)
     # Guesses: fake, class 0, class 0. Real: only the second is right. Fake: only the first.
     assert loss.accuracy(SAID, BATCH, real=True).item() == pytest.approx(1 / 3)
     assert loss.accuracy(SAID, BATCH, real=False).item() == pytest.approx(1 / 3)

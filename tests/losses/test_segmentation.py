@@ -14,25 +14,23 @@ def logits_of(probabilities):
     return torch.stack([(1 - p).log(), p.log()])[None, :, None]
 
 
-def test_cross_entropy_is_the_mean_over_labelled_pixels():
-    loss = SegmentationLoss(defaults(SegmentationLossSettings, dice=0.0))
-    label = torch.tensor([[[1, 0, 255]]], dtype=torch.uint8)
-    terms = loss(logits_of([0.5, 0.75, 0.9]), label)
-    assert terms["ce"].item() == pytest.approx((math.log(2) + math.log(4)) / 2)
+LABEL = torch.tensor([[[1, 0, 255]]], dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("weights", "by_hand"),
+    [(None, (math.log(2) + math.log(4)) / 2), ([1.0, 3.0], (3 * math.log(2) + math.log(4)) / 4)],
+)
+def test_cross_entropy_is_the_mean_over_labelled_pixels_weighed_by_class(weights, by_hand):
+    loss = SegmentationLoss(defaults(SegmentationLossSettings, dice=0.0), weights)
+    terms = loss(logits_of([0.5, 0.75, 0.9]), LABEL)
+    assert terms["ce"].item() == pytest.approx(by_hand)
     assert list(terms) == ["ce"]
-
-
-def test_class_weights_weigh_pixels_by_their_class():
-    loss = SegmentationLoss(defaults(SegmentationLossSettings, dice=0.0), [1.0, 3.0])
-    label = torch.tensor([[[1, 0, 255]]], dtype=torch.uint8)
-    terms = loss(logits_of([0.5, 0.75, 0.9]), label)
-    assert terms["ce"].item() == pytest.approx((3 * math.log(2) + math.log(4)) / 4)
 
 
 def test_dice_leaves_ignored_pixels_out():
     loss = SegmentationLoss(defaults(SegmentationLossSettings, ce=0.0, dice=2.0))
-    label = torch.tensor([[[1, 0, 255]]], dtype=torch.uint8)
-    terms = loss(logits_of([0.5, 0.25, 0.9]), label)
+    terms = loss(logits_of([0.5, 0.25, 0.9]), LABEL)
     # Class 0: 2 * 0.75 / (0.5 + 0.75 + 1); class 1: 2 * 0.5 / (0.5 + 0.25 + 1).
     expected = 1 - (2 * 0.75 / 2.25 + 2 * 0.5 / 1.75) / 2
     assert terms.total().item() == pytest.approx(2 * expected, rel=1e-5)

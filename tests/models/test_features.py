@@ -7,25 +7,16 @@ from geoseg_gan.models.pretrained.features import Lite0Features, build_features
 from geoseg_gan.utils.errors import UserError
 
 
-def test_lite0_gives_one_vector_an_image_and_maps_of_five_strides():
-    network = Lite0Features(3)
-    images = torch.rand(2, 3, 64, 96) * 2 - 1
-    assert network.pooled(images).shape == (2, 1280)
-    shapes = [tuple(features.shape[2:]) for features in network.layers(images)]
-    assert shapes == [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3)]
-
-
-@pytest.mark.parametrize("bands", [1, 6])
-def test_lite0_takes_any_number_of_bands(bands):
-    assert Lite0Features(bands).pooled(torch.zeros(1, bands, 32, 32)).shape == (1, 1280)
-
-
-def test_features_are_frozen_and_the_same_every_time():
-    images = torch.rand(2, 3, 32, 32)
-    first, second = Lite0Features(3), Lite0Features(3)
-    assert not any(parameter.requires_grad for parameter in first.parameters())
+@pytest.mark.parametrize("bands", [1, 3, 6])
+def test_lite0_gives_a_vector_an_image_and_maps_of_five_strides_the_same_every_time(bands):
+    first, second = Lite0Features(bands), Lite0Features(bands)
     assert not first.training
+    assert not any(parameter.requires_grad for parameter in first.parameters())
+    images = torch.rand(2, bands, 64, 96) * 2 - 1
+    assert first.pooled(images).shape == (2, 1280)
     assert torch.equal(first.pooled(images), second.pooled(images))
+    shapes = [tuple(features.shape[2:]) for features in first.layers(images)]
+    assert shapes == [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3)]
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +43,10 @@ def test_inception_features_are_those_that_torchmetrics_takes(weights):
     assert torch.equal(found, network(images)[0])
 
 
-def test_inception_takes_three_bands_only(weights):
-    with pytest.raises(UserError, match="features=inception"):
-        build_features("inception", 4, weights[0])
+@pytest.mark.parametrize(("name", "bands"), [("inception", 4), ("vgg", 3)])
+def test_unknown_networks_and_other_bands_are_refused(name, bands):
+    with pytest.raises(UserError, match=f"features={name}"):
+        build_features(name, bands)
 
 
 def test_weights_that_cannot_be_downloaded_are_reported(tmp_path, monkeypatch):
@@ -85,8 +77,3 @@ def test_files_that_hold_no_weights_are_refused_and_not_run(tmp_path, capsys, co
     with pytest.raises(UserError, match=r"features_weights=.*inception\.pth does not (exist|hold)"):
         build_features("inception", 3, path)
     assert "run" not in capsys.readouterr().out.split()
-
-
-def test_an_unknown_network_is_refused():
-    with pytest.raises(UserError, match="features=vgg"):
-        build_features("vgg", 3)
