@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -44,11 +43,6 @@ class Run:
     outcome: dict[str, Any] | None
 
     @property
-    def objective(self) -> float | None:
-        """The figure that is compared; None if there is none (yet)."""
-        return None if self.outcome is None else self.outcome["objective"]
-
-    @property
     def overrides(self) -> dict[str, str]:
         """The job's overrides by key; empty where the folder's name lists none."""
         parts = re.split(r",(?=[+~\w./@]+=)", self.name)
@@ -58,27 +52,32 @@ class Run:
 def compare(config: CompareConfig) -> dict[str, float]:
     """Writes `sweep.md` and `sweep.png` into a sweep's folder, over those of an earlier call.
 
-    Args:
-        config: Where the runs are.
-
     Returns:
         How many runs there are ("runs"), how many have finished ("finished"), and the "best"
         objective if there is one.
 
     Raises:
-        UserError: If there are no runs, or their objectives are different figures.
+        UserError: If there are no runs, a result cannot be read, or the objectives of the runs are
+            different figures.
     """
     folder = Path(config.folder)
     if not folder.is_dir():
         raise UserError(f"folder={folder} is not a folder. Give the out_dir of a sweep.")
-    runs, empty = read_runs(folder)
+    runs, empty = [], []
+    for place in sorted(folder.iterdir()):
+        if (place / "config.yaml").is_file():
+            settings = flat(read_yaml(place / "config.yaml"))
+            runs.append(Run(place.name, settings, read_outcome(place)))
+        elif place.is_dir() and not place.name.startswith("."):
+            empty.append(place.name)
     if not runs:
         raise UserError(
             f"folder={folder} holds no runs: none of its folders has a config.yaml. Give the "
             "out_dir of a sweep of train."
         )
-    ranked = [run for run in runs if run.objective is not None]
-    monitors = {(run.outcome or {}).get("monitor", "objective") for run in ranked}
+    finished = [(run, run.outcome) for run in runs if run.outcome is not None]
+    ranked = [(run, found) for run, found in finished if found["objective"] is not None]
+    monitors = {found.get("monitor", "objective") for _, found in ranked}
     if len(monitors) > 1:
         raise UserError(
             f"folder={folder}: the objectives of its runs are {' and '.join(sorted(monitors))}, "
@@ -86,43 +85,34 @@ def compare(config: CompareConfig) -> dict[str, float]:
         )
     monitor = min(monitors, default="objective")
     sign = MONITORS.get(monitor, 1.0)
+    ranked.sort(key=lambda entry: -sign * entry[1]["objective"])
     title = f"{monitor} ({'higher' if sign > 0 else 'lower'} is better)"
-    ranked.sort(key=lambda run: -sign * (run.objective or 0.0))
-    columns = differing(ranked)
-    text = _markdown(folder.name, runs, ranked, empty, columns, title)
+    text = f"# {folder.name}\n\n{plural(len(ranked), 'finished run')}, of {len(runs + empty)}."
+    columns = differing([run for run, _ in ranked])
+    if ranked:
+        text += f" The objective is {title}; the best run is the first.\n\n"
+        text += "\n".join(_table(ranked, columns))
+    rest = {
+        "Without an objective (evaluate_every=0)": [
+            run.name for run, found in finished if found["objective"] is None
+        ],
+        "Not finished": [run.name for run in runs if run.outcome is None],
+        "Failed, or not started": empty,
+    }
+    for kind, names in rest.items():
+        if names:
+            text += "\n".join([f"\n\n{kind}:\n", *(f"- `{name}`" for name in names)])
     with atomic_path(folder / REPORT) as scratch:
-        scratch.write_text(text)
+        scratch.write_text(f"{text}\n")
     Console().print(Markdown(text))
+    objective = [found["objective"] for _, found in ranked]
     written = f"Wrote {folder / REPORT}"
     if columns:
-        picture = sweep_picture(columns, [run.objective or 0.0 for run in ranked], title)
-        write_picture(folder / PICTURE, picture)
+        write_picture(folder / PICTURE, sweep_picture(columns, objective, title))
         written += f" and {PICTURE}"
-    print(f"{written}." + (f" The best run: {folder / ranked[0].name}" if ranked else ""))
-    finished = sum(run.outcome is not None for run in runs)
-    figures = {"runs": float(len(runs)), "finished": float(finished)}
-    return figures | ({"best": ranked[0].objective or 0.0} if ranked else {})
-
-
-def read_runs(folder: Path) -> tuple[list[Run], list[str]]:
-    """Reads the runs in the folders of a sweep.
-
-    Returns:
-        The runs by name, and the names of the folders in which no run was started.
-
-    Raises:
-        UserError: If a result cannot be read.
-    """
-    runs, empty = [], []
-    for place in sorted(folder.iterdir()):
-        if not place.is_dir() or place.name.startswith("."):
-            continue
-        if (place / "config.yaml").is_file():
-            settings = flat(read_yaml(place / "config.yaml"))
-            runs.append(Run(place.name, settings, read_outcome(place)))
-        else:
-            empty.append(place.name)
-    return runs, empty
+    print(f"{written}." + (f" The best run: {folder / ranked[0][0].name}" if ranked else ""))
+    figures = {"runs": float(len(runs)), "finished": float(len(finished))}
+    return figures | ({"best": objective[0]} if ranked else {})
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
@@ -150,42 +140,18 @@ def _number(value: Any) -> Any:
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text
+    return value if isinstance(value, str) else json.dumps(value)
 
 
-def _markdown(
-    name: str,
-    runs: Sequence[Run],
-    ranked: Sequence[Run],
-    empty: Sequence[str],
-    columns: Mapping[str, Sequence[Any]],
-    title: str,
-) -> str:
-    lines = [f"# {name}", ""]
-    lines += [f"{plural(len(ranked), 'finished run')}, of {len(runs) + len(empty)}."]
-    if ranked:
-        lines[-1] += f" The objective is {title}; the best run is the first."
-        head = ["objective", *columns, "epochs", "minutes", "folder"]
-        rows = []
-        for number, run in enumerate(ranked):
-            outcome = run.outcome or {}
-            values = [column[number] for column in columns.values()]
-            minutes = round(outcome.get("seconds", 0) / 60, 1)
-            cells = map(_shown, (run.objective, *values, outcome.get("epochs"), minutes))
-            rows.append([*cells, f"`{run.name}`"])
-        lines += ["", *markdown_table(head, rows)]
-    rest = {
-        "Without an objective (evaluate_every=0)": [
-            run.name for run in runs if run.outcome is not None and run.objective is None
-        ],
-        "Not finished": [run.name for run in runs if run.outcome is None],
-        "Failed, or not started": list(empty),
-    }
-    for kind, names in rest.items():
-        if names:
-            lines += ["", f"{kind}:", "", *(f"- `{name}`" for name in names)]
-    return "\n".join(lines) + "\n"
+def _table(
+    ranked: Sequence[tuple[Run, dict[str, Any]]], columns: Mapping[str, Sequence[Any]]
+) -> list[str]:
+    rows = []
+    for number, (run, found) in enumerate(ranked):
+        values = [found["objective"], *(column[number] for column in columns.values())]
+        values += [found.get("epochs"), round(found.get("seconds", 0) / 60, 1)]
+        rows.append([*map(_shown, values), f"`{run.name}`"])
+    return markdown_table(["objective", *columns, "epochs", "minutes", "folder"], rows)
 
 
 def sweep_picture(
@@ -198,8 +164,8 @@ def sweep_picture(
         objective: The runs' objective, best first, which is marked.
         title: What the objective is called.
     """
-    rows = -(-len(settings) // _COLUMNS)
     columns = min(_COLUMNS, len(settings))
+    rows = -(-len(settings) // columns)
     sheet = figure(1 + 3.6 * columns, 0.5 + 3 * rows)
     sheet.suptitle(f"{title}; the star is the best run", fontsize=10)
     grid = sheet.subplots(rows, columns, sharey=True, squeeze=False)
@@ -207,11 +173,11 @@ def sweep_picture(
         axes.set_visible(False)
     for axes, (key, values) in zip(grid.flat, settings.items(), strict=False):
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-            places = np.array(values, float)
-            if places.min() > 0 and places.max() > 10 * places.min():
-                _set_log_scale(axes, places)
+            places = [float(value) for value in values]
+            if min(places) > 0 and max(places) > 10 * min(places):
+                _set_log_scale(axes, max(places) / min(places))
         else:
-            places = _strips(axes, values, objective)
+            places = _strips(axes, [_shown(value) for value in values], objective)
         axes.scatter(places, objective, s=22, alpha=0.7)
         axes.scatter(places[:1], objective[:1], s=130, marker="*", color="tab:red", zorder=3)
         axes.set_xlabel(key)
@@ -219,25 +185,23 @@ def sweep_picture(
     return drawn(sheet)
 
 
-def _set_log_scale(axes: "Axes", places: npt.NDArray[np.float64]) -> None:
+def _set_log_scale(axes: "Axes", span: float) -> None:
     """Makes an axis logarithmic, with as many tick labels as there is room for."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.set_xscale("log")
-    near = places.max() < 300 * places.min()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if near else (1.0,)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 300 else (1.0,)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", labelsize=8)
 
 
-def _strips(axes: "Axes", values: Sequence[Any], objective: Sequence[float]) -> Any:
+def _strips(axes: "Axes", values: Sequence[str], objective: Sequence[float]) -> list[float]:
     """Places of values that are not numbers, with a line at the median of each."""
-    shown = [v if isinstance(v, str) else json.dumps(v) for v in values]
-    kinds = sorted(set(shown))
+    kinds = sorted(set(values))
     axes.set_xticks(range(len(kinds)), [k if len(k) <= 16 else f"{k[:15]}…" for k in kinds])
     axes.set_xlim(-0.5, len(kinds) - 0.5)
     for place, kind in enumerate(kinds):
-        own = [o for o, s in zip(objective, shown, strict=True) if s == kind]
+        own = [o for o, value in zip(objective, values, strict=True) if value == kind]
         axes.hlines(float(np.median(own)), place - 0.25, place + 0.25, color="gray")
-    return np.array([kinds.index(s) for s in shown], float)
+    return [float(kinds.index(value)) for value in values]

@@ -203,25 +203,17 @@ class GAN(L.LightningModule):
         first, second = settings.betas
         # A fused step would clip gradients that a gradient scaler has not yet unscaled.
         fused = self.speed.fused and not settings.clip
+        rated = [(self.discriminator, self.lr * settings.d_lr_ratio), (self.generator, self.lr)]
         optimizers = [
             Adam(network.parameters(), rate, (first, second), fused=fused)
-            for network, rate in (
-                (self.discriminator, self.lr * settings.d_lr_ratio),
-                (self.generator, self.lr),
-            )
+            for network, rate in rated
         ]
         return optimizers, [LambdaLR(optimizer, self._lr_factor) for optimizer in optimizers]
 
     def draw_noise(self, sample: Sample, serials: Sequence[int], seed: int) -> Tensor:
-        """The generator's noise for a sample, on its device.
+        """The generator's noise for B pairs, shape (B, Z, H, W), on their device.
 
-        Args:
-            sample: Collated; B pairs.
-            serials: Their numbers.
-            seed: Fixes the noise together with a pair's number.
-
-        Returns:
-            Shape (B, Z, H, W).
+        Seed and serial number fix the noise of a pair.
         """
         spec, label = cast(Generator, self.generator).noise, sample["label"]
         regions = label  # any map of its size, where no region has noise

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from geoseg_gan.config import plain, write_yaml
+from geoseg_gan.data.datamodule import PairDataModule
 from geoseg_gan.data.stream import check_root
 from geoseg_gan.models.settings import current_config
 from geoseg_gan.training.settings import TrainingConfig
@@ -31,10 +32,8 @@ FREE = ("data_root", "out_dir", "epochs", "resume", "samples", "devices", "preci
 def check_run(config: TrainingConfig, networks: str, accumulate: int = 1) -> None:
     """Refuses devices, a batch and folders with which no run can start.
 
-    Args:
-        config: The run.
-        networks: Pattern of the networks that a run leaves in `out_dir`, as in "G_e*.pt".
-        accumulate: Micro-batches that each device divides its share of a batch into.
+    A run leaves `networks` in `out_dir`, a pattern as in "G_e*.pt". Each device divides its share
+    of a batch into `accumulate` micro-batches.
 
     Raises:
         UserError: Naming the key, its value and what to do.
@@ -106,11 +105,9 @@ def find_checkpoint(config: TrainingConfig, free: Collection[str], outcome: str)
 def differences(
     stored: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """What two configurations, as plain types, differ in.
+    """What a stored configuration and a later one, both as plain types, differ in.
 
-    Args:
-        stored: An earlier one. Knobs that it lacks are newer than it and do not count.
-        settings: A later one.
+    Knobs that the stored one lacks are newer than it and do not count.
 
     Yields:
         The dotted key, the earlier value and the later one.
@@ -124,13 +121,27 @@ def differences(
             yield key, old, new
 
 
+def data_summary(
+    config: TrainingConfig, data: PairDataModule, training: str, windows: int
+) -> dict[str, str]:
+    """What is trained and validated on, as lines by title.
+
+    `training` says what it is trained on; `windows` counts those of the validation split.
+    """
+    index = data.train_index
+    validation = f"{plural(windows, 'validation window')} of {config.image_size} px"
+    images = f"{plural(index.bands, 'band')} of {index.dtype}"
+    shares = zip(data.palette.names, index.class_shares(), strict=True)
+    return {
+        "data": f"{config.data_root}: {training}{validation}, {images}",
+        "classes": ", ".join(f"{name} {share:.1%}" for name, share in shares),
+    }
+
+
 def announce(trainer: L.Trainer, config: TrainingConfig, rows: Mapping[str, str]) -> None:
     """Writes `config.yaml` and TensorBoard's hyperparameters, and shows what is about to happen.
 
-    Args:
-        trainer: Of the run; only its first process writes and prints.
-        config: The run.
-        rows: Lines of the summary by title.
+    Only the first process writes and prints. `rows` are lines of the summary by title.
     """
     if not trainer.is_global_zero:
         return
@@ -147,13 +158,7 @@ def announce(trainer: L.Trainer, config: TrainingConfig, rows: Mapping[str, str]
 
 
 def write_outcome(out_dir: Path, figures: Mapping[str, float], **facts: Any) -> None:
-    """Writes `result.json`.
-
-    Args:
-        out_dir: The run's folder.
-        figures: The last logged scalars; "objective" among them, if there is one.
-        facts: More about the run, as plain types.
-    """
+    """Writes `result.json`: the last logged scalars, the objective among them, and more facts."""
     rest = dict(figures)
     objective = rest.pop("objective", None)
     write_json(out_dir / OUTCOME, {"objective": objective, **facts, "figures": rest})
@@ -175,8 +180,7 @@ def read_outcome(out_dir: Path) -> dict[str, Any] | None:
         raise UserError(
             f"{path} cannot be read ({error!r}). Remove it, and repeat the run."
         ) from None
-    assert isinstance(content, dict)
-    return content
+    return cast(dict[str, Any], content)
 
 
 def stored_figures(out_dir: Path) -> dict[str, float]:

@@ -25,13 +25,13 @@ class Segmenter(L.LightningModule):
 
     Args:
         network: Gives logits (B, C, H, W) for images (B, K, H, W) in [-1, 1].
-        loss: The loss of logits and labels.
-        names: The C classes.
+        loss: Of logits and labels.
+        names: Of the C classes.
         scaling: From stored image values to [-1, 1].
         lr: The highest learning rate.
-        optimizer: How it is optimised.
+        optimizer: Weight decay, warm-up and clipping.
         color: Random brightness and colour of training images.
-        seed: Fixes them for every sample of the run.
+        seed: Fixes brightness and colour of every sample of the run.
         global_batch: Batch size over all processes.
 
     Attributes:

@@ -139,9 +139,8 @@ class TrainConfig(TrainingConfig):
         check_choice("scale_lr", self.scale_lr, LR_SCALING)
         check_choice("monitor", self.monitor, MONITORS)
         if not re.fullmatch("all|[1-9][0-9]*", self.keep_checkpoints):
-            raise UserError(
-                f"keep_checkpoints={self.keep_checkpoints}: use all, or a number from 1."
-            )
+            kept = self.keep_checkpoints
+            raise UserError(f"keep_checkpoints={kept}: use all, or a number from 1.")
         check_range("evaluate_every", self.evaluate_every, 0)
         check_range("evaluate_samples", self.evaluate_samples, 2)
 

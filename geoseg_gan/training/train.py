@@ -32,6 +32,7 @@ from geoseg_gan.training.runs import (
     OUTCOME,
     announce,
     check_run,
+    data_summary,
     find_checkpoint,
     flat,
     stored_figures,
@@ -43,14 +44,15 @@ from geoseg_gan.utils.distributed import launch
 from geoseg_gan.utils.errors import UserError, check_choice, plural
 
 GENERATORS = "G_e*.pt"
+_ADAPTIVE = (
+    "loss.augment.adaptive=true follows the discriminator's output on training tiles that are held "
+    "out"
+)
 _FREE = (*FREE, "keep_checkpoints", "max_minutes")
 
 
 def train(config: TrainConfig) -> dict[str, float]:
     """Trains a generator and a discriminator.
-
-    Args:
-        config: What to train on what, and how.
 
     Returns:
         The last logged scalars by name; with evaluation, "objective" is the monitored figure of the
@@ -88,7 +90,15 @@ def _train(config: TrainConfig) -> dict[str, float]:
     if evaluator is not None and evaluator.best is not None:
         figures["objective"] = evaluator.best
     if trainer.is_global_zero:
-        _record(trainer, config, figures, time.monotonic() - started)
+        end = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
+        seconds = round(time.monotonic() - started, 1)
+        write_outcome(out_dir, figures, monitor=config.monitor, **end, seconds=seconds)
+        if "objective" in figures:
+            # TensorBoard's HPARAMS tab compares the runs of a sweep by it.
+            logger = cast(TensorBoardLogger, trainer.logger)
+            objective = {"hp/objective": figures["objective"]}
+            logger.log_hyperparams(flat(plain(config)), objective, trainer.global_step)
+            logger.finalize("success")
     return figures
 
 
@@ -104,7 +114,23 @@ def check(config: TrainConfig) -> None:
             f"init_from={config.init_from} does not exist. Give the G_e###.pt of the run whose "
             "networks are to be trained further."
         )
-    _check_held_out(config)
+    held_out = config.inner_share or config.data.split_file is not None
+    if config.loss.augment.adaptive and not held_out:
+        raise UserError(f"{_ADAPTIVE}: set inner_share=0.15 or so.")
+    if config.evaluate_every:
+        asked = f"evaluate_every={config.evaluate_every} needs"
+        if config.image_size < MINIMUM_SIZE:
+            raise UserError(f"{asked} image_size={MINIMUM_SIZE} or more, not {config.image_size}.")
+        if not held_out:
+            raise UserError(
+                f"{asked} training tiles that are held out: set inner_share=0.15 or so. Validation "
+                "tiles are not there to choose by."
+            )
+        if config.monitor == "agreement" and config.segmenter_ckpt is None:
+            raise UserError(
+                "monitor=agreement needs a segmenter: set segmenter_ckpt to a segmenter.pt that "
+                "train_segmenter wrote, or to an ONNX model."
+            )
     config.loss.check()
     classes = config.data.classes().num_classes
     check_networks(config.model, config.loss, classes, config.image_size)
@@ -114,13 +140,7 @@ def check(config: TrainConfig) -> None:
 def check_networks(
     model: ModelSettings, loss: ObjectiveSettings, num_classes: int, image_size: int
 ) -> None:
-    """Refuses networks that cannot be built, do not take this image size, or do not fit together.
-
-    Args:
-        model: Settings of generator and discriminator.
-        loss: The losses to train them with.
-        num_classes: How many classes the palette has.
-        image_size: Side of the images in pixels.
+    """Refuses networks that cannot be built, do not take images of a size, or do not fit together.
 
     Raises:
         UserError: Naming the setting and the sizes that fit.
@@ -128,9 +148,8 @@ def check_networks(
     settings = plain(model)
     with torch.device("meta"):  # shapes only: no memory, no time
         generator = cast(Generator, build_generator(settings["generator"], num_classes, 3))
-        discriminator = cast(
-            Discriminator, build_discriminator(settings["discriminator"], num_classes, 3)
-        )
+        scoring = build_discriminator(settings["discriminator"], num_classes, 3)
+        discriminator = cast(Discriminator, scoring)
     check_fit(loss, discriminator.output_kind, generator.noise.channels)
     if image_size % generator.stride:
         fitting = max(1, round(image_size / generator.stride)) * generator.stride
@@ -144,33 +163,6 @@ def check_networks(
             f"image_size={image_size} is too small for the discriminator, which needs "
             f"{discriminator.minimum_size}. Enlarge it, or lower model.discriminator.scales or "
             "layers."
-        )
-
-
-def _check_held_out(config: TrainConfig) -> None:
-    """Refuses evaluation and adaptive augmentation where they lack what they measure on."""
-    held_out = config.inner_share or config.data.split_file is not None
-    if config.loss.augment.adaptive and not held_out:
-        raise UserError(
-            "loss.augment.adaptive=true follows the discriminator's output on training tiles that "
-            "are held out: set inner_share=0.15 or so."
-        )
-    if not config.evaluate_every:
-        return
-    if config.image_size < MINIMUM_SIZE:
-        raise UserError(
-            f"evaluate_every={config.evaluate_every} needs image_size={MINIMUM_SIZE} or more, not "
-            f"{config.image_size}."
-        )
-    if not held_out:
-        raise UserError(
-            f"evaluate_every={config.evaluate_every} needs training tiles that are held out: set "
-            "inner_share=0.15 or so. Validation tiles are not there to choose by."
-        )
-    if config.monitor == "agreement" and config.segmenter_ckpt is None:
-        raise UserError(
-            "monitor=agreement needs a segmenter: set segmenter_ckpt to a segmenter.pt that "
-            "train_segmenter wrote, or to an ONNX model."
         )
 
 
@@ -199,11 +191,7 @@ def build_gan(
 ) -> GAN:
     """The LightningModule of a run, with every weight that it needs.
 
-    Args:
-        config: The run.
-        data: Its data, set up.
-        facts: What its checkpoints carry.
-        fresh: Whether `init_from` counts; a resumed run brings its weights.
+    A run that is not `fresh` but resumed brings its weights, so that `init_from` does not count.
 
     Raises:
         UserError: If `init_from` does not fit.
@@ -243,15 +231,8 @@ def _evaluator(config: TrainConfig, data: GanDataModule, facts: RunFacts) -> Eva
     device = config.trainer.device()
     recognizer = None
     if config.segmenter_ckpt is not None:
-        recognizer = load_recognizer(
-            Path(config.segmenter_ckpt),
-            facts.palette,
-            facts.scaling,
-            config.image_size,
-            device,
-            None,
-            config.onnx,
-        )
+        path, like = Path(config.segmenter_ckpt), (facts.palette, facts.scaling)
+        recognizer = load_recognizer(path, *like, config.image_size, device, None, config.onnx)
     evaluation = QuickEvaluation(
         held_out,
         data.train_windows(),
@@ -270,24 +251,15 @@ def _overfitting(config: TrainConfig, data: GanDataModule) -> Overfitting | None
     if held_out is not None:
         return Overfitting(held_out)
     if config.loss.augment.adaptive:
-        raise UserError(
-            "loss.augment.adaptive=true follows the discriminator's output on training tiles that "
-            f"are held out, of which {config.data.split_file} names none: give some the part "
-            f"{INNER}."
-        )
+        named = f"of which {config.data.split_file} names none: give some the part {INNER}"
+        raise UserError(f"{_ADAPTIVE}, {named}.")
     return None
 
 
 def _summary(config: TrainConfig, data: GanDataModule, module: GAN) -> dict[str, str]:
     """What is about to be trained, as lines by title."""
-    index = data.train_index
-    rows = {
-        "data": f"{config.data_root}: {plural(len(index.pairs), 'training pair')}, "
-        f"{plural(len(data.val_dataset), 'validation window')} of {config.image_size} px, "
-        f"{plural(index.bands, 'band')} of {index.dtype}"
-    }
-    shares = zip(data.palette.names, index.class_shares(), strict=True)
-    rows["classes"] = ", ".join(f"{name} {share:.1%}" for name, share in shares)
+    pairs = plural(len(data.train_index.pairs), "training pair")
+    rows = data_summary(config, data, f"{pairs}, ", len(data.val_dataset))
     if data.focus is not None:
         shown = ", ".join(data.palette.names[c] for c in data.focus.classes)
         rows["crops"] = f"{data.focus.share:.0%} placed on these classes in turn: {shown}"
@@ -303,22 +275,3 @@ def _summary(config: TrainConfig, data: GanDataModule, module: GAN) -> dict[str,
     if config.init_from is not None:
         rows["start"] = f"from the networks of {config.init_from}"
     return rows
-
-
-def _record(
-    trainer: L.Trainer, config: TrainConfig, figures: dict[str, float], seconds: float
-) -> None:
-    """Writes the figures of the run, for sweeps: `result.json`, and TensorBoard's HPARAMS tab."""
-    write_outcome(
-        Path(config.out_dir),
-        figures,
-        monitor=config.monitor,
-        epochs=trainer.current_epoch,
-        steps=trainer.global_step,
-        seconds=round(seconds, 1),
-    )
-    if "objective" in figures:
-        logger = cast(TensorBoardLogger, trainer.logger)
-        objective = {"hp/objective": figures["objective"]}
-        logger.log_hyperparams(flat(plain(config)), objective, trainer.global_step)
-        logger.finalize("success")

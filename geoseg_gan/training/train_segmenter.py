@@ -24,7 +24,7 @@ from geoseg_gan.models.checkpoints import RunFacts, SegmenterEvaluation, save_ne
 from geoseg_gan.models.segmenters import build_segmenter, check_segmenter
 from geoseg_gan.training.callbacks.predictions import SegmenterExporter, prediction_grid
 from geoseg_gan.training.callbacks.timing import Estimate, Throughput
-from geoseg_gan.training.runs import FREE, announce, check_run, find_checkpoint
+from geoseg_gan.training.runs import FREE, announce, check_run, data_summary, find_checkpoint
 from geoseg_gan.training.segmenter import Segmenter, iou_scores
 from geoseg_gan.training.settings import TrainSegmenterConfig
 from geoseg_gan.training.trainer import build_trainer
@@ -45,9 +45,6 @@ TILES = "tiles.npz"
 
 def train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
     """Trains a segmenter on real pairs, or on a mix of real and synthetic ones.
-
-    Args:
-        config: What to train on what, and how.
 
     Returns:
         Figures by name: "val/miou" on the real validation split, "inner/miou" on the training
@@ -215,9 +212,8 @@ def _report(
         if name.startswith("val"):
             board.add_scalar(name, value, trainer.global_step)
     board.flush()
-    table = Table(
-        "class", "training pixels", "inner IoU", "val IoU", box=None, padding=(0, 3, 0, 0)
-    )
+    head = ("class", "training pixels", "inner IoU", "val IoU")
+    table = Table(*head, box=None, padding=(0, 3, 0, 0))
     pixels = data.train_index.pixels[:, :-1].sum(0)
 
     def shown(key: str) -> str:
@@ -234,15 +230,8 @@ def _summary(
     config: TrainSegmenterConfig, data: SegmenterDataModule, module: Segmenter
 ) -> dict[str, str]:
     """What is about to be trained, as lines by title."""
-    index = data.train_index
     val = 0 if data.val_dataset is None else len(data.val_dataset)
-    rows = {
-        "data": f"{config.data_root}: real training tiles: {data.split_summary()}; "
-        f"{plural(val, 'validation window')} of {config.image_size} px, "
-        f"{plural(index.bands, 'band')} of {index.dtype}"
-    }
-    shares = zip(data.palette.names, index.class_shares(), strict=True)
-    rows["classes"] = ", ".join(f"{name} {share:.1%}" for name, share in shares)
+    rows = data_summary(config, data, f"real training tiles: {data.split_summary()}; ", val)
     if data.synthetic_folders:
         folders = ", ".join(str(f.folder) for f in data.synthetic_folders)
         pairs = plural(sum(len(f.pairs) for f in data.synthetic_folders), "pair")

@@ -43,11 +43,8 @@ def build_trainer(
 ) -> L.Trainer:
     """A Trainer that logs to TensorBoard in `out_dir` and leaves checkpoints to callbacks.
 
-    Args:
-        config: The run, its precision resolved (see `TrainerSettings.full_precision`).
-        steps: Batches an epoch, which bound how seldom scalars are logged.
-        callbacks: Beside the progress bar and the choice of a precision.
-        validate_every: Epochs from one validation to the next.
+    The precision is resolved (see `TrainerSettings.full_precision`). Scalars are logged once in an
+    epoch's `steps` at least.
     """
     settings, is_measured = config.trainer, config.precision == AUTO
     processes = config.devices * settings.num_nodes

@@ -1,5 +1,6 @@
 """The checkpoint that a run is resumed from."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,19 @@ from geoseg_gan.models.checkpoints import RunFacts
 from geoseg_gan.training.runs import LAST
 
 
+@dataclass(eq=False)
 class LastCheckpoint(Checkpoint):
     """Saves `last.ckpt`; on Ctrl-C it says how to go on.
 
     As a `Checkpoint` it acts after all other callbacks.
 
-    Args:
-        out_dir: Where `last.ckpt` goes.
+    Attributes:
+        out_dir: Where everything goes.
         facts: The run, whose configuration a resume is compared with.
     """
 
-    def __init__(self, out_dir: Path, facts: RunFacts) -> None:
-        """Keeps both."""
-        self.out_dir = out_dir
-        self.facts = facts
+    out_dir: Path
+    facts: RunFacts
 
     def save_last(self, trainer: L.Trainer) -> None:
         """Saves everything that resuming needs, whole or not at all."""

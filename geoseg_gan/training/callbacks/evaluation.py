@@ -1,6 +1,7 @@
 """Evaluation while a generator trains: figures every few epochs, and the best epoch kept."""
 
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,33 +16,28 @@ from geoseg_gan.training.settings import MONITORS
 BEST = "G_best.pt"
 
 
+@dataclass(eq=False)
 class Evaluator(Callback):
     """Evaluates the generator on held-out training tiles, and keeps the best one.
 
     Figures go to TensorBoard as `evaluation/...`. `G_best.pt` is the generator of the epoch with
     the best monitored figure.
 
-    Args:
+    Attributes:
         out_dir: Where `G_best.pt` goes.
         facts: What it carries beside the weights.
         evaluation: What is measured.
         every: Epochs between evaluations; the last epoch is always evaluated.
         monitor: The figure that chooses, a key of MONITORS.
-
-    Attributes:
         best: The monitored figure of the best epoch; None before the first evaluation.
     """
 
-    def __init__(
-        self, out_dir: Path, facts: RunFacts, evaluation: QuickEvaluation, every: int, monitor: str
-    ) -> None:
-        """Keeps the settings."""
-        self.out_dir = out_dir
-        self.facts = facts
-        self.evaluation = evaluation
-        self.every = every
-        self.monitor = monitor
-        self.best: float | None = None
+    out_dir: Path
+    facts: RunFacts
+    evaluation: QuickEvaluation
+    every: int
+    monitor: str
+    best: float | None = field(default=None, init=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Evaluates after every few epochs and the last one."""

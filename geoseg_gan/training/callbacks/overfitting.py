@@ -83,11 +83,8 @@ class Overfitting(Callback):
         module.discriminator.eval()
         with trainer.precision_plugin.forward_context(), module.evaluating() as generator:
             noise = module.draw_noise(sample, range(len(batch.label)), module.seed)
-            shown = [
-                (batch.image, batch),
-                (unseen.image, unseen),
-                (generator(batch.one_hot, noise), batch),
-            ]
+            fakes = generator(batch.one_hot, noise)
+            shown = [(batch.image, batch), (unseen.image, unseen), (fakes, batch)]
             means = [module.objective.realness(discriminator, *pair) for pair in shown]
         module.discriminator.train()
         return torch.stack(means).float()

@@ -25,9 +25,6 @@ class MeasuredPrecision(MixedPrecision):
 
     Until `PrecisionChoice` has measured, it is float32.
 
-    Args:
-        device: "cuda" or "cpu".
-
     Attributes:
         chosen: Lightning's name of the precision that is used; None before it is measured.
     """
@@ -39,12 +36,8 @@ class MeasuredPrecision(MixedPrecision):
 
     def autocast_context_manager(self) -> torch.autocast:
         """Autocast, switched off where float32 is used."""
-        return torch.autocast(
-            self.device,
-            dtype=torch.bfloat16,
-            enabled=self.chosen == "bf16-mixed",
-            cache_enabled=False,
-        )
+        half = self.chosen == "bf16-mixed"
+        return torch.autocast(self.device, torch.bfloat16, enabled=half, cache_enabled=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The choice, so that a resumed run keeps it."""

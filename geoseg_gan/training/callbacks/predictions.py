@@ -1,6 +1,6 @@
 """What a segmenter's training saves: pictures of predictions, the best weights, `last.ckpt`."""
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, cast
 
 import lightning as L
@@ -10,7 +10,6 @@ from torch.utils.data import default_collate
 
 from geoseg_gan.data.dataset import WindowDataset
 from geoseg_gan.data.palette import Palette
-from geoseg_gan.models.checkpoints import RunFacts
 from geoseg_gan.training.callbacks.checkpoint import LastCheckpoint
 from geoseg_gan.training.segmenter import Segmenter
 from geoseg_gan.utils.pictures import RGB, beside, evenly_spaced
@@ -20,40 +19,28 @@ SELECTED_BY = "inner/miou"
 """The figure by which the best epoch is selected."""
 
 
+@dataclass(eq=False)
 class SegmenterExporter(LastCheckpoint):
     """Keeps the weights of the best epoch on held-out tiles, and what resuming needs.
 
     With every validation TensorBoard gets the confusion matrix of the held-out tiles and a grid of
     image, mask and prediction.
 
-    Args:
-        out_dir: Where `last.ckpt` goes.
-        facts: The run.
+    Attributes:
         dataset: Where the shown windows come from; None for no pictures.
         keep_best: Whether to keep the best epoch's weights; else the last ones count.
         samples: How many windows are shown.
-
-    Attributes:
+        best_score: That of `SELECTED_BY`.
         best_epoch: 0 where none is kept.
         best_weights: Its weights, on the CPU.
     """
 
-    def __init__(
-        self,
-        out_dir: Path,
-        facts: RunFacts,
-        dataset: WindowDataset | None,
-        keep_best: bool,
-        samples: int,
-    ) -> None:
-        """Starts without a best epoch."""
-        super().__init__(out_dir, facts)
-        self.dataset = dataset
-        self.keep_best = keep_best
-        self.samples = samples
-        self.best_score = -1.0
-        self.best_epoch = 0
-        self.best_weights: dict[str, torch.Tensor] | None = None
+    dataset: WindowDataset | None
+    keep_best: bool
+    samples: int
+    best_score: float = -1.0
+    best_epoch: int = 0
+    best_weights: dict[str, torch.Tensor] | None = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Keeps the best weights, and saves."""
@@ -81,11 +68,8 @@ class SegmenterExporter(LastCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """The best epoch so far, as `last.ckpt` keeps it."""
-        return {
-            "score": self.best_score,
-            "epoch": self.best_epoch,
-            "weights": self.best_weights,
-        }
+        best = {"score": self.best_score, "epoch": self.best_epoch}
+        return {**best, "weights": self.best_weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the best epoch of a resumed run."""
@@ -96,16 +80,8 @@ class SegmenterExporter(LastCheckpoint):
 def prediction_grid(
     module: Segmenter, palette: Palette, dataset: WindowDataset, samples: int
 ) -> RGB:
-    """Image, mask and prediction of some windows, evenly spread over a dataset, a row each.
-
-    Args:
-        module: Whose predictions are shown.
-        palette: Colours of mask and prediction.
-        dataset: Where the windows come from.
-        samples: How many are shown, 1 or more.
-    """
-    count = min(samples, len(dataset))
-    shown = evenly_spaced(len(dataset), count)
+    """Image, mask and prediction of 1 or more windows, evenly spread over a dataset, a row each."""
+    shown = evenly_spaced(len(dataset), min(samples, len(dataset)))
     sample = default_collate([dataset[i] for i in shown])
     network, device = module.network, next(module.network.parameters()).device
     was_training = network.training
