@@ -9,15 +9,13 @@ import numpy.typing as npt
 
 from geoseg_gan.trials.arms import REAL, is_placebo, mix_of
 from geoseg_gan.trials.results import RunResult
+from geoseg_gan.utils.confusion import iou_of, mean_over
 from geoseg_gan.utils.errors import UserError
 
 Floats = npt.NDArray[np.float64]
 
-
 DRAWS = 4000
-
 """Bootstrap draws; their own error on a bound is some 1 % of the interval's width."""
-
 
 _LEVEL = 0.95
 
@@ -91,7 +89,7 @@ def tally(result: RunResult) -> Tally:
     groups, row = np.unique(result.val.groups, return_inverse=True)
     hits, union, true = _parts(result.val.counts)
     inner_hits, inner_union, inner_true = (part.sum(0) for part in _parts(result.inner.counts))
-    inner = np.where(inner_true > 0, _ratio(inner_hits, inner_union), np.nan)
+    inner = np.where(inner_true > 0, iou_of(inner_hits, inner_union), np.nan)
     return Tally(
         result.arm,
         result.seed,
@@ -100,7 +98,7 @@ def tally(result: RunResult) -> Tally:
         union=_by_group(union, row),
         holds=_by_group(true, row) > 0,
         inner_iou=inner,
-        inner_miou=float(_mean(inner, inner_true > 0)),
+        inner_miou=float(mean_over(inner, inner_true > 0)),
     )
 
 
@@ -199,7 +197,7 @@ class Comparison:
         if not pairs:
             return [math.nan] * len(self.occurs)
         gains = np.stack([ours.inner_iou - real.inner_iou for ours, real in pairs])
-        means: list[float] = _mean(gains.T, np.ones(len(gains), bool)).tolist()
+        means: list[float] = mean_over(gains.T, np.ones(len(gains), bool)).tolist()
         return means
 
     def without_groups(self, arm: str, other: str = REAL) -> dict[str, float]:
@@ -212,7 +210,7 @@ class Comparison:
             return {}
         keep = 1 - np.eye(len(self.groups))
         values = self._values(arm, other, seeds, keep)
-        means = _mean(values, self.occurs).mean(1)
+        means = mean_over(values, self.occurs).mean(1)
         return dict(zip(self.groups, means.tolist(), strict=True))
 
     def _once(self, arm: str, other: str | None) -> Summary:
@@ -235,7 +233,7 @@ class Comparison:
             np.stack([getattr(self._runs[arm][seed], part) for seed in seeds])
             for part in ("hits", "union")
         )
-        return _ratio(np.tensordot(weights, hits, (1, 1)), np.tensordot(weights, union, (1, 1)))
+        return iou_of(np.tensordot(weights, hits, (1, 1)), np.tensordot(weights, union, (1, 1)))
 
     def _summary(self, arm: str, other: str | None) -> Summary:
         seeds = self._shared(arm, other)
@@ -248,7 +246,7 @@ class Comparison:
         of_seeds = rng.multinomial(runs, np.full(runs, 1 / runs), self.draws) / runs
         observed = self._values(arm, other, seeds, np.ones((1, groups)))[0]
         drawn = self._values(arm, other, seeds, weights)
-        mious, drawn_mious = _mean(observed, self.occurs), _mean(drawn, self.occurs)
+        mious, drawn_mious = mean_over(observed, self.occurs), mean_over(drawn, self.occurs)
         classes = [
             _estimate(observed[:, c], drawn[:, :, c], of_seeds, int(self.group_counts[c]))
             if self.occurs[c]
@@ -258,7 +256,7 @@ class Comparison:
         miou = _estimate(mious, drawn_mious, of_seeds, groups)
         rare = Estimate(math.nan, math.nan, math.nan)
         if self._rare.any():
-            means = _mean(observed, self._rare), _mean(drawn, self._rare)
+            means = mean_over(observed, self._rare), mean_over(drawn, self._rare)
             rare = _estimate(*means, of_seeds, self._rare_groups)
         return Summary(miou, rare, classes, seeds, mious.tolist())
 
@@ -298,16 +296,3 @@ def _by_group(pixels: Floats, group: npt.NDArray[np.int64]) -> Floats:
     totals = np.zeros((int(group.max()) + 1, pixels.shape[1]))
     np.add.at(totals, group, pixels)
     return totals
-
-
-def _ratio(hits: Floats, union: Floats) -> Floats:
-    """IoU; NaN where the class is in neither labels nor predictions."""
-    return np.divide(hits, union, out=np.full_like(union, np.nan), where=union > 0)
-
-
-def _mean(iou: Floats, occurs: npt.NDArray[np.bool_]) -> Floats:
-    """Mean over the last axis, of the classes that occur and have an IoU."""
-    chosen = iou[..., occurs]
-    count = (~np.isnan(chosen)).sum(-1)
-    total: Floats = np.nansum(chosen, -1) / np.maximum(count, 1)
-    return np.where(count > 0, total, np.nan)

@@ -50,11 +50,14 @@ def class_iou(counts: Any) -> npt.NDArray[np.float64]:
     """
     values = np.asarray(counts.cpu() if isinstance(counts, Tensor) else counts, np.float64)
     hits = np.diagonal(values, axis1=-2, axis2=-1)
-    union = values.sum(-1) + values.sum(-2) - hits
-    iou: npt.NDArray[np.float64] = np.divide(
-        hits, union, out=np.full_like(union, np.nan), where=union > 0
-    )
-    return iou
+    return iou_of(hits, values.sum(-1) + values.sum(-2) - hits)
+
+
+def iou_of(
+    hits: npt.NDArray[np.float64], union: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Intersection over union from pixel counts of the same shape; NaN where the union is empty."""
+    return np.divide(hits, union, out=np.full_like(union, np.nan), where=union > 0)
 
 
 def mean_iou(counts: Any) -> float:
@@ -63,8 +66,24 @@ def mean_iou(counts: Any) -> float:
     Args:
         counts: A confusion matrix, shape (C, C), a tensor or an array.
     """
-    occurs = np.asarray(counts.sum(-1).tolist()) > 0
-    return float(class_iou(counts)[occurs].mean()) if occurs.any() else float("nan")
+    return float(mean_over(class_iou(counts), np.asarray(counts.sum(-1).tolist()) > 0))
+
+
+def mean_over(
+    iou: npt.NDArray[np.float64], occurs: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """The mean over the classes that occur and have an IoU.
+
+    Args:
+        iou: IoU of every class, shape (..., C).
+        occurs: Which classes occur, shape (C,).
+
+    Returns:
+        Shape (...); NaN where there is no such class.
+    """
+    chosen = iou[..., occurs]
+    count = (~np.isnan(chosen)).sum(-1)
+    return np.where(count > 0, np.nansum(chosen, -1) / np.maximum(count, 1), np.nan)
 
 
 @dataclass(frozen=True)
