@@ -1,6 +1,9 @@
 """What every test may use: a small palette, tiny data folders, and a trained run."""
 
+import copy
+import functools
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -109,10 +112,27 @@ def _painted(rng: np.random.Generator, label: np.ndarray, bands: int, dtype: str
 def composed() -> Callable[..., Any]:
     """Composes a command's real configuration: `composed("train", "bs=2")`."""
 
-    def compose_typed(name: str, *overrides: str) -> Any:
+    @functools.cache
+    def once(name: str, *overrides: str) -> Any:
         return compose(SCHEMAS[name], overrides)
 
-    return compose_typed
+    return lambda *arguments: copy.deepcopy(once(*arguments))
+
+
+@pytest.fixture
+def run_command(tmp_path, monkeypatch) -> Callable[..., int]:
+    """Runs a command in `tmp_path`; its exit code: `run_command(train_command, "bs=2")`."""
+
+    def run(command: Callable[[], None], *arguments: str) -> Any:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["command.py", *arguments])
+        try:
+            command()
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    return run
 
 
 TINY = (

@@ -1,11 +1,13 @@
 """Sweeps: the folders of jobs, failing jobs, going on, and the sweepers and launchers."""
 
+import functools
 import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
 from geoseg_gan.config import _JobError, command_line
 from geoseg_gan.training.compare import compare
@@ -17,19 +19,9 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
 
 
 @pytest.fixture
-def sweep(tmp_path, monkeypatch):
+def sweep(run_command):
     """Calls train with -m in a folder, and returns its exit code: `sweep("lr=1,2")`."""
-
-    def call(*arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "-m", "out_dir=sweep", *arguments])
-        try:
-            train_command()
-        except SystemExit as stop:
-            return stop.code
-        return 0
-
-    return call
+    return functools.partial(run_command, train_command, "-m", "out_dir=sweep")
 
 
 @pytest.fixture
@@ -97,6 +89,7 @@ def test_only_jobs_with_a_checkpoint_are_resumed(sweep, jobs, tmp_path):
 
 
 def test_a_job_knows_its_command_line(sweep, monkeypatch):
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     seen = []
     monkeypatch.setattr(
         "geoseg_gan.training.train.train", lambda config: seen.append(command_line())
@@ -133,6 +126,7 @@ def common(tmp_path, make_folder, tiny):
     return [*tiny, f"data_root={root}", "epochs=1", "samples=0"]
 
 
+@pytest.mark.slow
 def test_optuna_searches_goes_on_and_is_compared(common, sweep, tmp_path, capfd):
     held = ["experiment=sweep_hinge", "inner_share=0.4", "evaluate_samples=4"]
     assert sweep(*common, *held, "hydra.sweeper.n_trials=2") == 0
