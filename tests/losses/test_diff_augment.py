@@ -47,8 +47,7 @@ def test_a_probability_of_one_changes_every_pair_and_leaves_the_inputs(settings)
     for first, second in ((batch.image, after.image), (fake, generated)):
         assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
     original = batch_of(range(20))
-    assert torch.equal(batch.image, original.image) and torch.equal(fake, -original.image)
-    assert torch.equal(batch.label, original.label) and batch.valid.all()
+    assert torch.equal(batch.image, original.image) and torch.equal(batch.label, original.label)
 
 
 def test_a_probability_between_changes_some_pairs():
@@ -161,11 +160,9 @@ def test_amounts_are_drawn_over_the_whole_range_at_every_probability():
 
 def test_images_of_one_band_change_in_brightness_and_contrast():
     batch, _, after, _ = changed(bands=1, geometry=False)
-    assert after.image.shape == batch.image.shape
-    flat = [v.flatten(1) for v in (batch.image, after.image)]
-    factor = flat[1].std(1) / flat[0].std(1)
-    spread = (flat[0] - flat[0].mean(1, keepdim=True)) * factor.view(-1, 1)
-    torch.testing.assert_close(flat[1] - flat[1].mean(1, keepdim=True), spread)
+    spreads = [(v - v.mean((1, 2, 3), keepdim=True)).flatten(1) for v in (batch.image, after.image)]
+    factor = spreads[1].std(1, keepdim=True) / spreads[0].std(1, keepdim=True)
+    torch.testing.assert_close(spreads[1], spreads[0] * factor)
 
 
 def test_gradients_pass_to_what_stays_in_sight():

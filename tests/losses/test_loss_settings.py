@@ -70,33 +70,19 @@ def test_augmentation_that_is_off_may_change_nothing():
             "needs a discriminator that tells the class of every pixel, and model.discriminator "
             "says how real an image is. Use model/discriminator=oasis, or loss=hinge_fm",
         ),
-        (
-            {"adversarial": "lsgan"},
-            "classes",
-            1,
-            "loss.adversarial=lsgan needs a discriminator that says how real.*"
-            "Use model/discriminator=patch, or loss=oasis",
-        ),
-        (
-            {"adversarial": "both"},
-            "realness",
-            1,
-            "needs a discriminator that does both.* says how real an image is. "
-            "Use model/discriminator=both, or loss=hinge_fm",
-        ),
+        ({"adversarial": "lsgan"}, "classes", 1, "Use model/discriminator=patch, or loss=oasis"),
+        ({"adversarial": "both"}, "realness", 1, "Use model/discriminator=both, or loss=hinge_fm"),
         (
             {"labelmix": Weight(10.0)},
             "realness",
             1,
-            "mixes images along their classes, which loss.adversarial=hinge does not tell. "
-            "Set it to 0, or use loss=oasis",
+            "mixes images along their classes, .* Set it to 0, or use loss=oasis",
         ),
         (
             {"diversity": defaults(DiversitySettings, 1.0)},
             "realness",
             0,
-            "compares images of different noise, but the generator takes none. "
-            "Set it to 0, or give model.generator some style_channels",
+            "compares images of different noise, but .* Set it to 0, or give .* style_channels",
         ),
     ],
 )
@@ -124,20 +110,13 @@ def test_networks_that_fit_are_accepted(adversarial, output_kind):
     check_fit(diverse, output_kind, 1)
 
 
-@pytest.mark.parametrize(
-    ("network", "bands", "message"),
-    [
-        ("vgg19", 5, "vgg19 takes RGB images, not 5 bands. Use lite2"),
-        ("resnet81", 3, "resnet81 is not lite2, vgg19 or .*Did you mean 'resnet"),
-    ],
-)
-def test_an_impossible_perceptual_network_is_refused_only_where_it_is_used(network, bands, message):
+def test_an_impossible_perceptual_network_is_refused_only_where_it_is_used():
     def settings(weight):
-        return defaults(ObjectiveSettings, perceptual=PerceptualSettings(weight, network))
+        return defaults(ObjectiveSettings, perceptual=PerceptualSettings(weight, "vgg19"))
 
-    with pytest.raises(UserError, match=message):
-        Objective(settings(1.0), bands, seed=0)
-    Objective(settings(0.0), bands, seed=0)
+    with pytest.raises(UserError, match=r"vgg19 takes RGB images, not 5 bands\. Use lite2"):
+        Objective(settings(1.0), 5, seed=0)
+    Objective(settings(0.0), 5, seed=0)
 
 
 def test_balanced_weights_of_a_segmenter_follow_the_median_frequency():
