@@ -8,10 +8,8 @@ from defaults import defaults
 from geometry import OFF, TURNS
 
 from geoseg_gan.data.datamodule import GanDataModule
-from geoseg_gan.data.dataset import PairDataset, PairSource
-from geoseg_gan.data.images import MaskReader, write_image
+from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.jitter import Warp, draw_warp, sample_label
-from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.sampler import Focus, SampleIndex, crop_focus, draw_focused
 from geoseg_gan.data.settings import AffineStep, ElasticStep
 from geoseg_gan.synthesis.sampling import mask_weights
@@ -19,9 +17,6 @@ from geoseg_gan.utils.errors import UserError
 
 PIXELS = np.array([[90, 0, 10, 0, 0], [60, 0, 0, 0, 40], [35, 0, 30, 5, 30]])
 """Pixels of four classes, of which the second never occurs, and of ignore."""
-
-
-# Which crops
 
 
 @pytest.mark.parametrize(
@@ -61,9 +56,6 @@ def test_draws_follow_the_generator_s_state_and_may_be_none():
     assert not np.array_equal(first, other)
     rows, classes = Focus(0.5, [2], PIXELS[:, [2]]).draw(0, np.random.default_rng(0))
     assert rows.shape == classes.shape == (0,)
-
-
-# Where they lie
 
 
 def with_blob(height, width, row, column, side=6):
@@ -124,18 +116,10 @@ def test_pixels_that_leave_the_frame_are_passed_over_while_others_stay():
     for _ in range(50):
         window = draw_focused(label, 2, shift, 16, rng)
         assert (sample_label(label, shift.source_map(64, 64, window)) == 2).any()
-
-
-def test_a_class_that_leaves_the_frame_draws_the_crop_to_that_border():
-    shift = Warp(affine=(1.0, 0.0, 0.0, 1.0, 0.5, 0.0))
-    label = with_blob(64, 64, 30, 4)
-    rng = np.random.default_rng(0)
+    gone = with_blob(64, 64, 30, 4)  # the crop goes to the border over which the class left
     for _ in range(20):
-        top, left, side = draw_focused(label, 2, shift, 16, rng)
+        top, left, side = draw_focused(gone, 2, shift, 16, rng)
         assert left == 0 and side == 16 and 15 <= top <= 35
-
-
-# Items and batches
 
 
 @pytest.fixture
@@ -182,17 +166,6 @@ def test_every_item_on_a_class_shows_it(one_small_blob, settings):
     data = ready(one_small_blob, settings, crops="balanced", epoch_steps=10)
     for draw in data.train_dataloader().sampler:
         assert (data.train_dataset[draw]["label"] == draw.focus).any()
-
-
-def test_image_and_mask_of_a_crop_on_a_class_belong_together(one_small_blob, palette):
-    pairs = find_pairs(one_small_blob, "train")
-    reader = MaskReader(palette)
-    label, _ = reader.read(pairs[5].mask)
-    write_image(pairs[5].image, label[..., None].repeat(3, 2) * 20)
-    dataset = PairDataset(PairSource(pairs, reader), 32, "crop", TURNS, seed=0)
-    for serial in range(10):
-        item = dataset[SampleIndex(5, serial, 2)]
-        assert torch.equal(item["image"][0], item["label"] * 20)
 
 
 def test_whole_pictures_are_only_chosen_by_the_class(one_small_blob, settings):

@@ -45,9 +45,6 @@ def paint_stray(root, palette, pixels, split="train", number=1):
     return path
 
 
-# What is served
-
-
 def test_training_batches_hold_stored_values_of_the_asked_size(root, settings):
     data = ready(root, settings)
     batches = list(data.train_dataloader())
@@ -110,12 +107,6 @@ def test_the_cache_changes_no_batch(root, settings):
         assert torch.equal(batch["image"], expected["image"])
 
 
-def test_pictures_are_resized_where_the_settings_say_so(root, settings):
-    data = ready(root, replace(settings, fit="resize"), image_size=64)
-    assert next(iter(data.train_dataloader()))["image"].shape == (2, 3, 64, 64)
-    assert len(data.val_dataset) == 2
-
-
 def test_16_bit_images_are_scaled_by_the_training_split(make_folder, tmp_path, settings):
     root = make_folder(tmp_path / "data", train=2, val=1, size=32, bands=5, dtype="uint16")
     data = ready(root, settings)
@@ -157,9 +148,6 @@ def test_workers_follow_the_machine(root, settings, monkeypatch, cores, world, o
     assert data._workers() == workers
 
 
-# Warnings
-
-
 def test_a_missing_validation_split_is_a_warning_and_training_pictures_stand_in(
     make_folder, tmp_path, settings
 ):
@@ -197,9 +185,6 @@ def test_groups_in_both_splits_are_a_warning(root, settings):
     groups = {pair.stem: pair.group for pair in data.train_index.pairs}
     assert groups["train_001"] == "north" and groups["train_002"] == "train_002"
     assert data.val_dataset[0]["group"] == "south"
-
-
-# Refusals
 
 
 def test_a_folder_without_training_images_is_refused(tmp_path, settings):
@@ -246,9 +231,6 @@ def test_splits_of_different_bands_are_refused(root, settings):
 def test_settings_out_of_range_are_refused_by_their_key(settings, changes, message):
     with pytest.raises(UserError, match=message):
         replace(settings, **changes)
-
-
-# The demo world
 
 
 @pytest.mark.filterwarnings("ignore:.*never occurs in the masks")

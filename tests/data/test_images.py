@@ -21,16 +21,11 @@ from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass, UnknownColorE
 @pytest.mark.parametrize(
     ("suffix", "bands", "dtype"),
     [
-        (".png", 1, "uint8"),
-        (".png", 3, "uint8"),
-        (".png", 1, "uint16"),
-        (".tiff", 1, "uint8"),
-        (".TIF", 3, "uint8"),
-        (".tif", 1, "float32"),
-        (".tif", 2, "int16"),
+        (".png", 1, "uint8"), (".png", 3, "uint8"), (".png", 1, "uint16"), (".tiff", 1, "uint8"),
+        (".TIF", 3, "uint8"), (".tif", 1, "float32"), (".tif", 2, "int16"),
         (".tif", 13, "uint16"),
     ],
-)
+)  # fmt: skip
 def test_lossless_images_keep_their_values_bands_and_dtype(tmp_path, suffix, bands, dtype):
     write_image(tmp_path / f"a{suffix}", noise(bands, dtype))
     pixels = read_image(tmp_path / f"a{suffix}")
@@ -129,9 +124,6 @@ def test_threads_that_read_pictures_without_a_place_hear_no_warning(tmp_path):
     assert all(np.array_equal(pixels, noise()) for pixels in read)
 
 
-# Resizing
-
-
 @pytest.mark.parametrize(
     ("bands", "dtype"), [(1, "float32"), (3, "uint8"), (4, "int16"), (6, "uint16")]
 )
@@ -221,16 +213,11 @@ def save_as(palette, label, path, how):
 @pytest.mark.parametrize(
     ("name", "how"),
     [
-        ("m.png", "rgb"),
-        ("m.png", "rgba"),
-        ("m.png", "palette"),
-        ("m.bmp", "rgb"),
-        ("m.tif", "rgb"),
-        ("m.tif", "palette"),
-        ("m.tif", "geotiff"),
+        ("m.png", "rgb"), ("m.png", "rgba"), ("m.png", "palette"), ("m.bmp", "rgb"),
+        ("m.tif", "rgb"), ("m.tif", "palette"), ("m.tif", "geotiff"),
         ("m.TIFF", "geotiff with alpha"),
     ],
-)
+)  # fmt: skip
 def test_coloured_masks_are_read_however_they_are_stored(tmp_path, palette, name, how):
     label = label_of(palette)
     save_as(palette, label, tmp_path / name, how)

@@ -175,13 +175,9 @@ def test_affine_draws_stay_within_their_settings():
     assert 27 < angle.max() <= 30 + 1e-9 and -30 - 1e-9 <= angle.min() < -27
     for shift in (dx, dy):
         assert 0.18 < shift.max() <= 0.2 and -0.2 <= shift.min() < -0.18
-
-
-def test_a_scale_above_one_enlarges_what_is_shown():
     label = noise(1, height=64, width=64)[..., 0]
-    settings = defaults(JitterSettings, affine=defaults(AffineStep, 1.0, 0.0, [2.0, 2.0], 0.0))
-    warp = draw_warp(settings, np.random.default_rng(0))
-    larger = sample_label(label, warp.source_map(64, 64, (0, 0, 64)))
+    twice = replace(OFF, affine=defaults(AffineStep, 1.0, 0.0, [2.0, 2.0], 0.0))
+    larger = sample_label(label, draw_warp(twice, rng).source_map(64, 64, (0, 0, 64)))
     np.testing.assert_array_equal(larger, label[16:48, 16:48].repeat(2, 0).repeat(2, 1))
 
 

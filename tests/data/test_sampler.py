@@ -11,9 +11,6 @@ def draws(sampler, epoch=0):
     return list(sampler)
 
 
-# The order of training
-
-
 def test_an_epoch_shows_every_pair_once_in_numpys_permutation():
     sampler = EpochSampler(12, 4, seed=5)
     for epoch in range(2):
@@ -66,9 +63,6 @@ def test_an_epoch_is_as_many_batches_as_the_pairs_fill_or_as_many_as_asked(lengt
     sampler = EpochSampler(length, 8, 0, batches=5)
     assert len(sampler) == len(draws(sampler)) == 40
     assert {draw.row for draw in draws(sampler)} == set(range(length))
-
-
-# Synthetic pairs among them
 
 
 def mixed(rank=0, world=1, *, length=40, batch=8, synthetic=25, ratio=0.25, seed=3, **more):
@@ -168,9 +162,6 @@ def test_a_schedule_moves_synthetic_draws_and_changes_no_share(schedule, ratio, 
             np.testing.assert_array_equal(order, rows(mixed(ratio=ratio), epoch))
 
 
-# Pairs that stand in the pool more than once
-
-
 def test_repeated_pairs_are_drawn_as_often_as_asked():
     repeats = np.where(np.arange(40) < 8, 2.5, 1.0)
     epochs = [rows(mixed(synthetic=0, repeats=repeats, batches=7), e) for e in range(60)]
@@ -189,9 +180,6 @@ def test_fractions_are_rounded_anew_in_every_pool():
 def test_repeats_are_the_same_for_two_processes():
     both = global_batches(2, repeats=np.full(40, 1.7))
     np.testing.assert_array_equal(both, global_batches(1, repeats=np.full(40, 1.7)))
-
-
-# Crops on a class
 
 
 RARE = Focus(0.5, [1, 3], np.stack([np.arange(40) == 7, np.arange(40) % 10 == 0], 1) * 5)

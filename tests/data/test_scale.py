@@ -1,25 +1,17 @@
 """What keeps the cost of a pair constant: no objects for pairs and windows that nobody asks for."""
 
 import numpy as np
-from defaults import defaults
+from geometry import OFF
 
 from geoseg_gan.data import pairs as module
 from geoseg_gan.data.datamodule import GanDataModule
 from geoseg_gan.data.dataset import WindowGrid, window_starts
-from geoseg_gan.data.settings import JitterSettings
 
 
 def test_a_start_makes_no_object_of_a_pair(root, settings, monkeypatch):
     def start():
-        data = GanDataModule(
-            root,
-            settings,
-            image_size=32,
-            batch_size=4,
-            jitter=defaults(JitterSettings),
-            seed=0,
-            inner_share=0.3,
-        )
+        knobs = {"image_size": 32, "batch_size": 4, "jitter": OFF, "seed": 0}
+        data = GanDataModule(root, settings, inner_share=0.3, **knobs)
         data.setup()
         assert len(data.train_windows()) and len(list(data.train_dataloader().sampler)) == 8
         return data

@@ -4,7 +4,6 @@ from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -48,9 +47,6 @@ def pixels_of(loaders, classes=3):
     return counts[:classes].tolist()
 
 
-# The tiles that are held out
-
-
 def test_whole_groups_are_held_out_until_they_hold_the_share():
     groups = [name for name in "abcdefghij" for _ in range(3)]
     drawn = [hold_out(groups, 0.15, seed) for seed in range(10)]
@@ -63,16 +59,11 @@ def test_whole_groups_are_held_out_until_they_hold_the_share():
 @pytest.mark.parametrize(
     ("groups", "share", "count"),
     [
-        ("abcdefghij", 0.0, 0),
-        ("abcdefghij", 0.01, 1),
-        ("abcdefghij", 0.3, 3),
-        ("abcdefghij", 0.31, 4),
-        ("abcdefghij", 0.9, 5),
-        ("ab", 0.1, 1),
-        ("aaaaaaaaab", 0.2, 1),
+        ("abcdefghij", 0.0, 0), ("abcdefghij", 0.01, 1), ("abcdefghij", 0.3, 3),
+        ("abcdefghij", 0.31, 4), ("abcdefghij", 0.9, 5), ("ab", 0.1, 1), ("aaaaaaaaab", 0.2, 1),
         ("aaabbb", 0.2, 3),
     ],
-)
+)  # fmt: skip
 def test_at_least_one_group_and_at_most_half_of_the_pairs_are_held_out(groups, share, count):
     for seed in range(6):
         assert len(hold_out(list(groups), share, seed)) == count
@@ -107,9 +98,6 @@ def test_scaling_is_that_of_the_fitted_images(make_folder, tmp_path, settings):
     assert data.scaling().low == [min(levels)] * 2 and data.scaling().high == [max(levels)] * 2
 
 
-# Validation
-
-
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 16])
 def test_all_processes_together_see_every_pixel_once(root, settings, world):
     data = ready(root, settings, batch_size=16, inner_share=0.2)
@@ -131,44 +119,13 @@ def test_all_processes_together_see_every_pixel_once(root, settings, world):
     assert dealt[: len(order)] == order
 
 
-def test_a_missing_validation_split_is_a_warning(make_folder, tmp_path, settings):
+def test_missing_validation_and_held_out_tiles_leave_nothing_to_load(
+    make_folder, tmp_path, settings
+):
     root = make_folder(tmp_path / "data", val=0, size=32)
     with pytest.warns(UserWarning, match=re.escape(f"{root / 'val'} is missing: there will be no")):
         data = ready(root, settings)
-    assert data.val_dataset is None
-
-
-class Watcher(L.LightningModule):
-    """Counts what Lightning shows it."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.automatic_optimization = False
-        self.seen = Counter()
-
-    def training_step(self, sample, batch_idx):
-        self.seen["train"] += len(sample["stem"])
-
-    def validation_step(self, sample, batch_idx):
-        self.seen["val"] += len(sample["stem"])
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
-@pytest.mark.parametrize(("share", "windows"), [(0.0, 0), (0.2, 3 * 4)])
-def test_lightning_trains_with_and_without_held_out_tiles(root, settings, made, share, windows):
-    data = make(root, settings, inner_share=share, synthetic=[made], synthetic_ratio=0.25)
-    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    off = dict.fromkeys((*off, "use_distributed_sampler", "num_sanity_val_steps"), 0)
-    trainer = L.Trainer(max_epochs=2, accelerator="cpu", **off)
-    module = Watcher()
-    trainer.fit(module, datamodule=data)
-    assert module.seen == Counter(train=2 * 4 * data.steps_per_epoch) + Counter(val=2 * windows)
-
-
-# Opening
+    assert data.val_dataset is None and data.val_dataloader() == []
 
 
 def test_folders_that_are_right_are_opened_without_a_warning_and_once(root, settings, made):
@@ -181,34 +138,16 @@ def test_folders_that_are_right_are_opened_without_a_warning_and_once(root, sett
 
 
 def test_a_class_that_is_not_fitted_is_a_warning(one_with_settlement, settings):
-    messages = set()
-    for seed in range(12):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            data = ready(one_with_settlement, settings, inner_share=0.25, seed=seed)
-        held = "train_000" in {pair.stem for pair in data.inner_dataset.source.pairs}
-        assert len(caught) == held
-        messages |= {str(warning.message) for warning in caught}
-    (message,) = messages
-    assert message.endswith("masks: Settlement. The segmenter cannot learn it.")
+    path = one_with_settlement / "split.csv"
+    path.write_text("stem,part\ntrain_000,inner\ntrain_001,fit\n")
+    message = "masks: Settlement. The segmenter cannot learn it."
+    with pytest.warns(UserWarning, match=message) as caught:
+        ready(one_with_settlement, replace(settings, split_file=str(path)))
+    assert len(caught) == 1
 
 
 def synthetic_in(batches):
     return sum(stem.startswith("pair_") for batch in batches for stem in batch)
-
-
-# Mixing
-
-
-@pytest.mark.parametrize(("ratio", "expected"), [(0.0, 0), (0.25, 3), (0.5, 6), (1.0, 12)])
-def test_an_epoch_holds_exactly_the_asked_share_of_synthetic_pairs(
-    root, settings, made, ratio, expected
-):
-    data = ready(root, settings, synthetic=[made], synthetic_ratio=ratio)
-    for epoch in range(3):
-        batches = stems(data, epoch)
-        assert [len(batch) for batch in batches] == [4, 4, 4]
-        assert synthetic_in(batches) == expected
 
 
 def test_two_processes_share_the_batches_of_one_and_each_has_synthetic_pairs(root, settings, made):
@@ -271,9 +210,6 @@ def test_only_synthetic_pairs_lose_the_classes_that_do_not_count(root, settings,
         assert torch.equal(now, torch.where(was == 2, was, 255).to(torch.uint8))
 
 
-# Rare classes
-
-
 @pytest.mark.parametrize("classes", [["Settlement"], [2]])
 def test_pairs_of_rare_classes_are_drawn_as_often_as_asked(one_with_settlement, settings, classes):
     knobs = {"oversample": classes, "oversample_factor": 4.0, "epoch_steps": 30}
@@ -281,13 +217,6 @@ def test_pairs_of_rare_classes_are_drawn_as_often_as_asked(one_with_settlement, 
     assert data.steps_per_epoch == 30
     counts = Counter(stem for batch in stems(data) for stem in batch)  # 120 of a pool of 15
     assert counts.pop("train_000") == 32 and set(counts.values()) == {8}
-
-
-def test_oversampling_leaves_the_share_of_synthetic_pairs(one_with_settlement, settings, made):
-    knobs = {"oversample": ["Settlement"], "oversample_factor": 2.5}
-    knobs |= {"synthetic": [made], "synthetic_ratio": 0.25}
-    data = ready(one_with_settlement, settings, **knobs)
-    assert [synthetic_in(stems(data, epoch)) for epoch in range(4)] == [3] * 4
 
 
 def test_regions_are_pasted_between_fitted_real_pairs_only(root, settings, made):
@@ -303,9 +232,6 @@ def test_regions_are_pasted_between_fitted_real_pairs_only(root, settings, made)
         for part, before in zip((real, painted), plain.parts, strict=True)
     ]
     assert not all(same[0]) and all(same[1])
-
-
-# Refusals
 
 
 def test_a_generated_folder_as_validation_is_refused(

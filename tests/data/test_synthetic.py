@@ -21,9 +21,6 @@ def rewrite(folder, **changes):
     (folder / GENERATION).write_text(json.dumps(facts | changes))
 
 
-# Reading
-
-
 @pytest.mark.parametrize("layout", ["pairs", "folders"])
 @pytest.mark.parametrize("mask_format", ["rgb", "index"])
 def test_a_generated_folder_tells_its_pairs_and_how_to_read_them(
@@ -76,9 +73,6 @@ def test_a_folder_that_cannot_be_used_is_refused(generated, spoil, message):
         read_synthetic(generated)
 
 
-# Comparing
-
-
 def test_a_folder_of_the_same_classes_passes_in_silence(generated, palette):
     facts = read_synthetic(generated)
     with warnings.catch_warnings():
@@ -123,9 +117,6 @@ def test_another_resolution_is_a_warning_with_both_shown(
     assert len(caught) == differs
     if differs:
         assert f"shows {gsd:g} metres a pixel, but data.gsd=0.5" in str(caught[0].message)
-
-
-# Keeping real data real
 
 
 def test_real_folders_pass(make_folder, tmp_path):

@@ -67,9 +67,6 @@ def draw(transplanter, seed, label=None, view=None):
     return transplanter.draw(np.random.default_rng(seed), label, view)
 
 
-# Drawing
-
-
 def test_a_transplant_is_a_region_of_the_donor_turned_and_put_elsewhere(transplanter):
     made, inner = transplanter(), np.s_[MARGIN:-MARGIN, MARGIN:-MARGIN]
     drawn = [draw(made, seed) for seed in range(60)]
@@ -137,9 +134,6 @@ def test_transplants_of_masks_alone_need_no_images(make_folder, tmp_path, palett
         assert (transplant and transplant.to_dict()) == (other and other.to_dict())
 
 
-# Pasting
-
-
 def test_only_the_region_changes_and_ignored_pixels_stay(transplanter):
     made = transplanter()
     for seed in range(60):
@@ -196,9 +190,6 @@ def test_a_transplant_is_stored_as_plain_values(transplanter):
     assert told == {"donor": t.donor, "class": t.class_name, "pixels": t.pixels} | where | turn
 
 
-# Which classes
-
-
 @pytest.mark.parametrize(
     ("totals", "classes"),
     [
@@ -239,9 +230,6 @@ def test_classes_are_given_by_name_or_id_and_rows_without_them_are_no_donors(pal
 def test_classes_that_are_not_there_are_refused(step, message, transplanter):
     with pytest.raises(UserError, match=message):
         transplanter(defaults(TransplantStep, 1.0, **step), key="augment.copy_paste")
-
-
-# What is seen
 
 
 def test_the_view_is_what_a_warp_shows():
@@ -295,9 +283,6 @@ def block(height, width):
     return np.pad(np.ones((height, width), bool), MARGIN)
 
 
-# Numbers
-
-
 @pytest.mark.parametrize(
     ("label", "expected"),
     [
@@ -316,9 +301,6 @@ def test_regions_are_numbered_by_class_and_place(label, expected):
     regions = region_map(np.array(label, np.uint8))
     assert regions.dtype == np.int32
     assert regions.tolist() == expected
-
-
-# Regions
 
 
 def test_a_region_has_its_box_its_pixels_and_its_surroundings():
@@ -385,9 +367,6 @@ def test_every_pixel_of_the_class_has_the_same_chance_to_be_in_the_region():
     assert np.mean(np.array(drawn) == 90) == pytest.approx(0.75, abs=0.05)
 
 
-# Places
-
-
 def test_a_place_has_the_right_surroundings():
     label = np.zeros((40, 60), np.uint8)
     label[:, 30:] = 2
@@ -419,9 +398,6 @@ def test_ignored_pixels_are_never_covered_though_they_may_be_beside():
     assert all(top + 6 <= 20 or top > 20 for top in tops)
     label[::6] = IGNORE
     assert place_of(label, block(6, 6)) is None
-
-
-# Cutting and turning
 
 
 def test_beyond_the_border_its_pixels_repeat():
