@@ -183,16 +183,14 @@ class TestProjected(DiscriminatorTester):
             self.build(**{setting: -1})
 
     def test_mixes_and_heads_of_four_levels_are_saved_and_no_backbone(self):
-        network = self.build(patch=0)
-        assert len(network(*self.inputs()).logits) == 4
+        network, inputs = self.build(), self.inputs()
+        *levels, beside = network(*inputs).logits
+        assert len(levels) == 4 and torch.equal(beside, network.patch(*inputs).logits[0])
+        network.patch = None
         learnt = {name for name, _ in network.named_parameters()}
         mixes = {name for name in network.state_dict() if not name.startswith("scales.")}
         assert learnt and all(name.startswith("scales.") for name in learnt)
         assert len(mixes) == 4 + 3 and all(name.startswith("across_") for name in mixes)
-
-    def test_a_patchgan_beside_them_is_a_scale_more(self):
-        network, inputs = self.build(), self.inputs()
-        assert torch.equal(network(*inputs).logits[4], network.patch(*inputs).logits[0])
 
     def test_mixing_keeps_the_size_of_activations(self):
         for name, weight in self.build(mixed=64).named_buffers():
