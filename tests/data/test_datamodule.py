@@ -89,15 +89,6 @@ def test_held_out_groups_that_are_in_validation_too_are_a_warning(root, settings
         ready(root, shared, inner_share=0.5)
 
 
-def test_validation_shows_full_pictures_and_never_changes(root, settings):
-    first, second = ready(root, settings, seed=0), ready(root, settings, seed=1)
-    assert len(first.val_dataset) == 2 * 2 * 2
-    for position in range(8):
-        a, b = first.val_dataset[position], second.val_dataset[position]
-        assert a["stem"].startswith("val_")
-        assert torch.equal(a["image"], b["image"]) and torch.equal(a["label"], b["label"])
-
-
 def test_the_cache_changes_no_batch(root, settings):
     plain, cached = (ready(root, replace(settings, cache=c)) for c in ("none", "ram"))
     assert plain.train_dataset.source.decoded is None

@@ -234,16 +234,6 @@ def test_a_link_to_nothing_is_named(root, reader):
         scan(find_pairs(root, "train"), reader)
 
 
-def test_unknown_pixels_are_counted_by_pair_where_the_policy_allows_them(root, reader, palette):
-    pixels = palette.decode(reader.read(mask(root, 2))[0])
-    pixels[5, :4] = 1, 2, 3
-    write_image(mask(root, 2), pixels)
-    tolerant = MaskReader(palette, unknown="ignore")
-    for _ in range(2):  # read, and remembered
-        index = scan(find_pairs(root, "train"), tolerant)
-        assert index.unknown.tolist() == [0, 0, 4, 0, 0]
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_another_type_and_values_that_are_no_numbers_are_named(
     make_folder, tmp_path, reader, value

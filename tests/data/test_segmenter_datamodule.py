@@ -150,16 +150,6 @@ def synthetic_in(batches):
     return sum(stem.startswith("pair_") for batch in batches for stem in batch)
 
 
-def test_two_processes_share_the_batches_of_one_and_each_has_synthetic_pairs(root, settings, made):
-    knobs = {"synthetic": [made], "synthetic_ratio": 0.5, "epoch_steps": 6}
-    for epoch in range(2):
-        single = stems(ready(root, settings, **knobs), epoch)
-        parts = [stems(ready(root, settings, rank, 2, **knobs), epoch) for rank in range(2)]
-        joined = [first + second for first, second in zip(*parts, strict=True)]
-        assert joined == single
-        assert [synthetic_in(part) for part in parts] == [6, 6]
-
-
 def test_several_folders_are_mixed_each_with_its_own_reader(
     root, settings, made, make_generated, tmp_path
 ):
