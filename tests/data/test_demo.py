@@ -6,12 +6,10 @@ import pytest
 from geoseg_gan.data.demo import scene
 from geoseg_gan.data.demo.tile import NUM_CLASSES, draw_tile
 
-TILES = 60
-
 
 @cache
 def world():
-    tiles = [draw_tile(np.random.default_rng([7, number]), 128) for number in range(TILES)]
+    tiles = [draw_tile(np.random.default_rng([7, number]), 128) for number in range(60)]
     return np.stack([image for image, _ in tiles]), np.stack([label for _, label in tiles])
 
 
