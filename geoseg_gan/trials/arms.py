@@ -6,25 +6,20 @@ REAL = "real"
 """The arm that all others are compared with."""
 
 PLAIN = "synthetic"
-"""The recipe without a setting of its own."""
+"""The recipe that changes none of the trial's settings."""
 
 PLACEBO = "placebo"
-"""How names of recipes begin that generate nothing."""
+"""Recipes that generate nothing have names with this prefix."""
 
 OVERSAMPLE, COPY_PASTE = FREE_RIVALS = ("oversample", "copy_paste")
 """The arms besides `REAL` that need no generated pair."""
 
 ONLY = f"{PLAIN}_only"
-"""The arm that is trained on its pairs alone."""
+"""The arm that is trained on synthetic pairs alone."""
 
 
 class Mix(NamedTuple):
-    """What an arm of real and synthetic pairs is trained on.
-
-    Attributes:
-        recipe: How its pairs come about and are mixed in.
-        ratio: Their share.
-    """
+    """What a mixed arm is trained on: pairs of a recipe, and their share."""
 
     recipe: str
     ratio: float
@@ -36,7 +31,7 @@ class Mix(NamedTuple):
 
 
 def mix_of(arm: str) -> Mix | None:
-    """What an arm mixes; None for arms of real pairs or of synthetic pairs alone."""
+    """What an arm mixes; None if it has only real or only synthetic pairs."""
     recipe, _, ratio = arm.rpartition("_")
     try:
         return Mix(recipe, float(ratio))
@@ -45,7 +40,7 @@ def mix_of(arm: str) -> Mix | None:
 
 
 def recipe_of(arm: str) -> str | None:
-    """The recipe by which an arm's pairs come about; None for arms of real pairs alone."""
+    """The recipe of an arm's synthetic pairs; None if it has only real pairs."""
     if arm == ONLY:
         return PLAIN
     mix = mix_of(arm)
@@ -53,5 +48,5 @@ def recipe_of(arm: str) -> str | None:
 
 
 def is_placebo(arm: str) -> bool:
-    """Whether an arm's pairs are real ones, which are there to compare with and not to be used."""
+    """Whether an arm mixes in repacked real pairs, as a control that no verdict recommends."""
     return (recipe_of(arm) or "").startswith(PLACEBO)

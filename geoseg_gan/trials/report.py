@@ -37,25 +37,25 @@ def write_report(
     labels: Sequence[npt.NDArray[np.uint8]],
     warnings: Sequence[str] = (),
 ) -> tuple[Verdict, dict[str, Any]]:
-    """Works out a trial's figures and writes its report.
+    """Computes a trial's figures and writes its report.
 
     Args:
-        folder: Where to.
-        results: All runs there are.
+        folder: The trial's output folder.
+        results: All finished runs.
         palette: The classes.
-        settings: The trial's configuration, plain types.
-        images: The example windows that runs predicted, as they are shown.
+        settings: The trial's configuration as plain types.
+        images: The example windows, as shown in the picture.
         labels: Their label maps, shape (S, S), uint8.
-        warnings: What is known of the data that a reader must know too.
+        warnings: Warnings about the data, which the report repeats.
 
     Returns:
         The verdict, and what `trial.json` holds.
 
     Raises:
-        UserError: If there is no result, or results do not belong together.
+        UserError: If there is no result, or results were evaluated on different tiles.
     """
     if not results:
-        raise UserError(f"{folder} holds no result of a trial yet: ask for more arms or seeds.")
+        raise UserError(f"{folder} holds no results yet. Compute more arms or seeds.")
     support = _support(results)
     rare = [c for c, entry in enumerate(support) if 0 < entry["share"] < RARE]
     comparison = Comparison([tally(result) for result in results], rare=rare)
@@ -97,44 +97,45 @@ def _warnings(
     kept: Mapping[str, Mapping[int, int]],
     settings: Mapping[str, Any],
 ) -> list[str]:
-    """What a reader must know before believing a figure."""
+    """What makes the figures less certain."""
     found = []
     seeds = sorted({result.seed for result in results})
     fewest = min(len(comparison.seeds(arm)) for arm in comparison.arms)
     if fewest < _FEW_SEEDS:
         found.append(
-            f"Only {plural(fewest, 'seed')}: intervals are wide, and what is found may not last. "
-            "Five are usual."
+            f"There {'is' if fewest == 1 else 'are'} only {plural(fewest, 'seed')}: intervals are "
+            "wide, and more seeds may change the verdict. Use five or more."
         )
     if settings["share_gan"]:
         found.append(
-            "All figures of synthetic pairs are conditional on one GAN and one draw of training "
-            "tiles: with another one they may differ by more than the intervals say."
+            "All seeds share one GAN and one draw of training tiles: with others, figures of "
+            "synthetic pairs may differ by more than the intervals show."
         )
     groups = len(comparison.groups)
     if groups < _FEW_GROUPS:
         found.append(
-            f"Validation rests on {plural(groups, 'location group')} only: in other places "
-            "figures may differ by more than the intervals say."
+            f"The validation tiles come from only {plural(groups, 'location group')}: in other "
+            "places figures may differ by more than the intervals show."
         )
     missing = [
-        f"{arm} of seed {', '.join(map(str, lacking))}"
+        f"{arm} for seed {', '.join(map(str, lacking))}"
         for arm in comparison.arms
         if (lacking := sorted(set(seeds) - set(comparison.seeds(arm))))
     ]
     if missing:
         found.append(
-            f"Results are missing: {'; '.join(missing)}. Two arms are compared over the seeds that "
-            "both have."
+            f"Results are missing: {'; '.join(missing)}. Two arms are compared over the seeds for "
+            "which both have results."
         )
     empty = {
         arm: ", ".join(str(seed) for seed, count in sorted(counts.items()) if count == 0)
         for arm, counts in kept.items()
     }
-    for seed in sorted(set(filter(None, empty.values()))):
-        arms = ", ".join(arm for arm, seeds in empty.items() if seeds == seed)
+    for which in sorted(set(filter(None, empty.values()))):
+        arms = ", ".join(arm for arm, seeds in empty.items() if seeds == which)
         found.append(
-            f"The filter kept nothing with seed {seed}: there {arms} are what real only is."
+            f"The filter kept no pairs for seed {which}, for which these arms equal real only: "
+            f"{arms}."
         )
     return found
 
@@ -158,7 +159,7 @@ def _figures(comparison: Comparison, arm: str, names: Sequence[str]) -> dict[str
 
 
 def _support(results: Sequence[RunResult]) -> list[dict[str, float]]:
-    """What every class rests on: fitted real tiles, averaged over the seeds, and validation."""
+    """Every class's support among the fitted real tiles (mean over seeds) and in validation."""
     of_seeds = {r.seed: r.facts["support"] for r in results}.values()
     means = {
         key: np.mean([support[key] for support in of_seeds], 0)
@@ -188,7 +189,7 @@ def _pairs(results: Sequence[RunResult]) -> list[dict[str, Any]]:
 
 
 def _markdown(content: Mapping[str, Any], shown: Sequence[str]) -> str:
-    """The text of `trial.md`, of what `trial.json` holds and the arms that the examples show."""
+    """The text of `trial.md`, from what `trial.json` holds and the arms that the examples show."""
     verdict, arms = content["verdict"], content["arms"]
     tiles, groups = content["validation"]["tiles"], content["validation"]["groups"]
     lines = ["# Does synthetic data help?", "", f"**{verdict['sentence']}**", ""]
@@ -197,10 +198,11 @@ def _markdown(content: Mapping[str, Any], shown: Sequence[str]) -> str:
     lines += [f"- Warning: {text}" for text in content["warnings"]]
     lines += [""] * bool(content["warnings"])
     lines += [
-        f"Figures are IoU in per cent on {plural(tiles, 'real validation tile')} of "
-        f"{plural(groups, 'location group')}, which were read once, at the end of each run; in "
-        "parentheses 95 % intervals from a bootstrap over seeds and groups. All arms have the same "
-        "number of updates, schedule and augmentation, and with each seed the same first weights.",
+        f"Figures are IoU in per cent on {plural(tiles, 'real validation tile')} from "
+        f"{plural(groups, 'location group')}, which each run reads once, at its end. In "
+        "parentheses: 95 % intervals from a bootstrap over seeds and location groups. All arms "
+        "have the same number of updates, schedule and augmentation; for each seed they start from "
+        "the same weights.",
         "",
         *markdown_table(
             ["arm", "seeds", "mIoU", "difference to real only", "held-out training tiles"],
@@ -216,15 +218,15 @@ def _markdown(content: Mapping[str, Any], shown: Sequence[str]) -> str:
             ],
         ),
         *("", f"![differences]({PICTURE})", "", "## By class", ""),
-        f"IoU of {REAL}, and each arm's difference to it. Support is what the class rests on: "
-        "pixels (with their share), tiles and location groups among the real tiles that are "
-        "trained on, averaged over the seeds, and among the validation tiles. A class that one "
-        "group alone validates has no interval.",
+        f"IoU of {REAL}, and each other arm's difference to it. The first columns count the "
+        "class's pixels (with their share), tiles and location groups among the real training "
+        "tiles, averaged over the seeds, and among the validation tiles. A class that only one "
+        "location group holds has no interval.",
         "",
         *_by_class(content),
         *_inner(content),
         *("", "## Examples", "", f"![examples]({EXAMPLES})", ""),
-        *(f"Image, mask, and predictions with the first seed: {', '.join(shown)}.", ""),
+        *(f"Image, mask, and predictions of the first seed: {', '.join(shown)}.", ""),
         *_left_out(content["without_group"], verdict["arm"]),
         *("## How it was done", "", RULE, ""),
         *_done(content, content["settings"]),
@@ -263,7 +265,7 @@ def _by_class(content: Mapping[str, Any]) -> list[str]:
 
 
 def _inner(content: Mapping[str, Any]) -> list[str]:
-    """By class on the tiles that all choices are made on, `mixing.classes` for one."""
+    """The table of differences by class on the tiles that choices are made on."""
     arms = content["arms"]
     mixed = [arm for arm in arms if mix_of(arm) is not None]
     if not mixed or REAL not in arms:
@@ -272,7 +274,10 @@ def _inner(content: Mapping[str, Any]) -> list[str]:
     for name in content["support"]:
         gains = [arms[arm]["inner_class_differences"][name] for arm in mixed]
         rows.append([name, *("-" if gain is None else signed(gain) for gain in gains)])
-    title = "On the held-out training tiles, by which classes may be chosen (`mixing.classes`):"
+    title = (
+        "Differences to real only on the held-out training tiles, by which classes may be chosen "
+        "(`mixing.classes`):"
+    )
     return ["", title, "", *markdown_table(["class", *mixed], rows)]
 
 
@@ -281,10 +286,11 @@ def _left_out(without: Mapping[str, float], arm: str | None) -> list[str]:
         return []
     low, high = min(without, key=lambda g: without[g]), max(without, key=lambda g: without[g])
     return [
-        "## Each location group left out of validation in turn",
+        "## Without single location groups",
         "",
-        f"The difference in mIoU of {arm} then lies between {signed(without[low])} (without {low}) "
-        f"and {signed(without[high])} (without {high}); all are in `trial.json`.",
+        "With each location group left out of validation in turn, the difference in mIoU of "
+        f"{arm} lies between {signed(without[low])} (without {low}) and {signed(without[high])} "
+        f"(without {high}); all values are in `trial.json`.",
         "",
     ]
 
@@ -302,7 +308,7 @@ def _done(content: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     }
     synthesis = sum(entry["seconds"] for entry in pairs) + sum(generators.values())
     kept = [
-        f"{entry['kept']} of {entry['generated']} with seed {entry['seed']}"
+        f"{entry['kept']} of {entry['generated']} for seed {entry['seed']}"
         f"{'' if len({e['pairs'] for e in pairs}) == 1 else ' in ' + entry['pairs']}"
         f" (tau {entry['tau']:.3f})"
         for entry in pairs
@@ -314,8 +320,8 @@ def _done(content: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
         tiles = f"{plural(settings['train_tiles'], 'tile')}, drawn by each seed"
     held_out = f"{settings['inner_share']:.0%}"
     return [
-        f"- Training: {tiles}; {held_out} of them, in whole location groups, are held out of "
-        "everything.",
+        f"- Training tiles: {tiles}; {held_out} of them, in whole location groups, are held out of "
+        "all training.",
         f"- Generators: {plural(train['epochs'], 'epoch')}, batches of {train['bs']}; "
         f"{plural(generate['num_samples'], 'pair')} generated for each seed, "
         f"tau={generate['tau']}.",
@@ -324,8 +330,9 @@ def _done(content: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
         f"{plural(segmentation['epochs'], 'epoch')}, batches of {segmentation['bs']}.",
         f"- Time: {training / 60:.0f} minutes for segmenters, {synthesis / 60:.0f} "
         "for generators and their pairs.",
-        f"- Arms that need no generated pair: {', '.join(FREE_RIVALS)}. All settings are in "
-        "`config.yaml`, all figures in `trial.json`, what they rest on in `results/`.",
+        f"- Arms that need no generated pair: {', '.join(FREE_RIVALS)}.",
+        "- All settings are in `config.yaml`, all figures in `trial.json`, and the confusion "
+        "matrices that they are computed from in `results/`.",
     ]
 
 
@@ -345,7 +352,7 @@ def _write_examples(
     images: Sequence[RGB],
     labels: Sequence[npt.NDArray[np.uint8]],
 ) -> None:
-    """Image, mask, and what segmenters of some arms predict with their first seed, a row each."""
+    """Draws a row per example: image, mask, and predictions of some arms' first seed."""
     first = {r.arm: r for r in sorted(results, key=lambda r: r.seed, reverse=True)}
     pictures = []
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):

@@ -1,4 +1,4 @@
-"""The trial command: do synthetic pairs make a segmenter better, and can one believe it?"""
+"""The trial command: do synthetic pairs make a segmenter better, and how certain is that?"""
 
 import contextlib
 import shutil
@@ -44,23 +44,23 @@ from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import LOCK, atomic_path, held
 
 _FREE = {"data_root", "out_dir", "seeds", "arms", "ratios", "merge", "devices", "trainer"}
-"""Settings, of the trial and its parts, that may differ between calls that add to the results."""
+"""Settings, of the trial and its parts, that calls on the same folder may change."""
 
 
 def trial(config: TrialConfig) -> dict[str, float]:
-    """Compares segmenters trained on real tiles with such trained on a mix, over several seeds.
+    """Compares segmenters trained on real tiles with segmenters trained on real and synthetic ones.
 
-    Every finished result is stored; a second call computes only what is missing.
+    Every finished result is stored: a second call computes only what is missing.
 
     Args:
-        config: What is compared on what, and how.
+        config: The trial.
 
     Returns:
         Figures by name: "gain", the difference in validation mIoU that the verdict is about, and
         "real/miou".
 
     Raises:
-        UserError: If the configuration, the data or the output folder is not as it must be.
+        UserError: If the configuration, the data or the output folder does not allow for it.
     """
     check(config)
     folder, root = Path(config.out_dir), Path(config.data_root)
@@ -114,7 +114,7 @@ def check(config: TrialConfig) -> None:
 
 @contextlib.contextmanager
 def _naming(part: str) -> Iterator[None]:
-    """Says which part of the trial's settings a mistake is in."""
+    """Puts the name of a part of the settings before messages about a mistake in it."""
     try:
         yield
     except UserError as error:
@@ -122,7 +122,7 @@ def _naming(part: str) -> Iterator[None]:
 
 
 def _check_refinement(config: TrialConfig, refinement: TrainConfig) -> None:
-    """Refuses a second training whose networks cannot start from those of the first."""
+    """Refuses a second training whose networks cannot start from those of the first one."""
     for kind in ("generator", "discriminator"):
         first, second = (plain(part.model)[kind] for part in (config.train, refinement))
         wrong = changed_settings(first, second) + sorted(second.keys() - first.keys())
@@ -134,7 +134,7 @@ def _check_refinement(config: TrialConfig, refinement: TrainConfig) -> None:
 
 
 def _check_folder(config: TrialConfig, folder: Path) -> None:
-    """Refuses an output folder that holds anything but this trial."""
+    """Refuses an output folder that holds other files or another trial."""
     if (folder / "config.yaml").is_file():
         _check_same_trial(config, folder)
     elif folder.is_dir() and any(entry.name != LOCK for entry in folder.iterdir()):
@@ -142,7 +142,7 @@ def _check_folder(config: TrialConfig, folder: Path) -> None:
 
 
 def _check_same_trial(config: TrialConfig, folder: Path) -> None:
-    """Refuses results in a folder that come from other settings than these."""
+    """Refuses a folder whose results were computed with other settings."""
     stored, ours = read_yaml(folder / "config.yaml"), plain(config)
     recipes, others = stored.pop("recipes", {}), ours.pop("recipes")
     changes = [change for change in differences(stored, ours) if not _is_free(change[0])]
@@ -170,7 +170,7 @@ def _keep_settings(config: TrialConfig, folder: Path) -> None:
 
 
 def _check_data(config: TrialConfig, root: Path) -> list[str]:
-    """Refuses validation tiles that would prove nothing; warnings of such that prove less."""
+    """Refuses unusable data; returns warnings about validation tiles that are not independent."""
     refuse_synthetic(root)
     regex = config.data.group_regex
     train = find_pairs(root, "train", regex)
@@ -190,7 +190,7 @@ def _check_data(config: TrialConfig, root: Path) -> list[str]:
 
 
 def _merge(config: TrialConfig, folder: Path) -> None:
-    """Takes in results of other trials with the same settings, those of a sweep's jobs included."""
+    """Copies results of other trials with the same settings, such as the jobs of a sweep."""
     for name in config.merge:
         found = sorted(Path(name).rglob("results/*/seed_*.npz"))
         if not found:
@@ -198,7 +198,7 @@ def _merge(config: TrialConfig, folder: Path) -> None:
         for source in sorted({path.parents[2] for path in found}):
             if not (source / "config.yaml").is_file():
                 raise UserError(
-                    f"merge: {source} holds results, but no config.yaml that says of which trial. "
+                    f"merge: {source} holds results, but not the config.yaml of their trial. "
                     "Copy it from where they were computed."
                 )
             _check_same_trial(config, source)
@@ -210,7 +210,7 @@ def _merge(config: TrialConfig, folder: Path) -> None:
 
 
 def _compute(config: TrialConfig) -> None:
-    """Computes what is missing, and shows how it goes."""
+    """Computes missing results, and shows progress."""
     folder = Path(config.out_dir)
     arms, seeds = config.arms or config.all_arms(), config.seed_list()
     wanted = [(arm, seed) for seed in seeds for arm in arms]
@@ -233,8 +233,8 @@ def _compute(config: TrialConfig) -> None:
 
 @contextlib.contextmanager
 def _progress(folder: Path, missing: list[tuple[str, int]]) -> Iterator[None]:
-    """A bar over results, with a line for each that is stored meanwhile, in whatever process."""
-    # Bound to the terminal now, since runs send what they print elsewhere.
+    """Shows a progress bar, and a line for each result as some process stores it."""
+    # Bound to the terminal now, since stdout is redirected to log files during runs.
     console, ended, waiting = Console(file=sys.stdout), threading.Event(), list(missing)
 
     def show_stored() -> None:
@@ -242,7 +242,7 @@ def _progress(folder: Path, missing: list[tuple[str, int]]) -> Iterator[None]:
             if (path := result_path(folder, arm, seed)).is_file():
                 waiting.remove((arm, seed))
                 result = read_result(path)
-                reached = 100 * mean_iou(torch.from_numpy(result.val.counts.sum(0)))
+                reached = 100 * mean_iou(result.val.counts.sum(0))
                 took = f"{result.facts['seconds']:.0f} s"
                 console.print(f"{arm}, seed {seed}: mIoU {reached:.1f} ({took})")
                 bar.advance(row)
@@ -265,11 +265,11 @@ def _progress(folder: Path, missing: list[tuple[str, int]]) -> Iterator[None]:
             follower.join()
             show_stored()
         for arm, seed in waiting:
-            console.print(f"{arm}, seed {seed}: left out, since the filter kept no pair.")
+            console.print(f"{arm}, seed {seed}: left out, because the filter kept no pairs.")
 
 
 def _report(config: TrialConfig, warnings: list[str]) -> dict[str, float]:
-    """Writes the report on all results there are, and prints the verdict."""
+    """Writes the report on all results in the folder, and prints the verdict."""
     folder, data = Path(config.out_dir), TrialData(config)
     order = {arm: number for number, arm in enumerate(config.all_arms())}
     results = sorted(

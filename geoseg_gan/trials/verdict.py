@@ -1,6 +1,5 @@
-"""The verdict of a trial, by a stated rule."""
+"""The rule by which a trial reaches its verdict."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -10,15 +9,16 @@ from geoseg_gan.trials.statistics import Comparison, Estimate
 
 Outcome = Literal["use", "no effect", "do not use", "no verdict"]
 
-
 RULE = (
-    "The ratio (where there are several recipes, recipe and ratio) with the best mean IoU on the "
-    "held-out training tiles, averaged over the seeds, is picked; validation has no say in it. "
-    "Its difference to real only in mean IoU on the validation tiles decides. Interval above zero, "
-    "and the estimate above that of every arm that needs no generated pair: use it. Interval above "
-    "zero, but such an arm gains as much: don't. Interval below zero: don't. Interval around zero: "
-    "no measurable effect. The filter kept nothing with any seed: don't. Without an interval (one "
-    "seed, or validation tiles of one location group): no verdict."
+    "The verdict is about one mixed arm: the ratio (or recipe and ratio, where there are several "
+    "recipes) with the best mean IoU on the held-out training tiles, averaged over the seeds. "
+    "Validation tiles play no part in that choice. What decides is the 95 % interval of its "
+    "difference in mean IoU to real only on the validation tiles. The verdict is to use synthetic "
+    "pairs if the interval lies above zero and the estimate is greater than that of every arm that "
+    "needs no generated pair. It is not to use them if one of those arms gains as much, if the "
+    "interval lies below zero, or if the filter kept no pairs for any seed. If the interval "
+    "includes zero, there is no measurable effect. Without an interval (a single seed, or "
+    "validation tiles of a single location group) there is no verdict."
 )
 
 
@@ -30,7 +30,7 @@ class Verdict:
         kind: The outcome.
         sentence: The outcome in words.
         arm: The arm that was picked; None where there was none to pick.
-        rival: How it compares with the best arm that needs no generated pair; None without one.
+        rival: Its difference in words to the best arm that needs no generated pair; None without.
     """
 
     kind: Outcome
@@ -40,54 +40,54 @@ class Verdict:
 
 
 def reach_verdict(comparison: Comparison, kept: Mapping[str, Mapping[int, int]]) -> Verdict:
-    """Applies the rule.
+    """Applies `RULE`.
 
     Args:
         comparison: The runs.
-        kept: By arm how many pairs each seed's filter kept.
+        kept: How many pairs the filter kept, by arm and seed.
     """
     arm = comparison.choose_arm()
     if arm is None or not comparison.difference(arm).seeds:
         sentence = (
-            "No verdict: results are missing; it takes seeds that real only and all ratios have."
+            "No verdict: results are missing. It takes seeds for which real only and every mixed "
+            "arm have results."
         )
         return Verdict("no verdict", sentence, arm)
     counts = [kept[arm].get(seed) for seed in comparison.seeds(arm)]
     if not any(counts):
-        return Verdict("do not use", "Don't use it: the filter kept nothing with any seed.", arm)
+        return Verdict("do not use", "Don't use it: the filter kept no pairs for any seed.", arm)
     gain = comparison.difference(arm).miou
-    called = named(arm)
-    at = f"at {called}"
-    said = f"{points(gain)} {at}"
-    rivals = {
+    said = f"{points(gain)} at {named(arm)}"
+    gains = {
         rival: comparison.difference(rival).miou.value
         for rival in FREE_RIVALS
-        if comparison.seeds(rival)
+        if comparison.seeds(rival) and comparison.difference(rival).seeds
     }
-    # One without a seed in common with real only has no estimate.
-    rivals = {rival: value for rival, value in rivals.items() if not math.isnan(value)}
-    best = max(rivals, key=lambda rival: rivals[rival], default=None)
+    best = max(gains, key=lambda rival: gains[rival], default=None)
     rival = None
     if best is not None and (ahead := comparison.difference(arm, best)).seeds:
-        rival = f"{called.capitalize()} against {best}, which is free: {points(ahead.miou)}."
-    empty = sum(count == 0 for count in counts)
-    more = f" The filter kept nothing with {empty} of {len(counts)} seeds." if empty else ""
+        name = named(arm).capitalize()
+        rival = f"{name} against {best}, which is free: {points(ahead.miou)}."
+    kind: Outcome = "do not use"
     if not gain.has_interval:
-        sentence = f"No verdict: {said}, but one seed or one location group gives no interval."
-        return Verdict("no verdict", sentence + more, arm, rival)
-    if gain.high < 0:
-        return Verdict("do not use", f"Don't use it: {said}.{more}", arm, rival)
-    if gain.low <= 0:
+        kind = "no verdict"
+        sentence = f"No verdict: {said}; one seed or one location group gives no interval."
+    elif gain.high < 0:
+        sentence = f"Don't use it: {said}."
+    elif gain.low <= 0:
+        kind = "no effect"
         reach = 100 * (gain.high - gain.low) / 2
         sentence = (
-            f"No measurable effect: {said}; only differences beyond some {reach:.1f} would show "
-            f"with {len(counts)} seeds and {len(comparison.groups)} location groups."
+            f"No measurable effect: {said}. With {len(counts)} seeds and {len(comparison.groups)} "
+            f"location groups only a difference of more than about {reach:.1f} would show."
         )
-        return Verdict("no effect", sentence + more, arm, rival)
-    if best is not None and rivals[best] >= gain.value:
-        sentence = f"Don't use it: {said}, but {best}, which is free, gains {signed(rivals[best])}."
-        return Verdict("do not use", sentence + more, arm, rival)
-    return Verdict("use", f"Use it: {said}.{more}", arm, rival)
+    elif best is not None and gains[best] >= gain.value:
+        sentence = f"Don't use it: {said}, but {best}, which is free, gains {signed(gains[best])}."
+    else:
+        kind, sentence = "use", f"Use it: {said}."
+    if empty := sum(count == 0 for count in counts):
+        sentence += f" The filter kept no pairs for {empty} of {len(counts)} seeds."
+    return Verdict(kind, sentence, arm, rival)
 
 
 def named(arm: str) -> str:
@@ -107,4 +107,4 @@ def points(estimate: Estimate) -> str:
 
 def signed(value: float) -> str:
     """A difference of shares in points, with its sign and one decimal."""
-    return f"{round(100 * value, 1) + 0.0:+.1f}"  # which makes a negative zero a plain one
+    return f"{round(100 * value, 1) + 0.0:+.1f}"  # + 0.0 turns -0.0 into 0.0

@@ -172,7 +172,7 @@ def test_where_the_filter_keeps_nothing_the_verdict_says_so(trial_config, tmp_pa
     assert results["synthetic_0.5"].facts["kept"] == 0
     assert np.array_equal(results["synthetic_0.5"].val.counts, results["real"].val.counts)
     sentence = json.loads((tmp_path / "trial/trial.json").read_text())["verdict"]["sentence"]
-    assert re.search("Don't use it.*filter kept nothing", sentence)
+    assert re.search("Don't use it.*filter kept no pairs", sentence)
 
 
 @pytest.mark.slow
@@ -189,7 +189,7 @@ def test_processes_that_share_a_generator_find_what_one_process_finds(
     assert lines == {f"{a}, seed {s}" for a in ("real", "synthetic_0.5") for s in (0, 1)}
     check_equal(folder, finished.folder, arms=["real", "synthetic_0.5"])
     assert (folder / "seed_000/gan").is_dir() and not (folder / "seed_001/gan").exists()
-    assert "conditional on one GAN" in (folder / "trial.md").read_text()
+    assert "share one GAN" in (folder / "trial.md").read_text()
     first, second = (by_arm(folder, seed)["real"].inner.stems for seed in (0, 1))
     assert first == second  # else the generator would have seen tiles that are held out
     (entry,) = json.loads((folder / "trial.json").read_text())["filter"]  # not one for each seed
@@ -212,7 +212,7 @@ def test_results_of_other_machines_are_merged(finished, trial_config, tmp_path, 
     with pytest.raises(UserError, match=r"merge: .*seed_000 holds no results"):
         trial(trial_config(tmp_path / "none", f"merge=[{finished.folder}/seed_000]"))
     (tmp_path / "jobs/b/config.yaml").unlink()
-    with pytest.raises(UserError, match=r"^merge: .*jobs/b holds results, but no config.yaml"):
+    with pytest.raises(UserError, match=r"^merge: .*jobs/b holds results, but not the config.yaml"):
         trial(trial_config(tmp_path / "unknown", merge))
 
 

@@ -100,9 +100,9 @@ def test_what_weakens_the_figures_is_told_first(report, make_arms):
     for warning in figures["warnings"]:
         assert f"- Warning: {warning}" in head
     told = "\n".join(figures["warnings"])
-    assert "Only 2 seeds" in told and "conditional on one GAN" in told
-    assert "4 location groups only" in told
-    assert "Results are missing: synthetic_only of seed 2." in told
+    assert "only 2 seeds" in told and "share one GAN" in told
+    assert "only 4 location groups" in told
+    assert "Results are missing: synthetic_only for seed 2." in told
 
 
 def test_seeds_whose_filter_kept_nothing_are_named(report, make_arms):
@@ -111,8 +111,8 @@ def test_seeds_whose_filter_kept_nothing_are_named(report, make_arms):
         if result.seed == 1 and result.facts["kept"] is not None:
             result.facts["kept"] = 0
     text, figures = report(results)
-    assert "The filter kept nothing with seed 1" in "\n".join(figures["warnings"])
-    assert "0 of 10 with seed 1 (tau 0.500)" in text and "5 of 10 with seed 0" in text
+    assert figures["warnings"][-1].startswith("The filter kept no pairs for seed 1")
+    assert "0 of 10 for seed 1 (tau 0.500)" in text and "5 of 10 for seed 0" in text
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_class_that_validation_does_not_show_has_no_figure(report, make_arms):
 
 
 def test_no_results_are_told(report):
-    with pytest.raises(UserError, match="holds no result of a trial yet"):
+    with pytest.raises(UserError, match="holds no results yet"):
         report([])
 
 

@@ -39,7 +39,7 @@ def test_an_interval_around_zero_says_what_could_have_been_seen(verdict_of):
     verdict = verdict_of({"synthetic_0.1": 0.0}, spread=0.02)
     assert verdict.kind == "no effect"
     assert verdict.sentence.startswith("No measurable effect: ")
-    assert "would show with 4 seeds and 4 location groups" in verdict.sentence
+    assert "With 4 seeds and 4 location groups only a difference of more than" in verdict.sentence
 
 
 def test_a_free_rival_that_gains_more_says_do_not(verdict_of):
@@ -59,12 +59,12 @@ def test_the_ratio_that_was_picked_decides_not_the_best_on_validation(verdict_of
 
 def test_a_filter_that_kept_nothing_is_told(verdict_of, make_arms):
     assert verdict_of({"synthetic_0.1": 0.05}, kept=0).sentence == (
-        "Don't use it: the filter kept nothing with any seed."
+        "Don't use it: the filter kept no pairs for any seed."
     )
     runs = [tally(result) for result in make_arms({"real": 0.0, "synthetic_0.1": 0.05})]
     verdict = reach_verdict(Comparison(runs), {"synthetic_0.1": {0: 0, 1: 5, 2: 5, 3: 0}})
     assert verdict.kind == "use"
-    assert verdict.sentence.endswith("The filter kept nothing with 2 of 4 seeds.")
+    assert verdict.sentence.endswith("The filter kept no pairs for 2 of 4 seeds.")
 
 
 @pytest.mark.parametrize(("seeds", "groups"), [(1, 4), (3, 1)])
