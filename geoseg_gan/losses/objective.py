@@ -45,8 +45,8 @@ _CHOICES: dict[OutputKind, tuple[str, str]] = {
 """For each kind of output a discriminator that has it, and a loss that needs it."""
 
 
-def check_fit(loss: ObjectiveSettings, output_kind: OutputKind, noise_channels: int) -> None:
-    """Refuses networks that a recipe cannot train.
+def check_compatible(loss: ObjectiveSettings, output_kind: OutputKind, noise_channels: int) -> None:
+    """Refuses networks that a loss cannot train.
 
     Raises:
         UserError: Saying why, and what fits.
@@ -82,7 +82,7 @@ class View:
 
 
 class Objective(nn.Module):
-    """What both networks minimise under a recipe, and its state from batch to batch.
+    """What both networks minimise under some loss settings, and its state from batch to batch.
 
     Ignored pixels are blanked in real and generated images alike, so that neither network learns
     from them. The seed fixes augmentation and mixing.
@@ -155,7 +155,7 @@ class Objective(nn.Module):
     ) -> Terms:
         """What the generator minimises, given a discriminator whose parameters are frozen.
 
-        `regenerate` is only called where the recipe has a diversity term.
+        `regenerate` is only called where the loss has a diversity term.
         """
         settings, batch, augmented = self.settings, view.batch, view.augmented
         fake_out = discriminator(view.augment(fake) * augmented.valid, augmented.one_hot)

@@ -120,7 +120,7 @@ class PenaltySettings(Weight):
 
 @dataclass
 class ObjectiveSettings:
-    """The recipe by which a GAN is trained."""
+    """The loss terms by which a GAN is trained."""
 
     adversarial: str
     class_balance: bool

@@ -111,7 +111,7 @@ def save_network(
         "scaling": asdict(facts.scaling),
     }
     if evaluation is not None:
-        content["judged"] = asdict(evaluation)
+        content["judged"] = asdict(evaluation)  # the key of format 1, which older files have
     with atomic_path(path) as scratch:
         torch.save(content, scratch)
 

@@ -14,7 +14,7 @@ from geoseg_gan.data.datamodule import GanDataModule
 from geoseg_gan.data.sampler import CROPS
 from geoseg_gan.data.split import INNER
 from geoseg_gan.evaluation.monitor import QuickEvaluation
-from geoseg_gan.losses.objective import Objective, check_fit
+from geoseg_gan.losses.objective import Objective, check_compatible
 from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.models.checkpoints import RunFacts, start_from
 from geoseg_gan.models.discriminators.output import Discriminator
@@ -150,7 +150,7 @@ def check_networks(
         generator = cast(Generator, build_generator(settings["generator"], num_classes, 3))
         scoring = build_discriminator(settings["discriminator"], num_classes, 3)
         discriminator = cast(Discriminator, scoring)
-    check_fit(loss, discriminator.output_kind, generator.noise.channels)
+    check_compatible(loss, discriminator.output_kind, generator.noise.channels)
     if image_size % generator.stride:
         fitting = max(1, round(image_size / generator.stride)) * generator.stride
         raise UserError(

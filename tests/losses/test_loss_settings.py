@@ -3,7 +3,7 @@ import pytest
 from defaults import defaults
 
 from geoseg_gan.config import compose
-from geoseg_gan.losses.objective import Objective, check_fit
+from geoseg_gan.losses.objective import Objective, check_compatible
 from geoseg_gan.losses.settings import (
     DiffAugmentSettings,
     DiversitySettings,
@@ -90,7 +90,7 @@ def test_networks_that_do_not_fit_are_refused_with_why_and_what_to_use(
     settings, output_kind, noise, message
 ):
     with pytest.raises(UserError, match=message) as refusal:
-        check_fit(defaults(ObjectiveSettings, **settings), output_kind, noise)
+        check_compatible(defaults(ObjectiveSettings, **settings), output_kind, noise)
     assert "\n" not in str(refusal.value)
 
 
@@ -105,9 +105,9 @@ def test_networks_that_do_not_fit_are_refused_with_why_and_what_to_use(
     ],
 )
 def test_networks_that_fit_are_accepted(adversarial, output_kind):
-    check_fit(defaults(ObjectiveSettings, adversarial), output_kind, 0)
+    check_compatible(defaults(ObjectiveSettings, adversarial), output_kind, 0)
     diverse = defaults(ObjectiveSettings, adversarial, diversity=defaults(DiversitySettings, 1.0))
-    check_fit(diverse, output_kind, 1)
+    check_compatible(diverse, output_kind, 1)
 
 
 def test_an_impossible_perceptual_network_is_refused_only_where_it_is_used():
