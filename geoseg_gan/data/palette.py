@@ -9,10 +9,8 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from geoseg_gan.utils.confusion import IGNORE as IGNORE
 from geoseg_gan.utils.errors import UserError
-
-IGNORE = 255
-"""The label of pixels that belong to no class: no loss, no one-hot channel."""
 
 MAX_CLASSES = 254
 _UNKNOWN = 254

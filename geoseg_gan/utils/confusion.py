@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IGNORE = 255
-"""The label of pixels that do not count; the palette's, which this layer does not import."""
+"""The label of pixels that belong to no class: no loss, no one-hot channel, no agreement."""
 
 
-def confusion_matrix(label: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
+def confusion_matrix(label: "Tensor", prediction: "Tensor", num_classes: int) -> "Tensor":
     """Counts the pixels of every pair of true and predicted class.
 
     Args:
@@ -28,6 +29,8 @@ def confusion_matrix(label: Tensor, prediction: Tensor, num_classes: int) -> Ten
         ValueError: If a class is not in 0..C-1.
         RuntimeError: If the shapes differ.
     """
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
     # torchmetrics looks only at how many classes there are, and would count these elsewhere.
     outside = (label != IGNORE) & ((label < 0) | (label >= num_classes))
     outside |= (prediction < 0) | (prediction >= num_classes)
@@ -48,7 +51,7 @@ def class_iou(counts: Any) -> npt.NDArray[np.float64]:
     Returns:
         Shape (..., C) in 0..1; NaN where the class is in neither label nor prediction.
     """
-    values = np.asarray(counts.cpu() if isinstance(counts, Tensor) else counts, np.float64)
+    values = np.asarray(counts.cpu() if hasattr(counts, "cpu") else counts, np.float64)
     hits = np.diagonal(values, axis1=-2, axis2=-1)
     return iou_of(hits, values.sum(-1) + values.sum(-2) - hits)
 

@@ -1,13 +1,13 @@
 """Processes that share a command's work, and the one place that starts them.
 
 torchrun and SLURM's srun start processes themselves; elsewhere `launch` starts them on this
-machine. Each finds its rank in the environment, so that Lightning's Trainer and Fabric join it to
-the others instead of starting any.
+machine. Each finds its rank in the environment, where Lightning's Trainer and Fabric look for it.
 
-On the CPU the last bits of what networks give depend on how many threads add up. Processes started
-here therefore use as many threads as the one that starts them, unless told to share the cores.
+On the CPU the last bits of what networks give depend on how many threads add up: processes started
+here use as many as the one that starts them, unless told to share the cores.
 """
 
+import math
 import multiprocessing
 import os
 import pickle
@@ -25,7 +25,7 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,7 @@ T = TypeVar("T")
 ConfigT = TypeVar("ConfigT", bound=Launchable)
 
 _PATIENCE = timedelta(days=1)  # for the others, as while rank 0 scans new data
+_Worker = tuple[BaseProcess, Connection]  # and where it sends what the function returns or raises
 _GRACE = 30.0  # seconds until processes that should end are killed
 _ALIKE = 5.0  # seconds in which a launcher ends all others after rank 0 has failed
 
@@ -75,7 +76,7 @@ def launch(
     Raises:
         UserError: If a user's mistake is found in any process, or one ends unexpectedly.
     """
-    if _processes().size > 1:
+    if math.prod(_processes()) > 1:
         try:
             check(config)
             return function(config)
@@ -100,13 +101,13 @@ def open_fabric(settings: TrainerSettings) -> "Fabric":
     from lightning.fabric import Fabric
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-    processes = _processes()
-    alone = processes.size == 1
+    per_node, nodes = _processes()
+    alone = per_node * nodes == 1
     fabric = Fabric(
         accelerator="cuda" if settings.on_gpu() else "cpu",
         strategy="auto" if alone else "ddp",
-        devices=processes.per_node,
-        num_nodes=processes.nodes,
+        devices=per_node,
+        num_nodes=nodes,
         plugins=[LightningEnvironment()] if alone else None,  # a batch script without srun
     )
     fabric.launch()
@@ -138,8 +139,8 @@ def gather_arrays(
 
     Args:
         fabric: The processes.
-        arrays: This one's, with the names and further axes that the others' have too.
-        folder: A folder that all see, in which they pass through files.
+        arrays: This process's; names and further axes are alike in all.
+        folder: Seen by all; the arrays pass through files in it.
 
     Returns:
         The joined arrays in rank 0; None in the others.
@@ -161,25 +162,14 @@ def gather_arrays(
     return {name: np.concatenate(filled[name] or [arrays[name]]) for name in arrays}
 
 
-class _Processes(NamedTuple):
+def _processes() -> tuple[int, int]:
     """How many processes there are on each machine, and how many machines."""
-
-    per_node: int
-    nodes: int
-
-    @property
-    def size(self) -> int:
-        return self.per_node * self.nodes
-
-
-def _processes() -> _Processes:
-    """Those that torchrun, srun or `launch` has started; one where none of them has."""
     size, per_node = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    if "RANK" in os.environ:
-        return _Processes(per_node, size // per_node)
+    if "RANK" in os.environ:  # of torchrun or `launch`
+        return per_node, size // per_node
     # Only srun sets these: a batch script without it runs one process.
     nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
-    return _Processes(int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) // nodes, nodes)
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) // nodes, nodes
 
 
 def _spawn(function: Callable[[ConfigT], T], config: ConfigT, folder: Path, share_cores: bool) -> T:
@@ -194,56 +184,62 @@ def _spawn(function: Callable[[ConfigT], T], config: ConfigT, folder: Path, shar
     context = multiprocessing.get_context("spawn")
     work = pickle.dumps((function, config))
     workers: list[_Worker] = []
-    with _passing_signals_on(workers):
-        try:
+    try:
+        with _sigterm_raised():
             for rank in range(size):
                 mine, theirs = context.Pipe(duplex=False)
                 arguments = (work, rank, size, threads, folder / "store", theirs)
                 process: BaseProcess = context.Process(target=_work, args=arguments)
                 process.start()
                 theirs.close()
-                workers.append(_Worker(process, mine))
+                workers.append((process, mine))
             result: T = _answers(workers)[0]
-        except Exception:
-            for worker in workers:
-                worker.process.terminate()
-            raise
-        finally:  # after Ctrl-C and SIGTERM, which have been passed on, they end by themselves
-            for process, _ in workers:
-                process.join(_GRACE)
-                process.kill()
-                process.join()
+    except BaseException as error:
+        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
+        for process, _ in workers:
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, number)
+        raise
+    finally:
+        for process, _ in workers:
+            process.join(_GRACE)
+            process.kill()
+            process.join()
     return result
 
 
-class _Worker(NamedTuple):
-    """A process, and where it sends what the function returned or raised."""
+@contextmanager
+def _sigterm_raised() -> Iterator[None]:
+    """Raises SystemExit on SIGTERM, as Ctrl-C raises KeyboardInterrupt."""
 
-    process: BaseProcess
-    answer: Connection
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _answers(workers: list[_Worker]) -> list[Any]:
-    """What the function returned in each process, in order of rank.
-
-    Raises:
-        UserError: If it was raised in one of them, or one of them is gone without an answer.
-        Exception: What else was raised in one of them.
-    """
+    """What the function returned in each process, in order of rank; raises what it raised."""
     answers: dict[int, Any] = {}
     while len(answers) < len(workers):
         waiting = {rank: worker for rank, worker in enumerate(workers) if rank not in answers}
-        wait([worker.answer for worker in waiting.values()], timeout=1.0)
+        wait([answer for _, answer in waiting.values()], timeout=1.0)
         for rank, (process, answer) in waiting.items():
             has_ended = process.exitcode is not None  # asked first: an answer may come before it
             try:
                 if answer.poll():
                     answers[rank] = answer.recv()
-                    continue
+                elif has_ended:  # its own workers may hold the pipe open
+                    raise EOFError
             except EOFError:
                 process.join(_GRACE)
-                has_ended = True
-            if has_ended:
                 answers[rank] = UserError(
                     f"devices={len(workers)}: a process ended unexpectedly (exit code "
                     f"{process.exitcode}; -9 can be a lack of memory). What was finished is saved: "
@@ -256,27 +252,6 @@ def _answers(workers: list[_Worker]) -> list[Any]:
     return [answers[rank] for rank in range(len(workers))]
 
 
-@contextmanager
-def _passing_signals_on(workers: list[_Worker]) -> Iterator[None]:
-    """Passes Ctrl-C and SIGTERM on to processes that are started meanwhile."""
-
-    def pass_on(number: int, _: object) -> None:
-        for process, _answer in workers:
-            if process.is_alive() and process.pid is not None:
-                os.kill(process.pid, number)
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _work(work: bytes, rank: int, size: int, threads: int, store: Path, answer: Connection) -> None:
     """What a started process does: it sends back what the function returns or raises."""
     os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on once
@@ -285,7 +260,7 @@ def _work(work: bytes, rank: int, size: int, threads: int, store: Path, answer: 
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "GROUP_RANK": "0"}
     os.environ |= {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ |= {"OMP_NUM_THREADS": str(threads)}
     os.environ.pop("SLURM_NTASKS", None)  # Lightning would ask SLURM for the rank
     show_warnings_as_lines()
     if rank:
@@ -298,9 +273,8 @@ def _work(work: bytes, rank: int, size: int, threads: int, store: Path, answer: 
         torch.set_num_threads(threads)
         function, config = pickle.loads(work)  # imports Lightning, which reads its rank
         on_gpu = config.trainer.on_gpu()
-        device = torch.device("cuda", rank) if on_gpu else None
-        if device is not None:
-            torch.cuda.set_device(device)
+        if on_gpu:
+            torch.cuda.set_device(rank)
         # Made here, since Lightning's own would listen on all addresses of the machine.
         distributed.init_process_group(
             "nccl" if on_gpu else "gloo",
@@ -308,28 +282,23 @@ def _work(work: bytes, rank: int, size: int, threads: int, store: Path, answer: 
             rank=rank,
             world_size=size,
             timeout=_PATIENCE,
-            device_id=device,
+            device_id=torch.device("cuda", rank) if on_gpu else None,
         )
         answer.send(function(config))
         distributed.destroy_process_group()
     except Exception as error:
-        answer.send(_portable(error, f"In process {rank} of {size}:\n{traceback.format_exc()}"))
+        trace = f"In process {rank} of {size}:\n{traceback.format_exc()}"
+        if not isinstance(error, UserError):
+            error.add_note(trace)
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            error = RuntimeError(trace)
+        answer.send(error)
 
 
 def _end_with_parent() -> None:
     """Ends this process once the one that started it is gone."""
-    parent = parent_process()
-    assert parent is not None, "this process was started by another"
-    parent.join()
-    os._exit(1)
-
-
-def _portable(error: Exception, trace: str) -> Exception:
-    """The error as another process can raise it, with its traceback unless that is of no use."""
-    if not isinstance(error, UserError):
-        error.add_note(trace)
-    try:
-        copy: Exception = pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(trace)
-    return copy
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)

@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from geoseg_gan.data import palette
 from geoseg_gan.utils.confusion import IGNORE, class_iou, confusion_matrix, mean_iou
 
 
@@ -13,10 +12,6 @@ def label_of(rows):
 
 def agreement(label, prediction, num_classes):
     return confusion_matrix(label_of(label), torch.tensor(prediction), num_classes)
-
-
-def test_ignore_is_the_palettes():
-    assert palette.IGNORE == IGNORE
 
 
 def test_rows_are_true_and_columns_are_predicted_classes():
