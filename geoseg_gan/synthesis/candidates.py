@@ -1,7 +1,7 @@
 """Candidate masks: training masks under random geometry, with regions of others in them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,6 +92,7 @@ class _View(NamedTuple):
     label: npt.NDArray[np.uint8]
 
 
+@dataclass(kw_only=True)
 class CandidateMasks:
     """Candidates by number: mask, geometry and place are drawn from (seed, mask number) alone.
 
@@ -105,7 +106,7 @@ class CandidateMasks:
         fit: "crop" takes a window of the mask, "resize" shows it whole.
         jitter: The geometry.
         seed: The run's seed.
-        weights: Probability of every mask, shape (N,); None where all have the same.
+        sampling: Probability of every mask, shape (N,); None where all have the same.
         required: IDs of classes that every candidate must show: only masks that hold all of them
             are drawn, and geometry is drawn again, up to 32 times, until all are in sight.
         pixels: Pixels of every class and, last, of ignore in each mask, shape (N, C + 1), int64;
@@ -119,49 +120,40 @@ class CandidateMasks:
         UserError: If no mask that may be drawn holds all required classes.
     """
 
-    def __init__(
+    pairs: Sequence[Pair]
+    reader: MaskReader
+    image_size: int
+    fit: Fit
+    jitter: JitterSettings
+    compose: ComposeSettings
+    seed: int
+    sampling: InitVar[npt.NDArray[np.float64] | None] = None
+    required: Sequence[int] = ()
+    pixels: InitVar[npt.NDArray[np.int64] | None] = None
+    transplanter: Transplanter | None = None
+    variants: int = 1
+    styles: Styles | None = None
+
+    def __post_init__(
         self,
-        pairs: Sequence[Pair],
-        reader: MaskReader,
-        *,
-        image_size: int,
-        fit: Fit,
-        jitter: JitterSettings,
-        compose: ComposeSettings,
-        seed: int,
-        weights: npt.NDArray[np.float64] | None = None,
-        required: Sequence[int] = (),
-        pixels: npt.NDArray[np.int64] | None = None,
-        transplanter: Transplanter | None = None,
-        variants: int = 1,
-        styles: Styles | None = None,
+        sampling: npt.NDArray[np.float64] | None,
+        pixels: npt.NDArray[np.int64] | None,
     ) -> None:
         """Chooses the masks; nothing is read yet."""
-        self.pairs = pairs
-        self.reader = reader
-        self.image_size = image_size
-        self.fit = fit
-        self.jitter = jitter
-        self.seed = seed
-        self.required = list(required)
-        self.transplanter = transplanter
-        self.variants = variants
-        self.compose = compose
-        self.styles = styles
         self._last: Candidate | None = None  # its other variants need no drawing
-        rows = np.arange(len(pairs))
+        rows = np.arange(len(self.pairs))
         if self.required:
             assert pixels is not None, "required classes are looked up in the masks' pixels"
-            rows = np.flatnonzero((pixels[:, self.required] > 0).all(1))
-        if weights is not None:
-            rows = rows[weights[rows] > 0]
+            rows = np.flatnonzero((pixels[:, list(self.required)] > 0).all(1))
+        if sampling is not None:
+            rows = rows[sampling[rows] > 0]
         if not len(rows):
             raise UserError(
                 f"require_classes: no training mask that may be drawn holds "
                 f"{' and '.join(self._names(self.required))}. Require fewer classes."
             )
         self._rows = rows
-        self._ends = None if weights is None else weights[rows].cumsum() / weights[rows].sum()
+        self._ends = None if sampling is None else sampling[rows].cumsum() / sampling[rows].sum()
 
     @property
     def weights(self) -> npt.NDArray[np.float64]:

@@ -17,7 +17,7 @@ from geoseg_gan.synthesis.candidates import Candidate, CandidateMasks
 from geoseg_gan.synthesis.generate_images import generate_batches
 from geoseg_gan.synthesis.recognizer import Recognizer, class_ids_on, pixel_losses
 from geoseg_gan.utils.confusion import confusion_matrix, mean_iou
-from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.errors import UserError, check_range
 
 AUTO = "auto"
 """The setting of `tau` that fits it to real held-out pairs."""
@@ -61,6 +61,7 @@ class GeneratedPair(NamedTuple):
     decision: Decision
 
 
+@dataclass(frozen=True)
 class PairFilter:
     """Keeps what a segmenter recognises; without one, every candidate that is fit.
 
@@ -71,13 +72,9 @@ class PairFilter:
             leaves masks as they are.
     """
 
-    def __init__(
-        self, recognizer: Recognizer | None = None, tau: float = 0.0, alpha: float | None = None
-    ) -> None:
-        """Keeps the settings."""
-        self.recognizer = recognizer
-        self.tau = tau
-        self.alpha = alpha
+    recognizer: Recognizer | None = None
+    tau: float = 0.0
+    alpha: float | None = None
 
     def predict(self, labels: Tensor, images: Tensor) -> tuple[Tensor, ...]:
         """Segments a batch without waiting for the GPU.
@@ -134,13 +131,7 @@ def generate_and_filter(
 ) -> Generator[GeneratedPair, None, None]:
     """Generates candidates' images and decides on them, in the order of the batches.
 
-    Args:
-        generator: A loaded generator, on `device`.
-        candidates: The masks; their seed also fixes the noise.
-        batches: Numbers of the candidates that are generated and segmented at once on a GPU.
-        pair_filter: The filter.
-        num_workers: Processes that read and jitter masks.
-        device: Where the generator is.
+    Takes what `generate_batches` takes, and the filter.
 
     Raises:
         UserError: If a mask cannot be read.
@@ -165,7 +156,7 @@ def agreement_of(
     Args:
         label: The mask, shape (H, W), uint8; 255 (ignore) does not count.
         predicted: The class of every pixel, shape (H, W), integers.
-        num_classes: How many classes there are.
+        num_classes: C.
 
     Returns:
         A number in 0..1; NaN where the whole mask is ignore.
@@ -251,18 +242,13 @@ def choose_tau(candidates: Sequence[float], held_out: Sequence[float]) -> tuple[
 def check_filter(tau: Any, alpha: float | None) -> None:
     """Refuses settings of the filter that cannot be.
 
-    Args:
-        tau: The mIoU above which a pair is kept, or AUTO.
-        alpha: How many times its class's loss a pixel may have; None for no pixel filter.
-
     Raises:
         UserError: Naming the key, its value and what to do.
     """
     is_number = isinstance(tau, int | float) and not isinstance(tau, bool)
     if tau != AUTO and not (is_number and 0 <= tau < 1):
         raise UserError(f"tau={tau}: use a number from 0 to below 1, or auto.")
-    if alpha is not None and not alpha > 0:  # which NaN is not either
-        raise UserError(f"alpha={alpha} must be positive, or null; 1.25 is usual.")
+    check_range("alpha", alpha, 0, ends="(]")
 
 
 def check_can_ignore(alpha: float | None, reader: MaskReader) -> None:

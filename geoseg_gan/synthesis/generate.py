@@ -56,7 +56,7 @@ from geoseg_gan.synthesis.writer import (
     stored_facts,
 )
 from geoseg_gan.utils.distributed import launch, open_fabric, share_of, where_in_words
-from geoseg_gan.utils.errors import UserError, check_choice, plural
+from geoseg_gan.utils.errors import UserError, check_choice, check_range, plural
 from geoseg_gan.utils.files import held, write_json
 
 _TRIES = 10  # candidates for each pair that keep asks for
@@ -162,8 +162,8 @@ def check_pair_size(size: int, stride: int, trained: int, fit: str, key: str = "
     Args:
         size: Side of the pairs in pixels.
         stride: The generator's.
-        trained: Side of the images that it is trained on.
-        fit: How these are made of tiles.
+        trained: Side of the images that it is trained on, which `fit` makes of tiles.
+        fit: "crop" or "resize".
         key: Where the size stands in the configuration, ending in a dot.
 
     Raises:
@@ -219,21 +219,21 @@ def _open_candidates(
 ) -> CandidateMasks:
     facts, weights, transplanter, styles = generator.facts, None, None, None
     if config.sampling != "uniform":
-        losses = None if recognizer is None else recognizer.class_losses
+        losses = recognizer and recognizer.class_losses
         weights = mask_weights(config.sampling, index.pixels, losses)
     if config.jitter.transplant.p > 0:
         transplanter = Transplanter.of_masks(config.jitter.transplant, index, reader)
     if config.compose.match:
         styles = Styles.of_tiles(index.pairs, reader, facts.scaling)
     return CandidateMasks(
-        index.pairs,
-        reader,
+        pairs=index.pairs,
+        reader=reader,
         image_size=size,
         fit=facts.config["data"]["fit"],
         jitter=config.jitter,
         compose=config.compose,
         seed=config.seed,
-        weights=weights,
+        sampling=weights,
         required=class_ids(config.require_classes, reader.palette, "require_classes"),
         pixels=index.pixels,
         transplanter=transplanter,
@@ -295,13 +295,12 @@ def _choose_tau(config: GenerateConfig, inputs: Inputs, recognizer: Recognizer) 
     tau, reached = choose_tau([score for score in scores if score is not None], held_out)
     real = f"the mean of real held-out windows, {np.nanmean(held_out):.3f}"
     pilot = plural(count, "candidate")
-    if reached:
-        print(f"tau=auto: {tau:.4g}; those of {pilot} that score above it reach {real}.")
-    else:
-        print(
-            f"tau=auto: {tau:.4g}, which keeps the best tenth of {pilot}. No more than that reach "
-            f"{real}: the generator does not follow its masks well enough."
-        )
+    print(
+        f"tau=auto: {tau:.4g}; those of {pilot} that score above it reach {real}."
+        if reached
+        else f"tau=auto: {tau:.4g}, which keeps the best tenth of {pilot}. No more than that reach "
+        f"{real}: the generator does not follow its masks well enough."
+    )
     return tau
 
 
@@ -319,18 +318,17 @@ def _print_start(
 ) -> None:
     size, variants = inputs.candidates.image_size, config.variants
     count, masks = len(todo), len({index // variants for index in todo})
-    up_to = "" if count == masks * variants else "up to "
-    what, of = plural(count, "pair"), f"{plural(masks, 'mask')}, {up_to}{variants} images each"
-    goal = ""
     if config.keep is not None:
         what, of = "pairs", f"{variants} images of each mask"
-        goal = f", until {plural(config.keep, 'pair')} can be kept"
-    if variants > 1 and count:
-        what += f" ({of})"
+    else:
+        up_to = "" if count == masks * variants else "up to "
+        what, of = plural(count, "pair"), f"{plural(masks, 'mask')}, {up_to}{variants} images each"
+    what += f" ({of})" if variants > 1 and count else ""
+    goal = config.keep and f", until {plural(config.keep, 'pair')} can be kept"
     print(
         f"Generating {what} of {size}x{size} px on {where} from "
         f"{plural(len(inputs.index.pairs), 'mask')} of {inputs.root / 'train'}, with a generator "
-        f"of {plural(inputs.generator.epoch, 'epoch')}, into {config.save_dir}{goal}."
+        f"of {plural(inputs.generator.epoch, 'epoch')}, into {config.save_dir}{goal or ''}."
     )
     if listed:
         print(f"Going on: {plural(listed, 'pair')} listed in {Path(config.save_dir) / MANIFEST}.")
@@ -436,13 +434,9 @@ def check(config: GenerateConfig) -> None:
         UserError: Naming the key, its value and what to do.
     """
     for key in ("num_samples", "variants", "bs", "keep", "max_tries", "image_size"):
-        value = getattr(config, key)
-        if value is not None and value < 1:
-            raise UserError(f"{key}={value} must be 1 or more.")
-    if (config.num_workers or 0) < 0 or config.seed < 0:
-        raise UserError(
-            f"num_workers={config.num_workers} and seed={config.seed} must be 0 or more."
-        )
+        check_range(key, getattr(config, key), 1)
+    for key in ("num_workers", "seed"):
+        check_range(key, getattr(config, key), 0)
     check_choice("layout", config.layout, get_args(Layout))
     check_choice("sampling", config.sampling, SAMPLINGS)
     check_filter(config.tau, config.alpha)

@@ -117,9 +117,8 @@ def generate_batches(
         for batch in _checked(loader)
         for part in ([batch] if on_gpu else [[item] for item in batch])
     )
-    started = (
-        _start(generator, part, predict) for part in (_prefetched(prepared) if on_gpu else prepared)
-    )
+    ready = _prefetched(prepared) if on_gpu else prepared
+    started = (_start(generator, part, predict) for part in ready)
     for batch in _delayed(started) if on_gpu else started:
         yield batch.results()
 
@@ -131,19 +130,19 @@ class _Item(NamedTuple):
     regions: npt.NDArray[np.int32] | None
 
 
+@dataclass(frozen=True)
 class _Drawn(Dataset[_Item | str]):
     """Candidates by number; a user's mistake is text, as workers would add a traceback."""
 
-    def __init__(self, candidates: CandidateMasks, noise: NoiseSpec) -> None:
-        self._candidates = candidates
-        self._noise = noise
+    candidates: CandidateMasks
+    noise: NoiseSpec
 
     def __getitem__(self, index: int) -> _Item | str:
         try:
-            candidate = self._candidates[index]
+            candidate = self.candidates[index]
         except UserError as error:
             return str(error)
-        wanted = self._noise.region and not candidate.unfit
+        wanted = self.noise.region and not candidate.unfit
         return _Item(candidate, region_map(candidate.label) if wanted else None)
 
 
@@ -260,14 +259,11 @@ class _Started:
         if self.done is not None:
             self.done.synchronize()
         rows = zip(*self.values, strict=True)
-        found: list[WithImage] = []
-        for candidate in self.candidates:
-            if candidate.unfit:
-                found.append((candidate, None, None))
-            else:
-                image, *predicted = next(rows)
-                found.append((candidate, image.numpy(), tuple(predicted)))
-        return found
+        values = [None if candidate.unfit else next(rows) for candidate in self.candidates]
+        return [
+            (candidate, None, None) if row is None else (candidate, row[0].numpy(), row[1:])
+            for candidate, row in zip(self.candidates, values, strict=True)
+        ]
 
 
 @torch.inference_mode()

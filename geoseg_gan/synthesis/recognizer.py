@@ -139,16 +139,17 @@ def _load_own(
 ) -> Recognizer:
     loaded = load_segmenter(path, device)
     network, own = loaded.network, loaded.facts
-    if len(own.scaling.low) != len(scaling.low) or own.scaling.dtype != scaling.dtype:
+    known, made = (f"{len(s.low)}-band {s.dtype}" for s in (own.scaling, scaling))
+    if known != made:
         raise UserError(
-            f"segmenter_ckpt={path} was trained on {_kind(own.scaling)} images, but the generator "
-            f"makes {_kind(scaling)} ones. Give a segmenter of the same data."
+            f"segmenter_ckpt={path} was trained on {known} images, but the generator makes {made} "
+            "ones. Give a segmenter of the same data."
         )
-    if size % segmenter_stride(network):
+    if size % (stride := segmenter_stride(network)):
         raise UserError(
-            f"segmenter_ckpt={path} takes images whose sides are multiples of "
-            f"{segmenter_stride(network)}, but the generator makes {size}x{size}. Give a "
-            "segmenter of a smaller depth, or train the generator at a multiple."
+            f"segmenter_ckpt={path} takes images whose sides are multiples of {stride}, but the "
+            f"generator makes {size}x{size}. Give a segmenter of a smaller depth, or train the "
+            "generator at a multiple."
         )
 
     def predict(pixels: Tensor) -> Tensor:
@@ -181,7 +182,13 @@ def _load_onnx(
 ) -> Recognizer:
     onnx.check()
     bands = len(scaling.low)
-    mean, std = (_per_band(key, getattr(onnx, key), bands) for key in ("mean", "std"))
+    for key, values in (("mean", onnx.mean), ("std", onnx.std)):
+        if len(values) not in (1, bands):
+            raise UserError(
+                f"onnx.{key}={list(values)} has {len(values)} numbers for {bands} bands. Use one, "
+                "or one a band."
+            )
+    mean, std = torch.tensor(onnx.mean).view(1, -1, 1, 1), torch.tensor(onnx.std).view(1, -1, 1, 1)
     if not path.is_file():
         raise UserError(f"segmenter_ckpt={path} does not exist. Give an ONNX model.")
     content = path.read_bytes()
@@ -289,11 +296,8 @@ def _same_classes(path: Path, own: Palette, palette: Palette) -> list[int]:
 def _valid(path: Path, class_map: Sequence[int], count: int, palette: Palette) -> list[int]:
     """A user's class_map, if it names one of `count` channels for every class."""
     channels = list(class_map)
-    if (
-        len(channels) != palette.num_classes
-        or len(set(channels)) < len(channels)
-        or not all(0 <= channel < count for channel in channels)
-    ):
+    distinct = set(channels) & set(range(count))
+    if not len(channels) == len(distinct) == palette.num_classes:
         raise UserError(
             f"class_map={channels} must list, for each of {_listed(palette)}, another channel of "
             f"the {count} of segmenter_ckpt={path}, counted from 0."
@@ -301,21 +305,8 @@ def _valid(path: Path, class_map: Sequence[int], count: int, palette: Palette) -
     return channels
 
 
-def _per_band(key: str, values: Sequence[float], bands: int) -> Tensor:
-    if len(values) not in (1, bands):
-        raise UserError(
-            f"onnx.{key}={list(values)} has {len(values)} numbers for {bands} bands. Use one, or "
-            "one a band."
-        )
-    return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
-
-
 def _listed(palette: Palette) -> str:
     return ", ".join(palette.describe(label) for label in range(palette.num_classes))
-
-
-def _kind(scaling: ImageScaling) -> str:
-    return f"{len(scaling.low)}-band {scaling.dtype}"
 
 
 class ClassLosses:
@@ -387,18 +378,9 @@ def with_class_losses(
 ) -> Recognizer:
     """A recognizer that knows its mean loss on every class of the real training split.
 
-    They are stored as `<model>.class_losses.json` beside the model, with what they were measured
-    on, so that the next call reads them.
-
-    Args:
-        recognizer: The segmenter.
-        path: Its file.
-        onnx: What it expects of its images.
-        index: The real training pairs.
-        reader: Reads their masks.
-        scaling: How their images are brought to it.
-        fit: How pictures become windows of `image_size` pixels.
-        image_size: Side of the windows in pixels.
+    The losses are stored as `<model>.class_losses.json` beside the model, with what they were
+    measured on, so that the next call reads them. Arguments are as for `load_recognizer` and
+    `WindowDataset`; `index` lists the real pairs.
 
     Raises:
         UserError: If the images are not of the kind that the recognizer scores.
@@ -426,8 +408,9 @@ def with_class_losses(
     known = _stored(store)
     if key not in known:
         losses = ClassLosses(reader.palette.num_classes)
-        source = PairSource(index.pairs, reader)
-        windows = WindowDataset(source, index.sizes, image_size, fit, once=True)
+        windows = WindowDataset(
+            PairSource(index.pairs, reader), index.sizes, image_size, fit, once=True
+        )
         for position in track(range(len(windows)), "Measuring class losses on real tiles"):
             sample = windows[position]
             image = np.moveaxis(sample["image"].numpy(), 0, -1)
@@ -441,7 +424,7 @@ def with_class_losses(
 
 
 def _stored(path: Path) -> dict[str, Any]:
-    """What was measured before; nothing where the file is not as `with_class_losses` writes it."""
+    """What was measured before; nothing where the file is not of this module."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):

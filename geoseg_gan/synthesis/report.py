@@ -73,10 +73,11 @@ def write_histogram(
         tau: The threshold.
         held_out: Scores of real held-out windows to compare with; may be empty.
     """
-    scored = [line for line in manifest if "score" in line]
-    kept = [line["score"] for line in scored if line["kept"]]
-    dropped = [line["score"] for line in scored if not line["kept"]]
-    if scored:
+    kept, dropped = (
+        [line["score"] for line in manifest if "score" in line and line["kept"] == is_kept]
+        for is_kept in (True, False)
+    )
+    if kept or dropped:
         write_picture(files.folder / HISTOGRAM, score_histogram(kept, dropped, tau, held_out))
 
 
@@ -90,23 +91,14 @@ def write_extremes(
 ) -> None:
     """Shows the ten best (left) and ten worst (right) candidates: mask, image and prediction.
 
-    They are generated again, since those that were dropped are not on disk.
-
-    Args:
-        files: Where pairs are.
-        manifest: A line for every candidate.
-        candidates: Draws their masks again.
-        generator: Generates their images again.
-        recognizer: Whose predictions are shown.
-        device: Where the generator is.
+    They are drawn and generated again, since those that were dropped are not on disk.
     """
     scored = sorted((line for line in manifest if "score" in line), key=lambda line: -line["score"])
     if not scored:
         return
     count = min(_EXTREMES, -(-len(scored) // 2))  # none is both, but the middle one of a few
-    best = scored[:count]
-    worst = scored[::-1][:count]
-    lines = [line for pair in zip(best, worst, strict=True) for line in pair]
+    pairs = zip(scored[:count], scored[::-1][:count], strict=True)
+    lines = [line for pair in pairs for line in pair]
     batches = generate_batches(
         generator, candidates, [[line["index"]] for line in lines], num_workers=0, device=device
     )
@@ -125,12 +117,7 @@ def write_extremes(
 
 
 def realised_shares(files: PairFiles, kept: list[int]) -> npt.NDArray[np.float64]:
-    """Class shares of the labelled pixels of the masks on disk, shape (C,); 0 where none are.
-
-    Args:
-        files: Where pairs are.
-        kept: Numbers of the kept pairs.
-    """
+    """Class shares of the labelled pixels of the kept masks, shape (C,); 0 where none are."""
     classes = files.reader.palette.num_classes
 
     def count(index: int) -> npt.NDArray[np.int64]:
@@ -163,13 +150,7 @@ def print_shares(
 
 
 def print_outcome(folder: Path, manifest: list[Line], tau: float | None) -> None:
-    """Prints how many pairs were kept, and where to look.
-
-    Args:
-        folder: Where they are.
-        manifest: A line for every candidate.
-        tau: The threshold; None without a segmenter.
-    """
+    """Prints how many pairs were kept, and where to look; tau is None without a segmenter."""
     total, kept = len(manifest), sum(line["kept"] for line in manifest)
     if tau is None and kept == total:
         print(f"Generated {plural(total, 'pair')} in {folder}; see {folder / SHEET}")

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
 
 from geoseg_gan.utils.errors import UserError, check_choice
 
 SAMPLINGS = ("uniform", "balanced", "hard")
-
 """The ways to draw masks: alike, rare classes more often, or hard classes more often."""
-
 
 _MOST = 20  # times that the hardest mask counts, in FreeMask
 
@@ -64,9 +63,12 @@ def mask_weights(
             "sampling=hard ranks masks by a segmenter's losses. Set segmenter_ckpt, or "
             "sampling=uniform or balanced."
         )
-    counts = np.minimum(
-        1 + np.rint(_MOST * _ranks(_hardness(labelled, class_losses)) / count), _MOST
-    )
+    if len(class_losses) != labelled.shape[1]:
+        raise ValueError(f"{len(class_losses)} class losses for {labelled.shape[1]} classes")
+    known = np.array([loss is not None for loss in class_losses])
+    losses = np.array([loss or 0.0 for loss in class_losses])
+    hardness = labelled @ losses / labelled[:, known].sum(1).clip(1)
+    counts = np.minimum(1 + np.rint(_MOST * rankdata(hardness) / count), _MOST)
     shares: npt.NDArray[np.float64] = counts / counts.sum()
     return shares
 
@@ -90,21 +92,3 @@ def expected_shares(
     mean = weights @ within
     shares: npt.NDArray[np.float64] = mean / (mean.sum() or 1.0)
     return shares
-
-
-def _hardness(
-    labelled: npt.NDArray[np.float64], class_losses: Sequence[float | None]
-) -> npt.NDArray[np.float64]:
-    if len(class_losses) != labelled.shape[1]:
-        raise ValueError(f"{len(class_losses)} class losses for {labelled.shape[1]} classes")
-    known = np.array([loss is not None for loss in class_losses])
-    losses = np.array([loss or 0.0 for loss in class_losses])
-    hardness: npt.NDArray[np.float64] = labelled @ losses / labelled[:, known].sum(1).clip(1)
-    return hardness
-
-
-def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Ranks from 1, ascending; equal values share the mean of theirs."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: npt.NDArray[np.float64] = (count.cumsum() - (count - 1) / 2)[place]
-    return ranks

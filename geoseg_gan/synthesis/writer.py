@@ -4,8 +4,8 @@ import json
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from geoseg_gan.data.batch import ImageScaling
@@ -50,9 +50,8 @@ def stored_facts(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
         if stored.get(key) != value:
             was, now = stored.get(key), value
             if isinstance(was, dict) and isinstance(now, dict):
-                differing = [k for k in now if was.get(k) != now[k]]
-                key = f"{key}.{differing[0]}" if differing else key
-                was, now = (was.get(differing[0]), now[differing[0]]) if differing else (was, now)
+                for inner in [k for k in now if was.get(k) != now[k]][:1]:
+                    key, was, now = f"{key}.{inner}", was.get(inner), now[inner]
             raise UserError(
                 f"save_dir={folder} holds pairs of another generation: {key} was {was}, now "
                 f"{now}. Choose a new folder, or repeat the settings in {folder / GENERATION}."
@@ -88,7 +87,7 @@ def merge_manifest(folder: Path) -> list[Line]:
 
 
 def read_manifest(folder: Path) -> list[Line]:
-    """The manifest's lines, without a last one that is cut off; none where there is no manifest."""
+    """The manifest's lines but for a last one that is cut off; none without a manifest."""
     return [json.loads(line) for line in _whole_lines(manifest_path(folder))]
 
 
@@ -97,6 +96,7 @@ def _whole_lines(path: Path) -> list[str]:
     return text[: text.rfind("\n") + 1].splitlines()
 
 
+@dataclass(frozen=True)
 class PairFiles:
     """Where the pairs of a folder are, and how they are stored.
 
@@ -108,24 +108,18 @@ class PairFiles:
         scaling: Tells how images are stored: 8-bit ones as JPEG, others as GeoTIFF.
     """
 
-    def __init__(
-        self, folder: Path, layout: Layout, reader: MaskReader, scaling: ImageScaling
-    ) -> None:
-        """Keeps the arguments."""
-        self.folder = folder
-        self.layout = layout
-        self.reader = reader
-        self.scaling = scaling
-        is_picture = scaling.dtype == "uint8" and len(scaling.low) in (1, 3)
-        self.suffix = ".jpg" if is_picture else ".tif"
+    folder: Path
+    layout: Layout
+    reader: MaskReader
+    scaling: ImageScaling
 
     def paths(self, index: int) -> tuple[Path, Path]:
         """Paths of a pair's image and mask."""
-        stem = f"pair_{index:05d}"
+        is_picture = self.scaling.dtype == "uint8" and len(self.scaling.low) in (1, 3)
+        stem, suffix = f"pair_{index:05d}", ".jpg" if is_picture else ".tif"
         if self.layout == "folders":
-            images, masks = self.folder / "images", self.folder / "masks"
-            return images / f"{stem}{self.suffix}", masks / f"{stem}.png"
-        return self.folder / f"{stem}_img{self.suffix}", self.folder / f"{stem}_mask.png"
+            return self.folder / "images" / f"{stem}{suffix}", self.folder / "masks" / f"{stem}.png"
+        return self.folder / f"{stem}_img{suffix}", self.folder / f"{stem}_mask.png"
 
     def write(self, pair: GeneratedPair) -> Line:
         """Writes a pair if it is kept; returns the manifest's line of it."""
@@ -159,12 +153,7 @@ class PairWriter:
         """Returns the writer."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Writes and lists what is still waiting."""
         try:
             self._settle(0)

@@ -18,8 +18,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
@@ -184,16 +183,18 @@ def _spawn(function: Callable[[ConfigT], T], config: ConfigT, folder: Path, shar
     context = multiprocessing.get_context("spawn")
     work = pickle.dumps((function, config))
     workers: list[_Worker] = []
+    # Raised, as Ctrl-C is by Python itself.
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _leave) if is_main else None
     try:
-        with _sigterm_raised():
-            for rank in range(size):
-                mine, theirs = context.Pipe(duplex=False)
-                arguments = (work, rank, size, threads, folder / "store", theirs)
-                process: BaseProcess = context.Process(target=_work, args=arguments)
-                process.start()
-                theirs.close()
-                workers.append((process, mine))
-            result: T = _answers(workers)[0]
+        for rank in range(size):
+            mine, theirs = context.Pipe(duplex=False)
+            arguments = (work, rank, size, threads, folder / "store", theirs)
+            process: BaseProcess = context.Process(target=_work, args=arguments)
+            process.start()
+            theirs.close()
+            workers.append((process, mine))
+        result: T = _answers(workers)[0]
     except BaseException as error:
         number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
         for process, _ in workers:
@@ -201,6 +202,8 @@ def _spawn(function: Callable[[ConfigT], T], config: ConfigT, folder: Path, shar
                 os.kill(process.pid, number)
         raise
     finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
         for process, _ in workers:
             process.join(_GRACE)
             process.kill()
@@ -208,21 +211,8 @@ def _spawn(function: Callable[[ConfigT], T], config: ConfigT, folder: Path, shar
     return result
 
 
-@contextmanager
-def _sigterm_raised() -> Iterator[None]:
-    """Raises SystemExit on SIGTERM, as Ctrl-C raises KeyboardInterrupt."""
-
-    def leave(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _leave(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _answers(workers: list[_Worker]) -> list[Any]:

@@ -52,7 +52,7 @@ def candidates(index, reader):
             "seed": 4,
         }
         knobs |= {"pixels": index.pixels}
-        return CandidateMasks(index.pairs, reader, **(knobs | changes))
+        return CandidateMasks(pairs=index.pairs, reader=reader, **(knobs | changes))
 
     return make
 
@@ -118,7 +118,7 @@ def test_a_mask_is_drawn_once_for_variants_in_a_row(candidates, reader, monkeypa
 
 def test_masks_are_drawn_by_their_weights(candidates, index):
     weights = np.array([0.5, 0, 0.3, 0, 0.2, 0])
-    drawn = Counter(c.source for c in first(400, candidates(weights=weights)))
+    drawn = Counter(c.source for c in first(400, candidates(sampling=weights)))
     shares = [drawn[pair.stem] / 400 for pair in index.pairs]
     assert [share == 0 for share in shares] == [False, True] * 3
     assert shares == pytest.approx(weights, abs=0.07)
@@ -126,9 +126,9 @@ def test_masks_are_drawn_by_their_weights(candidates, index):
 
 def test_weights_leave_the_geometry_as_it_is_drawn_for_each_mask_and_number(candidates):
     only = np.eye(6)[2]
-    one, other = candidates(weights=only), candidates(weights=only, seed=5)
+    one, other = candidates(sampling=only), candidates(sampling=only, seed=5)
     assert {candidate.source for candidate in first(10, one)} == {"train_002"}
-    assert one[0].to_dict() == candidates(weights=only)[0].to_dict() != other[0].to_dict()
+    assert one[0].to_dict() == candidates(sampling=only)[0].to_dict() != other[0].to_dict()
 
 
 # Required classes
@@ -151,8 +151,8 @@ def corner(tmp_path, make_folder, reader):
 
 def test_only_masks_that_hold_a_required_class_are_drawn_until_it_is_seen(corner, reader):
     made = CandidateMasks(
-        corner.pairs,
-        reader,
+        pairs=corner.pairs,
+        reader=reader,
         image_size=32,
         fit="crop",
         jitter=defaults(JitterSettings),
@@ -186,12 +186,12 @@ def test_required_classes_and_weights_act_together(candidates, index):
     pixels[[0, 1, 2], 2] = 0
     weights = np.array([0.4, 0.2, 0, 0.3, 0.1, 0])
     drawn = Counter(
-        c.source for c in first(400, candidates(weights=weights, required=[2], pixels=pixels))
+        c.source for c in first(400, candidates(sampling=weights, required=[2], pixels=pixels))
     )
     assert set(drawn) == {"train_003", "train_004"}
     assert drawn["train_003"] / 400 == pytest.approx(0.75, abs=0.07)
     with pytest.raises(UserError, match="no training mask that may be drawn holds Settlement"):
-        candidates(weights=np.eye(6)[1], required=[2], pixels=pixels)
+        candidates(sampling=np.eye(6)[1], required=[2], pixels=pixels)
 
 
 def test_classes_that_no_mask_holds_together_are_refused_by_name(candidates, index):

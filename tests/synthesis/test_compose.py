@@ -56,8 +56,8 @@ def candidates(index, palette):
 
     def make(generate="regions", fit="crop", styles=None, **settings):
         return CandidateMasks(
-            index.pairs,
-            reader,
+            pairs=index.pairs,
+            reader=reader,
             image_size=32,
             fit=fit,
             jitter=JITTER,
@@ -147,7 +147,8 @@ def test_a_candidate_of_which_nothing_is_generated_is_dropped_and_told_why(candi
 def test_a_placebo_is_all_real(index, palette):
     reader = MaskReader(palette)
     drawn = CandidateMasks(
-        index.pairs, reader, image_size=64, fit="crop", jitter=defaults(JitterSettings), seed=3,
+        pairs=index.pairs,
+        reader=reader, image_size=64, fit="crop", jitter=defaults(JitterSettings), seed=3,
         compose=defaults(ComposeSettings, "none"),
     )  # fmt: skip
     for number in range(4):

@@ -45,7 +45,7 @@ def candidates(root, palette):
         "jitter": defaults(JitterSettings),
     }
     pairs = find_pairs(root, "train")
-    return SomeLacking(pairs, MaskReader(palette), **knobs, seed=5)
+    return SomeLacking(pairs=pairs, reader=MaskReader(palette), **knobs, seed=5)
 
 
 def test_an_image_depends_on_its_mask_number_and_seed_alone(loaded):

@@ -149,7 +149,7 @@ def test_the_best_stand_left_and_the_worst_right(
         "seed": 3,
     }
     pairs = find_pairs(root, "train")
-    candidates = CandidateMasks(pairs, files.reader, **knobs)
+    candidates = CandidateMasks(pairs=pairs, reader=files.reader, **knobs)
     seen = F.one_hot(torch.full((32, 32), 2), 3).permute(2, 0, 1)[None].float()
     recognizer = Recognizer("abc", None, None, lambda pixels: seen, range(3))
     monkeypatch.setattr(report, "captioned", lambda picture, text: captions.append(text) or picture)
