@@ -41,13 +41,7 @@ class Styles:
 
     @classmethod
     def of_tiles(cls, pairs: Sequence[Pair], reader: MaskReader, scaling: ImageScaling) -> "Styles":
-        """Reads up to 256 pairs, evenly spread.
-
-        Args:
-            pairs: Real pairs.
-            reader: How masks become label maps.
-            scaling: From stored values to [-1, 1].
-        """
+        """Reads up to 256 real pairs, evenly spread."""
         rows = evenly_spaced(len(pairs), _MOST_TILES)
         tiles = [pairs[row] for row in rows]
         with ThreadPoolExecutor() as pool:
@@ -127,13 +121,8 @@ def draw_generated(
 ) -> Mask:
     """Draws where a candidate's image is generated, shape (H, W).
 
-    What was transplanted always is, since the real image shows something else there.
-
-    Args:
-        settings: What is to be generated.
-        rng: The source of chance.
-        label: The candidate's mask (H, W).
-        grafted: Where it shows what was transplanted, shape (H, W).
+    What was transplanted (`grafted`, also of shape (H, W)) always is, since the real image shows
+    something else there.
     """
     if settings.generate in ("grafts", "none"):
         return grafted

@@ -153,10 +153,7 @@ def agreement_of(
 ) -> float:
     """Agreement of a prediction with a mask: the mIoU over the classes of the mask.
 
-    Args:
-        label: The mask, shape (H, W), uint8; 255 (ignore) does not count.
-        predicted: The class of every pixel, shape (H, W), integers.
-        num_classes: C.
+    Both are of shape (H, W); 255 (ignore) does not count.
 
     Returns:
         A number in 0..1; NaN where the whole mask is ignore.

@@ -219,7 +219,7 @@ def _open_candidates(
 ) -> CandidateMasks:
     facts, weights, transplanter, styles = generator.facts, None, None, None
     if config.sampling != "uniform":
-        losses = recognizer and recognizer.class_losses
+        losses = None if recognizer is None else recognizer.class_losses
         weights = mask_weights(config.sampling, index.pixels, losses)
     if config.jitter.transplant.p > 0:
         transplanter = Transplanter.of_masks(config.jitter.transplant, index, reader)

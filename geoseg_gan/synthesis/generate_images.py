@@ -70,9 +70,7 @@ def generate_images(
 def default_workers(device: torch.device, processes: int = 1) -> int:
     """How many workers draw masks, so that generating need not wait for them.
 
-    Args:
-        device: Where images are generated: one worker keeps a CPU busy.
-        processes: How many processes generate on this machine and share its cores.
+    One keeps a CPU busy; with GPUs, `processes` of them share the machine's cores.
     """
     if device.type == "cpu":
         return 1
@@ -227,7 +225,7 @@ def stored(images: Tensor, scaling: ImageScaling, blend: Blend | None = None) ->
     Args:
         images: Shape (B, K, H, W), in [-1, 1], on any device.
         scaling: From stored values to [-1, 1].
-        blend: Real images to lay them over, in stored values.
+        blend: Real images to lay them over.
 
     Returns:
         Shape (B, H, W, K), in the stored dtype, on the same device.

@@ -67,11 +67,7 @@ def write_histogram(
 ) -> None:
     """Shows the scores of all candidates, and where tau cuts.
 
-    Args:
-        files: Where pairs are.
-        manifest: A line for every candidate.
-        tau: The threshold.
-        held_out: Scores of real held-out windows to compare with; may be empty.
+    `held_out` are scores of real held-out windows to compare with; it may be empty.
     """
     kept, dropped = (
         [line["score"] for line in manifest if "score" in line and line["kept"] == is_kept]
@@ -137,11 +133,8 @@ def print_shares(
 ) -> None:
     """Prints class shares, each of shape (C,), as a table.
 
-    Args:
-        palette: The classes.
-        training: Of the training masks.
-        expected: Of masks as they are drawn, before jitter and filter.
-        realised: Of the pairs that were kept.
+    They are those of the training masks, of masks as they are drawn (before jitter and filter), and
+    of the pairs that were kept.
     """
     table = Table("class", "training", "expected", "realised", box=None, padding=(0, 3, 0, 0))
     for name, *shares in zip(palette.names, training, expected, realised, strict=True):

@@ -21,9 +21,7 @@ class ComposeSettings:
     def check(self, transplant: float, key: str = "compose") -> None:
         """Refuses values out of range, and grafts where nothing is transplanted.
 
-        Args:
-            transplant: Probability of jitter.transplant.
-            key: What the group is called in the configuration.
+        `transplant` is the probability of jitter.transplant, `key` what the group is called.
 
         Raises:
             UserError: Naming the key, its value and what to do.

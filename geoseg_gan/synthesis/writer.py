@@ -48,7 +48,8 @@ def stored_facts(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
         ) from None
     for key, value in facts.items():
         if stored.get(key) != value:
-            was, now = stored.get(key), value
+            was: Any = stored.get(key)
+            now = value
             if isinstance(was, dict) and isinstance(now, dict):
                 for inner in [k for k in now if was.get(k) != now[k]][:1]:
                     key, was, now = f"{key}.{inner}", was.get(inner), now[inner]
@@ -163,9 +164,6 @@ class PairWriter:
 
     def add(self, pairs: Sequence[GeneratedPair]) -> None:
         """Adds pairs in order of their index; waits only where the disk is slower than this.
-
-        Args:
-            pairs: Those to be listed, of which those that are kept are written too.
 
         Raises:
             OSError: If an earlier pair could not be written.

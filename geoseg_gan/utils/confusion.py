@@ -107,13 +107,7 @@ class TileConfusions:
     def of_windows(
         cls, stems: Sequence[str], groups: Sequence[str], counts: npt.NDArray[np.int64]
     ) -> Self:
-        """Adds up windows that show the same tile.
-
-        Args:
-            stems: The tile of each of the N windows.
-            groups: The location group of each.
-            counts: Pixels by window, true class and predicted class, shape (N, C, C), int64.
-        """
+        """Adds up the counts (N, C, C) of windows that show the same tile, given for each of N."""
         names, first, tile = np.unique(stems, return_index=True, return_inverse=True)
         totals = np.zeros((len(names), *counts.shape[1:]), np.int64)
         np.add.at(totals, tile, counts)

@@ -136,10 +136,7 @@ def gather_arrays(
 ) -> dict[str, npt.NDArray[Any]] | None:
     """Joins the arrays of all processes along their first axis, in order of rank.
 
-    Args:
-        fabric: The processes.
-        arrays: This process's; names and further axes are alike in all.
-        folder: Seen by all; the arrays pass through files in it.
+    Names and further axes are alike in all; the arrays pass through files in `folder`.
 
     Returns:
         The joined arrays in rank 0; None in the others.

@@ -106,14 +106,6 @@ def mask_of(line):
     return line["mask_index"]
 
 
-def test_another_number_of_variants_is_not_mixed_in(run):
-    folder = run("out", num_samples=4)
-    before = files(folder)
-    with pytest.raises(UserError, match=r"config\.variants was 4, now 2"):
-        run("out", num_samples=8, variants=2)
-    assert files(folder) == before
-
-
 def test_a_generator_without_noise_makes_one_image_of_a_mask(
     run_generate, root, generator, tiny_config, tmp_path, monkeypatch
 ):

@@ -14,15 +14,11 @@ def agreement(label, prediction, num_classes):
     return confusion_matrix(label_of(label), torch.tensor(prediction), num_classes)
 
 
-def test_rows_are_true_and_columns_are_predicted_classes():
-    confusion = agreement([[0, 0], [0, 1]], [[0, 1], [1, 1]], 3)
-    assert confusion.dtype == torch.int64
-    assert confusion.tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 0]]
-
-
 def test_iou_of_a_two_by_two_mask_by_hand():
     # Class 0: TP 1, FP 1: 1/2. Class 1: FN 1, FP 1: 0. Class 2: TP 1, FN 1: 1/2.
     confusion = agreement([[0, 1], [2, 2]], [[0, 0], [1, 2]], 3)
+    assert confusion.dtype == torch.int64
+    assert confusion.tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 1]]
     assert class_iou(confusion).tolist() == [0.5, 0.0, 0.5]
     assert mean_iou(confusion) == pytest.approx(1 / 3)
 
@@ -52,11 +48,6 @@ def test_a_label_of_ignore_alone_has_no_agreement():
     confusion = agreement([[255, 255]], [[0, 1]], 2)
     assert confusion.tolist() == [[0, 0], [0, 0]]
     assert math.isnan(mean_iou(confusion))
-
-
-def test_a_perfect_and_a_wholly_wrong_prediction():
-    assert mean_iou(agreement([[0, 1, 1]], [[0, 1, 1]], 3)) == 1
-    assert mean_iou(agreement([[0, 0, 0]], [[1, 1, 1]], 3)) == 0
 
 
 def test_the_matrix_of_a_batch_is_the_sum_of_its_images():

@@ -30,11 +30,6 @@ def test_a_row_that_is_not_full_ends_in_white():
     assert (sheet[4:6] == 255).all() and (sheet[:, 6:8] == 255).all()
 
 
-def test_one_picture_is_left_as_it_is():
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-    np.testing.assert_array_equal(beside([picture]), picture)
-
-
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
 def test_lossless_pictures_read_back_exactly(tmp_path, suffix):
     picture = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
