@@ -39,7 +39,7 @@ def loss_for(discriminator):
     return family if family in ("oasis", "both") else "hinge_fm"
 
 
-def judge_for(loss):
+def discriminator_for(loss):
     family = loss.split("_")[0]
     return family if family in ("oasis", "both") else "patch"
 
@@ -65,29 +65,39 @@ def smoke(tmp_path, make_folder, composed, tiny):
     return fit
 
 
-@pytest.mark.parametrize("choice", choices("model"))
-def test_every_model_trains(choice, smoke):
-    smoke(f"model={choice}")
+@pytest.mark.parametrize(
+    ("group", "choice"),
+    # Two processes are a test of their own; a GPU is not everywhere.
+    [
+        (group, choice)
+        for group in ("model", "jitter", "trainer")
+        for choice in choices(group)
+        if (group, choice) not in (("trainer", "ddp"), ("trainer", "gpu"))
+    ],
+)
+def test_every_model_jitter_and_trainer_trains(group, choice, smoke):
+    smoke(f"{group}={choice}")
 
 
 @pytest.mark.parametrize("choice", choices("loss"))
 def test_every_loss_trains(choice, smoke):
-    smoke(f"loss={choice}", f"model/discriminator={judge_for(choice)}")
+    smoke(f"loss={choice}", f"model/discriminator={discriminator_for(choice)}")
 
 
-@pytest.mark.parametrize("discriminator", ["patch", "oasis", "both", "both_projected", "projected"])
-@pytest.mark.parametrize("generator", ["unet", "spade", "clade", "oasis"])
-def test_every_generator_trains_against_every_discriminator(generator, discriminator, smoke):
-    smoke(
-        f"model/generator={generator}",
-        f"model/discriminator={discriminator}",
-        f"loss={loss_for(discriminator)}",
-    )
-
-
-@pytest.mark.parametrize("choice", choices("jitter"))
-def test_every_jitter_trains(choice, smoke):
-    smoke(f"jitter={choice}")
+# Every generator and every discriminator once; `check_networks` takes every pair of them below.
+@pytest.mark.parametrize(
+    ("generator", "discriminator"),
+    [
+        ("unet", "patch"),
+        ("unet", "projected"),
+        ("spade", "both"),
+        ("clade", "oasis"),
+        ("oasis", "both_projected"),
+    ],
+)
+def test_every_network_trains(generator, discriminator, smoke):
+    networks = (f"model/generator={generator}", f"model/discriminator={discriminator}")
+    smoke(*networks, f"loss={loss_for(discriminator)}")
 
 
 @pytest.mark.filterwarnings("ignore:.*never occurs in the masks")
@@ -107,12 +117,6 @@ def test_every_experiment_trains(choice, smoke, tmp_path):
     smoke(f"experiment={choice}", *asked, palette=None, root=root)
 
 
-# Two processes are a test of their own; a GPU is not everywhere.
-@pytest.mark.parametrize("choice", sorted({*choices("trainer")} - {"ddp", "gpu"}))
-def test_every_trainer_trains(choice, smoke):
-    smoke(f"trainer={choice}")
-
-
 def all_terms():
     return (
         "loss.perceptual.weight=1", "loss.diversity.weight=1", "loss.r1.weight=1",
@@ -129,9 +133,8 @@ def test_all_terms_train_together(discriminator, smoke):
     assert ("d/labelmix" in figures) == (discriminator == "oasis")
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed"])
-def test_all_terms_train_in_mixed_precision(precision, smoke):
-    smoke("model=oasis_light", *all_terms(), f"precision={precision}")
+def test_all_terms_train_in_mixed_precision(smoke):
+    smoke("model=oasis_light", *all_terms(), "precision=bf16-mixed")
 
 
 @pytest.mark.parametrize("bands", [1, 5])
@@ -147,22 +150,18 @@ def chosen_network(composed, kind, choice):
     return network
 
 
-def test_every_pair_of_networks_is_taken_with_a_loss_that_fits(composed):
-    generators = [chosen_network(composed, "generator", c) for c in choices("model/generator")]
-    for name in choices("model/discriminator"):
-        judge = chosen_network(composed, "discriminator", name)
-        loss = composed("train", f"loss={loss_for(name)}").loss
-        for generator in generators:
-            check_networks(defaults(ModelSettings, generator, judge), loss, 6, 256)
-
-
-@pytest.mark.parametrize("name", ["patch", "oasis", "both", "both_projected", "projected"])
-def test_every_loss_is_taken_by_the_discriminators_that_it_can_train(name, composed):
-    generator = chosen_network(composed, "generator", "unet_light")
-    model = defaults(ModelSettings, generator, chosen_network(composed, "discriminator", name))
+@pytest.mark.parametrize("name", choices("model/discriminator"))
+def test_every_generator_and_every_loss_that_can_train_it_is_taken(name, composed):
+    discriminator = chosen_network(composed, "discriminator", name)
+    loss = composed("train", f"loss={loss_for(name)}").loss
+    for choice in choices("model/generator"):
+        generator = chosen_network(composed, "generator", choice)
+        model = defaults(ModelSettings, generator, discriminator)
+        check_networks(model, loss, 6, 256)
     for choice in choices("loss"):
         loss = composed("train", f"loss={choice}").loss
-        if judge_for(choice) == {"projected": "patch"}.get(name, name.split("_")[0]):
+        family = name.split("_")[0]
+        if discriminator_for(choice) == {"projected": "patch"}.get(family, family):
             check_networks(model, loss, 6, 256)
             continue
         with pytest.raises(UserError, match=r"needs a discriminator that .*Use "):

@@ -60,9 +60,8 @@ def test_the_discriminator_s_step_leaves_the_generator_alone():
     assert any(not torch.equal(p, start[n]) for n, p in module.generator.named_parameters())
 
 
-@pytest.mark.parametrize(("limits", "steps"), [({"epochs": 3}, 3 * 4), ({"max_steps": 5}, 5)])
-def test_one_batch_counts_as_one_step(limits, steps):
-    assert fit(build(batch=2), **{"epochs": 10} | limits).global_step == steps
+def test_one_batch_counts_as_one_step():
+    assert fit(build(batch=2), epochs=10, max_steps=5).global_step == 5
 
 
 class Rates(L.Callback):
@@ -92,11 +91,6 @@ def test_a_used_up_time_budget_counts_as_progress():
     fit(module, callbacks=[seen])
     # By their count the two batches are at progress 0.5 and 1.
     assert [g for _, g in seen.rates] == pytest.approx([0.5e-3, 0])
-
-
-def test_a_constant_schedule_stays():
-    runner = fit(build(schedule="constant", d_lr_ratio=4.0), epochs=2)
-    assert [o.param_groups[0]["lr"] for o in runner.optimizers] == [4e-3, 1e-3]
 
 
 class StepNorms(L.Callback):
@@ -134,13 +128,6 @@ def test_under_fp16_it_is_the_unscaled_gradients_that_are_clipped():
     # Clipping the scaled gradients would leave norms of about 1e-6.
     assert all(0.9e-3 <= norm <= 1.01e-3 for norm in spy.norms)
     assert {p.dtype for p in module.parameters()} == {torch.float32}
-
-
-def test_bfloat16_autocast_trains_with_float32_weights():
-    module = build()
-    fit(module, precision="bf16-mixed")
-    assert {p.dtype for p in module.parameters()} == {torch.float32}
-    assert all(p.isfinite().all() for p in module.parameters())
 
 
 def test_the_numbers_of_samples_do_not_depend_on_how_a_batch_is_split(monkeypatch):

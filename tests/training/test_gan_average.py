@@ -23,7 +23,10 @@ class History(L.Callback):
 @pytest.mark.parametrize(("ema", "kept"), [(0.999, (2 / 11, 3 / 12)), (0.2, (2 / 11, 0.2))])
 def test_the_average_by_hand_after_one_and_two_batches(ema, kept):
     history, module = History(), build(batch=4, ema=ema)
-    fit(module, callbacks=[history])
+    runner = fit(module, callbacks=[history])
+    learnt = [p for o in runner.optimizers for group in o.param_groups for p in group["params"]]
+    assert not {id(p) for p in module.average.parameters()} & {id(p) for p in learnt}
+    assert not any(p.requires_grad or p.grad is not None for p in module.average.parameters())
     assert len(history.averages) == 3
     first, _, _ = history.generators
     for name, _ in module.generator.named_parameters():
@@ -54,15 +57,6 @@ def test_zero_switches_it_off_and_changes_nothing_else():
     assert without.average is None and without.inference_generator is without.generator
     assert not any(name.startswith("average.") for name in without.state_dict())
     assert_same_weights(with_it.generator.state_dict(), without.generator.state_dict())
-
-
-def test_the_average_is_in_no_optimiser_and_takes_no_gradients():
-    module = build()
-    runner = fit(module)
-    mine = {id(p) for p in module.average.parameters()}
-    learnt = [p for o in runner.optimizers for group in o.param_groups for p in group["params"]]
-    assert not mine & {id(p) for p in learnt}
-    assert not any(p.requires_grad or p.grad is not None for p in module.average.parameters())
 
 
 def test_the_average_generates_in_evaluation_mode():

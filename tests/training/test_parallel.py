@@ -37,6 +37,7 @@ def assert_same_gradients(found, expected):
         assert (mine - theirs).norm() < 1e-3 * theirs.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_two_processes_have_the_gradients_of_one_and_stay_bit_equal(ranks, whole, recipe):
     first, second = ranks(recipe)
@@ -46,6 +47,7 @@ def test_two_processes_have_the_gradients_of_one_and_stay_bit_equal(ranks, whole
     assert_same_weights(first["state"], second["state"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_logged_figures_are_means_over_all_processes(ranks, whole, recipe):
     expected = whole(recipe)["figures"]
@@ -64,6 +66,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(whole, recipe, parts
     assert_same_gradients(train(recipe, tmp_path, accumulate=parts), whole(recipe))
 
 
+@pytest.mark.slow
 def test_accumulation_over_two_processes_is_exact_too(ranks, whole):
     first, second = ranks("oasis_accumulated")
     assert_same_gradients(first, whole("oasis"))

@@ -12,7 +12,6 @@ from geoseg_gan.losses.objective import Objective
 from geoseg_gan.losses.settings import DiffAugmentSettings, DiversitySettings, Weight
 from geoseg_gan.training.callbacks.precision import MeasuredPrecision, PrecisionChoice
 from geoseg_gan.training.settings import NETWORKS, SpeedSettings
-from geoseg_gan.utils.errors import UserError
 
 NORMED = {**SPADE, "spectral_norm": True}
 
@@ -80,12 +79,6 @@ def test_compiled_networks_learn_what_plain_ones_do():
     found = step(build(speed=defaults(SpeedSettings, compile=list(NETWORKS))))
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("key", ["compile", "recompute"])
-def test_other_networks_are_refused(key):
-    with pytest.raises(UserError, match=f"speed.{key}=segmenter"):
-        defaults(SpeedSettings, **{key: ["segmenter"]})
 
 
 class Waits(TorchDispatchMode):

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from PIL import Image
 from run_folders import assert_same_weights, board_of, differ, last_checkpoint, run_script, weights
 
 from geoseg_gan.models.checkpoints import load_generator
-from geoseg_gan.training.callbacks.timing import TimeBudget
 from geoseg_gan.training.gan import GAN
 from geoseg_gan.training.runs import differences, read_outcome
 from geoseg_gan.training.settings import train_command
@@ -62,9 +60,8 @@ def test_a_run_leaves_samples_checkpoints_logs_and_says_so(run, capsys):
     assert "precision 32-true" in flowing
 
 
-def test_a_sample_shows_mask_real_and_generated(trained, palette):
-    _, out_dir = trained
-    triple = np.asarray(Image.open(out_dir / "epoch002_0.jpg")).astype(int)
+def test_a_sample_shows_mask_real_and_generated(trained_once, palette):
+    triple = np.asarray(Image.open(trained_once / "run" / "epoch002_0.jpg")).astype(int)
     mask, real = triple[:, :32], triple[:, 34:66]
     colours = np.array([*(c.color for c in palette.classes), [0, 0, 0]])
     distance = np.abs(mask[:, :, None] - colours).sum(-1).min(-1)
@@ -72,9 +69,8 @@ def test_a_sample_shows_mask_real_and_generated(trained, palette):
     assert np.median(np.abs(real[:, :, None] - colours).sum(-1).min(-1)) > 30
 
 
-def test_tensorboard_shows_every_scalar_and_the_samples_on_one_step_axis(trained):
-    _, out_dir = trained
-    board = board_of(out_dir)
+def test_tensorboard_shows_every_scalar_and_the_samples_on_one_step_axis(trained_once):
+    board = board_of(trained_once / "run")
     scalars = set(board.Tags()["scalars"])
     assert scalars >= {
         "d/hinge_real", "d/hinge_fake", "d/accuracy_real", "d/accuracy_fake",
@@ -103,8 +99,8 @@ def test_the_generator_s_average_is_what_is_saved_and_shown(trained, tmp_path, g
     assert not np.array_equal(shown[0][:, 68:], shown[1][:, 68:])
 
 
-def test_checkpoints_are_enough_by_themselves_and_hold_nothing_that_runs(trained):
-    _, out_dir = trained
+def test_checkpoints_are_enough_by_themselves_and_hold_nothing_that_runs(trained_once):
+    out_dir = trained_once / "run"
     loaded = load_generator(out_dir / "G_e002.pt")
     assert loaded.epoch == 2
     assert loaded.facts.palette.names == ["Background", "Forest land", "Settlement"]
@@ -139,14 +135,6 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(crops, tmp_path, make_folde
     assert whole["lr_schedulers"] == parts["lr_schedulers"]
 
 
-def test_resume_takes_up_the_learning_rate(trained, go_on):
-    metrics = go_on("epochs=4", "resume=true")
-    # Twelve batches in all: the last but one ran at progress 11/12.
-    assert metrics["lr/g"] == pytest.approx(0.0, abs=2e-4 * 2 / 12 + 1e-9)
-    images = board_of(trained[1]).Images("samples")
-    assert [event.step for event in images] == [3, 6, 9, 12]
-
-
 def test_crops_change_the_training_and_the_summary_names_their_classes(
     trained, tmp_path, go_on, capsys
 ):
@@ -159,29 +147,10 @@ def test_crops_change_the_training_and_the_summary_names_their_classes(
         go_on(f"out_dir={balanced}", "epochs=2", "crops=rare", "resume=true")
 
 
-def test_a_run_is_not_overwritten(trained, go_on):
-    _, out_dir = trained
-    before = {p: p.stat().st_mtime_ns for p in out_dir.iterdir()}
-    with pytest.raises(UserError, match=r"already holds a run.*resume=true"):
-        go_on()
-    assert {p: p.stat().st_mtime_ns for p in out_dir.iterdir()} == before
-
-
-def test_resume_without_a_run_is_refused(run):
-    with pytest.raises(UserError, match=r"last.ckpt does not exist"):
-        run("nothing", "resume=true")
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("lr=0.001", "has lr=0.0002, not 0.001"),
-        ("model.generator.width=8", "has model.generator.width=4, not 8"),
-    ],
-)
-def test_resume_with_other_settings_is_refused_naming_both_values(go_on, setting, message):
-    with pytest.raises(UserError, match=message):
-        go_on("resume=true", "epochs=3", setting)
+def test_resume_with_other_settings_is_refused_naming_both_values(go_on):
+    for key, old, new in (("lr", "0.0002", "0.001"), ("model.generator.width", "4", "8")):
+        with pytest.raises(UserError, match=f"has {key}={old}, not {new}"):
+            go_on("resume=true", "epochs=3", f"{key}={new}")
 
 
 def test_a_setting_that_was_null_and_becomes_a_group_differs(trained, tmp_path, composed, tiny):
@@ -200,9 +169,11 @@ def test_a_setting_that_was_null_and_becomes_a_group_differs(trained, tmp_path, 
     ]
 
 
-def test_a_finished_run_returns_its_figures(trained, go_on, capsys):
+def test_a_finished_run_is_not_overwritten_and_returns_its_figures(trained, go_on, capsys):
     _, out_dir = trained
     before = {path: path.stat().st_mtime_ns for path in out_dir.iterdir()}
+    with pytest.raises(UserError, match=r"already holds a run.*resume=true"):
+        go_on()
     figures = go_on("epochs=2", "resume=true")
     assert figures == read_outcome(out_dir)["figures"] and figures["lr/g"] >= 0
     assert {path: path.stat().st_mtime_ns for path in out_dir.iterdir()} == before
@@ -220,12 +191,12 @@ def test_a_run_that_goes_on_is_not_finished_until_it_ends(trained, go_on, monkey
         with pytest.raises(SystemExit):
             go_on("epochs=3", "resume=true")
     assert read_outcome(out_dir) is None
-    go_on("epochs=3", "resume=true")
-    assert read_outcome(out_dir)["epochs"] == 3
-
-
-def test_old_networks_are_removed(run):
-    out_dir, _ = run("run", "epochs=4", "keep_checkpoints=2")
+    metrics = go_on("epochs=4", "resume=true", "keep_checkpoints=2")
+    assert read_outcome(out_dir)["epochs"] == 4
+    # The rate is taken up: the last but one of twelve batches ran at progress 11/12.
+    assert metrics["lr/g"] == pytest.approx(0.0, abs=2e-4 * 2 / 12 + 1e-9)
+    assert [event.step for event in board_of(out_dir).Images("samples")] == [3, 6, 9, 12]
+    # Old networks are removed, their samples stay.
     assert sorted(p.name for p in out_dir.glob("*.pt")) == [
         "D_e003.pt", "D_e004.pt", "G_e003.pt", "G_e004.pt",
     ]  # fmt: skip
@@ -245,53 +216,27 @@ def test_a_time_budget_ends_training_after_saving(run):
     assert (out_dir / f"G_e{epoch + 1:03d}.pt").is_file()
 
 
-def test_a_resumed_run_goes_on_with_the_rest_of_its_budget(run, monkeypatch):
-    """With the default settings, workers included."""
-    clock = SimpleNamespace(monotonic=iter(range(10**6)).__next__)
-    monkeypatch.setattr("geoseg_gan.training.callbacks.timing.time", clock)
-    shares = []
-    update = TimeBudget._update
-
-    def spy(self, trainer, module):
-        update(self, trainer, module)
-        shares.append(module.time_used)
-
-    monkeypatch.setattr(TimeBudget, "_update", spy)
-    common = ("max_minutes=10", "data.num_workers=null", "samples=0")
-    run("run", *common, "epochs=2")
-    used = shares[-1]
-    assert 0 < used < 1 and shares == sorted(shares)
-    shares.clear()
-    run("run", *common, "epochs=4", "resume=true")
-    assert shares[0] >= used
-    assert shares == sorted(shares) and shares[-1] > used
-
-
 def test_the_rate_of_a_resumed_run_follows_the_time_used(run):
     common = ("epoch_steps=1", "max_minutes=1000", "data.num_workers=null")
     out_dir, _ = run("run", *common, "epochs=1")
     last = last_checkpoint(out_dir)
+    assert last["callbacks"]["TimeBudget"]["seconds"] > 0
     last["callbacks"]["TimeBudget"]["seconds"] = 60 * 750.0
     torch.save(last, out_dir / "last.ckpt")
     run("run", *common, "epochs=4", "resume=true")
     rates = [event.value for event in board_of(out_dir).Scalars("lr/g")]
     # By their count the second and third of four batches are at progress 0.5 and 0.75.
     assert rates == pytest.approx([0, 1e-4, 1e-4, 0], abs=1e-7)
+    assert last_checkpoint(out_dir)["callbacks"]["TimeBudget"]["seconds"] > 60 * 750.0
 
 
-def test_sixteen_bit_images_of_five_bands_train(tmp_path, make_folder, run):
+def test_sixteen_bit_images_of_five_bands_train_resized_to_fit(tmp_path, make_folder, run):
     shutil.rmtree(tmp_path / "data")
-    make_folder(tmp_path / "data", train=2, val=1, bands=5, dtype="uint16")
-    out_dir, _ = run("run", "epochs=1")
+    make_folder(tmp_path / "data", 2, 1, (50, 70), bands=5, dtype="uint16")
+    out_dir, _ = run("run", "epochs=1", "data.fit=resize")
     loaded = load_generator(out_dir / "G_e001.pt")
     assert loaded.facts.scaling.dtype == "uint16"
     assert len(loaded.facts.scaling.low) == 5
-
-
-def test_images_that_are_resized_to_fit_train(tmp_path, make_folder, run):
-    make_folder(tmp_path / "data", size=(50, 70))
-    out_dir, _ = run("run", "epochs=1", "data.fit=resize")
-    assert (out_dir / "G_e001.pt").is_file()
 
 
 def test_networks_that_do_not_take_the_image_size_are_refused(composed):
@@ -317,8 +262,12 @@ def test_networks_that_do_not_take_the_image_size_are_refused(composed):
         ("scale_lr=root", "scale_lr=root"),
         ("base_bs=0", "base_bs=0: use 1 or more"),
         ("speed.compile=[segmenter]", "speed.compile=segmenter"),
+        ("speed.recompute=[segmenter]", "speed.recompute=segmenter"),
         ("trainer.num_nodes=0", "trainer.num_nodes=0: use 1 or more"),
         ("init_from=nowhere/G_e001.pt", "init_from=nowhere/G_e001.pt does not exist"),
+        ("resume=true", "last.ckpt does not exist"),
+        ("accumulate=4", "bs=2 is .* multiple of devices=1, times accumulate=4"),
+        ("trainer.num_nodes=4", "multiple of devices=1, times trainer.num_nodes=4"),
     ],
 )
 def test_a_value_out_of_range_is_refused(asked, message, tmp_path, run):
@@ -348,14 +297,9 @@ def test_two_processes_train_what_one_does(tmp_path, make_folder, composed, tiny
     common += [f"data_root={root}", "bs=4", "epochs=2"]
     train(composed("train", *common, f"out_dir={tmp_path / 'one'}", "trainer=cpu"))
     # A sweep of one value, since the processes of a job must not start the sweep again.
-    extra = (
-        "-m",
-        "trainer=ddp",
-        "trainer.accelerator=cpu",
-        "devices=2",
-        f"out_dir={tmp_path / 'two'}",
-    )
-    shown = run_script("train", *extra, *common, cwd=tmp_path)
+    extra = ("-m", "trainer=ddp", "trainer.accelerator=cpu", "devices=2")
+    two = f"out_dir={tmp_path / 'two'}"
+    shown = run_script("train", *extra, two, *common, cwd=tmp_path)
     assert shown.count("Epoch 2: saved samples and checkpoints.") == 1
     for network in ("G_e002.pt", "D_e002.pt"):
         (two,) = (tmp_path / "two").rglob(network)

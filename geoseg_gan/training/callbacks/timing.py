@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
@@ -69,11 +70,8 @@ class Throughput(Callback):
     """Logs images per second over all processes, without the first batches."""
 
     _WARM_UP = 3
-
-    def __init__(self) -> None:
-        """Starts at zero."""
-        self._since = 0.0
-        self._batches = 0
+    _since = 0.0
+    _batches = 0
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Leaves out the time between epochs."""
@@ -91,22 +89,20 @@ class Throughput(Callback):
         module.log("images_per_second", rate, prog_bar=True)
 
 
+@dataclass(eq=False)
 class Estimate(Callback):
     """Prints once, after the first batches, how long training will take and what it will write.
 
-    Args:
+    Attributes:
         kept_epochs: How many epochs' networks stay; None for all.
         budget: The time budget, where a command has one.
     """
 
+    kept_epochs: int | None
+    budget: TimeBudget | None = None
     _AFTER = 10
-
-    def __init__(self, kept_epochs: int | None, budget: TimeBudget | None = None) -> None:
-        """Keeps the settings."""
-        self.kept_epochs = kept_epochs
-        self.budget = budget
-        self._since = 0.0
-        self._batches = 0
+    _since = 0.0
+    _batches = 0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Starts the clock."""

@@ -90,11 +90,11 @@ def test_the_probability_grows_by_images_over_the_pace(crops, monkeypatch):
     assert recorder.figures[4]["gap"] == 1
 
 
-@pytest.mark.parametrize("generator_and_discriminator", [{}, {"discriminator": PROJECTED}])
-def test_the_measurement_leaves_the_networks_as_they_were(crops, generator_and_discriminator):
+@pytest.mark.parametrize("network", [{}, {"discriminator": PROJECTED}])
+def test_the_measurement_leaves_the_networks_as_they_were(crops, network):
     runs = []
     for callbacks in ([], [Overfitting(crops, every=1)]):
-        module = build(generator=SPADE, **generator_and_discriminator)
+        module = build(generator=SPADE, **network)
         fit(module, callbacks=callbacks)
         assert module.discriminator.training and module.average.training
         runs.append(module.state_dict())
