@@ -64,7 +64,7 @@ def _gains(axes: "Axes", comparison: Comparison, picked: str | None) -> None:
     axes.set_yticks(range(len(arms)), labels)
     axes.invert_yaxis()
     axes.set_xlabel("difference to real only, points of mIoU")
-    axes.set_title("Gain by arm: 95 % intervals, a dot a seed")
+    axes.set_title("Gain by arm: 95 % intervals, one dot per seed")
 
 
 def _gains_by_share(
@@ -98,7 +98,7 @@ def _gains_by_share(
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("share of the training pixels, %")
     axes.set_ylabel("difference to real only, points of IoU")
-    axes.set_title("Gain by class: picked in red, others gray")
+    axes.set_title("Gain by class: picked arm red, others gray")
 
 
 def _name_points(
@@ -108,7 +108,7 @@ def _name_points(
     values: Sequence[float],
     support: Sequence[Mapping[str, float]],
 ) -> None:
-    """Names of points in even distances along the top, where they cannot cover each other."""
+    """Writes the names of points evenly spaced along the top, where they cannot overlap."""
     shown = sorted(
         (c for c in range(len(names)) if not math.isnan(values[c])), key=shares.__getitem__
     )

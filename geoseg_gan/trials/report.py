@@ -296,16 +296,10 @@ def _left_out(without: Mapping[str, float], arm: str | None) -> list[str]:
 
 
 def _done(content: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    runs, pairs, segmenter = content["runs"], content["filter"], settings["segmenter"]
-    train, generate, segmentation = (
-        settings[part] for part in ("train", "generate", "train_segmenter")
-    )
-    training = sum(run["seconds"] for run in runs)
-    generators = {
-        (entry["seed"], name): seconds
-        for entry in pairs
-        for name, seconds in entry["generators"].items()
-    }
+    pairs, segmenter, generate = content["filter"], settings["segmenter"], settings["generate"]
+    train, segmentation = settings["train"], settings["train_segmenter"]
+    training = sum(run["seconds"] for run in content["runs"])
+    generators = {(p["seed"], n): s for p in pairs for n, s in p["generators"].items()}
     synthesis = sum(entry["seconds"] for entry in pairs) + sum(generators.values())
     kept = [
         f"{entry['kept']} of {entry['generated']} for seed {entry['seed']}"
@@ -318,10 +312,9 @@ def _done(content: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
         tiles = f"{settings['train_fraction']:.0%} of the tiles, drawn by each seed"
     if settings["train_tiles"] is not None:
         tiles = f"{plural(settings['train_tiles'], 'tile')}, drawn by each seed"
-    held_out = f"{settings['inner_share']:.0%}"
     return [
-        f"- Training tiles: {tiles}; {held_out} of them, in whole location groups, are held out of "
-        "all training.",
+        f"- Training tiles: {tiles}; {settings['inner_share']:.0%} of them, in whole "
+        "location groups, are held out of all training.",
         f"- Generators: {plural(train['epochs'], 'epoch')}, batches of {train['bs']}; "
         f"{plural(generate['num_samples'], 'pair')} generated for each seed, "
         f"tau={generate['tau']}.",

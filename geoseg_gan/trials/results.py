@@ -1,4 +1,4 @@
-"""What is kept of every run of a trial: enough for all its statistics, and little else."""
+"""The stored result of a run: what the statistics of a trial need."""
 
 import json
 import zipfile
@@ -18,16 +18,16 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class RunResult:
-    """What one arm reached with one seed.
+    """The result of one arm and seed.
 
     Attributes:
         arm: The arm's name.
         seed: Its seed.
-        val: Its segmenter on the real validation tiles.
-        inner: The same on the real training tiles that were held out of everything.
+        val: Its segmenter's confusions on the real validation tiles.
+        inner: The same on the real training tiles that were held out of training.
         examples: Predicted classes of some validation windows, the same for all runs of a trial,
             shape (E, S, S), uint8.
-        facts: Plain values on how the run came about: "kept" and "generated" (synthetic pairs; None
+        facts: Plain values about the run: "kept" and "generated" (synthetic pairs; None
             for arms without), "pairs" (the folder that they lie in), "tau", "gan_seed" (the
             seed whose generator and pairs it shares), "seconds" (of its segmenter's training),
             "synthesis_seconds" (of its pairs), "generator_seconds" (of each generator's training,
@@ -44,7 +44,7 @@ class RunResult:
 
 
 def result_path(folder: Path, arm: str, seed: int) -> Path:
-    """Where the result of an arm and a seed lies in a trial's folder."""
+    """The file of a result in a trial's folder."""
     return folder / "results" / arm / f"seed_{seed:03d}.npz"
 
 
@@ -66,7 +66,7 @@ def read_result(path: Path) -> RunResult:
     """Reads a result.
 
     Raises:
-        UserError: If the file is not one that this version wrote.
+        UserError: If the file was not written by this version.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -83,7 +83,7 @@ def read_result(path: Path) -> RunResult:
             )
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         raise UserError(
-            f"{path} is not a result of this version's trial. Remove it, and call trial again."
+            f"{path} is not a result of this version's trial. Remove it, and run trial again."
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The runs of a trial: for every seed a split, a generator, its pairs, and a segmenter an arm."""
+"""The runs of a trial: for each seed a split, a generator, its pairs, and a segmenter per arm."""
 
 import contextlib
 import hashlib
@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import default_collate
 
 from geoseg_gan.config import plain
 from geoseg_gan.data.dataset import PairSource, WindowDataset
-from geoseg_gan.data.images import MaskReader, mask_reader
+from geoseg_gan.data.images import mask_reader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import FolderIndex, scan
@@ -43,7 +42,7 @@ EXAMPLES = 8
 """Validation windows whose predictions are kept."""
 
 LOG = "log.txt"
-"""What a run prints, in its folder."""
+"""The file in a run's folder with what it prints."""
 
 _GAN = "gan"
 _SUBSET_STREAM = 0x71135  # keeps the draw of tiles apart from other draws of the same seed
@@ -52,14 +51,13 @@ _SUBSET_STREAM = 0x71135  # keeps the draw of tiles apart from other draws of th
 def compute_seeds(config: TrialConfig, seeds: Iterable[int], arms: Sequence[str]) -> None:
     """Computes and stores the results of seeds that are missing, one seed after the other.
 
-    All that a seed's arms choose by - generator, filter, tau - sees that seed's training tiles
-    only; validation tiles are read once by each segmenter, at its end. Whatever was finished
-    before, a result or a part of it, is not computed again.
+    A seed's generator, filter and tau see only that seed's training tiles; each segmenter reads the
+    validation tiles once, at its end. Finished results and finished parts are not computed again.
 
     Args:
         config: The trial.
         seeds: The seeds.
-        arms: The arms that are wanted of each.
+        arms: The arms to compute for each.
 
     Raises:
         UserError: If the data do not allow for it.
@@ -78,7 +76,7 @@ def compute_seeds(config: TrialConfig, seeds: Iterable[int], arms: Sequence[str]
 
 
 def compute_pairs(data: "TrialData", seed: int, arms: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Makes the pairs that arms of a seed mix in: split, generator, filter, pairs of each recipe.
+    """Generates the pairs that arms of a seed mix in.
 
     Returns:
         For each recipe how many pairs were generated and kept, by which tau, and where they lie.
@@ -126,13 +124,9 @@ class TrialData:
     def __init__(self, config: TrialConfig) -> None:
         """Keeps the configuration."""
         self.config = config
+        self.reader = mask_reader(config.data)
         self.folder = Path(config.out_dir)
         self.root = Path(config.data_root)
-
-    @property
-    def reader(self) -> MaskReader:
-        """Reads masks as the trial's data settings say."""
-        return mask_reader(self.config.data)
 
     def source_seed(self, seed: int) -> int:
         """The seed whose tiles, generator and pairs a seed uses."""
@@ -140,31 +134,27 @@ class TrialData:
 
     @cached_property
     def train_index(self) -> FolderIndex:
-        """What is known of all training tiles."""
-        pairs = find_pairs(self.root, "train", self.config.data.group_regex)
-        return scan(pairs, self.reader)
+        """The index of all training tiles."""
+        return scan(find_pairs(self.root, "train", self.config.data.group_regex), self.reader)
 
     @cached_property
     def examples(self) -> WindowDataset:
         """The validation windows whose predictions are kept, evenly spread."""
         pairs = find_pairs(self.root, "val", self.config.data.group_regex)
-        index = scan(pairs, self.reader)
         fit: Fit = "resize" if self.config.data.fit == "resize" else "crop"
-        source = PairSource(pairs, self.reader)
-        windows = WindowDataset(source, index.sizes, self.config.image_size, fit)
+        source, sizes = PairSource(pairs, self.reader), scan(pairs, self.reader).sizes
+        windows = WindowDataset(source, sizes, self.config.image_size, fit)
         windows.windows = [windows.windows[i] for i in evenly_spaced(len(windows), EXAMPLES)]
         return windows
 
     @cached_property
     def example_images(self) -> torch.Tensor:
         """The images of `examples`, shape (E, K, S, S)."""
-        shown = [self.examples[i]["image"] for i in range(len(self.examples))]
-        images: torch.Tensor = default_collate(shown)
-        return images
+        return torch.stack([self.examples[i]["image"] for i in range(len(self.examples))])
 
 
 class SeedRuns:
-    """The runs of one seed, each in a folder of its own; those that are finished are found again.
+    """The runs of one seed, each in its own folder; finished ones are not computed again.
 
     Args:
         data: The trial's tiles.
@@ -172,22 +162,13 @@ class SeedRuns:
     """
 
     def __init__(self, data: TrialData, seed: int) -> None:
-        """Names the folder; nothing is read yet."""
+        """Names the folder and reads nothing."""
         self.data, self.config, self.seed = data, data.config, seed
         self.folder = data.folder / f"seed_{seed:03d}"
 
     @cached_property
-    def fitted(self) -> FolderIndex:
-        """What is known of the tiles that this seed fits."""
-        return self._split[0]
-
-    @cached_property
-    def split_file(self) -> Path:
-        """The file that says which tiles are fitted and which held out."""
-        return self._split[1]
-
-    @cached_property
-    def _split(self) -> tuple[FolderIndex, Path]:
+    def split(self) -> tuple[FolderIndex, Path]:
+        """The index of the tiles that this seed fits, and the file that names its split."""
         config, index = self.config, self.data.train_index
         source = self.data.source_seed(self.seed)
         pairs = index.pairs
@@ -204,8 +185,8 @@ class SeedRuns:
 
     def support(self) -> dict[str, Any]:
         """Pixels, tiles and location groups of every class among the fitted tiles."""
-        pixels = self.fitted.pixels[:, :-1]
-        groups = np.array([pair.group for pair in self.fitted.pairs])
+        pixels = self.split[0].pixels[:, :-1]
+        groups = np.array([pair.group for pair in self.split[0].pairs])
         return {
             "pixels": pixels.sum(0).tolist(),
             "tiles": (pixels > 0).sum(0).tolist(),
@@ -214,10 +195,10 @@ class SeedRuns:
         }
 
     def oversampled(self) -> list[int]:
-        """The classes to oversample: those asked for that the fitted tiles hold, or rare ones."""
-        pixels = self.fitted.pixels
-        reader, asked = self.data.reader, self.config.oversample_classes
-        classes = class_ids(asked, reader.palette, "oversample_classes")
+        """The classes to oversample: those given that the fitted tiles hold, or the rare ones."""
+        pixels = self.split[0].pixels
+        given, palette = self.config.oversample_classes, self.data.reader.palette
+        classes = class_ids(given, palette, "oversample_classes")
         # Few tiles may lack a class, which is no reason to end a long trial.
         return [c for c in classes if pixels[:, c].any()] if classes else rare_classes(pixels)
 
@@ -226,7 +207,7 @@ class SeedRuns:
 
         Args:
             recipe: The recipe that refines it; None for the seed's own.
-            start: What a recipe's second training starts from.
+            start: The generator that a second training starts from.
         """
         config = self.config
         settings = config.train if recipe is None else config.refinement(recipe)
@@ -236,12 +217,12 @@ class SeedRuns:
         checkpoint = folder / f"G_e{settings.epochs:03d}.pt"
         if not checkpoint.is_file():
             resume = (folder / LAST).is_file()
-            # Networks without a state to go on from are of a first epoch that was cut off.
+            # Networks without a state to resume from are left by an interrupted first epoch.
             for path in () if resume else (*folder.glob("G_e*.pt"), *folder.glob("D_e*.pt")):
                 path.unlink()
             with _logged(folder / LOG):
                 train(self.generator_settings(settings, folder, start, resume=resume))
-        # A first training's discriminator stays, for recipes that refine, later ones too.
+        # The first training's discriminator stays, for recipes that refine.
         for path in [folder / LAST, *(folder.glob("D_e*.pt") if recipe else ())]:
             path.unlink(missing_ok=True)
         return checkpoint
@@ -256,7 +237,7 @@ class SeedRuns:
             seed=self.seed,
             resume=resume,
             init_from=None if start is None else str(start),
-            data=replace(settings.data, split_file=str(self.split_file)),
+            data=replace(settings.data, split_file=str(self.split[1])),
         )
 
     def generate(self, recipe: str, generator: Path, recognizer: Path) -> dict[str, Any]:
@@ -331,7 +312,7 @@ class SeedRuns:
             out_dir=str(folder),
             seed=self.seed,
             resume=(folder / LAST).is_file(),
-            data=replace(settings.data, split_file=str(self.split_file)),
+            data=replace(settings.data, split_file=str(self.split[1])),
         )
         if arm == OVERSAMPLE:
             settings.oversample_classes = self.oversampled()
@@ -352,7 +333,7 @@ class SeedRuns:
             arm: The arm.
             pairs: The facts of its pairs; empty for an arm of real pairs alone.
         """
-        # Without a pair to mix in there are real ones only: the same run as without mixing.
+        # Without synthetic pairs a mixed arm is the same run as real only.
         run = self.train_segmenter(arm if not pairs or pairs["kept"] else REAL)
         with np.load(run / TILES, allow_pickle=False) as arrays:
             val = TileConfusions.from_arrays(arrays, "val")
@@ -375,7 +356,7 @@ class SeedRuns:
 
 @contextlib.contextmanager
 def _logged(path: Path) -> Iterator[None]:
-    """Sends what a run prints to a file: a trial has too many runs to show them all."""
+    """Redirects what a run prints to a file: a trial has too many runs to show them all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", buffering=1) as log, contextlib.redirect_stdout(log):
         yield

@@ -20,8 +20,6 @@ from geoseg_gan.utils.messages import explain
 
 PartT = TypeVar("PartT")
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-
 _DECIDED: dict[str, dict[str, Any]] = {
     "train": {"resume": False, "init_from": None, "inner_share": 0.0, "max_minutes": None},
     "generate": {"gen_ckpt": "", "save_dir": "", "segmenter_ckpt": None, "layout": "pairs"},
@@ -35,22 +33,21 @@ _DECIDED: dict[str, dict[str, Any]] = {
         "oversample_factor": 1.0,
     },
 }
-"""What the trial sets itself for every seed and arm, with the values of configs/trial.yaml."""
-
-_FAIR = "mixing"
-"""The only part of `train_segmenter` in which arms may differ."""
+"""Settings that the trial chooses for each seed and arm, with their values in trial.yaml."""
 
 
 @dataclass
 class RecipeSettings:
-    """One way to get synthetic pairs and to train on them; all arms of a seed share a generator.
+    """One way to generate synthetic pairs and to train on them.
+
+    All recipes of a seed share a generator, unless they refine it.
 
     Attributes:
-        generate: What it changes of the trial's `generate`.
-        train_segmenter: What it changes of the trial's `train_segmenter`: of `mixing` alone.
-        refine: What a second training of the generator changes of the trial's `train`; None for
-            no second training.
-        copy_paste: Whether real pairs have the copy-paste of the arm of that name as well.
+        generate: Changes to the trial's `generate`.
+        train_segmenter: Changes to the trial's `train_segmenter`, in `mixing` only.
+        refine: Changes to the trial's `train` for a second training of the generator; None for no
+            second training.
+        copy_paste: Whether real pairs also get the augmentation of the arm copy_paste.
     """
 
     generate: dict[str, Any] = field(default_factory=dict)
@@ -93,7 +90,7 @@ class TrialConfig:
     train_segmenter: TrainSegmenterConfig
 
     def check(self) -> None:
-        """Refuses values that cannot be, but for those that the parts' own checks know of.
+        """Refuses impossible values that the checks of the parts do not cover.
 
         Raises:
             UserError: Naming the key, its value and what to do.
@@ -132,35 +129,34 @@ class TrialConfig:
 
     def _check_recipe(self, name: str) -> None:
         recipe, key = self.recipes[name], f"recipes.{name}"
-        if not _NAME.fullmatch(name) or name in (REAL, *FREE_RIVALS):
+        if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in (REAL, *FREE_RIVALS):
             raise UserError(
-                f"recipes: {name} is no name for a recipe. Use lower-case letters, digits and _, "
-                "and not the name of an arm that needs no generated pair."
+                f"recipes: {name} is not allowed as a name. Use lower-case letters, digits and _, "
+                "and not the name of another arm."
             )
         if recipe.refine == {}:
             raise UserError(
-                f"{key}.refine changes nothing of the training: recipe=refined has settings for "
-                "model=unet_oasis and model=unet_oasis_light. Choose one of them, or give settings "
-                f"of your own, as in +{key}.refine.epochs=4."
+                f"{key}.refine is empty: recipe=refined has settings for model=unet_oasis and "
+                "model=unet_oasis_light. Choose one of them, or give your own settings, as in "
+                f"+{key}.refine.epochs=4."
             )
-        for part, changes in (
-            ("generate", recipe.generate),
-            ("train", recipe.refine or {}),
-            ("train_segmenter", recipe.train_segmenter),
+        common = {"data_root", "out_dir", "seed", "devices"}
+        for part, wrong in (
+            ("generate", recipe.generate.keys() & (common | _DECIDED["generate"].keys())),
+            ("train", (recipe.refine or {}).keys() & (common | _DECIDED["train"].keys())),
+            ("train_segmenter", recipe.train_segmenter.keys() - {"mixing"}),
         ):
-            decided = {"data_root", "out_dir", "seed", "devices", *_DECIDED[part]} & changes.keys()
-            if part == "train_segmenter":
-                decided = changes.keys() - {_FAIR}
-            for wrong in sorted(decided):
-                raise UserError(f"{key}: {part}.{wrong} is the same in all arms. Leave it out.")
+            if wrong:
+                first = f"{part}.{min(wrong)}"
+                raise UserError(f"{key}: {first} is the same in all arms. Leave it out.")
         if name.startswith(PLACEBO) != (self.generation(name).compose.generate == "none"):
             raise UserError(
-                f"{key}: recipes that generate nothing (compose.generate=none), and no others, are "
-                f"called {PLACEBO}..., so that a trial does not recommend one."
+                f"{key}: recipes that generate nothing (compose.generate=none), and only these, "
+                f"have names that begin with {PLACEBO}, so that a trial does not recommend them."
             )
 
     def seed_list(self) -> list[int]:
-        """The seeds: a list as it is given, or those from 0 on.
+        """The seeds in order: those given, or as many as given from 0 on.
 
         Raises:
             UserError: If `seeds` is neither a positive number nor a list of different seeds.
@@ -170,44 +166,32 @@ class TrialConfig:
         valid = isinstance(seeds, list) and all(isinstance(s, int) and s >= 0 for s in seeds)
         if isinstance(value, bool) or not valid or not seeds or len(set(seeds)) < len(seeds):
             raise UserError(
-                f"seeds={value}: use how many, as in 5, or different seeds, as in [0,1]."
+                f"seeds={value}: give a number of seeds, as in 5, or different seeds, as in [0,1]."
             )
         return sorted(seeds)
 
     def all_arms(self) -> list[str]:
-        """The arms in the order in which they are computed and reported."""
+        """All arms in the order in which they are computed and reported."""
         mixed = [Mix(recipe, ratio).arm for recipe in self.recipes for ratio in self.ratios]
         return [REAL, *FREE_RIVALS, *mixed, *([ONLY] if PLAIN in self.recipes else [])]
 
     def tile_count(self, available: int) -> int | None:
-        """How many of so many training tiles are used; None for all."""
+        """How many of the available training tiles are used; None for all."""
         if self.train_fraction is not None:
             return max(2, round(self.train_fraction * available))
         return self.train_tiles
 
     def generation(self, recipe: str) -> GenerateConfig:
-        """`generate` as a recipe changes it.
-
-        Raises:
-            UserError: If a key or the type of a value is wrong.
-        """
+        """`generate` as a recipe changes it."""
         return _changed(self.generate, self.recipes[recipe].generate, f"{recipe}.generate")
 
     def refinement(self, recipe: str) -> TrainConfig | None:
-        """The second training of a recipe's generator; None for no such training.
-
-        Raises:
-            UserError: If a key or the type of a value is wrong.
-        """
+        """The second training of a recipe's generator; None for no such training."""
         changes = self.recipes[recipe].refine
         return None if changes is None else _changed(self.train, changes, f"{recipe}.refine")
 
     def segmentation(self, recipe: str) -> TrainSegmenterConfig:
-        """`train_segmenter` as a recipe changes it.
-
-        Raises:
-            UserError: If a key or the type of a value is wrong.
-        """
+        """`train_segmenter` as a recipe changes it."""
         changes = self.recipes[recipe].train_segmenter
         return _changed(self.train_segmenter, changes, f"{recipe}.train_segmenter")
 

@@ -26,7 +26,7 @@ class Estimate:
 
     Attributes:
         value: The estimate; NaN where the class is in neither labels nor predictions.
-        low: Lower bound; NaN where no interval can be had.
+        low: Lower bound; NaN where there is no interval.
         high: Upper bound.
     """
 
@@ -40,6 +40,9 @@ class Estimate:
         return not math.isnan(self.low)
 
 
+_NOTHING = Estimate(math.nan, math.nan, math.nan)
+
+
 @dataclass(frozen=True)
 class Summary:
     """An arm's IoU, or its difference from another arm's.
@@ -48,8 +51,8 @@ class Summary:
         miou: The mean over the classes that occur in the validation labels.
         rare: The mean over those of them that are rare; NaN where none is.
         classes: Every class; NaN for those that do not occur.
-        seeds: The seeds it rests on.
-        by_seed: The mean IoU, or its difference, of each of them.
+        seeds: The seeds with results.
+        by_seed: The mean IoU, or its difference, for each of them.
     """
 
     miou: Estimate
@@ -61,15 +64,15 @@ class Summary:
 
 @dataclass(frozen=True)
 class Tally:
-    """A run's validation pixels by location group, which is what resampling needs.
+    """A run's validation pixels by location group, which resampling needs.
 
     Attributes:
-        arm: Its arm.
-        seed: Its seed.
+        arm: The run's arm.
+        seed: The run's seed.
         groups: The G location groups of the validation tiles.
-        hits: Pixels of every class that were predicted rightly, shape (G, C).
+        hits: Pixels of each class that were predicted correctly, shape (G, C).
         union: Pixels of the class or predicted as it, shape (G, C).
-        holds: Which classes the labels of every group hold, shape (G, C).
+        holds: Which classes the labels of each group hold, shape (G, C).
         inner_iou: IoU on the held-out training tiles, shape (C,); NaN for classes they lack.
         inner_miou: Its mean.
     """
@@ -170,7 +173,7 @@ class Comparison:
         return self._once(arm, other)
 
     def choose_arm(self) -> str | None:
-        """The mixed arm with the best mean IoU on held-out training tiles; validation has no say.
+        """The mixed arm with the best mean IoU on held-out training tiles.
 
         Arms are compared over the seeds that all of them have; the earlier wins a tie. None where
         there is no such arm or seed.
@@ -192,12 +195,10 @@ class Comparison:
         Averaged over the seeds that both have and whose held-out tiles hold the class; NaN for a
         class without such a seed.
         """
-        seeds = self._shared(arm, REAL)
-        pairs = [(self._runs[arm][seed], self._runs[REAL][seed]) for seed in seeds]
-        if not pairs:
-            return [math.nan] * len(self.occurs)
-        gains = np.stack([ours.inner_iou - real.inner_iou for ours, real in pairs])
-        means: list[float] = mean_over(gains.T, np.ones(len(gains), bool)).tolist()
+        ours, real, seeds = self._runs[arm], self._runs.get(REAL, {}), self._shared(arm, REAL)
+        gains = [ours[seed].inner_iou - real[seed].inner_iou for seed in seeds]
+        columns = np.array(gains).reshape(len(seeds), len(self.occurs)).T
+        means: list[float] = mean_over(columns, np.ones(len(seeds), bool)).tolist()
         return means
 
     def without_groups(self, arm: str, other: str = REAL) -> dict[str, float]:
@@ -208,13 +209,12 @@ class Comparison:
         seeds = self._shared(arm, other)
         if len(self.groups) < 2 or not seeds:
             return {}
-        keep = 1 - np.eye(len(self.groups))
-        values = self._values(arm, other, seeds, keep)
+        values = self._values(arm, other, seeds, 1 - np.eye(len(self.groups)))
         means = mean_over(values, self.occurs).mean(1)
         return dict(zip(self.groups, means.tolist(), strict=True))
 
     def _once(self, arm: str, other: str | None) -> Summary:
-        """Report and pictures ask for the same figures again and again."""
+        """Computes a summary once: report and pictures ask for the same figures."""
         if (arm, other) not in self._summaries:
             self._summaries[arm, other] = self._summary(arm, other)
         return self._summaries[arm, other]
@@ -229,17 +229,14 @@ class Comparison:
         return values if other is None else values - self._iou(other, seeds, weights)
 
     def _iou(self, arm: str, seeds: Sequence[int], weights: Floats) -> Floats:
-        hits, union = (
-            np.stack([getattr(self._runs[arm][seed], part) for seed in seeds])
-            for part in ("hits", "union")
-        )
-        return iou_of(np.tensordot(weights, hits, (1, 1)), np.tensordot(weights, union, (1, 1)))
+        runs = [self._runs[arm][seed] for seed in seeds]
+        hits = np.tensordot(weights, np.stack([run.hits for run in runs]), (1, 1))
+        return iou_of(hits, np.tensordot(weights, np.stack([run.union for run in runs]), (1, 1)))
 
     def _summary(self, arm: str, other: str | None) -> Summary:
         seeds = self._shared(arm, other)
         if not seeds:
-            nothing = Estimate(math.nan, math.nan, math.nan)
-            return Summary(nothing, nothing, [nothing] * len(self.occurs), [], [])
+            return Summary(_NOTHING, _NOTHING, [_NOTHING] * len(self.occurs), [], [])
         rng = np.random.default_rng(0)  # the same draws for all arms and calls
         groups, runs = len(self.groups), len(seeds)
         weights = rng.multinomial(groups, np.full(groups, 1 / groups), self.draws).astype(float)
@@ -250,11 +247,11 @@ class Comparison:
         classes = [
             _estimate(observed[:, c], drawn[:, :, c], of_seeds, int(self.group_counts[c]))
             if self.occurs[c]
-            else Estimate(math.nan, math.nan, math.nan)
+            else _NOTHING
             for c in range(len(self.occurs))
         ]
         miou = _estimate(mious, drawn_mious, of_seeds, groups)
-        rare = Estimate(math.nan, math.nan, math.nan)
+        rare = _NOTHING
         if self._rare.any():
             means = mean_over(observed, self._rare), mean_over(drawn, self._rare)
             rare = _estimate(*means, of_seeds, self._rare_groups)

@@ -145,7 +145,7 @@ def _check_same_trial(config: TrialConfig, folder: Path) -> None:
     """Refuses a folder whose results were computed with other settings."""
     stored, ours = read_yaml(folder / "config.yaml"), plain(config)
     recipes, others = stored.pop("recipes", {}), ours.pop("recipes")
-    changes = [change for change in differences(stored, ours) if not _is_free(change[0])]
+    changes = [c for c in differences(stored, ours) if _FREE.isdisjoint(c[0].split(".")[:2])]
     for name in recipes.keys() & others.keys():
         old, new = ({f"recipes.{name}": part[name]} for part in (recipes, others))
         changes += differences(old, new)
@@ -155,10 +155,6 @@ def _check_same_trial(config: TrialConfig, folder: Path) -> None:
             f"{folder} holds a trial with {key}={before}, not {after}. Give {key}={before}, or "
             "choose another out_dir."
         )
-
-
-def _is_free(key: str) -> bool:
-    return not _FREE.isdisjoint(key.split(".")[:2])
 
 
 def _keep_settings(config: TrialConfig, folder: Path) -> None:
@@ -173,7 +169,7 @@ def _check_data(config: TrialConfig, root: Path) -> list[str]:
     """Refuses unusable data; returns warnings about validation tiles that are not independent."""
     refuse_synthetic(root)
     regex = config.data.group_regex
-    train = find_pairs(root, "train", regex)
+    train, val = (find_pairs(root, part, regex) for part in ("train", "val"))
     count = config.tile_count(len(train))
     if count is not None and not 2 <= count <= len(train):
         raise UserError(
@@ -183,7 +179,6 @@ def _check_data(config: TrialConfig, root: Path) -> list[str]:
         pairs = [config.generation(name).image_size or 0 for name in config.recipes]
         sizes = [config.image_size, config.train.image_size, config.train_segmenter.image_size]
         check_sizes(scan(train, mask_reader(config.data)), max(sizes + pairs))
-    val = find_pairs(root, "val", regex)
     refuse_shared_images(train, val)
     warning = shared_groups(train, val)
     return [warning] if warning else []
@@ -280,9 +275,8 @@ def _report(config: TrialConfig, warnings: list[str]) -> dict[str, float]:
     scaling = ImageScaling.fit(data.train_index)
     images = [scaling.to_rgb(np.moveaxis(sample["image"].numpy(), 0, -1)) for sample in samples]
     labels = [sample["label"].numpy() for sample in samples]
-    palette = config.data.classes()
     verdict, content = write_report(
-        folder, results, palette, plain(config), images, labels, warnings
+        folder, results, config.data.classes(), plain(config), images, labels, warnings
     )
     for warning in content["warnings"]:
         print(f"Note: {warning}")

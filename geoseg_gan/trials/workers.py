@@ -1,6 +1,6 @@
-"""Seeds side by side: processes that each compute a share of them, on a device of its own.
+"""Processes that each compute some of the seeds, on a device of their own.
 
-Nothing here imports torch, so that a process has chosen its GPU before CUDA looks for one.
+This module does not import torch, so that a process chooses its GPU before CUDA starts.
 """
 
 import os
@@ -21,16 +21,16 @@ from geoseg_gan.utils.errors import UserError
 def compute_side_by_side(config: TrialConfig, seeds: Sequence[int], arms: Sequence[str]) -> None:
     """Computes the missing results of seeds in `config.devices` processes.
 
-    The processes share the cores: each has its part of the threads, or as many as OMP_NUM_THREADS
-    says. However this ends, all of them have ended.
+    Each process has its share of the cores' threads, or OMP_NUM_THREADS threads. All of them have
+    ended when this returns or raises.
 
     Args:
         config: The trial.
-        seeds: The seeds, which the processes take in turn.
-        arms: The arms that are wanted of each.
+        seeds: The seeds, handed out in turn.
+        arms: The arms to compute for each.
 
     Raises:
-        UserError: If a run met a user's mistake, or a process was lost.
+        UserError: If a run met a user's mistake, or a process ended unexpectedly.
     """
     count = min(config.devices, len(seeds))
     gpus = _gpus(config.devices) if config.trainer.on_gpu() else [None] * count
@@ -44,16 +44,16 @@ def compute_side_by_side(config: TrialConfig, seeds: Sequence[int], arms: Sequen
             warnings.warn(text, category, stacklevel=2)
     except TerminatedWorkerError as error:
         raise UserError(
-            "a process that computed seeds has ended unexpectedly (-9 can be a lack of memory): "
-            f"{str(error).splitlines()[-1].strip()} What was finished is saved. Call again to go "
-            "on, with fewer devices or smaller batches if memory is short."
+            "A process that computed seeds ended unexpectedly (-9 can mean too little memory): "
+            f"{str(error).splitlines()[-1].strip()} Finished runs are saved. Run the command again "
+            "to continue, with fewer devices or smaller batches if memory is short."
         ) from None
     finally:
         get_reusable_executor().shutdown(kill_workers=True)
 
 
 def _gpus(count: int) -> list[str]:
-    """The names of GPUs, as CUDA_VISIBLE_DEVICES has them."""
+    """The names of the visible GPUs, as in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
     return [name.strip() for name in visible.split(",")]
 
@@ -61,8 +61,10 @@ def _gpus(count: int) -> list[str]:
 def _compute(
     config: TrialConfig, seeds: Sequence[int], arms: Sequence[str], gpu: str | None, parent: int
 ) -> list[tuple[str, type[Warning]]]:
-    """What a process does; the warnings that it met."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent ends us
+    """Computes seeds in a worker process, and returns the warnings that it raised."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a terminal sends it to all processes; the parent ends this one
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
@@ -77,7 +79,7 @@ def _compute(
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process once the one that started it has ended, however that came about."""
+    """Ends this process once the one that started it has ended for any reason."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -256,8 +256,8 @@ def test_groups_that_stand_in_both_splits_are_warned_of_in_the_report(trial_conf
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("seeds=0", "seeds=0: use how many"),
-        ("seeds=[1,1]", r"seeds=\[1, 1\]: use how many"),
+        ("seeds=0", "seeds=0: give a number"),
+        ("seeds=[1,1]", r"seeds=\[1, 1\]: give a number"),
         ("ratios=[0.5,1.0]", "use different shares between 0 and 1"),
         ("arms=[real,mixed]", "arms=mixed is not one of real"),
         ("train_fraction=1.5", "Give train_tiles or train_fraction, not both"),

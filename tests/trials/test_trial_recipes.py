@@ -106,8 +106,16 @@ def test_a_recipe_may_refine_the_generator_of_the_others(finished, trial_config,
             "refine: model.discriminator.width=8: a second training starts from",
         ),
         ("refined", "recipes.refined.refine.loss.adversarial=hinge", "^recipes.refined.refine: "),
-        ("first", "+recipes.first.generate.compose.generate=none", "are called placebo"),
-        ("placebo", "recipes.placebo.generate.compose.generate=all", "are called placebo"),
+        (
+            "first",
+            "+recipes.first.generate.compose.generate=none",
+            "have names that begin with placebo",
+        ),
+        (
+            "placebo",
+            "recipes.placebo.generate.compose.generate=all",
+            "have names that begin with placebo",
+        ),
         ("first", "+recipes.first.generate.seed=1", "generate.seed is the same in all arms"),
         ("first", "+recipes.first.train_segmenter.epochs=9", "epochs is the same in all arms"),
         ("first", "+recipes.first.generate.jitter.flop=1", "^recipes.first.generate: .*flop"),
@@ -131,8 +139,8 @@ def test_a_recipe_that_cannot_be_is_refused_at_once(name, setting, message, tria
 @pytest.mark.parametrize(
     ("name", "recipe", "message"),
     [
-        ("copy_paste", RecipeSettings(), "recipes: copy_paste is no name for a recipe"),
-        ("Mine", RecipeSettings(), "recipes: Mine is no name for a recipe"),
+        ("copy_paste", RecipeSettings(), "recipes: copy_paste is not allowed as a name"),
+        ("Mine", RecipeSettings(), "recipes: Mine is not allowed as a name"),
         ("mine", RecipeSettings(refine={}), "recipe=refined has settings for model=unet_oasis"),
     ],
 )

@@ -60,7 +60,7 @@ def test_a_process_that_is_lost_is_reported_in_a_sentence(trial_config, tmp_path
         return run
 
     monkeypatch.setattr(workers, "Parallel", parallel)
-    with pytest.raises(UserError, match=r"unexpectedly .*SIGKILL.*What was finished is saved"):
+    with pytest.raises(UserError, match=r"unexpectedly .*SIGKILL.*Finished runs are saved"):
         compute_side_by_side(trial_config(tmp_path, "devices=2"), [0, 1], ["real"])
 
 
