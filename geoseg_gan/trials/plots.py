@@ -15,12 +15,11 @@ from geoseg_gan.utils.plots import drawn, figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Support = Sequence[Mapping[str, float]]
+
 
 def trial_picture(
-    comparison: Comparison,
-    picked: str | None,
-    names: Sequence[str],
-    support: Sequence[Mapping[str, float]],
+    comparison: Comparison, picked: str | None, names: Sequence[str], support: Support
 ) -> RGB:
     """Draws gains by arm, gains by class against the class's share, and IoU by class.
 
@@ -46,12 +45,10 @@ def _gains(axes: "Axes", comparison: Comparison, picked: str | None) -> None:
         if math.isnan(gain.miou.value):
             continue
         color = "tab:red" if arm == picked else "tab:blue"
-        axes.plot(100 * np.array(gain.by_seed), [row + 0.15] * len(gain.by_seed), "k.", alpha=0.4)
-        axes.errorbar(
-            100 * gain.miou.value, row, xerr=_reach(gain.miou), fmt="o", color=color, capsize=3
-        )
-        mine = [100 * value for value in gain.by_seed]
-        mine += [100 * gain.miou.value + side * _reach(gain.miou) for side in (-1, 1)]
+        dots, value, reach = 100 * np.array(gain.by_seed), 100 * gain.miou.value, _reach(gain.miou)
+        axes.plot(dots, [row + 0.15] * len(dots), "k.", alpha=0.4)
+        axes.errorbar(value, row, xerr=reach, fmt="o", color=color, capsize=3)
+        mine = [*dots, value - reach, value + reach]
         if arm != ONLY:
             ends += mine
         elif min(mine) < min(ends):  # its loss would squash what the others differ by
@@ -72,15 +69,14 @@ def _gains_by_share(
     comparison: Comparison,
     picked: str | None,
     names: Sequence[str],
-    support: Sequence[Mapping[str, float]],
+    support: Support,
 ) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.axhline(0, color="gray", linewidth=1)
     shares = [100 * max(entry["share"], 1e-6) for entry in support]
-    for arm in comparison.arms:
-        if mix_of(arm) is None:
-            continue
+    mixed = [arm for arm in comparison.arms if mix_of(arm) is not None]
+    for arm in sorted(mixed, key=lambda arm: arm == picked):  # names are placed above all points
         gains = comparison.difference(arm).classes
         values = [100 * gain.value for gain in gains]
         if arm != picked:
@@ -106,7 +102,7 @@ def _name_points(
     names: Sequence[str],
     shares: Sequence[float],
     values: Sequence[float],
-    support: Sequence[Mapping[str, float]],
+    support: Support,
 ) -> None:
     """Writes the names of points evenly spaced along the top, where they cannot overlap."""
     shown = sorted(

@@ -44,7 +44,7 @@ def write_report(
         results: All finished runs.
         palette: The classes.
         settings: The trial's configuration as plain types.
-        images: The example windows, as shown in the picture.
+        images: The example windows in RGB.
         labels: Their label maps, shape (S, S), uint8.
         warnings: Warnings about the data, which the report repeats.
 
@@ -103,8 +103,10 @@ def _warnings(
     fewest = min(len(comparison.seeds(arm)) for arm in comparison.arms)
     if fewest < _FEW_SEEDS:
         found.append(
-            f"There {'is' if fewest == 1 else 'are'} only {plural(fewest, 'seed')}: intervals are "
-            "wide, and more seeds may change the verdict. Use five or more."
+            "There is only 1 seed, which gives no intervals. Use five or more."
+            if fewest == 1
+            else f"There are only {fewest} seeds: intervals are wide, and more seeds may change the "
+            "verdict. Use five or more."
         )
     if settings["share_gan"]:
         found.append(

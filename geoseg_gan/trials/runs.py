@@ -76,11 +76,7 @@ def compute_seeds(config: TrialConfig, seeds: Iterable[int], arms: Sequence[str]
 
 
 def compute_pairs(data: "TrialData", seed: int, arms: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Generates the pairs that arms of a seed mix in.
-
-    Returns:
-        For each recipe how many pairs were generated and kept, by which tau, and where they lie.
-    """
+    """Generates the pairs that arms of a seed mix in; returns their facts by recipe."""
     recipes = dict.fromkeys(recipe for arm in arms if (recipe := recipe_of(arm)) is not None)
     if not recipes:
         return {}
@@ -115,11 +111,7 @@ def _digest(settings: dict[str, Any]) -> str:
 
 
 class TrialData:
-    """The tiles of a trial, read on first use.
-
-    Args:
-        config: The trial.
-    """
+    """The tiles of a trial, read on first use."""
 
     def __init__(self, config: TrialConfig) -> None:
         """Keeps the configuration."""
@@ -154,12 +146,7 @@ class TrialData:
 
 
 class SeedRuns:
-    """The runs of one seed, each in its own folder; finished ones are not computed again.
-
-    Args:
-        data: The trial's tiles.
-        seed: The seed.
-    """
+    """The runs of one seed, each in its own folder; finished ones are not computed again."""
 
     def __init__(self, data: TrialData, seed: int) -> None:
         """Names the folder and reads nothing."""
@@ -203,12 +190,7 @@ class SeedRuns:
         return [c for c in classes if pixels[:, c].any()] if classes else rare_classes(pixels)
 
     def train_generator(self, recipe: str | None = None, start: Path | None = None) -> Path:
-        """The checkpoint of the seed's generator, trained where it is missing.
-
-        Args:
-            recipe: The recipe that refines it; None for the seed's own.
-            start: The generator that a second training starts from.
-        """
+        """The checkpoint of the seed's generator, or of a recipe's, refined from `start`."""
         config = self.config
         settings = config.train if recipe is None else config.refinement(recipe)
         name = _GAN if recipe is None else refined_folder(config, recipe)
@@ -241,16 +223,7 @@ class SeedRuns:
         )
 
     def generate(self, recipe: str, generator: Path, recognizer: Path) -> dict[str, Any]:
-        """Generates and filters the pairs of a recipe.
-
-        Args:
-            recipe: The recipe.
-            generator: The seed's own, which the recipe may refine.
-            recognizer: The segmenter that scores the pairs.
-
-        Returns:
-            The facts of `RunResult` that all arms with these pairs share.
-        """
+        """Generates and filters a recipe's pairs; returns what `RunResult.facts` holds of them."""
         config, name = self.config, pairs_folder(self.config, recipe)
         known = self.folder / f"{name}.json"  # written last, once all pairs are there
         if known.is_file():
@@ -327,12 +300,7 @@ class SeedRuns:
         return settings
 
     def compute(self, arm: str, pairs: dict[str, Any]) -> None:
-        """Trains an arm's segmenter and stores its result.
-
-        Args:
-            arm: The arm.
-            pairs: The facts of its pairs; empty for an arm of real pairs alone.
-        """
+        """Trains an arm's segmenter and stores its result, with what is known of its pairs."""
         # Without synthetic pairs a mixed arm is the same run as real only.
         run = self.train_segmenter(arm if not pairs or pairs["kept"] else REAL)
         with np.load(run / TILES, allow_pickle=False) as arrays:

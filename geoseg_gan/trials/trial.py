@@ -52,9 +52,6 @@ def trial(config: TrialConfig) -> dict[str, float]:
 
     Every finished result is stored: a second call computes only what is missing.
 
-    Args:
-        config: The trial.
-
     Returns:
         Figures by name: "gain", the difference in validation mIoU that the verdict is about, and
         "real/miou".

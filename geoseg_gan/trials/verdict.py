@@ -13,11 +13,10 @@ RULE = (
     "The verdict is about one mixed arm: the ratio (or recipe and ratio, where there are several "
     "recipes) with the best mean IoU on the held-out training tiles, averaged over the seeds. "
     "Validation tiles play no part in that choice. What decides is the 95 % interval of its "
-    "difference in mean IoU to real only on the validation tiles. The verdict is to use synthetic "
-    "pairs if the interval lies above zero and the estimate is greater than that of every arm that "
-    "needs no generated pair. It is not to use them if one of those arms gains as much, if the "
-    "interval lies below zero, or if the filter kept no pairs for any seed. If the interval "
-    "includes zero, there is no measurable effect. Without an interval (a single seed, or "
+    "difference in mean IoU to real only on the validation tiles. If it lies above zero, the "
+    "verdict is to use synthetic pairs, unless an arm that needs no generated pair gains as much. If "
+    "it lies below zero, or if the filter kept no pairs for any seed, the verdict is not to use "
+    "them. If it includes zero, there is no measurable effect. Without an interval (a single seed, or "
     "validation tiles of a single location group) there is no verdict."
 )
 

@@ -20,45 +20,19 @@ from geoseg_gan.utils.confusion import TileConfusions
 TINY_TRIAL = (
     "data.palette=[{name:Background,color:[250,62,119]},{name:Forest land,color:[168,232,84]},"
     "{name:Settlement,color:[255,214,33]}]",
-    "model=unet_oasis_light",
-    "model.generator.width=4",
-    "model.generator.depth=2",
-    "model.generator.max_width=8",
-    "model.discriminator.width=4",
-    "model.discriminator.depth=2",
-    "model.discriminator.max_width=8",
-    "segmenter=unet_resnet34",
-    "segmenter.encoder=mobilenet_v2",
-    "+segmenter.options.encoder_depth=3",
-    "+segmenter.options.decoder_channels=[8,8,8]",
-    "augment=flips",
-    "image_size=32",
-    "seeds=2",
-    "ratios=[0.25,0.5]",
-    "train_tiles=8",
-    "inner_share=0.3",
-    "trainer=cpu",
-    "data.num_workers=0",
-    "train.bs=2",
-    "train.epochs=1",
-    "train.epoch_steps=2",
-    "generate.num_samples=6",
-    "generate.num_workers=0",
-    "generate.tau=0",
-    "train_segmenter.bs=2",
-    "train_segmenter.epochs=1",
-    "train_segmenter.epoch_steps=2",
-)
+    "model=unet_oasis_light", "model.generator.width=4", "model.generator.depth=2",
+    "model.generator.max_width=8", "model.discriminator.width=4", "model.discriminator.depth=2",
+    "model.discriminator.max_width=8", "segmenter=unet_resnet34", "segmenter.encoder=mobilenet_v2",
+    "+segmenter.options.encoder_depth=3", "+segmenter.options.decoder_channels=[8,8,8]",
+    "augment=flips", "image_size=32", "seeds=2", "ratios=[0.25,0.5]", "train_tiles=8",
+    "inner_share=0.3", "trainer=cpu", "data.num_workers=0", "train.bs=2", "train.epochs=1",
+    "train.epoch_steps=2", "generate.num_samples=6", "generate.num_workers=0", "generate.tau=0",
+    "train_segmenter.bs=2", "train_segmenter.epochs=1", "train_segmenter.epoch_steps=2",
+)  # fmt: skip
 
 
 class Finished(NamedTuple):
-    """A finished trial.
-
-    Attributes:
-        folder: Its `out_dir`.
-        figures: What the command returned.
-        weights: The first weights of every segmenter by arm and seed.
-    """
+    """A finished trial: its folder and figures, and each segmenter's first weights by arm, seed."""
 
     folder: Path
     figures: dict[str, float]
@@ -113,7 +87,7 @@ def copied(finished, tmp_path) -> Path:
 
 @pytest.fixture
 def no_runs(monkeypatch):
-    """Has every training and generation fail: what is finished must be found again."""
+    """Lets every training and generation fail: finished parts must not be computed again."""
     for name in ("train", "generate", "train_segmenter"):
         monkeypatch.setattr(runs, name, lambda config, name=name: pytest.fail(f"{name} ran"))
 
@@ -122,7 +96,7 @@ TILE = 1000  # pixels of each of two classes in every tile
 
 
 def _tiles(right: np.ndarray, groups: int) -> TileConfusions:
-    """Two classes by turns mistaken for each other; `right` is the share that is not, by tile."""
+    """Two classes mistaken for each other; `right` is the share that is correct, by tile."""
     hits = np.rint(TILE * np.clip(right, 0, 1)).astype(np.int64)
     counts = np.empty((len(hits), 2, 2), np.int64)
     counts[:, [0, 1], [0, 1]] = hits[:, None]
@@ -182,9 +156,9 @@ def make_arms(make_run) -> Callable[..., list[RunResult]]:
 
 @pytest.fixture
 def make_tallies() -> Callable[..., list[Tally]]:
-    """Draws a world with new ground, seeds and networks: `make_tallies(rng, seeds, groups, gain)`.
+    """Draws runs on new tiles: `make_tallies(rng, seeds, groups, gain)`.
 
-    Ground is more or less hard for all arms alike, and suits one arm more or less.
+    Groups are more or less hard for all arms alike, and suit the synthetic arm more or less.
     """
 
     def make(rng, seeds, groups, gain=0.0) -> list[Tally]:

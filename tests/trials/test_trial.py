@@ -1,12 +1,12 @@
 import json
-import re
 import shutil
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
-from geoseg_gan.config import plain, read_yaml, write_yaml
+from geoseg_gan.config import plain, write_yaml
 from geoseg_gan.data.split import FIT, INNER
 from geoseg_gan.models.checkpoints import load_generator, load_segmenter
 from geoseg_gan.trials import runs
@@ -17,7 +17,6 @@ from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import LOCK, held
 
 ARMS = ["real", "oversample", "copy_paste", "synthetic_0.25", "synthetic_0.5", "synthetic_only"]
-SHORT = ("seeds=1", "arms=[real,synthetic_0.5]")
 
 
 def by_arm(folder, seed=0):
@@ -131,22 +130,20 @@ def test_a_second_call_computes_only_what_is_missing(copied, trial_config, no_ru
 
 
 def test_an_interrupted_trial_gives_what_an_uninterrupted_one_gives(
-    finished, trial_config, tmp_path, monkeypatch
+    finished, copied, trial_config, monkeypatch
 ):
-    interrupts, train = iter([False, True]), runs.train_segmenter
-
-    def fragile(config):
-        if next(interrupts, False):
-            raise KeyboardInterrupt
-        return train(config)
-
-    monkeypatch.setattr(runs, "train_segmenter", fragile)
-    config = trial_config(tmp_path / "broken", *SHORT)
-    with pytest.raises(KeyboardInterrupt):
-        trial(config)
+    for name in ("synthetic", "synthetic_0.5"):
+        shutil.rmtree(copied / "seed_000" / name)
+    (copied / "seed_000/synthetic.json").unlink()
+    (copied / "results/synthetic_0.5/seed_000.npz").unlink()
     monkeypatch.setattr(runs, "train", lambda _: pytest.fail("the generator was finished"))
-    trial(config)
-    check_equal(tmp_path / "broken", finished.folder, arms=["real", "synthetic_0.5"])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runs, "train_segmenter", Mock(side_effect=KeyboardInterrupt))
+        trial(trial_config(copied))
+    assert (copied / "seed_000/synthetic.json").is_file()
+    monkeypatch.setattr(runs, "generate", lambda _: pytest.fail("the pairs were finished"))
+    trial(trial_config(copied))
+    check_equal(copied, finished.folder)
 
 
 def test_a_generator_cut_off_in_its_first_epoch_is_trained_again(
@@ -163,16 +160,19 @@ def test_a_generator_cut_off_in_its_first_epoch_is_trained_again(
     assert asked[1].resume
 
 
-def test_where_the_filter_keeps_nothing_the_verdict_says_so(trial_config, tmp_path):
-    arms = ["real", "synthetic_0.5", "synthetic_only"]
-    asked = ("seeds=1", f"arms=[{','.join(arms)}]", "ratios=[0.5]", "generate.tau=0.99")
-    trial(trial_config(tmp_path / "trial", *asked))
-    results = by_arm(tmp_path / "trial")
-    assert set(results) == {"real", "synthetic_0.5"}
+def test_arms_without_a_pair_that_passed_the_filter_are_real_only(
+    copied, trial_config, no_runs, monkeypatch
+):
+    facts = by_arm(copied)["synthetic_0.5"].facts | {"kept": 0}
+    for arm in ("synthetic_0.5", "synthetic_only"):
+        (copied / f"results/{arm}/seed_000.npz").unlink()
+    monkeypatch.setattr(runs, "compute_pairs", lambda *_: {"synthetic": facts})
+    trial(trial_config(copied))
+    results = by_arm(copied)
+    assert set(results) == set(ARMS) - {"synthetic_only"}
     assert results["synthetic_0.5"].facts["kept"] == 0
     assert np.array_equal(results["synthetic_0.5"].val.counts, results["real"].val.counts)
-    sentence = json.loads((tmp_path / "trial/trial.json").read_text())["verdict"]["sentence"]
-    assert re.search("Don't use it.*filter kept no pairs", sentence)
+    assert "The filter kept no pairs for seed 0" in (copied / "trial.md").read_text()
 
 
 @pytest.mark.slow
@@ -219,15 +219,13 @@ def test_results_of_other_machines_are_merged(finished, trial_config, tmp_path, 
 def test_other_settings_do_not_enter_the_same_folder(finished, trial_config, copied):
     with pytest.raises(UserError, match=r"holds a trial with train_segmenter.epochs=1, not 2"):
         trial(trial_config(copied, "train_segmenter.epochs=2"))
-    stored = read_yaml(copied / "config.yaml")
     write_yaml(copied / "config.yaml", trial_config(copied, "train.max_minutes=1"))
     with pytest.raises(UserError, match=r"holds a trial with train.max_minutes=1.0, not None"):
         trial(trial_config(copied))
-    with (finished.folder / "config.yaml").open() as text:
-        (copied / "config.yaml").write_text(text.read() + "dropout: 0.5\n")
+    stored = (finished.folder / "config.yaml").read_text()
+    (copied / "config.yaml").write_text(stored + "dropout: 0.5\n")
     with pytest.raises(UserError, match=r"holds a trial with dropout=0.5, not None"):
         trial(trial_config(copied))
-    assert stored["train"]["max_minutes"] is None
 
 
 def test_two_calls_do_not_compute_in_one_folder(trial_config, tmp_path):
@@ -245,12 +243,12 @@ def test_validation_images_that_stand_in_training_are_refused(trial_config, tria
     assert not (tmp_path / "trial").exists()
 
 
-def test_groups_that_stand_in_both_splits_are_warned_of_in_the_report(trial_config, tmp_path):
-    asked = ("seeds=1", "arms=[real]", "data.group_regex='[0-9]+'")
+def test_groups_in_both_splits_are_warned_of_in_the_report(copied, trial_config, no_runs):
+    config = trial_config(copied, "data.group_regex='[0-9]+'")
+    write_yaml(copied / "config.yaml", config)
     with pytest.warns(UserWarning, match="3 location groups"):
-        trial(trial_config(tmp_path / "trial", *asked))
-    text = (tmp_path / "trial/trial.md").read_text()
-    assert "- Warning: 3 location groups (e.g. '000')" in text
+        trial(config)
+    assert "- Warning: 3 location groups (e.g. '000')" in (copied / "trial.md").read_text()
 
 
 @pytest.mark.parametrize(

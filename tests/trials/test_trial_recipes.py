@@ -122,11 +122,7 @@ def test_a_recipe_may_refine_the_generator_of_the_others(finished, trial_config,
         ("first", "+recipes.first.generate.alpha=much", "^recipes.first.generate: alpha.*much"),
         ("first", "+recipes.first.generate.alpha=0", "^recipes.first.generate: alpha=0"),
         ("first", "+recipes.first.generate.image_size=256", "256"),
-        (
-            "first",
-            "+recipes.first.generate.compose.generate=grafts",
-            "first.generate: comp",
-        ),
+        ("first", "+recipes.first.generate.compose.generate=grafts", "first.generate: comp"),
         ("gated", "recipes.gated.train_segmenter.mixing.classes=[Sea]", "'Sea'"),
     ],
 )
@@ -136,19 +132,16 @@ def test_a_recipe_that_cannot_be_is_refused_at_once(name, setting, message, tria
     assert not (tmp_path / "trial").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "recipe", "message"),
-    [
+def test_a_recipe_of_a_user_s_own_is_checked(trial_config, tmp_path):
+    config = trial_config(tmp_path)
+    for name, recipe, message in (
         ("copy_paste", RecipeSettings(), "recipes: copy_paste is not allowed as a name"),
         ("Mine", RecipeSettings(), "recipes: Mine is not allowed as a name"),
         ("mine", RecipeSettings(refine={}), "recipe=refined has settings for model=unet_oasis"),
-    ],
-)
-def test_a_recipe_of_a_user_s_own_is_checked(name, recipe, message, trial_config, tmp_path):
-    config = trial_config(tmp_path)
-    config.recipes = {name: recipe}
-    with pytest.raises(UserError, match=message):
-        check(config)
+    ):
+        config.recipes = {name: recipe}
+        with pytest.raises(UserError, match=message):
+            check(config)
 
 
 def test_recipes_may_be_added_but_not_changed(copied, trial_config, no_runs):

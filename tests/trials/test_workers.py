@@ -1,4 +1,5 @@
 import os
+from unittest.mock import Mock
 
 import pytest
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -24,13 +25,11 @@ def handed_out(monkeypatch):
     return found
 
 
-@pytest.mark.filterwarnings("ignore:odd")
-def test_seeds_are_handed_out_in_turn(trial_config, tmp_path, handed_out):
-    compute_side_by_side(trial_config(tmp_path, "devices=2"), [0, 1, 4], ["real"])
-    assert handed_out == [([0, 4], None), ([1], None)]
-    handed_out.clear()
-    compute_side_by_side(trial_config(tmp_path, "devices=3"), [7], ["real"])
-    assert handed_out == [([7], None)]
+def test_seeds_are_handed_out_in_turn_and_warnings_passed_on(trial_config, tmp_path, handed_out):
+    for devices, seeds in ((2, [0, 1, 4]), (3, [7])):
+        with pytest.warns(UserWarning, match="odd"):
+            compute_side_by_side(trial_config(tmp_path, f"devices={devices}"), seeds, ["real"])
+    assert handed_out == [([0, 4], None), ([1], None), ([7], None)]
 
 
 @pytest.mark.filterwarnings("ignore:odd")
@@ -47,19 +46,9 @@ def test_each_process_has_a_gpu_of_its_own(
     assert [gpu for _, gpu in handed_out] == names
 
 
-def test_warnings_of_processes_are_passed_on(trial_config, tmp_path, handed_out):
-    with pytest.warns(UserWarning, match="odd"):
-        compute_side_by_side(trial_config(tmp_path, "devices=2"), [0, 1], ["real"])
-
-
 def test_a_process_that_is_lost_is_reported_in_a_sentence(trial_config, tmp_path, monkeypatch):
-    def parallel(**_):
-        def run(_):
-            raise TerminatedWorkerError("ended.\nThe exit codes of the workers are {SIGKILL(-9)}")
-
-        return run
-
-    monkeypatch.setattr(workers, "Parallel", parallel)
+    lost = TerminatedWorkerError("ended.\nThe exit codes of the workers are {SIGKILL(-9)}")
+    monkeypatch.setattr(workers, "Parallel", lambda **_: Mock(side_effect=lost))
     with pytest.raises(UserError, match=r"unexpectedly .*SIGKILL.*Finished runs are saved"):
         compute_side_by_side(trial_config(tmp_path, "devices=2"), [0, 1], ["real"])
 
