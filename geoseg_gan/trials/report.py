@@ -105,8 +105,8 @@ def _warnings(
         found.append(
             "There is only 1 seed, which gives no intervals. Use five or more."
             if fewest == 1
-            else f"There are only {fewest} seeds: intervals are wide, and more seeds may change the "
-            "verdict. Use five or more."
+            else f"There are only {fewest} seeds: intervals are wide, and more seeds may change "
+            "the verdict. Use five or more."
         )
     if settings["share_gan"]:
         found.append(

@@ -14,10 +14,10 @@ RULE = (
     "recipes) with the best mean IoU on the held-out training tiles, averaged over the seeds. "
     "Validation tiles play no part in that choice. What decides is the 95 % interval of its "
     "difference in mean IoU to real only on the validation tiles. If it lies above zero, the "
-    "verdict is to use synthetic pairs, unless an arm that needs no generated pair gains as much. If "
-    "it lies below zero, or if the filter kept no pairs for any seed, the verdict is not to use "
-    "them. If it includes zero, there is no measurable effect. Without an interval (a single seed, or "
-    "validation tiles of a single location group) there is no verdict."
+    "verdict is to use synthetic pairs, unless an arm that needs no generated pair gains as much. "
+    "If it lies below zero, or if the filter kept no pairs for any seed, the verdict is not to "
+    "use them. If it includes zero, there is no measurable effect. Without an interval (a single "
+    "seed, or validation tiles of a single location group) there is no verdict."
 )
 
 
