@@ -1,22 +1,15 @@
-import json
 import shutil
 
 import numpy as np
 import pytest
-from folders import files
 from PIL import Image
+from synthesis_helpers import facts, files, refused
 
 from geoseg_gan.data.images import MaskReader, read_image
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.split import split_rows
 from geoseg_gan.synthesis.generate import generate
 from geoseg_gan.synthesis.writer import read_manifest
-from geoseg_gan.utils.errors import UserError
-
-
-@pytest.fixture
-def root(tmp_path, make_folder):
-    return make_folder(tmp_path / "data")
 
 
 @pytest.fixture
@@ -39,9 +32,11 @@ def test_pairs_need_the_checkpoint_alone(run, capsys):
     pairs = {f"pair_{i:05d}_{part}" for i in range(5) for part in ("img.jpg", "mask.png")}
     assert names == pairs | {"manifest.jsonl", "generation.json", "contact_sheet.png", ".lock"}
     assert "Generated 5 pairs in " in capsys.readouterr().out
-    facts = json.loads((folder / "generation.json").read_text())
-    assert facts["palette"]["classes"][2]["name"] == "Settlement"
-    assert len(facts["checkpoint"]["sha256"]) == 64
+    assert facts(folder)["palette"]["classes"][2]["name"] == "Settlement"
+    assert len(facts(folder)["checkpoint"]["sha256"]) == 64
+    with Image.open(folder / "pair_00000_img.jpg") as picture:
+        assert picture.size == (32, 32)
+        assert picture.layer[1][1:3] == (1, 1)  # chroma at full resolution: 4:4:4
 
 
 def test_pairs_may_be_larger_than_what_the_generator_was_trained_on(run, capsys):
@@ -50,11 +45,8 @@ def test_pairs_may_be_larger_than_what_the_generator_was_trained_on(run, capsys)
     for part in ("img.jpg", "mask.png"):
         with Image.open(folder / f"pair_00001_{part}") as picture:
             assert picture.size == (64, 64)
-    assert json.loads((folder / "generation.json").read_text())["image_size"] == 64
-
-
-def test_sides_that_the_generator_cannot_make_are_refused(run):
-    with pytest.raises(UserError, match=r"image_size=33: this generator makes images of multiples"):
+    assert facts(folder)["image_size"] == 64
+    with refused(r"image_size=33: this generator makes images of multiples"):
         run("odd", "num_samples=1", "image_size=33")
 
 
@@ -64,11 +56,8 @@ def test_a_placebo_needs_no_generator(run, root, monkeypatch):
         "placebo", "num_samples=2", "image_size=64", "jitter=none", "compose.generate=none"
     )
     for line in read_manifest(folder):
-        with (
-            Image.open(root / "train" / "images" / f"{line['source']}.png") as real,
-            Image.open(folder / f"pair_{line['index']:05d}_img.jpg") as packed,
-        ):
-            difference = np.abs(np.asarray(real, float) - np.asarray(packed, float))
+        real = read_image(root / "train" / "images" / f"{line['source']}.png")
+        difference = np.abs(read_image(folder / f"pair_{line['index']:05d}_img.jpg") - real * 1.0)
         assert difference.mean() < 6  # of JPEG alone: the images are noise
 
 
@@ -81,18 +70,7 @@ def test_masks_that_the_generator_was_not_to_see_are_not_used(
     drawn = {line["source"] for line in read_manifest(folder)}
     fitted, held_out = split_rows(find_pairs(root, "train"), None, 0.5, 3)
     assert drawn == {f"train_{row:03d}" for row in fitted} and len(held_out) == 3
-    assert json.loads((folder / "generation.json").read_text())["masks"] == 3
-
-
-def test_masks_are_in_the_palette_and_images_of_their_size_at_full_colour(run, palette):
-    folder = run("synthetic", "num_samples=4")
-    for index in range(4):
-        label, unknown = MaskReader(palette).read(folder / f"pair_{index:05d}_mask.png")
-        assert label.shape == (32, 32)
-        assert unknown == 0
-        with Image.open(folder / f"pair_{index:05d}_img.jpg") as picture:
-            assert picture.size == (32, 32)
-            assert picture.layer[1][1:3] == (1, 1)  # chroma at full resolution: 4:4:4
+    assert facts(folder)["masks"] == 3
 
 
 def test_the_manifest_tells_how_each_pair_came_about(run, root):
@@ -118,9 +96,9 @@ def test_without_jitter_masks_are_crops_of_training_masks(run, root, palette):
     masks = {pair.stem: reader.read(pair.mask)[0] for pair in find_pairs(root, "train")}
     for line in read_manifest(folder):
         top, left, side = line["window"]
-        label, _ = reader.read(folder / f"pair_{line['index']:05d}_mask.png")
+        label, unknown = reader.read(folder / f"pair_{line['index']:05d}_mask.png")
         expected = masks[line["source"]][top : top + side, left : left + side]
-        assert np.array_equal(label, expected)
+        assert np.array_equal(label, expected) and label.shape == (32, 32) and unknown == 0
         assert line["jitter"] == {}
 
 
@@ -139,12 +117,11 @@ def test_pairs_of_the_same_generation_are_added_and_no_others(run):
     folder = run("synthetic", "num_samples=2")
     first = files(folder, "pair_*")
     run("synthetic", "num_samples=4")
-    assert len(files(folder, "pair_*")) == 8
-    assert {name: files(folder, "pair_*")[name] for name in first} == first
     before = files(folder)
+    assert len(files(folder, "pair_*")) == 8 and before.items() >= first.items()
     run("synthetic", "num_samples=3")
     assert files(folder) == before
-    with pytest.raises(UserError, match=r"config.seed was 0, now 1"):
+    with refused(r"config.seed was 0, now 1"):
         run("synthetic", "num_samples=6", "seed=1")
     assert files(folder) == before
 
@@ -152,7 +129,7 @@ def test_pairs_of_the_same_generation_are_added_and_no_others(run):
 def test_a_folder_with_other_files_is_refused(run, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep me")
-    with pytest.raises(UserError, match="holds other files"):
+    with refused("holds other files"):
         run("mine", "num_samples=2")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
@@ -173,19 +150,23 @@ def test_images_that_jpeg_cannot_hold_become_geotiffs(
     assert (image.shape, image.dtype) == ((32, 32, 5), np.uint8)
 
 
-def test_other_files_than_a_generator_are_refused(segmenter, run_generate, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.pt", "does not exist"),
+        ("notes.pt", "is not a checkpoint of this project"),
+        ("segmenter.pt", "holds a segmenter"),
+    ],
+)
+def test_other_files_than_a_generator_are_refused(segmenter, run_generate, tmp_path, name, message):
+    segmenter()
     (tmp_path / "notes.pt").write_text("not a checkpoint")
-    for path, message in (
-        (tmp_path / "none.pt", "does not exist"),
-        (tmp_path / "notes.pt", "is not a checkpoint of this project"),
-        (segmenter(), "holds a segmenter"),
-    ):
-        with pytest.raises(UserError, match=message):
-            run_generate(path, "out")
+    with refused(message):
+        run_generate(tmp_path / name, "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_data_folder_that_is_gone_is_named(run, root):
     shutil.rmtree(root)
-    with pytest.raises(UserError, match="is missing"):
+    with refused("is missing"):
         run("synthetic", "num_samples=1")

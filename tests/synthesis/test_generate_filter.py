@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from defaults import defaults
-from folders import facts, files
 from PIL import Image
+from synthesis_helpers import facts, files, refused
 from torch.nn import functional as F
 
 from geoseg_gan.data.images import MaskReader, write_image
@@ -22,7 +22,6 @@ from geoseg_gan.data.settings import JitterSettings, TransplantStep
 from geoseg_gan.synthesis import generate as command_module
 from geoseg_gan.synthesis.recognizer import Recognizer
 from geoseg_gan.synthesis.writer import read_manifest
-from geoseg_gan.utils.errors import UserError
 
 SIDE = 32
 
@@ -73,11 +72,16 @@ def run(run_generate, root, generator, recognizer, monkeypatch, plain_histogram)
 
 
 def pairs(folder):
-    return {name: content for name, content in files(folder).items() if name.startswith("pair_")}
+    return files(folder, "pair_*")
 
 
-def sources(folder):
-    return [line["source"] for line in read_manifest(folder)]
+def sources(folder, kept=(True, False)):
+    return [line["source"] for line in read_manifest(folder) if line["kept"] in kept]
+
+
+def printed(capsys):
+    """What the console shows, without line breaks."""
+    return " ".join(capsys.readouterr().out.split())
 
 
 def test_pairs_above_tau_are_kept_and_all_scores_listed(run, capsys):
@@ -101,23 +105,18 @@ def test_pairs_above_tau_are_kept_and_all_scores_listed(run, capsys):
 
 def test_a_score_equal_to_tau_is_dropped(run):
     at, below = run("at", num_samples=20, tau=0.5), run("below", num_samples=20, tau=0.499)
-    kept = [{line["source"] for line in read_manifest(f) if line["kept"]} for f in (at, below)]
-    assert kept == [{"same", "ignored", "shifted"}, set(MASKS) - {"void"}]
+    assert set(sources(at, [True])) == {"same", "ignored", "shifted"}
+    assert set(sources(below, [True])) == set(MASKS) - {"void"}
 
 
 def test_where_nothing_is_kept_it_shows_the_scores_it_saw(run, recognizer, capsys):
     wrong = replace(recognizer, predict=lambda pixels: LOGITS.flip(-1))
     folder = run("out", num_samples=12, tau=0.5, recognizer=wrong)
-    out = " ".join(capsys.readouterr().out.split())
+    out = printed(capsys)
     assert "Generated 12 pairs, kept 0 with tau=0.5 Nothing was kept: scores ran from 0.0" in out
     assert "to 0.500, median" in out
-    assert not pairs(folder)
-    assert set(files(folder)) == {
-        "manifest.jsonl",
-        "generation.json",
-        "scores.png",
-        "best_and_worst.png",
-    }
+    pictures = {"scores.png", "best_and_worst.png"}
+    assert set(files(folder)) == pictures | {"manifest.jsonl", "generation.json"}
 
 
 def test_keep_stops_at_the_number_whatever_batch_and_workers(run, capsys):
@@ -175,41 +174,30 @@ def test_auto_parts_what_scores_like_real_pairs_from_the_rest(run, recognizer, c
     folder = run("out", num_samples=20, tau="auto")
     assert facts(folder)["tau"] == pytest.approx(19 / 24)
     assert facts(folder)["config"]["tau"] == "auto"
-    kept = {line["source"] for line in read_manifest(folder) if line["kept"]}
-    assert kept == {"same", "ignored"}
-    out = " ".join(capsys.readouterr().out.split())
+    assert set(sources(folder, [True])) == {"same", "ignored"}
+    out = printed(capsys)
     assert "tau=auto: 0.7917; those of 20 candidates that score above it reach the mean" in out
     assert "with tau=0.7917" in out
     low = run("low", num_samples=20, tau="auto", recognizer=replace(recognizer, held_out=[0.1]))
     assert facts(low)["tau"] == 0
     dark = replace(recognizer, predict=lambda pixels: LOGITS.flip(-1))
     run("dark", num_samples=20, tau="auto", recognizer=dark)
-    assert "which keeps the best tenth of 20 candidates" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    assert "which keeps the best tenth of 20 candidates" in printed(capsys)
 
 
 def test_auto_warns_of_windows_of_another_size(run, recognizer):
-    other = replace(recognizer, window=64)
-    with pytest.warns(
-        UserWarning, match=r"pairs of 32 px with real windows of 64 px.*image_size=32"
-    ):
-        run("out", other, tau="auto", num_samples=4)
+    message = r"pairs of 32 px with real windows of 64 px.*image_size=32"
+    with pytest.warns(UserWarning, match=message):
+        run("out", replace(recognizer, window=64), tau="auto", num_samples=4)
 
 
 def test_pixels_that_are_unlike_their_class_get_the_first_ignore_colour(
     run_generate, root, generator, palette, recognizer, monkeypatch
 ):
-    two = Palette(palette.classes, [[9, 8, 7], [0, 0, 0]])
+    gen_ckpt = generator(root, palette=Palette(palette.classes, [[9, 8, 7], [0, 0, 0]]))
     monkeypatch.setattr(command_module, "load_recognizer", lambda *_: recognizer)
-    folder = run_generate(
-        generator(root, palette=two),
-        "out",
-        segmenter_ckpt="hand.pt",
-        tau=0.2,
-        alpha=1.25,
-        num_samples=20,
-    )
+    asked = {"segmenter_ckpt": "hand.pt", "tau": 0.2, "alpha": 1.25}
+    folder = run_generate(gen_ckpt, "out", num_samples=20, **asked)
     # Wrong pixels cost 2.24, more than 1.25 times 1; class 2 has no mean and stays.
     losses = {
         stem: label != MASKS["same"] if stem in ("shifted", "plain") else label == 255
@@ -221,9 +209,8 @@ def test_pixels_that_are_unlike_their_class_get_the_first_ignore_colour(
             continue
         label, dropped = MASKS[line["source"]], losses[line["source"]]
         rgb = np.asarray(Image.open(folder / f"pair_{line['index']:05d}_mask.png"))
-        expected = np.where(
-            dropped[..., None], (9, 8, 7), palette.decode(np.where(dropped, 0, label))
-        )
+        colors = palette.decode(np.where(dropped, 0, label))
+        expected = np.where(dropped[..., None], (9, 8, 7), colors)
         assert np.array_equal(rgb, expected)
         assert line["ignored_pixels"] == (dropped & (label != 255)).sum()
     assert facts(folder)["config"]["alpha"] == 1.25
@@ -237,7 +224,7 @@ def test_a_palette_without_colour_for_ignore_has_no_pixel_filter(
         for part in ("images", "masks"):
             (root / "train" / part / f"{stem}.png").unlink()
     gen_ckpt = generator(root, palette=bare)
-    with pytest.raises(UserError, match=r"alpha=1\.25 writes ignored pixels, but the palette"):
+    with refused(r"alpha=1\.25 writes ignored pixels, but the palette"):
         run("out", alpha=1.25)
     assert not (root.parent / "out").exists()
     assert pairs(run_generate(gen_ckpt, "out", segmenter_ckpt="hand.pt", tau=0.2, num_samples=2))
@@ -245,32 +232,25 @@ def test_a_palette_without_colour_for_ignore_has_no_pixel_filter(
 
 def printed_shares(out):
     """The class shares of the table on the console, in percent: by class, then by column."""
-    rows = re.findall(
-        r"^(Background|Forest land|Settlement) +([\d.]+)% +([\d.]+)% +([\d.]+)%", out, re.M
-    )
-    return np.array([row[1:] for row in rows], float)
-
-
-def shares_on_disk(folder, palette):
-    reader = MaskReader(palette)
-    labels = [reader.read(path)[0] for path in folder.glob("pair_*_mask.png")]
-    counts = np.bincount(np.concatenate(labels).ravel(), minlength=256)[:3]
-    return counts / counts.sum()
+    name = "Background|Forest land|Settlement"
+    rows = re.findall(rf"^(?:{name}) +([\d.]+)% +([\d.]+)% +([\d.]+)%", out, re.M)
+    return np.array(rows, float)
 
 
 def test_balanced_masks_are_drawn_for_their_rare_classes(run, palette, capsys):
     folder = run("out", num_samples=60, sampling="balanced", tau=0.3)
     shares = printed_shares(capsys.readouterr().out)
-    columns = {
-        stem: [(label == c).mean(0).sum() for c in range(3)] for stem, label in MASKS.items()
-    }
-    counts = np.array(list(columns.values()))  # in columns of 32 pixels
+    # In columns of 32 pixels.
+    counts = np.array([np.bincount(label[0], minlength=256)[:3] for label in MASKS.values()])
     assert counts.sum(0).tolist() == [88, 40, 16]
     weights = (counts / [88, 40, 16]).mean(1)
     assert shares[:, 0] == pytest.approx(100 * np.array([88, 40, 16]) / 144, abs=0.051)
     mean = weights @ counts
     assert shares[:, 1] == pytest.approx(100 * mean / mean.sum(), abs=0.051)
-    assert shares[:, 2] == pytest.approx(100 * shares_on_disk(folder, palette), abs=0.051)
+    reader = MaskReader(palette)
+    labels = [reader.read(path)[0] for path in folder.glob("pair_*_mask.png")]
+    realised = np.bincount(np.ravel(labels), minlength=256)[:3]
+    assert shares[:, 2] == pytest.approx(100 * realised / realised.sum(), abs=0.051)
     drawn = sources(folder)
     assert "void" not in drawn
     assert drawn.count("third") / 60 == pytest.approx(weights[3], abs=0.15)  # 0.39, else 0.17

@@ -3,17 +3,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from defaults import defaults
+from synthesis_helpers import candidate_masks
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.pairs import find_pairs
-from geoseg_gan.data.settings import JitterSettings
 from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.synthesis import generate_images as module
 from geoseg_gan.synthesis.candidates import CandidateMasks
 from geoseg_gan.synthesis.generate_images import generate_batches, generate_images, stored
-from geoseg_gan.synthesis.settings import ComposeSettings
 
 CPU = torch.device("cpu")
 
@@ -38,14 +36,7 @@ def loaded(generator, root):
 
 @pytest.fixture
 def candidates(root, palette):
-    knobs = {
-        "image_size": 32,
-        "fit": "crop",
-        "compose": defaults(ComposeSettings),
-        "jitter": defaults(JitterSettings),
-    }
-    pairs = find_pairs(root, "train")
-    return SomeLacking(pairs=pairs, reader=MaskReader(palette), **knobs, seed=5)
+    return candidate_masks(find_pairs(root, "train"), MaskReader(palette), SomeLacking, seed=5)
 
 
 def test_an_image_depends_on_its_mask_number_and_seed_alone(loaded):
@@ -54,6 +45,7 @@ def test_an_image_depends_on_its_mask_number_and_seed_alone(loaded):
     alone = generate_images(loaded, labels[1:2], seed=1, indices=[7], device=CPU)[0]
     assert alone.shape == (32, 32, 3) and alone.dtype == np.uint8
     assert np.array_equal(together[1], alone)
+    assert generate_images(loaded, [], seed=1, indices=[], device=CPU) == []
     for seed, number in ((1, 8), (2, 7)):
         other = generate_images(loaded, labels[1:2], seed=seed, indices=[number], device=CPU)[0]
         assert not np.array_equal(other, alone)
@@ -85,25 +77,18 @@ def test_what_is_made_ahead_comes_in_order_and_so_does_what_goes_wrong():
     closed.close()
 
 
-def test_no_masks_make_no_images(loaded):
-    assert generate_images(loaded, [], seed=0, indices=[], device=CPU) == []
-
-
 @pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (4, 2)])
 def test_candidates_come_in_order_and_those_that_lack_a_class_without_image(
     loaded, candidates, batch_size, num_workers
 ):
     numbers = list(range(2, 12))
     batches = [numbers[at : at + batch_size] for at in range(0, 10, batch_size)]
-    settings = {"num_workers": num_workers, "device": CPU}
-    found = generate_batches(loaded, candidates, batches, **settings)
+    found = generate_batches(loaded, candidates, batches, num_workers=num_workers, device=CPU)
     pairs = [(candidate, image) for batch in found for candidate, image, _ in batch]
     assert [candidate.index for candidate, _ in pairs] == list(range(2, 12))
     for candidate, image in pairs:
         if candidate.lacks:
             assert image is None and candidate.index % 3 == 1
             continue
-        expected = generate_images(
-            loaded, [candidate.label], seed=5, indices=[candidate.index], device=CPU
-        )
-        assert np.array_equal(image, expected[0])
+        numbered = {"seed": 5, "indices": [candidate.index], "device": CPU}
+        assert np.array_equal(image, generate_images(loaded, [candidate.label], **numbered)[0])

@@ -5,19 +5,13 @@ from itertools import groupby
 import numpy as np
 import pytest
 import torch
-from folders import files
 from PIL import Image
+from synthesis_helpers import files, refused
 from torch.nn import functional as F
 
 from geoseg_gan.synthesis import generate as command_module
 from geoseg_gan.synthesis.recognizer import Recognizer
 from geoseg_gan.synthesis.writer import read_manifest
-from geoseg_gan.utils.errors import UserError
-
-
-@pytest.fixture
-def root(tmp_path, make_folder):
-    return make_folder(tmp_path / "data")
 
 
 @pytest.fixture
@@ -41,6 +35,15 @@ def seen(monkeypatch, plain_histogram):
     return {"segmenter_ckpt": "hand.pt"}
 
 
+def printed(capsys):
+    """What the console shows, without line breaks."""
+    return " ".join(capsys.readouterr().out.split())
+
+
+def mask_of(line):
+    return line["mask_index"]
+
+
 def pair(folder, index):
     parts = (f"pair_{index:05d}_mask.png", f"pair_{index:05d}_img.jpg")
     return tuple((folder / part).read_bytes() for part in parts)
@@ -62,7 +65,7 @@ def test_variants_share_a_mask_and_no_image(run, capsys):
         images.add(image)
     assert len(images) == 10
     assert pair(folder, 0) == pair(plain, 0)  # the same mask and noise
-    said = " ".join(capsys.readouterr().out.split())
+    said = printed(capsys)
     assert "Generating 10 pairs (3 masks, up to 4 images each) of 32x32 px" in said
     assert "Generating 10 pairs of 32x32 px" in said
 
@@ -75,13 +78,12 @@ def test_the_same_pairs_for_any_batch_and_workers(run):
 
 def test_a_run_interrupted_within_a_mask_goes_on_there(run, tmp_path, interrupt_before, capsys):
     whole = files(run("whole", num_samples=12, bs=4))
-    assert "12 pairs (3 masks, 4 images each)" in " ".join(capsys.readouterr().out.split())
+    assert "12 pairs (3 masks, 4 images each)" in printed(capsys)
     interrupt_before(6, lambda: run("parts", num_samples=12, bs=4))
     assert len(read_manifest(tmp_path / "parts")) == 6
     capsys.readouterr()
     assert files(run("parts", num_samples=12, bs=4)) == whole
-    said = " ".join(capsys.readouterr().out.split())
-    assert "Generating 6 pairs (2 masks, up to 4 images each)" in said
+    assert "Generating 6 pairs (2 masks, up to 4 images each)" in printed(capsys)
 
 
 def test_variants_are_scored_each_by_itself(run, seen, capsys):
@@ -94,16 +96,12 @@ def test_variants_are_scored_each_by_itself(run, seen, capsys):
     assert [line["score"] for line in lines] == scores[: len(lines)]
     assert [line["kept"] for line in lines] == [score > tau for score in scores[: len(lines)]]
     assert sum(line["kept"] for line in lines) == 7 and lines[-1]["kept"]
-    assert "pairs (4 images of each mask)" in " ".join(capsys.readouterr().out.split())
+    assert "pairs (4 images of each mask)" in printed(capsys)
     shown = min(4, len({line["mask_index"] for line in lines if line["kept"]}))
     with Image.open(folder / "contact_sheet.png") as sheet:
         assert sheet.size == (5 * 34 - 2, shown * 34 - 2)
     auto = run("auto", num_samples=8, tau="auto", **seen)
     assert len(read_manifest(auto)) == 8
-
-
-def mask_of(line):
-    return line["mask_index"]
 
 
 def test_a_generator_without_noise_makes_one_image_of_a_mask(
@@ -114,7 +112,7 @@ def test_a_generator_without_noise_makes_one_image_of_a_mask(
         if key in settings:
             monkeypatch.setitem(settings, key, 0)
     gen_ckpt = generator(root)
-    with pytest.raises(UserError, match=r"variants=2: the generator takes no noise.*variants=1"):
+    with refused(r"variants=2: the generator takes no noise.*variants=1"):
         run_generate(gen_ckpt, "out", num_samples=2, variants=2)
     assert not (tmp_path / "out").exists()
     assert len(files(run_generate(gen_ckpt, "out", num_samples=2), "pair_*")) == 4

@@ -1,11 +1,13 @@
 import hashlib
+import re
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from defaults import defaults
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
+from synthesis_helpers import BYTES, refused
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.palette import Palette
@@ -13,9 +15,7 @@ from geoseg_gan.models.checkpoints import RunFacts, SegmenterEvaluation, save_ne
 from geoseg_gan.models.segmenters import build_segmenter
 from geoseg_gan.synthesis.recognizer import load_recognizer
 from geoseg_gan.synthesis.settings import OnnxSettings
-from geoseg_gan.utils.errors import UserError
 
-BYTES = ImageScaling([0, 0, 0], [255, 255, 255])
 SETTINGS = {
     "arch": "unet",
     "encoder": "tu-test_resnet",
@@ -52,41 +52,6 @@ def save_own(tmp_path):
     return save
 
 
-@pytest.fixture
-def save_onnx(tmp_path):
-    """Writes a model that is one 1x1 convolution, then pooled where `pool` is above 1.
-
-    Without a weight it gives back its input.
-    """
-
-    def save(weight, shape=(1, 3, 32, 32), *, kind=TensorProto.FLOAT, pool=1, argmax=False):
-        nodes, weights = [helper.make_node("Identity", ["x"], ["y"])], []
-        if weight is not None:
-            nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
-            weight = np.asarray(weight, np.float32)[..., None, None]
-            weights = [numpy_helper.from_array(weight, "w")]
-        if pool > 1:
-            sides = {"kernel_shape": [pool, pool], "strides": [pool, pool]}
-            nodes.append(helper.make_node("AveragePool", [nodes[-1].output[0]], ["z"], **sides))
-        if argmax:
-            nodes.append(helper.make_node("ArgMax", [nodes[-1].output[0]], ["a"], axis=1))
-        last = TensorProto.INT64 if argmax else kind
-        graph = helper.make_graph(
-            nodes,
-            "segmenter",
-            [helper.make_tensor_value_info("x", kind, shape)],
-            [helper.make_tensor_value_info(nodes[-1].output[0], last, None)],
-            weights,
-        )
-        opset = helper.make_opsetid("", 17)
-        model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
-        path = tmp_path / "model.onnx"
-        onnx.save(model, path)
-        return path
-
-    return save
-
-
 def load(path, palette, scaling=BYTES, size=32, class_map=None, settings=None):
     settings = settings or defaults(OnnxSettings)
     return load_recognizer(path, palette, scaling, size, "cpu", class_map, settings)
@@ -105,6 +70,7 @@ class TestOwn:
         assert recognizer.digest == hashlib.sha256(path.read_bytes()).hexdigest()
         assert recognizer.class_losses is None
         assert recognizer.held_out == [0.5, 0.75]
+        assert load(save_own(palette, held_out=())[0], palette).held_out is None
 
     def test_its_own_scaling_brings_images_to_the_network(self, palette, save_own, image):
         path, network = save_own(palette, ImageScaling([0, 0, 0], [510, 510, 510]))
@@ -124,44 +90,36 @@ class TestOwn:
         mapped = load(path, two, class_map=[2, 1])
         assert torch.equal(mapped.logits(image), load(path, palette).logits(image)[[2, 1]])
 
-    def test_without_held_out_windows_it_says_so(self, palette, save_own):
-        path, _ = save_own(palette, held_out=())
-        assert load(path, palette).held_out is None
-
     @pytest.mark.parametrize("change", ["name", "color"])
     def test_another_palette_is_refused_with_both_shown(self, palette, save_own, change):
         path, _ = save_own(palette)
         content = palette.to_dict()
         content["classes"][1][change] = {"name": "Woods", "color": [1, 2, 3]}[change]
         other = Palette.from_dict(content)
-        with pytest.raises(UserError, match=r"'Forest land' \(168, 232, 84\)") as caught:
+        described = re.escape(other.describe(1))
+        with refused(rf"^(?=.*'Forest land' \(168, 232, 84\)).*{described}"):
             load(path, other)
-        assert other.describe(1) in str(caught.value)
 
     @pytest.mark.parametrize(
-        ("scaling", "kind"),
+        ("scaling", "size", "message"),
         [
-            (ImageScaling([0], [255]), "1-band uint8"),
-            (ImageScaling([0] * 3, [1] * 3, "float32"), "3-band float32"),
+            (ImageScaling([0], [255]), 32, "3-band uint8 images.*makes 1-band uint8"),
+            (ImageScaling([0] * 3, [1] * 3, "float32"), 32, "uint8 .*makes 3-band float32"),
+            (BYTES, 48, "multiples of 32, but the generator makes 48x48"),
         ],
     )
-    def test_images_of_another_kind_are_refused(self, palette, save_own, scaling, kind):
-        path, _ = save_own(palette)
-        with pytest.raises(UserError, match=f"trained on 3-band uint8 images.*makes {kind}"):
-            load(path, palette, scaling)
-
-    def test_a_size_between_strides_is_refused(self, palette, save_own):
-        path, _ = save_own(palette)
-        with pytest.raises(UserError, match="multiples of 32, but the generator makes 48x48"):
-            load(path, palette, size=48)
+    def test_images_of_another_kind_are_refused(self, palette, save_own, scaling, size, message):
+        with refused(message):
+            load(save_own(palette)[0], palette, scaling, size)
 
 
 class TestOnnx:
     def test_images_are_shifted_and_scaled_by_mean_and_std(self, palette, save_onnx):
         path = save_onnx(np.eye(3))
-        recognizer = load(
-            path, palette, settings=defaults(OnnxSettings, [0.5, 0.25, 0.0], [0.5, 0.25, 1.0])
-        )
+        settings = defaults(OnnxSettings, [0.5, 0.25, 0.0], [0.5, 0.25, 1.0])
+        recognizer = load(path, palette, settings=settings)
+        assert recognizer.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert recognizer.class_losses is None and recognizer.held_out is None
         image = np.broadcast_to(np.array([0, 102, 204], np.uint8), (32, 32, 3))
         logits = recognizer.logits(image)
         assert (logits.shape, logits.dtype) == ((3, 32, 32), torch.float32)
@@ -175,13 +133,6 @@ class TestOnnx:
         recognizer = load(path, palette, scaling, settings=defaults(OnnxSettings, [0.0], [1.0]))
         logits = recognizer.logits(np.full((32, 32, 1), 150, np.uint16))
         torch.testing.assert_close(logits[:, 0, 0], torch.tensor([0.25, 0.5, 0.75]))
-
-    def test_its_file_brings_a_digest_and_no_figures(self, palette, save_onnx):
-        path = save_onnx(np.eye(3))
-        recognizer = load(path, palette)
-        assert recognizer.digest == hashlib.sha256(path.read_bytes()).hexdigest()
-        assert recognizer.class_losses is None
-        assert recognizer.held_out is None
 
     def test_smaller_logits_are_enlarged_bilinearly(self, palette, save_onnx):
         path = save_onnx(np.eye(3), pool=16)
@@ -203,69 +154,60 @@ class TestOnnx:
         assert torch.equal(logits.argmax(0), torch.where(logits[0] > 0, 0, 1))
         assert torch.equal(logits[1], torch.zeros(32, 32))
 
-    @pytest.mark.parametrize("class_map", [[0, 1], [0, 1, 1], [0, 1, 3], [-1, 0, 1]])
-    def test_a_malformed_class_map_is_refused(self, palette, save_onnx, class_map):
-        path = save_onnx(np.eye(3))
-        with pytest.raises(UserError, match=r"class_map=\[.*'Settlement'.* the 3 of"):
-            load(path, palette, class_map=class_map)
-
-    def test_another_number_of_classes_is_refused_with_the_palette_shown(self, palette, save_onnx):
-        path = save_onnx(np.ones((4, 3)))
-        with pytest.raises(UserError, match=r"4 classes apart.*palette has 3: 'Background'"):
-            load(path, palette)
-
     @pytest.mark.parametrize(
-        ("shape", "kind", "takes"),
+        ("model", "settings", "message"),
         [
-            ((1, 4, 32, 32), TensorProto.FLOAT, r"tensor\(float\) \[1, 4, 32, 32\]"),
-            ((2, 3, 32, 32), TensorProto.FLOAT, r"tensor\(float\) \[2, 3, 32, 32\]"),
-            ((1, 3, 64, 64), TensorProto.FLOAT, r"tensor\(float\) \[1, 3, 64, 64\]"),
-            ((1, 3, 32), TensorProto.FLOAT, r"tensor\(float\) \[1, 3, 32\]"),
-            ((1, 3, 32, 32), TensorProto.UINT8, r"tensor\(uint8\) \[1, 3, 32, 32\]"),
+            *(
+                ({}, {"class_map": bad}, r"class_map=\[.*'Settlement'.* the 3 of")
+                for bad in ([0, 1], [0, 1, 1], [0, 1, 3], [-1, 0, 1])
+            ),
+            ({"weight": np.ones((4, 3))}, {}, r"4 classes apart.*palette has 3: 'Background'"),
+            ({"argmax": True}, {}, r"gives int64 \[1, 1, 32, 32\], but float32 logits"),
+            *(
+                ({}, {"settings": defaults(OnnxSettings, mean=bad)}, r"onnx.mean=\[")
+                for bad in ([0.5, 0.5], [])
+            ),
+            *(
+                (
+                    {"weight": None, "shape": shape, "kind": kind},
+                    {},
+                    rf"takes {takes}, but .* are tensor\(float\) \[1, 3, 32, 32\]",
+                )
+                for shape, kind, takes in (
+                    ((1, 4, 32, 32), TensorProto.FLOAT, r"tensor\(float\) \[1, 4, 32, 32\]"),
+                    ((2, 3, 32, 32), TensorProto.FLOAT, r"tensor\(float\) \[2, 3, 32, 32\]"),
+                    ((1, 3, 64, 64), TensorProto.FLOAT, r"tensor\(float\) \[1, 3, 64, 64\]"),
+                    ((1, 3, 32), TensorProto.FLOAT, r"tensor\(float\) \[1, 3, 32\]"),
+                    ((1, 3, 32, 32), TensorProto.UINT8, r"tensor\(uint8\) \[1, 3, 32, 32\]"),
+                )
+            ),
+            (
+                {"weight": np.ones((3, 4)), "shape": (1, "C", "H", "W")},
+                {},
+                "fails on images of 32x32 with 3 bands",
+            ),
         ],
     )
-    def test_images_it_does_not_take_are_refused_with_what_it_takes(
-        self, palette, save_onnx, shape, kind, takes
+    def test_models_and_settings_that_do_not_fit_are_refused(
+        self, palette, save_onnx, capfd, model, settings, message
     ):
-        path = save_onnx(None, shape, kind=kind)
-        wanted = r"tensor\(float\) \[1, 3, 32, 32\]"
-        with pytest.raises(UserError, match=f"takes {takes}, but .* are {wanted}"):
-            load(path, palette)
-
-    def test_channels_left_open_are_tried(self, palette, save_onnx, capfd):
-        path = save_onnx(np.ones((3, 4)), (1, "C", "H", "W"))
-        with pytest.raises(UserError, match="fails on images of 32x32 with 3 bands"):
-            load(path, palette)
+        path = save_onnx(**({"weight": np.eye(3)} | model))
+        with refused(message):
+            load(path, palette, **settings)
         assert capfd.readouterr().err == ""
-
-    def test_classes_instead_of_logits_are_refused(self, palette, save_onnx):
-        path = save_onnx(np.eye(3), argmax=True)
-        with pytest.raises(UserError, match=r"gives int64 \[1, 1, 32, 32\], but float32 logits"):
-            load(path, palette)
 
     def test_weights_in_another_file_are_refused(self, palette, save_onnx, monkeypatch):
         path = save_onnx(np.eye(3))
         monkeypatch.chdir(path.parent)  # where ONNX Runtime would look for them
-        onnx.save_model(
-            onnx.load(path),
-            path,
-            save_as_external_data=True,
-            location="weights.bin",
-            size_threshold=0,
-        )
-        with pytest.raises(UserError, match="external_data=False"):
+        external = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
+        onnx.save_model(onnx.load(path), path, **external)
+        with refused("external_data=False"):
             load(path, palette)
-
-    @pytest.mark.parametrize("values", [[0.5, 0.5], []])
-    def test_means_of_another_number_of_bands_are_refused(self, palette, save_onnx, values):
-        path = save_onnx(np.eye(3))
-        with pytest.raises(UserError, match=r"onnx.mean=\["):
-            load(path, palette, settings=defaults(OnnxSettings, mean=values))
 
 
 @pytest.mark.parametrize("values", [[0.0], [], [float("nan")]])
 def test_deviations_that_cannot_divide_are_refused(values):
-    with pytest.raises(UserError, match=r"onnx.std=\["):
+    with refused(r"onnx.std=\["):
         defaults(OnnxSettings, std=values).check()
 
 
@@ -273,19 +215,18 @@ def test_deviations_that_cannot_divide_are_refused(values):
 def test_other_formats_are_refused_with_those_that_are_read(palette, tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"anything")
-    with pytest.raises(UserError, match=r"segmenter.pt .*\.onnx.*that can run code"):
+    with refused(r"segmenter.pt .*\.onnx.*that can run code"):
         load(path, palette)
 
 
 @pytest.mark.parametrize("name", ["segmenter.pt", "model.onnx"])
 def test_files_that_are_missing_or_broken_are_refused_in_one_line(palette, tmp_path, name):
     path = tmp_path / name
-    with pytest.raises(UserError, match=f"{name} does not exist"):
+    with refused(f"{name} does not exist"):
         load(path, palette)
     path.write_bytes(b"anything")
-    with pytest.raises(UserError, match=f"{name} is not a") as caught:
+    with refused(f"{name} is not a"):
         load(path, palette)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_pickle_that_runs_code_is_not_loaded(palette, tmp_path):
@@ -295,6 +236,6 @@ def test_a_pickle_that_runs_code_is_not_loaded(palette, tmp_path):
 
     path = tmp_path / "segmenter.pt"
     torch.save({"format": 1, "kind": "segmenter", "weights": Trap()}, path)
-    with pytest.raises(UserError, match="not a checkpoint of this project"):
+    with refused("not a checkpoint of this project"):
         load(path, palette)
     assert not (tmp_path / "sprung").exists()
