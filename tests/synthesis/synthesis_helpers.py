@@ -31,6 +31,11 @@ def facts(folder):
     return json.loads((folder / "generation.json").read_text())
 
 
+def printed(capsys):
+    """What the console shows, without line breaks."""
+    return " ".join(capsys.readouterr().out.split())
+
+
 @contextmanager
 def refused(message):
     """Expects a user's mistake to be told in one line that matches."""

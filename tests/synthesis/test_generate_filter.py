@@ -12,7 +12,7 @@ import pytest
 import torch
 from defaults import defaults
 from PIL import Image
-from synthesis_helpers import facts, files, refused
+from synthesis_helpers import GEOMETRY, facts, files, printed, refused
 from torch.nn import functional as F
 
 from geoseg_gan.data.images import MaskReader, write_image
@@ -77,11 +77,6 @@ def pairs(folder):
 
 def sources(folder, kept=(True, False)):
     return [line["source"] for line in read_manifest(folder) if line["kept"] in kept]
-
-
-def printed(capsys):
-    """What the console shows, without line breaks."""
-    return " ".join(capsys.readouterr().out.split())
 
 
 def test_pairs_above_tau_are_kept_and_all_scores_listed(run, capsys):
@@ -277,10 +272,13 @@ def test_required_classes_are_named_or_numbered(run):
 
 def test_transplanted_regions_stand_in_the_manifest(run_generate, generator, make_folder, tmp_path):
     root = make_folder(tmp_path / "blobs", train=4, val=1)
-    jitter = defaults(JitterSettings, transplant=defaults(TransplantStep, p=1, max_share=0.8))
+    transplant = defaults(TransplantStep, p=1, max_share=0.8)
+    jitter = defaults(JitterSettings, **GEOMETRY, transplant=transplant)
     lines = read_manifest(run_generate(generator(root), "out", jitter=jitter, num_samples=8))
-    steps = [line["jitter"]["transplant"] for line in lines if "transplant" in line["jitter"]]
-    assert steps
+    jitters = [line["jitter"] for line in lines if "transplant" in line["jitter"]]
+    steps = [jitter["transplant"] for jitter in jitters]
+    assert steps and all(next(iter(jitter)) == "transplant" for jitter in jitters)
+    assert any(len(jitter) > 1 for jitter in jitters)
     stems = {pair.stem for pair in find_pairs(root, "train")}
     for step in steps:
         assert step["donor"] in stems and step["class"] in ("Forest land", "Settlement")

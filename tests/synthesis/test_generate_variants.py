@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from synthesis_helpers import files, refused
+from synthesis_helpers import files, printed, refused
 from torch.nn import functional as F
 
 from geoseg_gan.synthesis import generate as command_module
@@ -33,11 +33,6 @@ def seen(monkeypatch, plain_histogram):
     recognizer = Recognizer("abc", [1.0] * 3, [0.2], predict, range(3))
     monkeypatch.setattr(command_module, "load_recognizer", lambda *_: recognizer)
     return {"segmenter_ckpt": "hand.pt"}
-
-
-def printed(capsys):
-    """What the console shows, without line breaks."""
-    return " ".join(capsys.readouterr().out.split())
 
 
 def mask_of(line):

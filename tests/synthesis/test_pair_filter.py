@@ -45,29 +45,6 @@ def test_a_candidate_without_its_required_classes_is_dropped_without_image():
         assert decision.to_dict() == {"kept": False, "why": "shows no Settlement and no Water"}
 
 
-@pytest.mark.parametrize(("tau", "kept"), [(0.73, True), (0.74, False)])
-def test_a_score_above_tau_keeps_the_pair(tau, kept):
-    decision = decision_of(PairFilter(recognizer(), tau))
-    assert decision.score == pytest.approx(11 / 15)
-    assert decision.kept == kept
-    assert decision.to_dict()["score"] == decision.score
-
-
-def test_what_is_scored_is_the_generated_image():
-    shown = []
-    pair_filter = PairFilter(
-        Recognizer("abc", None, None, lambda x: shown.append(x) or torch.ones(1, 2, 2, 4), range(2))
-    )
-    image = np.random.default_rng(0).integers(0, 256, (2, 4, 3), np.uint8)
-    decision_of(pair_filter, image=image)
-    assert np.array_equal(shown[0][0].permute(1, 2, 0).numpy(), image)
-
-
-def test_a_mask_of_ignore_alone_has_no_score():
-    decision = decision_of(PairFilter(recognizer()), np.full_like(LABEL, 255))
-    assert decision.to_dict() == {"kept": False, "why": "all of it is ignored"}
-
-
 def test_the_pixel_filter_acts_on_what_is_written_not_on_the_score():
     decision = decision_of(PairFilter(recognizer(), 0.5, alpha=1.25))
     assert decision.kept and decision.score == pytest.approx(11 / 15)
@@ -86,7 +63,10 @@ def test_a_mask_that_the_pixel_filter_empties_is_dropped():
 
 def test_a_batch_is_filtered_as_its_images_are():
     # Sees class 1 where the first band is bright, and all images of a batch at once.
+    shown = []
+
     def predict(pixels):
+        shown.append(pixels.permute(0, 2, 3, 1).numpy())
         return 5 * F.one_hot((pixels[:, 0] > 99).long(), 2).permute(0, 3, 1, 2).float()
 
     together = Recognizer("abc", [0.1, 0.1], None, predict, (1, 0), singly=False)
@@ -96,6 +76,7 @@ def test_a_batch_is_filtered_as_its_images_are():
         PairFilter(replace(together, singly=s), 0.2, alpha=2.0) for s in (False, True)
     )
     predicted = pair_filter.predict(labels, torch.from_numpy(images))
+    assert np.array_equal(shown[0], images)
     for row, image in enumerate(images):
         decision = pair_filter.decide(candidate(), [value[row] for value in predicted])
         assert decision.to_dict() == decision_of(single, image=image).to_dict()

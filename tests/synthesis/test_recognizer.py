@@ -30,13 +30,6 @@ def image():
 
 
 @pytest.fixture
-def reordered(palette):
-    """The palette's classes with the last one first."""
-    first, second, third = palette.classes
-    return Palette([third, first, second], palette.ignore)
-
-
-@pytest.fixture
 def save_own(tmp_path):
     """Writes a small segmenter; returns its file and the network."""
 
@@ -79,8 +72,10 @@ class TestOwn:
             expected = network(pixels)[0]
         torch.testing.assert_close(load(path, palette).logits(image), expected, atol=1e-5, rtol=0)
 
-    def test_equal_classes_in_another_order_are_mapped(self, palette, reordered, save_own, image):
+    def test_equal_classes_in_another_order_are_mapped(self, palette, save_own, image):
         path, _ = save_own(palette)
+        first, second, third = palette.classes
+        reordered = Palette([third, first, second], palette.ignore)
         straight, mapped = load(path, palette), load(path, reordered)
         assert torch.equal(mapped.logits(image), straight.logits(image)[[2, 0, 1]])
 

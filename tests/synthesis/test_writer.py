@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 from defaults import defaults
+from synthesis_helpers import BYTES, refused
 
-from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.jitter import draw_warp
 from geoseg_gan.data.settings import JitterSettings
@@ -19,40 +19,20 @@ from geoseg_gan.synthesis.writer import (
     read_manifest,
     stored_facts,
 )
-from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import write_json
 
 LABEL = np.zeros((8, 8), np.uint8)
-IMAGE = np.zeros((8, 8, 3), np.uint8)
 
 
 @pytest.fixture
 def files(tmp_path, palette):
-    return PairFiles(tmp_path, "pairs", MaskReader(palette), ImageScaling([0] * 3, [255] * 3))
+    return PairFiles(tmp_path, "pairs", MaskReader(palette), BYTES)
 
 
-def pair(index, image=IMAGE, decision=Decision(LABEL)):  # noqa: B008
+def pair(index):
     warp = draw_warp(defaults(JitterSettings), np.random.default_rng(0))
-    return GeneratedPair(Candidate(index, index, 0, "a", warp, (0, 0, 8), LABEL), image, decision)
-
-
-def test_dropped_pairs_are_listed_and_leave_no_files(files, tmp_path, palette):
-    filtered = LABEL.copy()
-    filtered[0] = 255
-    pairs = [
-        pair(0, decision=Decision(LABEL, "too bad", 0.25)),
-        pair(1, decision=Decision(filtered, None, 0.75, 8)),
-        pair(2, None, Decision(LABEL, "shows no Water")),
-    ]
-    with PairWriter(files) as writer:
-        writer.add(pairs)
-    names = {"manifest.jsonl", "pair_00001_img.jpg", "pair_00001_mask.png"}
-    assert {path.name for path in tmp_path.iterdir()} == names
-    lines = read_manifest(tmp_path)
-    assert [line["kept"] for line in lines] == [False, True, False]
-    assert [line.get("score") for line in lines] == [0.25, 0.75, None]
-    written, _ = MaskReader(palette).read(tmp_path / "pair_00001_mask.png")
-    assert np.array_equal(written, filtered)
+    candidate = Candidate(index, index, 0, "a", warp, (0, 0, 8), LABEL)
+    return GeneratedPair(candidate, np.zeros((8, 8, 3), np.uint8), Decision(LABEL))
 
 
 def test_nothing_is_listed_behind_a_pair_that_could_not_be_written(files, tmp_path, monkeypatch):
@@ -114,12 +94,12 @@ def test_a_folder_of_the_same_generation_tells_what_only_it_knows(folder):
     ],
 )
 def test_what_differs_is_named_with_both_values(folder, now, message):
-    with pytest.raises(UserError, match=message):
+    with refused(message):
         stored_facts(folder, SAID | now)
 
 
 @pytest.mark.parametrize("content", ["", "{", "3", "[1]"])
 def test_a_file_that_generate_did_not_write_is_named(tmp_path, content):
     (tmp_path / GENERATION).write_text(content)
-    with pytest.raises(UserError, match=r"generation\.json is not as generate writes it"):
+    with refused(r"generation\.json is not as generate writes it"):
         stored_facts(tmp_path, SAID)
