@@ -62,10 +62,11 @@ def root(tmp_path, palette):
 @pytest.fixture
 def run(run_generate, root, generator, recognizer, monkeypatch, plain_histogram):
     """Calls generate on the hand-made masks with the hand-made recognizer."""
-    gen_ckpt = generator(root)
+    saved = generator(root)
 
-    def call(name, recognizer=recognizer, **settings):
+    def call(name, recognizer=recognizer, palette=None, **settings):
         monkeypatch.setattr(command_module, "load_recognizer", lambda *_: recognizer)
+        gen_ckpt = generator(root, palette=palette) if palette else saved
         return run_generate(gen_ckpt, name, segmenter_ckpt="hand.pt", **settings)
 
     return call
@@ -186,13 +187,9 @@ def test_auto_warns_of_windows_of_another_size(run, recognizer):
         run("out", replace(recognizer, window=64), tau="auto", num_samples=4)
 
 
-def test_pixels_that_are_unlike_their_class_get_the_first_ignore_colour(
-    run_generate, root, generator, palette, recognizer, monkeypatch
-):
-    gen_ckpt = generator(root, palette=Palette(palette.classes, [[9, 8, 7], [0, 0, 0]]))
-    monkeypatch.setattr(command_module, "load_recognizer", lambda *_: recognizer)
-    asked = {"segmenter_ckpt": "hand.pt", "tau": 0.2, "alpha": 1.25}
-    folder = run_generate(gen_ckpt, "out", num_samples=20, **asked)
+def test_pixels_that_are_unlike_their_class_get_the_first_ignore_colour(run, palette):
+    two = Palette(palette.classes, [[9, 8, 7], [0, 0, 0]])
+    folder = run("out", palette=two, tau=0.2, alpha=1.25, num_samples=20)
     # Wrong pixels cost 2.24, more than 1.25 times 1; class 2 has no mean and stays.
     losses = {
         stem: label != MASKS["same"] if stem in ("shifted", "plain") else label == 255
@@ -211,18 +208,15 @@ def test_pixels_that_are_unlike_their_class_get_the_first_ignore_colour(
     assert facts(folder)["config"]["alpha"] == 1.25
 
 
-def test_a_palette_without_colour_for_ignore_has_no_pixel_filter(
-    run, run_generate, generator, palette, root
-):
+def test_a_palette_without_colour_for_ignore_has_no_pixel_filter(run, palette, root):
     bare = Palette(palette.classes)
     for stem in ("ignored", "void"):
         for part in ("images", "masks"):
             (root / "train" / part / f"{stem}.png").unlink()
-    gen_ckpt = generator(root, palette=bare)
     with refused(r"alpha=1\.25 writes ignored pixels, but the palette"):
-        run("out", alpha=1.25)
+        run("out", palette=bare, alpha=1.25)
     assert not (root.parent / "out").exists()
-    assert pairs(run_generate(gen_ckpt, "out", segmenter_ckpt="hand.pt", tau=0.2, num_samples=2))
+    assert pairs(run("out", palette=bare, tau=0.2, num_samples=2))
 
 
 def printed_shares(out):

@@ -90,6 +90,8 @@ def test_a_segmenter_that_does_not_fit_is_refused_before_anything_is_written(
         (["segmenter_ckpt=s.pt", "keep=5", "max_tries=4"], "max_tries=4 bounds keep=5"),
         (["segmenter_ckpt=s.pt", "max_tries=4"], "max_tries=4 bounds keep=None"),
         (["segmenter_ckpt=s.onnx", "onnx.std=[0]"], r"onnx.std=\[0"),
+        (["segmenter_ckpt=s.onnx", "onnx.std=[]"], r"onnx.std=\[\]"),
+        (["segmenter_ckpt=s.onnx", "onnx.std=[nan]"], r"onnx.std=\[nan"),
         (["jitter.transplant.p=2"], "jitter.transplant.p=2"),
     ],
 )

@@ -24,12 +24,8 @@ def files(tmp_path, palette):
 
 def lines(*scores, tau=0.5):
     """Manifest lines by score; None for what has none."""
-    return [
-        {"index": index, "kept": False}
-        if score is None
-        else {"index": index, "kept": score > tau, "score": score}
-        for index, score in enumerate(scores)
-    ]
+    rows = [{"index": index, "kept": (score or 0) > tau} for index, score in enumerate(scores)]
+    return [row if s is None else row | {"score": s} for row, s in zip(rows, scores, strict=True)]
 
 
 def test_realised_shares_are_those_of_the_kept_masks_on_disk(files):
@@ -43,9 +39,8 @@ def test_realised_shares_are_those_of_the_kept_masks_on_disk(files):
 
 def test_the_histogram_gets_scores_by_decision(files, monkeypatch):
     given = []
-    monkeypatch.setattr(
-        report, "score_histogram", lambda *a: given.append(a) or np.zeros((2, 2, 3), np.uint8)
-    )
+    picture = np.zeros((2, 2, 3), np.uint8)
+    monkeypatch.setattr(report, "score_histogram", lambda *a: given.append(a) or picture)
     report.write_histogram(files, lines(0.4, None, 0.9, 0.2, 0.6), 0.5, [0.7])
     assert given == [([0.9, 0.6], [0.4, 0.2], 0.5, [0.7])]
     assert (files.folder / report.HISTOGRAM).is_file()
@@ -144,24 +139,15 @@ def test_the_best_stand_left_and_the_worst_right(
 
 
 @pytest.mark.parametrize(
-    ("manifest", "tau", "message"),
+    ("scores", "tau", "message"),
     [
-        (lines(0.9, 0.8), None, r"^Generated 2 pairs in "),
-        (
-            lines(0.9, 0.3, 0.8, None),
-            0.5,
-            rf"^Generated 4 pairs, kept 2 with tau=0.5\nSee .*{report.HISTOGRAM}",
-        ),
-        (lines(0.9, None), None, r"^Generated 2 pairs, kept 1\nSee "),
-        (
-            lines(0.1, 0.4, 0.2),
-            0.5,
-            r"kept 0 with tau=0.5\nNothing was kept: scores ran from 0.100 to 0.400"
-            r"[\s\S]*median 0.200",
-        ),
-        (lines(None), 0.5, "no candidate has a score"),
+        ([0.9, 0.8], None, r"^Generated 2 pairs in "),
+        ([0.9, 0.3, 0.8, None], 0.5, r"^Generated 4 pairs, kept 2 with tau=0.5\nSee .*scores.png"),
+        ([0.9, None], None, r"^Generated 2 pairs, kept 1\nSee "),
+        ([0.1, 0.4, 0.2], 0.5, r"kept 0 with tau=0.5\nNothing .* from 0.100 to 0.400\D*0.200"),
+        ([None], 0.5, "no candidate has a score"),
     ],
 )
-def test_the_outcome_in_a_line(tmp_path, capsys, manifest, tau, message):
-    report.print_outcome(tmp_path, manifest, tau)
+def test_the_outcome_in_a_line(tmp_path, capsys, scores, tau, message):
+    report.print_outcome(tmp_path, lines(*scores), tau)
     assert re.search(message, capsys.readouterr().out)
