@@ -66,9 +66,6 @@ def test_candidates_are_found_by_number_in_any_order(candidates, variants):
         assert_same(made[number], candidates(variants=variants)[number])
 
 
-# Variants
-
-
 def test_candidates_in_a_row_show_the_mask_of_their_number(candidates):
     plain = candidates()
     for number, candidate in enumerate(first(20, candidates(variants=3))):
@@ -78,8 +75,6 @@ def test_candidates_in_a_row_show_the_mask_of_their_number(candidates):
         assert (candidate.source, candidate.warp) == (same.source, same.warp)
         assert candidate.window == same.window
         np.testing.assert_array_equal(candidate.label, same.label)
-    told = candidates(variants=3)[7].to_dict()
-    assert (told["index"], told["mask_index"], told["variant"]) == (7, 2, 1)
 
 
 def test_a_mask_is_drawn_once_for_variants_in_a_row(candidates, reader, monkeypatch):
@@ -87,9 +82,6 @@ def test_a_mask_is_drawn_once_for_variants_in_a_row(candidates, reader, monkeypa
     monkeypatch.setattr(MaskReader, "read", lambda *a: opened.append(a[1]) or read(*a))
     assert len(first(10, candidates(variants=4))) == 10
     assert len(opened) == 3
-
-
-# Which masks
 
 
 def test_masks_are_drawn_by_their_weights(candidates, index):
@@ -103,9 +95,6 @@ def test_masks_are_drawn_by_their_weights(candidates, index):
     one, other = candidates(sampling=only), candidates(sampling=only, seed=5)
     assert {candidate.source for candidate in first(10, one)} == {"train_002"}
     assert one[0].to_dict() == candidates(sampling=only)[0].to_dict() != other[0].to_dict()
-
-
-# Required classes
 
 
 @pytest.fixture
@@ -149,9 +138,8 @@ def test_required_classes_and_weights_act_together(candidates, index):
     pixels = index.pixels.copy()
     pixels[[0, 1, 2], 2] = 0
     weights = np.array([0.4, 0.2, 0, 0.3, 0.1, 0])
-    drawn = Counter(
-        c.source for c in first(400, candidates(sampling=weights, required=[2], pixels=pixels))
-    )
+    made = candidates(sampling=weights, required=[2], pixels=pixels)
+    drawn = Counter(candidate.source for candidate in first(400, made))
     assert set(drawn) == {"train_003", "train_004"}
     assert drawn["train_003"] / 400 == pytest.approx(0.75, abs=0.07)
     with refused("no training mask that may be drawn holds Settlement"):
@@ -162,12 +150,8 @@ def test_classes_that_no_mask_holds_together_are_refused_by_name(candidates, ind
     pixels = index.pixels.copy()
     pixels[:3, 1] = pixels[3:, 2] = 0
     assert candidates(required=[1], pixels=pixels)[0].source > "train_002"
-    message = r"require_classes: no training mask .* holds Forest land and Settlement\. Require"
-    with refused(message):
+    with refused(r"require_classes: .* mask .* holds Forest land and Settlement\. Require"):
         candidates(required=[1, 2], pixels=pixels)
-
-
-# Transplants
 
 
 @pytest.fixture

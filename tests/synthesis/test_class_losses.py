@@ -1,4 +1,5 @@
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -85,9 +86,7 @@ def test_a_file_of_something_else_is_replaced(measure, content):
 
 
 def test_a_folder_that_cannot_be_written_to_costs_the_next_call_its_speed(measure, monkeypatch):
-    def full(path, content):
-        raise OSError("disk full")
-
+    full = Mock(side_effect=OSError("disk full"))
     monkeypatch.setattr(class_losses, "write_json", full)
     with pytest.warns(UserWarning, match=r"class_losses\.json cannot be written \(disk full\)"):
         assert measure() is not None

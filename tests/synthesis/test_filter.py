@@ -47,9 +47,6 @@ def test_arrays_that_may_not_be_written_to_and_tensors_score_alike():
     assert score(label, logits) == score(torch.tensor(label), logits) == pytest.approx(7 / 12)
 
 
-# Class losses
-
-
 def test_class_losses_are_pixel_means_over_images():
     losses = ClassLosses(3)
     first = logits_of([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [1, 1, 1]])
@@ -76,9 +73,6 @@ def test_class_losses_of_a_batch_are_those_of_its_images():
     assert whole.pixels.tolist() == singly.pixels.tolist()
 
 
-# The pixel filter
-
-
 def test_pixels_beyond_alpha_times_their_classes_loss_become_ignore():
     # Means 0.4 and 0.2, so with alpha 1.25 the limits are 0.5 and 0.25. Losses: -log 0.62 = 0.478
     # stays and -log 0.6 = 0.511 goes for class 0; -log 0.79 = 0.236 stays, -log 0.77 = 0.261 goes.
@@ -98,9 +92,6 @@ def test_classes_without_a_loss_and_ignored_pixels_stay():
     losses = pixel_losses(label, logits).numpy()
     assert drop_pixels(label, losses, [None, 0.2], 1.25).tolist() == [[0, 255, 255]]
     assert drop_pixels(label, losses, [None, None], 1.25).tolist() == [[0, 1, 255]]
-
-
-# The threshold
 
 
 @pytest.mark.parametrize(

@@ -28,15 +28,6 @@ def lines(*scores, tau=0.5):
     return [row if s is None else row | {"score": s} for row, s in zip(rows, scores, strict=True)]
 
 
-def test_realised_shares_are_those_of_the_kept_masks_on_disk(files):
-    kinds = np.array([[0, 0, 1, 255], [2, 2, 2, 2]], np.uint8)
-    for index, row in ((4, kinds[0]), (7, kinds[1])):
-        files.reader.write(files.paths(index)[1], np.tile(row, (8, 2)))
-    assert report.realised_shares(files, [4]).tolist() == pytest.approx([2 / 3, 1 / 3, 0])
-    assert report.realised_shares(files, [4, 7]).tolist() == pytest.approx([2 / 7, 1 / 7, 4 / 7])
-    assert report.realised_shares(files, []).tolist() == [0, 0, 0]
-
-
 def test_the_histogram_gets_scores_by_decision(files, monkeypatch):
     given = []
     picture = np.zeros((2, 2, 3), np.uint8)
