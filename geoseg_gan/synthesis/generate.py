@@ -95,7 +95,8 @@ def _generate(config: GenerateConfig) -> dict[str, float]:
         folder, cast(Layout, config.layout), inputs.reader, inputs.generator.facts.scaling
     )
     leads = fabric.is_global_zero
-    stored_facts(folder, facts)  # refuses the folder before anything is written
+    if leads:  # alone: what it writes next is no file of others
+        stored_facts(folder, facts)  # refuses the folder before anything is written
     with held(folder, "save_dir") if leads else nullcontext():
         if leads:
             _begin(folder, facts, config, inputs)

@@ -73,6 +73,8 @@ def test_compiling_leaves_the_keys_of_a_state_alone():
     assert module.average._compiled_call_impl is None
 
 
+# Of torch, when Dynamo looks at the gradient of an image that is no leaf.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.slow
 def test_compiled_networks_learn_what_plain_ones_do():
     expected = step(build())
