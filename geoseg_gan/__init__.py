@@ -80,12 +80,31 @@ def generate_images(
 
     Args:
         generator: What `load_generator` returned.
-        labels: Label maps of one shape (H, W), uint8, 255 where ignored; height and width are
-            multiples of `generator.network.stride`.
+        labels: Label maps of one shape (H, W), uint8: class IDs of the palette, or 255 where
+            ignored; height and width are multiples of `generator.network.stride`.
         seed: Fixes the noise, with the place of a label map in the sequence.
+
+    Raises:
+        UserError: If a label map is not as described.
     """
     from geoseg_gan.synthesis import generate_images as module
+    from geoseg_gan.utils.errors import UserError
 
+    stride, classes = cast(Any, generator.network).stride, generator.facts.palette.num_classes
+    for number, label in enumerate(labels):
+        if (
+            label.ndim != 2
+            or label.shape != labels[0].shape
+            or any(s % stride for s in label.shape)
+        ):
+            raise UserError(
+                f"labels[{number}] has shape {label.shape}: give maps of one shape (H, W), both "
+                f"multiples of {stride}."
+            )
+        if (unknown := label[(label >= classes) & (label != 255)]).size:
+            raise UserError(
+                f"labels[{number}] holds class {unknown[0]}: use 0 to {classes - 1}, 255 to ignore."
+            )
     device = next(cast(Any, generator.network).parameters()).device
     indices = range(len(labels))
     return module.generate_images(generator, labels, seed=seed, indices=indices, device=device)

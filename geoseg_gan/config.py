@@ -72,7 +72,7 @@ def command(name: str, schema: type[ConfigT], run: str) -> Callable[[], None]:
             # Lightning leaves by SystemExit, from where it has caught a KeyboardInterrupt.
             if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
                 sys.exit(143 if type(stop).__name__ == "SIGTERMException" else stop.code)
-            _print_error("interrupted. Finished results are kept.")
+            _print_error("interrupted.")
             sys.exit(130)
         except Exception as error:
             _print_error(explain(error, schema))

@@ -50,6 +50,20 @@ def test_images_are_generated_from_label_maps(generator, tmp_path):
     assert (gg.generate_image(loaded, labels[0], seed=4) != images[0]).any()
 
 
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (np.zeros((30, 33), np.uint8), r"labels\[1\] has shape \(30, 33\)"),
+        (np.zeros((32, 32, 1), np.uint8), r"has shape \(32, 32, 1\)"),
+        (np.full((32, 32), 9, np.uint8), r"labels\[1\] holds class 9: use 0 to 2"),
+    ],
+)
+def test_label_maps_that_cannot_be_are_refused(generator, tmp_path, label, message):
+    loaded = gg.load_generator(str(generator(tmp_path)))
+    with pytest.raises(UserError, match=message):
+        gg.generate_images(loaded, [np.zeros((32, 32), np.uint8), label])
+
+
 @pytest.mark.parametrize("name", ["train", "generate", "train_segmenter", "evaluate", "trial"])
 def test_commands_refuse_what_the_command_line_refuses(name):
     with pytest.raises(UserError, match=r"there is no setting 'sead'\. Did you mean 'seed"):
