@@ -22,7 +22,7 @@ from geoseg_gan.utils.errors import UserError, check_range
 AUTO = "auto"
 """The setting of `tau` that fits it to real held-out pairs."""
 
-_ONE_IN = 10  # of the candidates must be kept at least, lest one lucky pair be all that is left
+_ONE_IN = 10  # tau=auto keeps at least a tenth, so that one lucky pair cannot set it alone
 _ROUND_OFF = 1e-9  # means that are equal on paper may differ by this much
 
 

@@ -174,7 +174,7 @@ class PairWriter:
 
     def _settle(self, most: int) -> None:
         while self._waiting and (len(self._waiting) > most or self._waiting[0].done()):
-            # One that failed stays first, lest those behind it be listed and leave a gap.
+            # A failed write stays first, so that no later pair is listed and leaves a gap.
             line = self._waiting[0].result()
             self._waiting.popleft()
             self._list.write(json.dumps(line) + "\n")

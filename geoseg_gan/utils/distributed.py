@@ -4,7 +4,7 @@ torchrun and SLURM's srun start processes themselves; elsewhere `launch` starts 
 machine. Each finds its rank in the environment, where Lightning's Trainer and Fabric look for it.
 
 On the CPU the last bits of what networks give depend on how many threads add up: processes started
-here use as many as the one that starts them, unless told to share the cores.
+here use as many as the one that starts them, unless `share_cores` divides them.
 """
 
 import math

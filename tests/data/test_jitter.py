@@ -246,12 +246,12 @@ def test_a_warp_is_stored_as_plain_numbers():
         STRONG, flip=defaults(FlipStep, 1), quarter_turn=defaults(QuarterTurnStep, 1)
     )
     whole = draw_warp(settings, np.random.default_rng(0))
-    told = json.loads(json.dumps(whole.to_dict()))
-    assert list(told) == ["elastic", "affine", "quarter_turn", "flip"]  # the order they act in
+    stored = json.loads(json.dumps(whole.to_dict()))
+    assert list(stored) == ["elastic", "affine", "quarter_turn", "flip"]  # the order they act in
     seed, amplitude, wavelength = whole.elastic
-    assert told["elastic"] == {"seed": seed, "amplitude": amplitude, "wavelength": wavelength}
-    assert tuple(told["affine"]) == whole.affine
-    assert told["quarter_turn"] == whole.quarter_turns and told["flip"] is True
+    assert stored["elastic"] == {"seed": seed, "amplitude": amplitude, "wavelength": wavelength}
+    assert tuple(stored["affine"]) == whole.affine
+    assert stored["quarter_turn"] == whole.quarter_turns and stored["flip"] is True
 
 
 @pytest.mark.parametrize(

@@ -214,12 +214,12 @@ def test_regions_are_pasted_between_fitted_real_pairs_only(root, settings, made)
     knobs = {"synthetic": [made], "inner_share": 0.25}
     plain = ready(root, settings, jitter=OFF, **knobs).train_dataset
     data = ready(root, settings, jitter=replace(OFF, transplant=step), **knobs)
-    real, painted = data.train_dataset.parts
-    assert painted.transplanter is None
+    real, mixed_in = data.train_dataset.parts
+    assert mixed_in.transplanter is None
     assert list(real.transplanter.stems) == [pair.stem for pair in data.train_index.pairs]
     same = [
         [torch.equal(part[i]["label"], before[i]["label"]) for i in range(len(part))]
-        for part, before in zip((real, painted), plain.parts, strict=True)
+        for part, before in zip((real, mixed_in), plain.parts, strict=True)
     ]
     assert not all(same[0]) and all(same[1])
 

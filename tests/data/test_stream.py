@@ -271,9 +271,9 @@ def test_the_command_packs_a_demo_world_and_says_how_to_train_on_it(tmp_path, co
     assert sizes_of == {"train": (3, 1), "val": (1, 1)}
     shown = capsys.readouterr().out
     assert "train: 3 pairs in 1 file, 0 MB" in shown
-    told = shown.split("Next: ")[1].split()
-    assert told[:2] == ["python", "scripts/train.py"]
+    command = shown.split("Next: ")[1].split()
+    assert command[:2] == ["python", "scripts/train.py"]
     # What it tells, with the same data settings, is a stream that training accepts.
-    given = [word for word in told[2:] if not word.startswith("data_root=")]
+    given = [word for word in command[2:] if not word.startswith("data_root=")]
     settings = composed("train", "data=demo", *sizes, *given).data
     check_root(settings, tmp_path / "stream")

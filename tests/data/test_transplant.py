@@ -184,10 +184,10 @@ def test_pixels_outside_the_region_keep_their_label():
 
 def test_a_transplant_is_stored_as_plain_values(transplanter):
     t = draw(transplanter(), 3)
-    told = json.loads(json.dumps(t.to_dict()))
+    stored = json.loads(json.dumps(t.to_dict()))
     where = {"from": list(t.source), "to": list(t.box)}
     turn = {"quarter_turn": t.quarter_turns, "flip": t.flip}
-    assert told == {"donor": t.donor, "class": t.class_name, "pixels": t.pixels} | where | turn
+    assert stored == {"donor": t.donor, "class": t.class_name, "pixels": t.pixels} | where | turn
 
 
 @pytest.mark.parametrize(

@@ -55,12 +55,12 @@ def batch_of(*label):
     return Batch(torch.zeros(1, 3, *label.shape[1:]), label, one_hot_of(label, 2), valid, [0])
 
 
-def told(*pixels):
+def logits_of(*pixels):
     """What is said of a row of pixels, each the probabilities of fake, class 0 and class 1."""
     return DiscriminatorOutput([torch.tensor(pixels).log().T[None, :, None]], [])
 
 
-SAID = told((0.5, 0.25, 0.25), (0.25, 0.5, 0.25), (0.125, 0.75, 0.125), (0.9, 0.05, 0.05))
+SAID = logits_of((0.5, 0.25, 0.25), (0.25, 0.5, 0.25), (0.125, 0.75, 0.125), (0.9, 0.05, 0.05))
 BATCH = batch_of(0, 0, 1, 255)
 LN2 = math.log(2)
 

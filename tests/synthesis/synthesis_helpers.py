@@ -38,7 +38,7 @@ def printed(capsys):
 
 @contextmanager
 def refused(message):
-    """Expects a user's mistake to be told in one line that matches."""
+    """Expects a user's mistake in one line that matches."""
     with pytest.raises(UserError, match=message) as caught:
         yield
     assert "\n" not in str(caught.value)

@@ -105,7 +105,7 @@ def test_difficulty_that_arms_share_leaves_their_difference_sharp(make_run):
     level, gain = comparison.level("copy_paste").miou, comparison.difference("copy_paste").miou
     assert gain.low > 0
     assert gain.high - gain.low < (level.high - level.low) / 10
-    # Told apart from their partners, the same runs show nothing.
+    # Separated from their partners, the same runs show nothing.
     shuffled = [replace(r, seed=(r.seed + 1) % 4) if r.arm == "real" else r for r in runs]
     blurred = compare(shuffled).difference("copy_paste").miou
     assert blurred.low < 0 < blurred.high

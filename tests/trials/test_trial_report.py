@@ -99,10 +99,10 @@ def test_what_weakens_the_figures_is_told_first(report, make_arms):
     head = text.split("| arm |")[0]
     for warning in figures["warnings"]:
         assert f"- Warning: {warning}" in head
-    told = "\n".join(figures["warnings"])
-    assert "only 2 seeds" in told and "share one GAN" in told
-    assert "only 4 location groups" in told
-    assert "Results are missing: synthetic_only for seed 2." in told
+    warned = "\n".join(figures["warnings"])
+    assert "only 2 seeds" in warned and "share one GAN" in warned
+    assert "only 4 location groups" in warned
+    assert "Results are missing: synthetic_only for seed 2." in warned
 
 
 def test_seeds_whose_filter_kept_nothing_are_named(report, make_arms):
