@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from geoseg_gan.utils.errors import UserError, show_warnings_as_lines
+from geoseg_gan.utils.files import atomic_path
 from geoseg_gan.utils.messages import CONFIGS, explain, help_text, knob_texts, mistake
 
 ConfigT = TypeVar("ConfigT")
@@ -195,8 +196,8 @@ def plain(config: Any) -> dict[str, Any]:
 
 def write_yaml(path: Path, config: Any) -> None:
     """Writes a typed configuration as YAML."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(plain(config)), path)
+    with atomic_path(path) as scratch:
+        OmegaConf.save(OmegaConf.create(plain(config)), scratch)
 
 
 def read_yaml(path: Path) -> Any:

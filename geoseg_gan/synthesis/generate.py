@@ -57,7 +57,7 @@ from geoseg_gan.synthesis.writer import (
 )
 from geoseg_gan.utils.distributed import launch, open_fabric, share_of, where_in_words
 from geoseg_gan.utils.errors import UserError, check_choice, check_range, plural
-from geoseg_gan.utils.files import held, write_json
+from geoseg_gan.utils.files import held, sweep, write_json
 
 _TRIES = 10  # candidates for each pair that keep asks for
 _PILOT = 256  # candidates whose scores tau=auto looks at
@@ -267,8 +267,7 @@ def _begin(folder: Path, facts: dict[str, Any], config: GenerateConfig, inputs: 
         if inputs.recognizer is not None:
             facts = facts | {"tau": _choose_tau(config, inputs, inputs.recognizer)}
         write_json(folder / GENERATION, facts)
-    for path in folder.rglob(".????????.*"):
-        path.unlink()  # what a process was writing when it was killed
+    sweep(folder)
     merge_manifest(folder)
 
 

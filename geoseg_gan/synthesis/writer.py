@@ -13,7 +13,7 @@ from geoseg_gan.data.images import MaskReader, write_image
 from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.synthesis.filter import GeneratedPair
 from geoseg_gan.utils.errors import UserError
-from geoseg_gan.utils.files import LOCK, atomic_path
+from geoseg_gan.utils.files import LOCK, atomic_path, open_append
 
 MANIFEST = "manifest.jsonl"
 
@@ -145,7 +145,7 @@ class PairWriter:
     def __init__(self, files: PairFiles, rank: int = 0, threads: int = 4) -> None:
         """Opens the manifest, or this process's part of it, for appending."""
         self._files = files
-        self._list = manifest_path(files.folder, rank).open("a")
+        self._list = open_append(manifest_path(files.folder, rank))
         self._pool = ThreadPoolExecutor(threads)
         self._waiting: deque[Future[Line]] = deque()
         self._most_waiting = 8 * threads  # bounds the memory where the disk is slow
@@ -178,4 +178,3 @@ class PairWriter:
             line = self._waiting[0].result()
             self._waiting.popleft()
             self._list.write(json.dumps(line) + "\n")
-            self._list.flush()

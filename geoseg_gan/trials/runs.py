@@ -35,7 +35,7 @@ from geoseg_gan.trials.arms import COPY_PASTE, ONLY, OVERSAMPLE, PLAIN, REAL, mi
 from geoseg_gan.trials.results import RunResult, result_path, write_result
 from geoseg_gan.trials.settings import TrialConfig
 from geoseg_gan.utils.confusion import TileConfusions
-from geoseg_gan.utils.files import write_json
+from geoseg_gan.utils.files import open_append, write_json
 from geoseg_gan.utils.pictures import evenly_spaced
 
 EXAMPLES = 8
@@ -326,5 +326,5 @@ class SeedRuns:
 def _logged(path: Path) -> Iterator[None]:
     """Redirects what a run prints to a file: a trial has too many runs to show them all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", buffering=1) as log, contextlib.redirect_stdout(log):
+    with open_append(path) as log, contextlib.redirect_stdout(log):
         yield

@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from geoseg_gan.utils.device import TrainerSettings
 from geoseg_gan.utils.errors import UserError, show_warnings_as_lines
+from geoseg_gan.utils.files import atomic_path
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -144,7 +145,8 @@ def gather_arrays(
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f".rank{rank}.npz" for rank in range(fabric.world_size)]
     if fabric.global_rank:
-        np.savez(paths[fabric.global_rank], allow_pickle=False, **arrays)
+        with atomic_path(paths[fabric.global_rank]) as scratch:
+            np.savez(scratch, allow_pickle=False, **arrays)
     fabric.barrier()
     if fabric.global_rank:
         return None

@@ -3,13 +3,16 @@
 import json
 import math
 import os
+import re
+import shutil
+import stat
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from errno import ELOOP, ENOLCK, EOPNOTSUPP
+from contextlib import contextmanager, suppress
+from errno import EINVAL, ELOOP, ENOLCK, ENXIO, EOPNOTSUPP
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
@@ -65,21 +68,34 @@ _UMASK = os.umask(0)
 os.umask(_UMASK)
 
 
+SCRATCH = ".geoseg-"
+"""What the names of files and folders that are not yet whole begin with."""
+
+_SCRATCH_FILE = re.compile(re.escape(SCRATCH) + r"[a-z0-9_]{8}(\.\w+)?")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a scratch path beside `path`, and moves it there if the block ends well.
 
-    The ending is kept, since libraries choose a format by it. Parents are made as needed.
+    It is on the disk by then, and takes the place of a link rather than of what that leads to. The
+    ending is kept, since libraries choose a format by it. Parents are made as needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=SCRATCH, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     scratch = Path(name)
     try:
         yield scratch
         # mkstemp makes files private; a run folder is as readable as the umask says.
         scratch.chmod(0o666 & ~_UMASK)
+        # A folder that is not yet whole is brought to the disk at once, in its end.
+        is_part = any(part.startswith(SCRATCH) for part in path.absolute().parts)
+        if not is_part:
+            _to_disk(scratch)
         scratch.replace(path)
+        if not is_part:
+            _to_disk(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -88,19 +104,98 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yields a scratch folder beside `path`, and moves it there if the block ends well.
 
-    Parents are made as needed.
+    Parents are made as needed. Scratch folders of calls that were killed are removed.
 
     Raises:
         OSError: If `path` holds something by then.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+    prefix = f"{SCRATCH}{path.name[:100]}-"
+    ours = re.compile(re.escape(prefix) + "[a-z0-9_]{8}")
+    for old in path.parent.iterdir():
+        if ours.fullmatch(old.name) and old.is_dir() and not old.is_symlink():
+            with suppress(Timeout, OSError), FileLock(old / LOCK, blocking=False):
+                shutil.rmtree(old)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as scratch:
         # One level down, since the scratch folder itself is private to the user.
         folder = Path(scratch) / path.name
         folder.mkdir()
-        yield folder
-        folder.replace(path)
+        with FileLock(Path(scratch) / LOCK):
+            yield folder
+            for entry in _entries(folder):
+                _to_disk(Path(entry.path))
+            folder.replace(path)
+        _to_disk(path.parent)
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until a file, or the list of a folder's files, is on the disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (EINVAL, EOPNOTSUPP):  # file systems that know no such thing
+            raise
+    finally:
+        os.close(handle)
+
+
+def open_append(path: Path) -> TextIO:
+    """Opens a text file for appending line by line, but nothing that it links to.
+
+    Raises:
+        UserError: If it is a link, or no file.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        handle = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno not in (ELOOP, ENXIO):
+            raise
+        raise UserError(f"{path} is a link or a pipe. Remove it, and call again.") from None
+    status = os.fstat(handle)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:  # also known by a name of another
+        os.close(handle)
+        with atomic_path(path) as scratch:
+            shutil.copyfile(path, scratch)
+        handle = os.open(path, flags)
+    return open(handle, "a", buffering=1, encoding="utf-8")
+
+
+def refuse_links(folder: Path, key: str = "out_dir") -> None:
+    """Refuses an output folder with links to the outside, where a command would write otherwise.
+
+    The folder may be a link itself.
+
+    Raises:
+        UserError: Naming the link.
+    """
+    root = os.path.realpath(folder)
+    for entry in _entries(folder):
+        if entry.is_symlink():
+            target = os.path.realpath(entry.path)
+            if os.path.commonpath((root, target)) != root:
+                raise UserError(
+                    f"{entry.path} is a link out of {key}, to {target}, where nothing is to be "
+                    f"written. Remove it, or choose another {key}."
+                )
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed calls were writing in a folder, which nobody else may be writing into."""
+    for entry in list(_entries(folder)):
+        if _SCRATCH_FILE.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _entries(folder: str | Path) -> Iterator["os.DirEntry[str]"]:
+    """All that lies in a folder, at any depth; links are not followed."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _entries(entry.path)
+            yield entry
 
 
 def check_new_folder(key: str, folder: Path) -> None:

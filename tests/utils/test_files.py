@@ -6,8 +6,19 @@ import threading
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
-from geoseg_gan.utils.files import atomic_path, write_json
+from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.files import (
+    LOCK,
+    SCRATCH,
+    atomic_folder,
+    atomic_path,
+    open_append,
+    refuse_links,
+    sweep,
+    write_json,
+)
 
 
 def names(folder):
@@ -80,3 +91,81 @@ def test_what_json_does_not_know_is_null_and_arrays_are_lists(tmp_path):
     write_json(tmp_path / "a.json", content)
     stored = json.loads((tmp_path / "a.json").read_text())
     assert stored == {"a": [1.5, None], "b": [None, {"c": 2.0}], "d": "x"}
+
+
+def test_links_are_replaced_or_refused_but_never_followed(tmp_path):
+    theirs = tmp_path / "theirs.txt"
+    theirs.write_text("theirs")
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("a.json", "log.txt", "inside.txt"):
+        (out / name).symlink_to(theirs if name != "inside.txt" else "a.json")
+    with pytest.raises(
+        UserError, match=r"is a link out of out_dir, to .*theirs"
+    ):
+        refuse_links(out)
+    write_json(out / "a.json", {})
+    with pytest.raises(UserError, match=r"log\.txt is a link or a pipe"):
+        open_append(out / "log.txt")
+    assert theirs.read_text() == "theirs" and not (out / "a.json").is_symlink()
+    (out / "log.txt").unlink()
+    (tmp_path / "link").symlink_to(out)
+    refuse_links(tmp_path / "link")
+    (out / "images").symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r"images is a link out of save_dir"):
+        refuse_links(out, "save_dir")
+
+
+def test_lines_are_appended_to_a_file_but_not_to_what_shares_its_content(tmp_path):
+    ours, copy = tmp_path / "log.txt", tmp_path / "copy.txt"
+    for line in ("one\n", "two\n"):
+        with open_append(ours) as log:
+            log.write(line)
+            assert ours.read_text().endswith(line)
+        if line == "one\n":
+            os.link(ours, copy)
+    assert (ours.read_text(), copy.read_text()) == ("one\ntwo\n", "one\n")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is a link or a pipe"):
+        open_append(tmp_path / "pipe")
+
+
+def test_files_and_folders_are_on_the_disk_before_and_after_they_get_their_name(
+    tmp_path, monkeypatch
+):
+    synced, sync = [], os.fsync
+
+    def note(handle):
+        place = Path(f"/proc/self/fd/{handle}").readlink()
+        synced.append((place.name.startswith(SCRATCH), target.exists()))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    target = tmp_path / "a.json"
+    write_json(target, {})
+    assert synced == [(True, False), (False, True)]
+    synced.clear()
+    target = tmp_path / "whole"
+    with atomic_folder(target) as folder:
+        write_json(folder / "sub" / "a.json", {})
+        assert not synced
+    assert [was_there for _, was_there in synced] == [False, False, True]
+
+
+def test_what_killed_calls_leave_is_swept_and_nothing_else(tmp_path):
+    kept = [".geoseg-mine", ".geoseg-abcd1234.txt.bak", ".hidden.json", "a.json"]
+    for name in (*kept, ".geoseg-abcd1234", ".geoseg-ab_d1234.jpg"):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        (tmp_path / "masks" / name).touch()
+    sweep(tmp_path)
+    assert names(tmp_path / "masks") == sorted(kept)
+    dead, alive, other = (
+        tmp_path / f".geoseg-{n}" for n in ("x-abcd1234", "x-bcde2345", "xy-abcd1")
+    )
+    for folder in (dead, alive, other):
+        folder.mkdir()
+    with FileLock(alive / LOCK), atomic_folder(tmp_path / "x") as folder:
+        (folder / "a").touch()
+        assert not dead.exists()
+    assert names(tmp_path) == [alive.name, other.name, "masks", "x"]
+    assert names(tmp_path / "x") == ["a"]
