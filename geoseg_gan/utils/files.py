@@ -34,7 +34,7 @@ def held(folder: Path, key: str = "out_dir") -> Iterator[None]:
         key: What it is called in the configuration.
 
     Raises:
-        UserError: If another process holds it.
+        UserError: If another process holds it, or a link in it leads to the outside.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, blocking=False)
@@ -56,6 +56,7 @@ def held(folder: Path, key: str = "out_dir") -> Iterator[None]:
             stacklevel=3,
         )
     try:
+        refuse_links(folder, key)
         yield
     finally:
         lock.release()
@@ -160,7 +161,7 @@ def open_append(path: Path) -> TextIO:
         with atomic_path(path) as scratch:
             shutil.copyfile(path, scratch)
         handle = os.open(path, flags)
-    return open(handle, "a", buffering=1, encoding="utf-8")
+    return os.fdopen(handle, "a", buffering=1, encoding="utf-8")
 
 
 def refuse_links(folder: Path, key: str = "out_dir") -> None:

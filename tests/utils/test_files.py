@@ -3,6 +3,7 @@ import math
 import os
 import stat
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,9 +101,7 @@ def test_links_are_replaced_or_refused_but_never_followed(tmp_path):
     out.mkdir()
     for name in ("a.json", "log.txt", "inside.txt"):
         (out / name).symlink_to(theirs if name != "inside.txt" else "a.json")
-    with pytest.raises(
-        UserError, match=r"is a link out of out_dir, to .*theirs"
-    ):
+    with pytest.raises(UserError, match=r"is a link out of out_dir, to .*theirs"):
         refuse_links(out)
     write_json(out / "a.json", {})
     with pytest.raises(UserError, match=r"log\.txt is a link or a pipe"):
@@ -159,10 +158,9 @@ def test_what_killed_calls_leave_is_swept_and_nothing_else(tmp_path):
         (tmp_path / "masks" / name).touch()
     sweep(tmp_path)
     assert names(tmp_path / "masks") == sorted(kept)
-    dead, alive, other = (
-        tmp_path / f".geoseg-{n}" for n in ("x-abcd1234", "x-bcde2345", "xy-abcd1")
-    )
-    for folder in (dead, alive, other):
+    folders = [tmp_path / f".geoseg-{n}" for n in ("x-abcd1234", "x-bcde2345", "xy-abcd1")]
+    dead, alive, other = folders
+    for folder in folders:
         folder.mkdir()
     with FileLock(alive / LOCK), atomic_folder(tmp_path / "x") as folder:
         (folder / "a").touch()
