@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from geoseg_gan.utils.errors import UserError, show_warnings_as_lines
 from geoseg_gan.utils.files import atomic_path
 from geoseg_gan.utils.messages import CONFIGS, explain, help_text, knob_texts, mistake
+from geoseg_gan.utils.signals import Stopped, raising_signals
 
 ConfigT = TypeVar("ConfigT")
 
@@ -65,16 +66,14 @@ def command(name: str, schema: type[ConfigT], run: str) -> Callable[[], None]:
                 print(help_text(name))
             else:
                 _check_config_dir()
-                hydra.main(f"pkg://{CONFIGS}", name, "1.3")(task)()
+                with raising_signals():
+                    hydra.main(f"pkg://{CONFIGS}", name, "1.3")(task)()
             sys.stdout.flush()
         except BrokenPipeError:  # as in `--help | head`; what is left to print goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        except (KeyboardInterrupt, SystemExit) as stop:
-            # Lightning leaves by SystemExit, from where it has caught a KeyboardInterrupt.
-            if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
-                sys.exit(143 if type(stop).__name__ == "SIGTERMException" else stop.code)
-            _print_error("interrupted.")
-            sys.exit(130)
+        except Stopped as stop:
+            _print_error(str(stop))
+            sys.exit(stop.code)
         except Exception as error:
             _print_error(explain(error, schema))
             sys.exit(1)

@@ -3,6 +3,7 @@ import errno
 import importlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import types
@@ -17,6 +18,7 @@ from geoseg_gan.config import plain
 from geoseg_gan.training.settings import train_command, train_segmenter_command
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.messages import help_text
+from geoseg_gan.utils.signals import SIGNALS, Stopped
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -300,7 +302,8 @@ def test_options_of_a_segmenter_are_free_with_a_plus(composed, capsys, run_comma
         (OSError(errno.EROFS, "Read-only file system", "a.pt"), 1, "error: Read-only .*: a.pt.\n"),
         (MemoryError(), 1, "error: out of memory: use a smaller bs"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "error: out of memory"),
-        (KeyboardInterrupt(), 130, "error: interrupted"),
+        (Stopped(signal.SIGINT), 130, "error: interrupted.\n"),
+        (Stopped(signal.SIGTERM), 143, "error: SIGTERM received.\n"),
         (ZeroDivisionError("ours"), 1, "Traceback.*error: ZeroDivisionError: ours\n"),
     ],
 )
@@ -315,21 +318,12 @@ def test_what_stops_a_command_is_told(error, code, line, monkeypatch, capsys, re
     assert ("Traceback" in shown) is isinstance(error, ZeroDivisionError)
 
 
-def test_exit_codes_of_an_interrupted_and_a_terminated_training(monkeypatch, run_command):
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-    def interrupt(config):
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            sys.exit(1)  # as Lightning does
-
-    def terminate(config):
-        raise SIGTERMException
-
-    for run, code in ((interrupt, 130), (terminate, 143)):
-        monkeypatch.setattr("geoseg_gan.training.train.train", run)
-        assert run_command(train_command) == code
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_a_command_in_one_line(number, monkeypatch, capsys, run_command):
+    monkeypatch.setattr("geoseg_gan.training.train.train", lambda _: signal.raise_signal(number))
+    assert run_command(train_command) == 128 + number
+    assert capsys.readouterr().err.startswith("error: ")
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
 
 
 def test_every_command_has_a_script_an_entry_point_and_a_yaml_file():

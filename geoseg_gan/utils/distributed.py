@@ -24,7 +24,7 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ import numpy.typing as npt
 from geoseg_gan.utils.device import TrainerSettings
 from geoseg_gan.utils.errors import UserError, show_warnings_as_lines
 from geoseg_gan.utils.files import atomic_path
+from geoseg_gan.utils.signals import Stopped, raising_signals
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -49,7 +50,7 @@ ConfigT = TypeVar("ConfigT", bound=Launchable)
 
 _PATIENCE = timedelta(days=1)  # for the others, as while rank 0 scans new data
 _Worker = tuple[BaseProcess, Connection]  # and where it sends what the function returns or raises
-_GRACE = 30.0  # seconds until processes that should end are killed
+_GRACE = 60.0  # seconds that processes have to save and end, before they are killed
 _ALIKE = 5.0  # seconds in which a launcher ends all others after rank 0 has failed
 
 
@@ -182,36 +183,28 @@ def _spawn(function: Callable[[ConfigT], T], config: ConfigT, folder: Path, shar
     context = multiprocessing.get_context("spawn")
     work = pickle.dumps((function, config))
     workers: list[_Worker] = []
-    # Raised, as Ctrl-C is by Python itself.
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _leave) if is_main else None
     try:
-        for rank in range(size):
-            mine, theirs = context.Pipe(duplex=False)
-            arguments = (work, rank, size, threads, folder / "store", theirs)
-            process: BaseProcess = context.Process(target=_work, args=arguments)
-            process.start()
-            theirs.close()
-            workers.append((process, mine))
-        result: T = _answers(workers)[0]
+        with raising_signals():
+            for rank in range(size):
+                mine, theirs = context.Pipe(duplex=False)
+                arguments = (work, rank, size, threads, folder / "store", theirs)
+                process: BaseProcess = context.Process(target=_work, args=arguments)
+                process.start()
+                theirs.close()
+                workers.append((process, mine))
+            result: T = _answers(workers)[0]
     except BaseException as error:
-        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
+        number = error.number if isinstance(error, Stopped) else signal.SIGTERM
         for process, _ in workers:
             if process.is_alive() and process.pid is not None:
                 os.kill(process.pid, number)
         raise
     finally:
-        if is_main:
-            signal.signal(signal.SIGTERM, before)
         for process, _ in workers:
             process.join(_GRACE)
             process.kill()
             process.join()
     return result
-
-
-def _leave(number: int, _: object) -> None:
-    raise SystemExit(128 + number)
 
 
 def _answers(workers: list[_Worker]) -> list[Any]:
@@ -229,6 +222,8 @@ def _answers(workers: list[_Worker]) -> list[Any]:
                     raise EOFError
             except EOFError:
                 process.join(_GRACE)
+                if (process.exitcode or 0) > 128:  # a signal that only it was sent
+                    raise Stopped(cast(int, process.exitcode) - 128) from None
                 answers[rank] = UserError(
                     f"devices={len(workers)}: a process ended unexpectedly (exit code "
                     f"{process.exitcode}; -9 can be a lack of memory). What was finished is saved: "
@@ -273,7 +268,8 @@ def _work(work: bytes, rank: int, size: int, threads: int, store: Path, answer: 
             timeout=_PATIENCE,
             device_id=torch.device("cuda", rank) if on_gpu else None,
         )
-        answer.send(function(config))
+        with raising_signals():
+            answer.send(function(config))
         distributed.destroy_process_group()
     except Exception as error:
         trace = f"In process {rank} of {size}:\n{traceback.format_exc()}"

@@ -17,6 +17,7 @@ from geoseg_gan.utils import distributed as module
 from geoseg_gan.utils.device import TrainerSettings
 from geoseg_gan.utils.distributed import gather_arrays, launch, open_fabric
 from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.signals import Stopped
 
 
 @dataclass
@@ -118,7 +119,7 @@ def linger(config):
     try:
         Path(config.folder, os.environ["RANK"]).write_text(str(os.getpid()))
         time.sleep(300)
-    except KeyboardInterrupt:
+    except Stopped:
         Path(config.folder, f"ended_{os.environ['RANK']}").touch()
         raise
 
@@ -133,10 +134,7 @@ def test_what_ends_the_command_ends_its_processes(number, code, tmp_path):
         "import sys\n"
         "from test_distributed import Config, accept, launch, linger\n"
         "if __name__ == '__main__':\n"
-        "    try:\n"
-        "        launch(linger, Config(folder=sys.argv[1]), accept)\n"
-        "    except KeyboardInterrupt:\n"
-        "        sys.exit(130)\n"
+        "    launch(linger, Config(folder=sys.argv[1]), accept)\n"
     )
     paths = (str(Path(__file__).parent), str(Path(__file__).parents[1]))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
@@ -146,7 +144,7 @@ def test_what_ends_the_command_ends_its_processes(number, code, tmp_path):
     command.send_signal(number)
     assert command.wait(180) == code
     wait_until(lambda: not any(Path("/proc", path.read_text()).exists() for path in ranks))
-    if number == signal.SIGINT:
+    if number != signal.SIGKILL:
         assert all((tmp_path / f"ended_{path.name}").exists() for path in ranks)
 
 

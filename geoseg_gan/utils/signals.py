@@ -1,0 +1,101 @@
+"""Signals that ask a command to end: raised as an exception, or noted until a safe moment."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, the end of a job on a cluster or of a container, and the end of a terminal."""
+
+_GRACE = 60  # seconds that the processes of a loader go on after such a signal
+
+
+class Stopped(SystemExit):
+    """A signal asked this process to end; the exit code is 128 and the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        """Keeps the signal's number."""
+        super().__init__(128 + number)
+        self.number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles as it is made."""
+        return Stopped, (self.number,)
+
+    def __str__(self) -> str:
+        """What happened, in words."""
+        is_interrupt = self.number == signal.SIGINT
+        return "interrupted." if is_interrupt else f"{signal.Signals(self.number).name} received."
+
+
+@dataclass
+class Noted:
+    """The first signal that was noted; 0 for none."""
+
+    number: int = 0
+
+    def raise_if_any(self) -> None:
+        """Raises `Stopped` once a signal has been noted."""
+        if self.number:
+            raise Stopped(self.number)
+
+
+@contextmanager
+def raising_signals() -> Iterator[None]:
+    """Within it the signals raise `Stopped` in the main thread, so that blocks end as they should.
+
+    Signals that are ignored, as under nohup, stay so.
+    """
+    with _handled(SIGNALS, _raise):
+        yield
+
+
+@contextmanager
+def noting_signals(more: Sequence[int] = ()) -> Iterator[Noted]:
+    """Within it the signals, and `more` of them, are noted; a second one raises `Stopped` at once.
+
+    A signal that is still noted when the block ends is raised then.
+    """
+    noted = Noted()
+
+    def note(number: int, _: FrameType | None) -> None:
+        noted.raise_if_any()
+        noted.number = number
+
+    with _handled((*SIGNALS, *more), note):
+        yield noted
+    noted.raise_if_any()
+
+
+def outlive_signals() -> None:
+    """Has this process, which another one ends when it is done, go on for a minute after a signal.
+
+    Signals often reach all processes of a job, of which the first still has to save its work.
+    """
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: signal.alarm(_GRACE))
+
+
+def _raise(number: int, _: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+@contextmanager
+def _handled(
+    numbers: Sequence[int], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in numbers}
+    handled = [n for n in numbers if before[n] not in (signal.SIG_IGN, None)]
+    if threading.current_thread() is not threading.main_thread():
+        handled = []  # only the main thread can, and gets, signals
+    for number in handled:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
