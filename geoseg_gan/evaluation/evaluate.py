@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -57,7 +56,6 @@ from geoseg_gan.utils.distributed import (
     where_in_words,
 )
 from geoseg_gan.utils.errors import UserError, check_choice, plural
-from geoseg_gan.utils.files import held
 from geoseg_gan.utils.pictures import evenly_spaced
 
 FEWEST = 16
@@ -155,12 +153,10 @@ def _evaluate(config: EvaluateConfig) -> dict[str, float]:
     fabric = open_fabric(config.trainer)
     with fabric.rank_zero_first():
         subject = open_subject(config, fabric.device, fabric.is_global_zero)
-    with held(Path(config.out_dir)) if fabric.is_global_zero else nullcontext():
-        if fabric.is_global_zero:
-            _check_unwritten(config)  # again: another call may have ended meanwhile
-            _say_start(config, subject, where_in_words(fabric))
-        measured = measure(config, subject, fabric)
-        return _report(config, subject, measured) if measured is not None else {}
+    if fabric.is_global_zero:
+        _say_start(config, subject, where_in_words(fabric))
+    measured = measure(config, subject, fabric)
+    return _report(config, subject, measured) if measured is not None else {}
 
 
 def check(config: EvaluateConfig) -> None:
@@ -193,10 +189,6 @@ def check(config: EvaluateConfig) -> None:
         )
     config.onnx.check()
     config.trainer.check(config.devices)
-    _check_unwritten(config)
-
-
-def _check_unwritten(config: EvaluateConfig) -> None:
     if (Path(config.out_dir) / FIGURES_FILE).exists():
         raise UserError(
             f"out_dir={config.out_dir} already holds an evaluation. Choose another out_dir."

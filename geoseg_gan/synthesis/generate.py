@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -57,7 +57,7 @@ from geoseg_gan.synthesis.writer import (
 )
 from geoseg_gan.utils.distributed import launch, open_fabric, share_of, where_in_words
 from geoseg_gan.utils.errors import UserError, check_choice, check_range, plural
-from geoseg_gan.utils.files import held, sweep, write_json
+from geoseg_gan.utils.files import sweep, write_json
 
 _TRIES = 10  # candidates for each pair that keep asks for
 _PILOT = 256  # candidates whose scores tau=auto looks at
@@ -83,7 +83,7 @@ def generate(config: GenerateConfig) -> dict[str, float]:
     Raises:
         UserError: If configuration, checkpoint, data or folder are not as they must be.
     """
-    return launch(_generate, config, check)
+    return launch(_generate, config, check, holds="save_dir")
 
 
 def _generate(config: GenerateConfig) -> dict[str, float]:
@@ -95,24 +95,21 @@ def _generate(config: GenerateConfig) -> dict[str, float]:
         folder, cast(Layout, config.layout), inputs.reader, inputs.generator.facts.scaling
     )
     leads = fabric.is_global_zero
-    if leads:  # alone: what it writes next is no file of others
-        stored_facts(folder, facts)  # refuses the folder before anything is written
-    with held(folder, "save_dir") if leads else nullcontext():
-        if leads:
-            _begin(folder, facts, config, inputs)
-        fabric.barrier()
-        tau = float((stored_facts(folder, facts) or {}).get("tau", 0.0))
-        listed = read_manifest(folder)
-        # An interrupted call of several processes may have left gaps.
-        todo = sorted(set(range(_end(config))) - _indices(listed))
-        if leads:
-            _print_start(config, inputs, where_in_words(fabric), todo, len(listed))
-        _write_pairs(config, inputs, fabric, files, tau, todo, listed)
-        fabric.barrier()
-        if not leads:
-            return {}
-        merge_manifest(folder)
-        return _report(config, inputs, files, tau)
+    if leads:
+        _begin(folder, facts, config, inputs)
+    fabric.barrier()
+    tau = float((stored_facts(folder, facts) or {}).get("tau", 0.0))
+    listed = read_manifest(folder)
+    # An interrupted call of several processes may have left gaps.
+    todo = sorted(set(range(_end(config))) - _indices(listed))
+    if leads:
+        _print_start(config, inputs, where_in_words(fabric), todo, len(listed))
+    _write_pairs(config, inputs, fabric, files, tau, todo, listed)
+    fabric.barrier()
+    if not leads:
+        return {}
+    merge_manifest(folder)
+    return _report(config, inputs, files, tau)
 
 
 @dataclass(frozen=True)
@@ -456,3 +453,4 @@ def check(config: GenerateConfig) -> None:
     config.onnx.check()
     config.trainer.check(config.devices)
     config.compose.check(config.jitter.transplant.p)
+    stored_facts(Path(config.save_dir), {})

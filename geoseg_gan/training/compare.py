@@ -15,7 +15,7 @@ from geoseg_gan.config import read_yaml
 from geoseg_gan.training.runs import flat, read_outcome
 from geoseg_gan.training.settings import MONITORS, CompareConfig
 from geoseg_gan.utils.errors import UserError, plural
-from geoseg_gan.utils.files import atomic_path
+from geoseg_gan.utils.files import atomic_path, held
 from geoseg_gan.utils.pictures import RGB, write_picture
 from geoseg_gan.utils.plots import drawn, figure
 from geoseg_gan.utils.tables import markdown_table
@@ -63,6 +63,11 @@ def compare(config: CompareConfig) -> dict[str, float]:
     folder = Path(config.folder)
     if not folder.is_dir():
         raise UserError(f"folder={folder} is not a folder. Give the out_dir of a sweep.")
+    with held(folder, "folder"):
+        return _compare(folder)
+
+
+def _compare(folder: Path) -> dict[str, float]:
     runs, empty = [], []
     for place in sorted(folder.iterdir()):
         if (place / "config.yaml").is_file():

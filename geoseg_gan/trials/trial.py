@@ -94,7 +94,7 @@ def check(config: TrialConfig) -> None:
     for name in config.recipes:
         pairs = config.generation(name)
         with _naming(f"recipes.{name}.generate"):
-            check_generation(replace(pairs, segmenter_ckpt=new))
+            check_generation(replace(pairs, segmenter_ckpt=new, save_dir=new))
             check_can_ignore(pairs.alpha, reader)
             check_variants(pairs.variants, generator)
             if pairs.image_size is not None:

@@ -19,6 +19,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from datetime import timedelta
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
@@ -31,7 +32,7 @@ import numpy.typing as npt
 
 from geoseg_gan.utils.device import TrainerSettings
 from geoseg_gan.utils.errors import UserError, show_warnings_as_lines
-from geoseg_gan.utils.files import atomic_path
+from geoseg_gan.utils.files import atomic_path, held
 from geoseg_gan.utils.signals import Stopped, raising_signals
 
 if TYPE_CHECKING:
@@ -59,15 +60,18 @@ def launch(
     config: ConfigT,
     check: Callable[[ConfigT], None],
     *,
+    holds: str = "out_dir",
     share_cores: bool = False,
 ) -> T:
-    """Runs a function in the processes that share its work.
+    """Runs a function in the processes that share its work, while one of them holds its folder.
 
     Args:
         function: A function of a module. It is called here where there is one device, or where
             torchrun or srun has started this process; else in `config.devices` new processes.
         config: Its configuration; it must pickle.
-        check: Refuses a configuration before any process is started.
+        check: Refuses a configuration before any process is started or anything is written. It is
+            asked again once the folder is held, since another call may have ended meanwhile.
+        holds: The setting that names the folder in which no other call may run meanwhile.
         share_cores: Whether new processes on the CPU divide the threads of this one among
             themselves, instead of each having as many.
 
@@ -77,12 +81,16 @@ def launch(
     Raises:
         UserError: If a user's mistake is found in any process, or one ends unexpectedly.
     """
+    folder = Path(getattr(config, holds))
     if math.prod(_processes()) > 1:
+        rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
         try:
             check(config)
-            return function(config)
+            with nullcontext() if rank else held(folder, holds):
+                check(config)
+                return function(config)
         except UserError:
-            if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))):
+            if rank:
                 time.sleep(_ALIKE)  # rank 0 tells the user of a mistake that all have found
             raise
     check(config)
@@ -91,10 +99,12 @@ def launch(
             f"trainer.num_nodes={config.trainer.num_nodes}: start the command on all machines with "
             "torchrun or srun."
         )
-    if config.devices == 1:
-        return function(config)
-    with tempfile.TemporaryDirectory(prefix="geoseg_gan_", ignore_cleanup_errors=True) as folder:
-        return _spawn(function, config, Path(folder), share_cores)
+    with held(folder, holds):
+        check(config)
+        if config.devices == 1:
+            return function(config)
+        with tempfile.TemporaryDirectory(prefix="geoseg_gan_", ignore_cleanup_errors=True) as store:
+            return _spawn(function, config, Path(store), share_cores)
 
 
 def open_fabric(settings: TrainerSettings) -> "Fabric":

@@ -5,8 +5,10 @@ import math
 import os
 import re
 import shutil
+import socket
 import stat
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,32 +24,45 @@ LOCK = ".lock"
 """The file by which a folder is held. It stays there: only whether it is held counts."""
 
 
+_ENDING = 5.0  # seconds in which the children of a process that was killed end
+
+
 @contextmanager
 def held(folder: Path, key: str = "out_dir") -> Iterator[None]:
     """Holds a folder for a block, against other processes and machines that share its file system.
 
     The system gives it free when this process ends, however it ends. Where a file system has no
-    locks, a warning says so.
+    locks, a warning says so. A folder that is made for the block, and stays empty, is removed.
 
     Args:
         folder: The folder, which is made as needed.
         key: What it is called in the configuration.
 
     Raises:
-        UserError: If another process holds it, or a link in it leads to the outside.
+        UserError: If another process holds it (the text names process, machine and since when), or
+            a link in it leads to the outside.
     """
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, blocking=False)
+    path = folder / LOCK
+    lock = FileLock(path, blocking=False)
     try:
-        lock.acquire()
+        try:
+            lock.acquire()
+        except Timeout:
+            if not _has_ended(_holder(path)):
+                raise
+            # Processes that were forked from it share its lock until they have ended too.
+            lock.acquire(timeout=_ENDING, blocking=True)
+        _sign(path)
     except Timeout:
         raise UserError(
-            f"{key}={folder} is in use by another call. Wait for it to end, or give this one "
-            f"another {key}."
+            f"{key}={folder} is in use by {_holder(path) or 'another call'}. Wait for it to end, "
+            f"or give this call another {key}."
         ) from None
     except OSError as error:
         if error.errno == ELOOP:
-            raise UserError(f"{folder / LOCK} is a link. Remove it, and call again.") from None
+            raise UserError(f"{path} is a link. Remove it, and call again.") from None
         if error.errno not in (ENOLCK, EOPNOTSUPP):
             raise
         warnings.warn(
@@ -59,7 +74,43 @@ def held(folder: Path, key: str = "out_dir") -> Iterator[None]:
         refuse_links(folder, key)
         yield
     finally:
+        if is_new and [entry.name for entry in folder.glob("*")] == [LOCK]:
+            with suppress(OSError):
+                path.unlink()
+                folder.rmdir()
         lock.release()
+
+
+def _sign(lock: Path) -> None:
+    """Writes who holds a folder into its lock, for those who find it in use."""
+    text = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
+    handle = os.open(lock, os.O_WRONLY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(handle).st_nlink == 1:  # else it is a file of another name too, which stays
+            os.ftruncate(handle, 0)
+            os.write(handle, text.encode())
+    finally:
+        os.close(handle)
+
+
+def _holder(lock: Path) -> str | None:
+    """What the process that holds a lock has written into it; None if that is something else."""
+    with suppress(OSError, UnicodeDecodeError), lock.open() as file:
+        found = re.fullmatch(r"process \d+ on [\w.-]+ since [\d :-]+", file.read(200))
+        return found and found[0]
+    return None
+
+
+def _has_ended(holder: str | None) -> bool:
+    """Whether the process that a lock names ran on this machine, and no longer does."""
+    number, host = (holder or "").split()[1:4:2] or ("0", "")
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return host == socket.gethostname()
+    except (OSError, OverflowError):
+        pass
+    return False
 
 
 # Read once, since asking sets it: two threads that ask at once would leave it at 0.

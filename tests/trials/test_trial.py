@@ -230,7 +230,7 @@ def test_other_settings_do_not_enter_the_same_folder(finished, trial_config, cop
 
 def test_two_calls_do_not_compute_in_one_folder(trial_config, tmp_path):
     with held(tmp_path / "trial"):
-        with pytest.raises(UserError, match="in use by another call"):
+        with pytest.raises(UserError, match="in use by process"):
             trial(trial_config(tmp_path / "trial"))
         assert [path.name for path in (tmp_path / "trial").iterdir()] == [LOCK]
 

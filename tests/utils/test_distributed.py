@@ -17,6 +17,7 @@ from geoseg_gan.utils import distributed as module
 from geoseg_gan.utils.device import TrainerSettings
 from geoseg_gan.utils.distributed import gather_arrays, launch, open_fabric
 from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.files import LOCK
 from geoseg_gan.utils.signals import Stopped
 
 
@@ -24,7 +25,7 @@ from geoseg_gan.utils.signals import Stopped
 class Config:
     devices: int = 2
     what: str = ""
-    folder: str = ""
+    out_dir: str = "unset"
     trainer: TrainerSettings = field(default_factory=lambda: defaults(TrainerSettings, "cpu"))
 
 
@@ -51,7 +52,7 @@ def share(config):
     rank = torch.tensor(fabric.global_rank)
     total = fabric.all_reduce(rank, reduce_op="sum")
     rows = np.full((1 + fabric.global_rank, 2), fabric.global_rank)
-    joined = gather_arrays(fabric, {"rows": rows}, Path(config.folder))
+    joined = gather_arrays(fabric, {"rows": rows}, Path(config.out_dir))
     return {
         "sum": float(total),
         "rows": None if joined is None else joined["rows"][:, 0].tolist(),
@@ -63,7 +64,7 @@ def share(config):
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_processes_share_what_they_find_and_listen_nowhere_but_on_this_machine(devices, tmp_path):
-    found = launch(share, Config(devices, folder=str(tmp_path)), accept)
+    found = launch(share, Config(devices, out_dir=str(tmp_path)), accept)
     assert found["sum"] == devices - 1
     assert found["rows"] == [0, 1, 1][: 2 * devices - 1]
     assert found["threads"] == torch.get_num_threads()
@@ -71,7 +72,7 @@ def test_processes_share_what_they_find_and_listen_nowhere_but_on_this_machine(d
     if devices == 2:
         assert found["addresses"]
         assert set(found["addresses"]) <= {"0100007F", "00000000000000000000000001000000"}
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
 def fail(config):
@@ -93,9 +94,11 @@ def fail(config):
         pytest.param("killed", UserError, r"exit code -9.*call again", marks=pytest.mark.slow),
     ],
 )
-def test_what_goes_wrong_in_one_process_ends_all_and_is_raised_once(what, kind, message, capfd):
+def test_what_goes_wrong_in_one_process_ends_all_and_is_raised_once(
+    what, kind, message, tmp_path, capfd
+):
     with pytest.raises(kind, match=message) as error:
-        launch(fail, Config(what=what), accept)
+        launch(fail, Config(what=what, out_dir=str(tmp_path)), accept)
     assert capfd.readouterr().err.count("Traceback") == 0
     if what == "error":
         assert "In process 1 of 2" in error.value.__notes__[0]
@@ -117,10 +120,10 @@ def linger(config):
     """Tells that all are there, and what ends them."""
     open_fabric(config.trainer).barrier()
     try:
-        Path(config.folder, os.environ["RANK"]).write_text(str(os.getpid()))
+        Path(config.out_dir, os.environ["RANK"]).write_text(str(os.getpid()))
         time.sleep(300)
     except Stopped:
-        Path(config.folder, f"ended_{os.environ['RANK']}").touch()
+        Path(config.out_dir, f"ended_{os.environ['RANK']}").touch()
         raise
 
 
@@ -134,7 +137,7 @@ def test_what_ends_the_command_ends_its_processes(number, code, tmp_path):
         "import sys\n"
         "from test_distributed import Config, accept, launch, linger\n"
         "if __name__ == '__main__':\n"
-        "    launch(linger, Config(folder=sys.argv[1]), accept)\n"
+        "    launch(linger, Config(out_dir=sys.argv[1]), accept)\n"
     )
     paths = (str(Path(__file__).parent), str(Path(__file__).parents[1]))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
