@@ -1,20 +1,26 @@
 """Datasets of image-mask pairs."""
 
+import errno
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import torch
 from torch.utils.data import Dataset
 
 from geoseg_gan.data.batch import Sample
-from geoseg_gan.data.images import MaskReader, read_image, resize_image, resize_label
+from geoseg_gan.data.images import (
+    MaskReader,
+    UnreadableError,
+    read_image,
+    resize_image,
+    resize_label,
+)
 from geoseg_gan.data.jitter import Window, draw_warp, draw_window, sample_image, sample_label
 from geoseg_gan.data.pairs import Pair, some_pairs
 from geoseg_gan.data.palette import IGNORE
@@ -22,10 +28,39 @@ from geoseg_gan.data.sampler import SampleIndex, draw_focused
 from geoseg_gan.data.scan import FolderIndex
 from geoseg_gan.data.settings import Fit, JitterSettings
 from geoseg_gan.data.transplant import Transplanter, region_map, visible_box
+from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError
 
 Decoded = tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]
 """An image (H, W, K) in its stored dtype and its label map (H, W) uint8."""
+
+
+RETRY_SECONDS = (1.0, 4.0, 10.0)
+"""How long to wait before each further attempt to read a file from a disk that may come back."""
+
+_LOST = {errno.EIO, errno.ENOENT, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
+
+
+def retried(read: Callable[[], Decoded]) -> Decoded:
+    """What `read` returns, which is called again where a disk or a network share has dropped out.
+
+    Raises:
+        UnreadableError: If it stays away, or the file can be read but not decoded.
+    """
+    waits = list(RETRY_SECONDS)
+    while True:
+        try:
+            return read()
+        except UnreadableError as error:
+            if error.errno not in _LOST:
+                raise
+            if not waits:
+                raise UnreadableError(
+                    f"{error} It was tried {len(RETRY_SECONDS) + 1} times in "
+                    f"{sum(RETRY_SECONDS):g} s. Training goes on from its last.ckpt with "
+                    "resume=true."
+                ) from None
+        time.sleep(waits.pop(0))
 
 
 @dataclass(frozen=True)
@@ -40,7 +75,8 @@ class PairSource:
         """Image (H, W, K) in its stored dtype and label map (H, W) uint8 of one pair."""
         if self.decoded is not None:
             return self.decoded[row]
-        return read_image(self.pairs[row].image), self.reader.read(self.pairs[row].mask)[0]
+        pair = self.pairs[row]
+        return retried(lambda: (read_image(pair.image), self.reader.read(pair.mask)[0]))
 
     def rows(self, rows: Sequence[int]) -> "PairSource":
         """A source of some of the pairs, in the order asked for; pixels in memory are shared."""
@@ -233,23 +269,3 @@ def window_starts(length: int, side: int, overlap: int = 0) -> list[int]:
     step = side - overlap
     count = math.ceil((length - side) / step) + 1
     return [min(i * step, length - side) for i in range(count)]
-
-
-def free_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process may still allocate, within the machine and its control groups."""
-    free = int(psutil.virtual_memory().available)
-    try:
-        group = (root / "proc/self/cgroup").read_text().rpartition("::/")[2].strip()
-    except OSError:
-        return free  # not Linux
-    own = root / "sys/fs/cgroup" / group
-    # The limit may be an outer group's; in a container the path may lead nowhere.
-    for folder in (own, *own.parents):
-        try:
-            limit, used = (int((folder / f"memory.{n}").read_text()) for n in ("max", "current"))
-            rows = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            cached = int(dict(rows)["inactive_file"])  # counts as used, but can be reclaimed
-        except (OSError, ValueError):
-            continue  # no such group, or its limit is "max"
-        free = min(free, max(0, limit - used + cached))
-    return free

@@ -1,33 +1,72 @@
 """Reading and writing of images and masks."""
 
 import io
+import os
+import stat
+import struct
 import threading
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import EISDIR
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from geoseg_gan.data.palette import IGNORE, Palette, UnknownColorError, UnknownPolicy
 from geoseg_gan.data.settings import DataSettings, MaskFormat
+from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+_FORMATS = {
+    **{".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF"},
+    **{".bmp": "BMP", ".webp": "WEBP"},
+}
+IMAGE_SUFFIXES = tuple(_FORMATS)
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+MAX_PIXELS = 2**30
+"""Pixels of the largest image that is read, such as 32,768 x 32,768."""
+
+_MAX_SIDE = 2**17  # pixels: more is no image, but an attack on the time that reading takes
+_MAX_BANDS = 2048  # GDAL's time grows with their square
+_MAX_SCANS = 200  # of a JPEG: each costs as much time as the whole image, but a few bytes
+_BEGINNINGS = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),
+    b"BM": "BMP",
+    b"RIFF": "WEBP",
+    b"GIF8": "GIF",
+    b"%!PS": "PostScript",
+    b"%PDF": "PDF",
+    b"<VRT": "VRT",
+    b"<": "XML or HTML",
+}
 _TIFF = (".tif", ".tiff")
 _FILTERS = threading.Lock()
+_SMALL = 2**26  # bytes that are taken without asking how much memory is free
 _KEPT_DTYPES = (np.uint8, np.uint16, np.int16, np.float32)
+# No other files beside a GeoTIFF, which could be of any format and lead anywhere.
+_ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
 
 
 class UnreadableError(UserError):
-    """A file that does not decode as what its name says."""
+    """A file that does not decode as what its name says.
+
+    Attributes:
+        errno: The system's number of the error where the file could not be read at all, else None.
+    """
+
+    errno: int | None = None
 
 
 def read_image(path: Path, content: bytes | None = None) -> npt.NDArray[Any]:
@@ -41,7 +80,8 @@ def read_image(path: Path, content: bytes | None = None) -> npt.NDArray[Any]:
         Array of shape (H, W, K) in uint8, uint16, int16 or float32 (what other types become).
 
     Raises:
-        UnreadableError: If the file does not decode.
+        UnreadableError: If the file does not decode as the format that its ending names, or is too
+            large for this machine's memory.
     """
     pixels = (
         _read_tiff(path, content)
@@ -118,6 +158,7 @@ class MaskReader:
                 rgb = np.ascontiguousarray(pixels[..., :3])
             else:
                 rgb = _read_picture(path, content, keep=("RGB",))
+            _check_size(path, rgb.shape[0], rgb.shape[1], 16)
             return self.palette.encode(rgb, self.unknown)
         except UnknownColorError as error:
             raise UnknownColorError(f"{path}: {error}") from None
@@ -174,43 +215,125 @@ def mask_reader(settings: DataSettings) -> MaskReader:
     )
 
 
+def count_pixels(path: Path) -> int:
+    """How many pixels an image has, by its first bytes; an UnreadableError as of `read_image`."""
+    with _opened(path, None, path.suffix.lower() in _TIFF) as source:
+        return int(source.height * source.width)
+
+
 def _read_picture(path: Path, content: bytes | None, keep: tuple[str, ...]) -> npt.NDArray[Any]:
     """Decodes with Pillow; modes not named in `keep` become RGB."""
-    try:
-        with Image.open(path if content is None else io.BytesIO(content)) as picture:
-            pixels = np.asarray(picture if picture.mode in keep else picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableError(
-            f"{path}: does not decode ({error}). Export it again or remove the pair."
-        ) from None
+    with _opened(path, content) as picture:
+        pixels = np.asarray(picture if picture.mode in keep else picture.convert("RGB"))
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _read_tiff(path: Path, content: bytes | None) -> npt.NDArray[Any]:
-    try:
-        with _open_tiff(path if content is None else io.BytesIO(content)) as source:
-            bands = source.read()
-    except RasterioError as error:
-        raise UnreadableError(
-            f"{path}: does not decode ({error}). Export it again or remove the pair."
-        ) from None
+    with _opened(path, content, as_bands=True) as source:
+        bands = source.read()
     # Copied because OpenCV would copy the whole frame each time it takes a crop from it.
     return np.ascontiguousarray(np.moveaxis(bands, 0, -1))
 
 
 def _write_tiff(path: Path, pixels: npt.NDArray[Any]) -> None:
     height, width, bands = pixels.shape
-    profile = {"driver": "GTiff", "compress": "deflate", "dtype": pixels.dtype}
+    profile = {"compress": "deflate", "dtype": pixels.dtype}
     with _open_tiff(path, "w", height=height, width=width, count=bands, **profile) as target:
         target.write(np.moveaxis(pixels, -1, 0))
 
 
-def _open_tiff(path: Path | io.BytesIO, mode: str = "r", **profile: Any) -> Any:
+@contextmanager
+def _opened(path: Path, content: bytes | None, as_bands: bool = False) -> Iterator[Any]:
+    """Opens an image as the one format that its ending names, within bounds of its size.
+
+    Pillow opens it, or rasterio a TIFF `as_bands`. What fails in the block is an UnreadableError.
+    """
+    kind = _FORMATS[path.suffix.lower()]
+    try:
+        with _open_file(path) if content is None else io.BytesIO(content) as file:
+            begin = file.read(12)
+            names = [name for start, name in _BEGINNINGS.items() if begin.startswith(start)]
+            if not begin:
+                raise ValueError("the file is empty")
+            if kind not in names:
+                like = names[0] if names else repr(begin)[1:]
+                raise UnreadableError(
+                    f"{path} is not a {kind} file (it begins like {like}). Rename or convert it."
+                )
+            file.seek(0)
+            if as_bands:
+                place = Path(os.path.abspath(path)) if content is None else file  # noqa: PTH100
+                with rasterio.Env(**_ALONE), _open_tiff(place) as source:
+                    if source.count > _MAX_BANDS:
+                        raise ValueError(f"{source.count} bands, where {_MAX_BANDS} are the limit")
+                    values = sum(np.dtype(name).itemsize for name in source.dtypes)
+                    _check_size(path, source.height, source.width, 2 * values)
+                    yield source
+                return
+            if kind == "JPEG":
+                file = io.BytesIO(data := file.read())
+                if (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
+                    raise ValueError(f"{scans} scans, where {_MAX_SCANS} are the limit")
+            with Image.open(file, formats=[kind]) as picture:
+                # Pillow keeps 4 bytes a pixel, and up to as many are made of them.
+                _check_size(path, picture.height, picture.width, 8)
+                yield picture
+    except (
+        *(RasterioError, OSError, ValueError, SyntaxError, MemoryError),
+        *(struct.error, zlib.error, Image.DecompressionBombError),
+    ) as error:
+        raise _unreadable(path, error, content is None) from None
+
+
+def _open_file(path: Path) -> BinaryIO:
+    """Opens a file for reading; what is no file, such as a pipe, would never end."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(EISDIR, "it is not a file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def _unreadable(path: Path, error: Exception, is_file: bool) -> UnreadableError:
+    number, why = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
+    if isinstance(error, UnidentifiedImageError):
+        why = "the file is damaged"
+    if is_file and number is None:  # GDAL does not tell a disk that fails from a file that is cut
+        try:
+            with _open_file(path) as file:
+                while file.read(2**20):
+                    pass
+        except OSError as lost:
+            number, why = lost.errno, lost.strerror
+    wrong = UnreadableError(
+        f"{path}: does not decode ({why}). Export it again or remove the pair."
+        if number is None
+        else f"{path} cannot be read: {why}. Bring it back or remove the pair."
+    )
+    wrong.errno = number
+    return wrong
+
+
+def _check_size(path: Path, height: int, width: int, per_pixel: int) -> None:
+    """Refuses an image of too many pixels, or of more than fit into memory."""
+    size, needed = f"{path} has {width:,} x {height:,} pixels", height * width * per_pixel
+    if height * width > MAX_PIXELS or max(height, width) > _MAX_SIDE:
+        most = f"{MAX_PIXELS:,} in all and {_MAX_SIDE:,} a side"
+        raise UnreadableError(f"{size}, but the limits are {most}. Cut it into smaller images.")
+    if needed > _SMALL and needed > 0.8 * free_memory():
+        free = f"{free_memory() / 2**30:.1f} GiB are free"
+        raise UnreadableError(
+            f"{size}, for which reading needs {needed / 2**30:.1f} GiB of memory, but {free}. Cut "
+            "it into smaller images, or use a machine with more memory."
+        )
+
+
+def _open_tiff(path: Path | BinaryIO, mode: str = "r", **profile: Any) -> Any:
     """Opens with rasterio, without its warning about images that are not georeferenced."""
     # Warning filters belong to the whole process: without the lock, threads restore each other's.
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path, mode, **profile)
+        return rasterio.open(path, mode, **{"driver": "GTiff", **profile})
 
 
 def resize_image(pixels: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:

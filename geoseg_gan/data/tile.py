@@ -20,16 +20,24 @@ from rich.table import Table
 
 from geoseg_gan.config import command_line
 from geoseg_gan.data.dataset import window_starts
-from geoseg_gan.data.images import MaskReader, mask_reader, read_image, write_image
+from geoseg_gan.data.images import (
+    MaskReader,
+    count_pixels,
+    mask_reader,
+    read_image,
+    write_image,
+)
 from geoseg_gan.data.pairs import SPLITS, DataError, Pair, Split, find_folder_pairs, group_of
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.scan import size_problem
 from geoseg_gan.data.settings import TileSettings
+from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_folder, check_new_folder
 from geoseg_gan.utils.messages import knob_texts
 
-_IMAGES_AT_ONCE = 4  # an image of 10,000 x 10,000 pixels takes 2 GB while it is cut
+_IMAGES_AT_ONCE = 4
+_BYTES_PER_PIXEL = 20  # that an image takes while it is cut
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,9 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
     val_groups = choose_groups({pair.group for pair in pairs}, config)
     splits: list[Split] = ["val" if pair.group in val_groups else "train" for pair in pairs]
     reader = mask_reader(config.data)
-    with atomic_folder(root) as folder:
+    with atomic_folder(root) as folder, _no_size_limit():
+        largest = max(count_pixels(pair.image) for pair in pairs)
+        fitting = int(0.8 * free_memory() / (_BYTES_PER_PIXEL * largest))
         for split in SPLITS:
             for part in ("images", "masks"):
                 (folder / split / part).mkdir(parents=True)
@@ -88,7 +98,7 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
         def cut(pair: Pair, split: Split) -> _Cut:
             return _cut(pair, split, folder, reader, config)
 
-        with _no_size_limit(), ThreadPoolExecutor(_IMAGES_AT_ONCE) as pool:
+        with ThreadPoolExecutor(min(max(1, fitting), _IMAGES_AT_ONCE)) as pool:
             work = pool.map(cut, pairs, splits)
             cuts = list(track(work, f"Cutting {plural(len(pairs), 'picture')}", len(pairs)))
         reports = {split: _report(split, cuts, splits, config) for split in SPLITS}

@@ -1,8 +1,11 @@
-"""Where a command runs: devices and precision."""
+"""Where a command runs: devices, precision and memory."""
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from geoseg_gan.utils.errors import UserError, check_choice, check_range
 
@@ -89,3 +92,23 @@ def now(device: "torch.device") -> float:
 
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process may still allocate, within the machine and its control groups."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        group = (root / "proc/self/cgroup").read_text().rpartition("::/")[2].strip()
+    except OSError:
+        return free  # not Linux
+    own = root / "sys/fs/cgroup" / group
+    # The limit may be an outer group's; in a container the path may lead nowhere.
+    for folder in (own, *own.parents):
+        try:
+            limit, used = (int((folder / f"memory.{n}").read_text()) for n in ("max", "current"))
+            rows = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            cached = int(dict(rows)["inactive_file"])  # counts as used, but can be reclaimed
+        except (OSError, ValueError):
+            continue  # no such group, or its limit is "max"
+        free = min(free, max(0, limit - used + cached))
+    return free

@@ -13,6 +13,12 @@ class UserError(Exception):
     The text says what is wrong, where (file, key or value), and what to do next.
     """
 
+    def __init__(self, text: str = "") -> None:
+        """Keeps the text, without the traceback of a loader's process that stands before it."""
+        if "\nOriginal Traceback" in text:
+            text = text.strip().rpartition("\n")[2].partition(": ")[2]
+        super().__init__(text)
+
 
 def show_warnings_as_lines() -> None:
     """Has this process show warnings as lines on stderr, and what is for developers not at all."""

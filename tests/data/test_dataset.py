@@ -1,14 +1,16 @@
-from types import SimpleNamespace
+import errno
+import re
 
 import numpy as np
 import pytest
 import torch
 from defaults import defaults
 from geometry import ALL_STEPS, OFF, TURNS
+from torch.utils.data import DataLoader
 
 from geoseg_gan.data import dataset as module
 from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset, window_starts
-from geoseg_gan.data.images import resize_image, resize_label
+from geoseg_gan.data.images import UnreadableError, resize_image, resize_label
 from geoseg_gan.data.jitter import draw_warp, draw_window, sample_image, sample_label
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import IGNORE
@@ -242,28 +244,36 @@ def test_a_ram_cache_that_does_not_fit_is_refused_with_figures(source, reader, m
         source.in_memory(index)
 
 
-def group(folder, limit, used, files=0):
-    figures = {"max": limit, "current": used, "stat": f"cache 5\ninactive_file {files}"}
-    return {f"sys/fs/cgroup/{folder}/memory.{name}": f"{n}\n" for name, n in figures.items()}
+@pytest.mark.parametrize("times", [2, 99])
+def test_files_of_a_disk_that_drops_out_are_read_again(source, monkeypatch, times):
+    waits, failures = [], iter(range(times))
+    read = module.read_image
+
+    def read_or_fail(path):
+        if next(failures, None) is not None:
+            error = UnreadableError(f"{path} cannot be read: Input/output error.")
+            error.errno = errno.EIO
+            raise error
+        return read(path)
+
+    monkeypatch.setattr(module, "read_image", read_or_fail)
+    monkeypatch.setattr(module.time, "sleep", waits.append)
+    if times < 3:
+        assert source.read(0)[0].shape == (48, 64, 3)
+    else:
+        with pytest.raises(UnreadableError, match=r"_000\.png .* 4 times in 15 s.*last\.ckpt"):
+            source.read(0)
+    assert waits == list(module.RETRY_SECONDS[:times])
+    source.pairs[0].image.write_bytes(b"")
+    monkeypatch.setattr(module, "read_image", read)
+    with pytest.raises(UnreadableError, match="does not decode"):
+        source.read(0)
+    assert len(waits) == len(module.RETRY_SECONDS[:times])
 
 
-GROUP = {"proc/self/cgroup": "0::/a/b\n"}
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        (GROUP, 1000),  # the group's folder is not there
-        (GROUP | group("a/b", "max", 10), 1000),
-        (GROUP | group("a/b", 500, 100), 400),
-        (GROUP | group("a/b", 500, 450, files=350), 400),  # what was read gives way
-        (GROUP | group("a/b", "max", 10) | group("a", 700, 100), 600),  # of the group around it
-        (GROUP | group(".", 300, 400), 0),  # a container sees its own group as the root
-    ],
-)
-def test_the_least_of_machine_and_containers_counts(tmp_path, monkeypatch, files, expected):
-    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert module.free_memory(tmp_path) == expected
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_an_error_in_a_loaders_process_is_the_same_line_outside(source):
+    source.pairs[0].image.write_bytes(b"")
+    path = source.pairs[0].image
+    with pytest.raises(UnreadableError, match=f"^{re.escape(str(path))}: does not decode [^\n]*$"):
+        list(DataLoader(PairDataset(source, 32, "crop", OFF, seed=0), num_workers=1))

@@ -230,7 +230,7 @@ def test_a_link_to_nothing_is_named(root, reader):
     assert len(scan(find_pairs(root, "train"), reader).pairs) == 5
     image(root, 1).unlink()
     image(root, 1).symlink_to(root / "nowhere.png")
-    with pytest.raises(DataError, match=re.escape(f"{image(root, 1)}: does not decode")):
+    with pytest.raises(DataError, match=r"train_001\.png cannot be read: No such file"):
         scan(find_pairs(root, "train"), reader)
 
 

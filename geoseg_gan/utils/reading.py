@@ -1,0 +1,249 @@
+"""Files that anybody may have written: read within bounds, and checked field by field.
+
+What a file must hold is a shape:
+
+- a type; None; a `Number`; an `Array`; a set of the valid values
+- a tuple: one of these shapes
+- [shape]: a list of such
+- {name: shape}: a mapping with these keys, of which "name?" may be missing, and perhaps others,
+  which must be as "*" says where that is a key
+"""
+
+import csv
+import json
+import math
+import reprlib
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg_gan.utils.device import free_memory
+from geoseg_gan.utils.errors import UserError
+
+_TEXT = 2**28  # bytes of a text: a manifest of a million pairs has as many
+_ARRAYS = 2**34  # bytes of all arrays of a file
+_DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number in an interval, both ends included; `finite` refuses NaN and infinity."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    whole: bool = False
+    finite: bool = True
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is such a number."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if not math.isfinite(value):
+            return not self.finite
+        return self.low <= value <= self.high and (not self.whole or isinstance(value, int))
+
+    def __str__(self) -> str:
+        """In words."""
+        kind = "a whole number" if self.whole else "a number"
+        return kind if self.low == -math.inf else f"{kind} from {self.low:g} to {self.high:g}"
+
+
+def whole(low: int = 0, high: int = 2**31) -> Number:
+    """A whole number in an interval, both ends included."""
+    return Number(low, high, whole=True)
+
+
+@dataclass(frozen=True)
+class Array:
+    """A NumPy array.
+
+    Attributes:
+        kinds: NumPy's letters of the valid kinds of dtype, as in "iu".
+        sides: Its shape; a name stands for the same length in all arrays of a file.
+        low: The least valid value.
+        high: The greatest one.
+    """
+
+    kinds: str
+    sides: tuple[int | str, ...]
+    low: float = -math.inf
+    high: float = math.inf
+
+    def problem(self, value: Any, lengths: dict[str, int]) -> str | None:
+        """What is wrong with a value; `lengths` are those known by name, and more are added."""
+        if not isinstance(value, np.ndarray):
+            return "is no array"
+        for side, length in zip(self.sides, value.shape, strict=False):
+            if isinstance(side, str):
+                lengths.setdefault(side, length)
+        wanted = [lengths.get(side, -1) if isinstance(side, str) else side for side in self.sides]
+        if value.dtype.kind not in self.kinds or list(value.shape) != wanted:
+            return f"is {value.dtype} of shape {list(value.shape)}, not {wanted}"
+        if self.low > -math.inf or self.high < math.inf:
+            inside = (value >= self.low) & (value <= self.high)  # NaN is not
+            if not inside.all():
+                return f"holds {value[~inside].flat[0]}, not {self.low:g} to {self.high:g}"
+        return None
+
+
+def check_content(path: Path, content: Any, shape: Any, advice: str) -> None:
+    """Refuses what a file holds unless it is as a shape says.
+
+    Raises:
+        UserError: Naming the file, the first field that is not, and the advice.
+    """
+    if problem := _problem(content, shape, "", {}):
+        _refuse(path, problem, advice)
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Reads a file of at most `most` bytes.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is larger, or a pipe or device.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise ValueError("it is not a file")
+    with path.open("rb") as source:
+        content = source.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most / 2**20:,.0f} MiB")
+    return content
+
+
+def read_json(path: Path, shape: Any, advice: str, most: int = _TEXT) -> Any:
+    """Reads a JSON file of at most `most` bytes.
+
+    Raises:
+        OSError: If it cannot be read.
+        UserError: If it is not JSON as the shape says.
+    """
+    try:
+        content = parse_json(read_bytes(path, most))
+    except ValueError as error:
+        _refuse(path, f"cannot be read ({error})", advice)
+    check_content(path, content, shape, advice)
+    return content
+
+
+def parse_json(text: bytes | str) -> Any:
+    """The content of a JSON text.
+
+    Raises:
+        ValueError: If it is not JSON, which knows neither NaN nor infinity.
+    """
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_arrays(path: Path, shape: Mapping[str, Any], advice: str) -> dict[str, npt.NDArray[Any]]:
+    """Reads the arrays of an .npz file.
+
+    Raises:
+        OSError: If it cannot be read.
+        UserError: If it is no such file, its arrays are not as the shape says, or they do not fit
+            into memory.
+    """
+    try:
+        if not path.is_file() and path.exists():
+            raise ValueError("it is not a file")
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > min(_ARRAYS, 0.8 * free_memory()):
+            raise ValueError(f"its arrays would take {size / 2**30:,.1f} GiB of memory")
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except (*_DAMAGED, ValueError, EOFError, KeyError, RuntimeError, MemoryError) as error:
+        _refuse(path, f"cannot be read ({error})", advice)
+    check_content(path, arrays, shape, advice)
+    return arrays
+
+
+def read_table(path: Path, columns: Sequence[str], advice: str) -> list[dict[str, str]]:
+    """Reads the rows of a CSV file that has at least these columns, the first of them unique.
+
+    Raises:
+        OSError: If it cannot be read.
+        UserError: If it is no such file; it names the row.
+    """
+    try:
+        text = read_bytes(path, _TEXT).decode("utf-8-sig")
+        lines = csv.DictReader(text.splitlines(keepends=True), strict=True)
+        lacking = [name for name in columns if name not in (lines.fieldnames or ())]
+        if lacking:
+            _refuse(path, f"lacks the column '{lacking[0]}'", advice)
+        rows: dict[str, dict[str, str]] = {}
+        for row in lines:
+            if any(row[name] is None for name in columns):
+                _refuse(path, f"lacks a value in line {lines.line_num}", advice)
+            if row[columns[0]] in rows:
+                name = f"the {columns[0]} '{row[columns[0]]}'"
+                _refuse(path, f"lists {name} again in line {lines.line_num}", advice)
+            rows[row[columns[0]]] = row
+    except (ValueError, csv.Error) as error:
+        _refuse(path, f"cannot be read ({error})", advice)
+    return list(rows.values())
+
+
+def _refuse(path: Path, problem: str, advice: str) -> NoReturn:
+    raise UserError(f"{path} {' '.join(problem.split())}. {advice}") from None
+
+
+def _problem(value: Any, shape: Any, name: str, lengths: dict[str, int]) -> str | None:
+    """What is wrong with a field, after the name of its file; None where nothing is."""
+    where = f"has '{name}', which" if name else "holds what"
+    if isinstance(shape, tuple):
+        found = [_problem(value, one, name, lengths) for one in shape]
+        return None if None in found else found[-1]
+    if isinstance(shape, Array):
+        problem = shape.problem(value, lengths)
+        return problem and f"{where} {problem}"
+    fields: Iterable[tuple[str, Any, Any]]
+    if isinstance(shape, dict) and isinstance(value, Mapping):
+        prefix = f"{name}." if name else ""
+        for key in shape:
+            if key not in value and key != "*" and key[-1] != "?":
+                return f"lacks '{prefix}{key}'"
+        shapes = {key.removesuffix("?"): one for key, one in shape.items()}
+        rest = shapes.get("*", object)
+        fields = ((f"{prefix}{key}", one, shapes.get(key, rest)) for key, one in value.items())
+    elif isinstance(shape, list) and isinstance(value, list):
+        fields = ((f"{name}[{number}]", one, shape[0]) for number, one in enumerate(value))
+    elif _is_plain(value, shape):
+        return None
+    else:
+        return f"{where} is {reprlib.repr(value)}, not {_words(shape)}"
+    problems = (_problem(one, its_shape, field, lengths) for field, one, its_shape in fields)
+    return next(filter(None, problems), None)
+
+
+def _is_plain(value: Any, shape: Any) -> bool:
+    if isinstance(shape, Number):
+        return shape.holds(value)
+    if isinstance(shape, set | frozenset):
+        return isinstance(value, str | int) and value in shape
+    return value is None if shape is None else isinstance(shape, type) and isinstance(value, shape)
+
+
+def _words(shape: Any) -> str:
+    if isinstance(shape, set | frozenset):
+        return f"one of {', '.join(map(str, sorted(shape)))}"
+    if isinstance(shape, type):
+        return {str: "a text", bool: "true or false"}.get(shape, shape.__name__)
+    kinds = {dict: "a mapping", list: "a list", type(None): "null"}
+    return kinds.get(type(shape)) or str(shape)
