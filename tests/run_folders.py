@@ -1,12 +1,18 @@
 """What tests of both training commands share: weights and logged figures of a run's folder."""
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from geoseg_gan.training.callbacks.timing import Throughput
+from geoseg_gan.utils.signals import Stopped
 
 REPO = Path(__file__).parents[1]
 
@@ -23,6 +29,47 @@ def assert_same_weights(first, second):
     assert first.keys() == second.keys()
     for name in first:
         assert not torch.is_tensor(first[name]) or torch.equal(first[name], second[name]), name
+
+
+def assert_same(first, second):
+    """Two values of plain types and tensors are equal, bit by bit."""
+    if torch.is_tensor(first):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_same(first[key], second[key])
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second)
+        for mine, theirs in zip(first, second, strict=True):
+            assert_same(mine, theirs)
+    else:
+        assert first == second
+
+
+def assert_same_state(first, second):
+    """Two runs are at the same place, with the same networks, optimisers and schedules."""
+    states = [last_checkpoint(out_dir) for out_dir in (first, second)]
+    for state in states:
+        state["callbacks"].pop("TimeBudget", None)  # wall-clock time
+        state["config"] = {}
+        for callback in state["callbacks"].values():
+            callback.get("figures", {}).pop("images_per_second", None)
+    assert_same(*states)
+
+
+@contextmanager
+def signal_at(step, number=signal.SIGTERM):
+    """Within it a training gets a signal in the step after this many, and has to end."""
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == step:
+            signal.raise_signal(number)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped) as stop:
+        patch.setattr(Throughput, "on_train_batch_start", on_train_batch_start)
+        yield
+    assert stop.value.code == 128 + number
 
 
 def differ(first, second):

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NotRequired, TypedDict, Unpack, cast
+from typing import Any, NotRequired, TypedDict, Unpack, cast
 
 import cv2
 import lightning as L
@@ -24,6 +24,7 @@ from geoseg_gan.data.settings import DataSettings, Fit, JitterSettings
 from geoseg_gan.data.split import shared_groups, split_rows
 from geoseg_gan.data.stream import open_stream, read_info
 from geoseg_gan.utils.errors import plural
+from geoseg_gan.utils.signals import outlive_signals
 
 
 class LoadingOptions(TypedDict):
@@ -55,6 +56,9 @@ class PairDataModule(L.LightningDataModule):
 
     Attributes:
         inner_dataset: Windows of the held-out tiles; None where none are held out.
+        begin: The epoch that training begins with, from 0, and how many of its batches are done:
+            where a run that is resumed was. Lightning tells samplers of it when workers have asked
+            for their first batches.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class PairDataModule(L.LightningDataModule):
         self.reader = mask_reader(settings)
         self.fit: Fit = cast(Fit, settings.fit)
         self.index: FolderIndex | None = None
+        self.begin = (0, 0)
 
     @property
     def palette(self) -> Palette:
@@ -188,6 +193,19 @@ class PairDataModule(L.LightningDataModule):
         """This process's rank, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def _sampler(self, length: int, **more: Any) -> EpochSampler:
+        """The order of `length` real pairs."""
+        return EpochSampler(
+            length,
+            self.batch_size,
+            self.seed,
+            *self._rank_and_world_size(),
+            batches=self.steps_per_epoch,
+            epoch=self.begin[0],
+            done=self.begin[1],
+            **more,
+        )
+
     def _load(
         self, dataset: Dataset[Sample], sampler: EpochSampler | None = None
     ) -> DataLoader[Sample]:
@@ -214,6 +232,7 @@ class PairDataModule(L.LightningDataModule):
 
 def _start_worker(worker: int) -> None:
     """Seeds a loader process and limits it to one core: OpenCV would use all of them."""
+    outlive_signals()
     pl_worker_init_function(worker)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
@@ -288,13 +307,6 @@ class GanDataModule(PairDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled training batches of `batch_size / processes` items."""
-        sampler = EpochSampler(
-            len(self.train_dataset),
-            self.batch_size,
-            self.seed,
-            *self._rank_and_world_size(),
-            batches=self.steps_per_epoch,
-            parts=self.train_dataset.source.parts(),
-            focus=self.focus,
-        )
-        return self._load(self.train_dataset, sampler)
+        dataset = self.train_dataset
+        parts = dataset.source.parts()
+        return self._load(dataset, self._sampler(len(dataset), parts=parts, focus=self.focus))

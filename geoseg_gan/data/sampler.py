@@ -150,6 +150,8 @@ class EpochSampler(Sampler[SampleIndex]):
         focus: Which of the real samples are crops on a class: exactly `round(share * samples)`, as
             evenly spread as synthetic ones. They replace as many pairs of the order. None for
             none.
+        epoch: The epoch whose order is drawn.
+        done: Batches of that epoch which are left out, since a run that is resumed has seen them.
     """
 
     length: int
@@ -166,25 +168,30 @@ class EpochSampler(Sampler[SampleIndex]):
     repeats: npt.NDArray[np.float64] | None = None
     parts: npt.NDArray[np.int64] | None = None
     focus: Focus | None = None
+    epoch: int = 0
+    done: int = 0
 
     def __post_init__(self) -> None:
-        """Starts at epoch 0."""
+        """Counts the synthetic samples of every epoch."""
         self.batches = self.batches or batches_per_epoch(self.length, self.global_batch)
         total = self.batches * self.global_batch
         each = round(self.ratio * total) if self.synthetic else 0
         self.synthetic_counts = synthetic_by_epoch(self.schedule, each, total, self.epochs)
-        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the order; Lightning calls it at the start of each epoch."""
-        self.epoch = epoch
+        """Chooses the order; Lightning calls it at the start of each epoch.
+
+        It comes too late for the first epoch of a run, whose order workers have asked for by then.
+        """
+        if epoch != self.epoch:
+            self.epoch, self.done = epoch, 0
 
     def __len__(self) -> int:
-        """How many samples of an epoch are this rank's."""
+        """How many samples of a whole epoch are this rank's."""
         return self.batches * self.global_batch // self.world_size
 
     def __iter__(self) -> Iterator[SampleIndex]:
-        """Yields this rank's samples of the current epoch."""
+        """Yields this rank's samples of the epoch, without those of the batches that are done."""
         rng = np.random.default_rng((self.seed, self.epoch))
         total = self.batches * self.global_batch
         # Real pairs are drawn first, so that mixing and its ratio do not change their order.
@@ -198,8 +205,8 @@ class EpochSampler(Sampler[SampleIndex]):
             rows = self._synthetic(rng, count)
             order = _inserted(order, is_synthetic, np.stack([rows, np.full_like(rows, _NO_CLASS)]))
         first = self.epoch * total
-        mine = np.arange(total).reshape(self.batches, self.world_size, -1)[:, self.rank].ravel()
-        for position in mine.tolist():
+        batches = np.arange(total).reshape(self.batches, self.world_size, -1)
+        for position in batches[self.done :, self.rank].ravel().tolist():
             row, class_id = order[:, position].tolist()
             yield SampleIndex(row, first + position, None if class_id == _NO_CLASS else class_id)
 

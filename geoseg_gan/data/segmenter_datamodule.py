@@ -20,7 +20,7 @@ from geoseg_gan.data.datamodule import LoadingOptions, PairDataModule
 from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset
 from geoseg_gan.data.pairs import Pair, groups_of, stems_of
 from geoseg_gan.data.palette import IGNORE, class_ids
-from geoseg_gan.data.sampler import EpochSampler, SampleIndex
+from geoseg_gan.data.sampler import SampleIndex
 from geoseg_gan.data.scan import FolderIndex, check_same_type
 from geoseg_gan.data.settings import DataSettings, MixingSettings, Schedule
 from geoseg_gan.data.synthetic import (
@@ -123,12 +123,8 @@ class SegmenterDataModule(PairDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled training batches of `batch_size / processes` samples, some of them synthetic."""
         dataset, real = self.train_dataset, len(self.train_index.pairs)
-        sampler = EpochSampler(
+        sampler = self._sampler(
             real,
-            self.batch_size,
-            self.seed,
-            *self._rank_and_world_size(),
-            batches=self.steps_per_epoch,
             synthetic=len(dataset) - real,
             ratio=self.synthetic_ratio,
             schedule=cast(Schedule, self.mixing.schedule),

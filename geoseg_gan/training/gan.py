@@ -64,6 +64,7 @@ class GAN(L.LightningModule):
 
     Attributes:
         time_used: Share of the time budget that is used up, in [0, 1]; `TimeBudget` sets it.
+        last_loss: Sum of both losses in the last step, a scalar.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class GAN(L.LightningModule):
         self.accumulate = accumulate
         self.speed = speed
         self.time_used = 0.0
+        self.last_loss = torch.zeros(())
         self._prepare_networks()
 
     def training_step(self, sample: Sample, batch_idx: int) -> None:
@@ -111,6 +113,7 @@ class GAN(L.LightningModule):
         d_terms, g_terms = self.step(
             sample, range(first, first + local), (d_optimizer, g_optimizer), self.manual_backward
         )
+        self.last_loss = (d_terms.total() + g_terms.total()).detach()
         for schedule in cast(list[LambdaLR], self.lr_schedulers()):
             schedule.step()
         every = cast(Any, self.trainer).log_every_n_steps

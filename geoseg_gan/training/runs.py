@@ -25,7 +25,10 @@ LAST = "last.ckpt"
 OUTCOME = "result.json"
 """The file that a run of train leaves once it has finished."""
 
-FREE = ("data_root", "out_dir", "epochs", "resume", "samples", "devices", "precision", "trainer")
+FREE = (
+    *("data_root", "out_dir", "epochs", "resume", "samples", "checkpoint_minutes"),
+    *("devices", "precision", "trainer"),
+)
 """Settings of every training command that may differ between a run and its continuation."""
 
 
@@ -55,15 +58,22 @@ def check_run(config: TrainingConfig, networks: str, accumulate: int = 1) -> Non
             f"out_dir={out_dir} already holds a run. Continue it with resume=true, or choose "
             "another out_dir."
         )
-    if config.resume and not (out_dir / LAST).is_file():
+    if has_run and not (out_dir / LAST).exists():
         raise UserError(
-            f"resume=true, but {out_dir / LAST} does not exist. Correct out_dir, or omit resume "
-            "to start a run."
+            f"resume=true: {out_dir} holds a run that has ended, without the {LAST} to continue it "
+            "from. Choose another out_dir; init_from starts a new run from its networks."
+        )
+    if config.trainer.requeue and not config.resume:
+        raise UserError(
+            "trainer.requeue=true runs the same command again: add resume=true, which starts a run "
+            "where there is none."
         )
 
 
-def find_checkpoint(config: TrainingConfig, free: Collection[str], outcome: str) -> Path | None:
-    """The checkpoint to resume from; None where the run has finished.
+def find_run(
+    config: TrainingConfig, free: Collection[str], outcome: str
+) -> tuple[dict[str, Any] | None, bool]:
+    """The run that is to go on, where there is one.
 
     Args:
         config: The run as it is to go on.
@@ -71,10 +81,17 @@ def find_checkpoint(config: TrainingConfig, free: Collection[str], outcome: str)
         outcome: Name of the JSON file that a finished run leaves. It is removed from a run that
             goes on.
 
+    Returns:
+        The content of its `last.ckpt`, None for a new run; and whether it has finished.
+
     Raises:
         UserError: Naming the first setting that differs.
     """
     out_dir = Path(config.out_dir)
+    if not (config.resume and (out_dir / LAST).exists()):
+        if config.resume:
+            rank_zero_only(print)(f"Nothing to resume in {out_dir}: starting a run.")
+        return None, False
     content = torch.load(out_dir / LAST, map_location="cpu", weights_only=True, mmap=True)
     stored, settings = current_config(content["config"]), plain(config)
     for key, old, new in differences(stored, settings):
@@ -89,7 +106,7 @@ def find_checkpoint(config: TrainingConfig, free: Collection[str], outcome: str)
                 f"resume=true: the run in {out_dir} has {key}={old}, not {new}. Give "
                 f"{key}={old}, or start a new run in another out_dir."
             )
-    done = content["epoch"] + 1
+    done = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     limits = [(own["epochs"], own.get("max_minutes")) for own in (stored, settings)]
     if (out_dir / outcome).is_file() and (done >= config.epochs or limits[0] == limits[1]):
         more = "epochs" if done >= config.epochs else "max_minutes"
@@ -97,9 +114,9 @@ def find_checkpoint(config: TrainingConfig, free: Collection[str], outcome: str)
             f"The run in {out_dir} has finished after {plural(done, 'epoch')}. Raise {more} to "
             "train on."
         )
-        return None
+        return content, True
     (out_dir / outcome).unlink(missing_ok=True)
-    return out_dir / LAST
+    return content, False
 
 
 def differences(

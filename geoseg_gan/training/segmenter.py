@@ -37,6 +37,7 @@ class Segmenter(L.LightningModule):
     Attributes:
         confusion: Pixels by true and predicted class in the last pass over the held-out tiles,
             int64, shape (C, C).
+        last_loss: The loss of the last step, a scalar.
     """
 
     def __init__(
@@ -64,11 +65,13 @@ class Segmenter(L.LightningModule):
         self.seed = seed
         self.global_batch = global_batch
         self.confusion = torch.zeros(0)
+        self.last_loss = torch.zeros(())
 
     def training_step(self, sample: Sample, batch_idx: int) -> Tensor:
         """The loss of one batch."""
         terms = self._terms(sample)
         total = terms.total()
+        self.last_loss = total.detach()
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
         optimizer = cast(LightningOptimizer, self.optimizers())
         self.log("lr", cast(float, optimizer.param_groups[0]["lr"]))

@@ -93,6 +93,7 @@ class TrainingConfig:
     resume: bool
     inner_share: float
     samples: int
+    checkpoint_minutes: float
     devices: int
     precision: str | None
     data: DataSettings
@@ -104,6 +105,7 @@ class TrainingConfig:
             check_range(key, getattr(self, key), 1)
         check_range("lr", self.lr, 0, ends="(]")
         check_range("samples", self.samples, 0)
+        check_range("checkpoint_minutes", self.checkpoint_minutes, 0)
         check_range("seed", self.seed, 0)
         check_range("inner_share", self.inner_share, 0, 0.5)
 

@@ -1,6 +1,5 @@
 """The train command: from a data folder to a generator."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -33,13 +32,13 @@ from geoseg_gan.training.runs import (
     announce,
     check_run,
     data_summary,
-    find_checkpoint,
+    find_run,
     flat,
     stored_figures,
     write_outcome,
 )
 from geoseg_gan.training.settings import TrainConfig
-from geoseg_gan.training.trainer import build_trainer
+from geoseg_gan.training.trainer import build_trainer, fit
 from geoseg_gan.utils.distributed import launch
 from geoseg_gan.utils.errors import UserError, check_choice, plural
 
@@ -67,31 +66,31 @@ def train(config: TrainConfig) -> dict[str, float]:
 
 def _train(config: TrainConfig) -> dict[str, float]:
     out_dir = Path(config.out_dir)
-    last = None
-    if config.resume:
-        last = find_checkpoint(config, _FREE, OUTCOME)
-        if last is None:
-            return stored_figures(out_dir)
+    stored, has_finished = find_run(config, _FREE, OUTCOME)
+    if has_finished:
+        return stored_figures(out_dir)
     L.seed_everything(config.seed, workers=True, verbose=False)
     data = open_data(config)
     facts = RunFacts(plain(config), data.palette, data.scaling())
-    module = build_gan(config, data, facts, fresh=last is None)
+    module = build_gan(config, data, facts, fresh=stored is None)
     budget = TimeBudget(config.max_minutes)
-    exporter = RunExporter(out_dir, facts, data.val_dataset, config.samples, config.kept_epochs)
+    exporter = RunExporter(
+        *(out_dir, facts, config.checkpoint_minutes, config.trainer.requeue),
+        *(data.val_dataset, config.samples, config.kept_epochs),
+    )
     evaluator = _evaluator(config, data, facts) if config.evaluate_every else None
     overfitting = _overfitting(config, data)
     callbacks: list[L.Callback] = [budget, Throughput(), Estimate(config.kept_epochs, budget)]
     callbacks += [c for c in (exporter, evaluator, overfitting) if c is not None]
-    trainer = build_trainer(config, data.steps_per_epoch, callbacks)
+    trainer = build_trainer(config, data.steps_per_epoch, callbacks, stored)
     announce(trainer, config, _summary(config, data, module))
-    started = time.monotonic()
-    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
-    figures = {name: float(value) for name, value in trainer.logged_metrics.items()}
+    fit(trainer, module, data, exporter, stored)
+    figures = dict(exporter.figures)
     if evaluator is not None and evaluator.best is not None:
         figures["objective"] = evaluator.best
     if trainer.is_global_zero:
         end = {"epochs": trainer.current_epoch, "steps": trainer.global_step}
-        seconds = round(time.monotonic() - started, 1)
+        seconds = round(budget.used, 1)
         write_outcome(out_dir, figures, monitor=config.monitor, **end, seconds=seconds)
         if "objective" in figures:
             # TensorBoard's HPARAMS tab compares the runs of a sweep by it.
@@ -99,6 +98,7 @@ def _train(config: TrainConfig) -> dict[str, float]:
             objective = {"hp/objective": figures["objective"]}
             logger.log_hyperparams(flat(plain(config)), objective, trainer.global_step)
             logger.finalize("success")
+        print(f"Trained {plural(trainer.current_epoch, 'epoch')}: the networks are in {out_dir}.")
     return figures
 
 

@@ -24,10 +24,10 @@ from geoseg_gan.models.checkpoints import RunFacts, SegmenterEvaluation, save_ne
 from geoseg_gan.models.segmenters import build_segmenter, check_segmenter
 from geoseg_gan.training.callbacks.predictions import SegmenterExporter, prediction_grid
 from geoseg_gan.training.callbacks.timing import Estimate, Throughput
-from geoseg_gan.training.runs import FREE, announce, check_run, data_summary, find_checkpoint
+from geoseg_gan.training.runs import FREE, announce, check_run, data_summary, find_run
 from geoseg_gan.training.segmenter import Segmenter, iou_scores
 from geoseg_gan.training.settings import TrainSegmenterConfig
-from geoseg_gan.training.trainer import build_trainer
+from geoseg_gan.training.trainer import build_trainer, fit
 from geoseg_gan.utils.confusion import TileConfusions, confusion_matrix, mean_iou
 from geoseg_gan.utils.distributed import launch
 from geoseg_gan.utils.errors import UserError, plural
@@ -60,12 +60,10 @@ def train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
 
 def _train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
     out_dir = Path(config.out_dir)
-    last = None
-    if config.resume:
-        last = find_checkpoint(config, FREE, SCORES)
-        if last is None:
-            scores = json.loads((out_dir / SCORES).read_text())
-            return {name: value for name, value in scores.items() if name != "epoch"}
+    stored, has_finished = find_run(config, FREE, SCORES)
+    if has_finished:
+        scores = json.loads((out_dir / SCORES).read_text())
+        return {name: value for name, value in scores.items() if name != "epoch"}
     L.seed_everything(config.seed, workers=True, verbose=False)
     data = _open_data(config)
     facts = RunFacts(plain(config), data.palette, data.scaling())
@@ -73,7 +71,7 @@ def _train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
         plain(config.segmenter),
         data.palette.num_classes,
         data.train_index.bands,
-        pretrained=last is None,  # a resumed run brings its weights
+        pretrained=stored is None,  # a resumed run brings its weights
     )
     module = Segmenter(
         network,
@@ -86,12 +84,14 @@ def _train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
         seed=config.seed,
         global_batch=config.bs,
     )
-    keep_best = config.select == "best"
-    exporter = SegmenterExporter(out_dir, facts, data.inner_dataset, keep_best, config.samples)
+    exporter = SegmenterExporter(
+        *(out_dir, facts, config.checkpoint_minutes, config.trainer.requeue),
+        *(data.inner_dataset, config.select == "best", config.samples),
+    )
     callbacks = [Throughput(), Estimate(1), exporter]
-    trainer = build_trainer(config, data.steps_per_epoch, callbacks, config.validate_every)
+    trainer = build_trainer(config, data.steps_per_epoch, callbacks, stored, config.validate_every)
     announce(trainer, config, _summary(config, data, module))
-    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    fit(trainer, module, data, exporter, stored)
     if not trainer.is_global_zero:
         return {}
     if exporter.best_weights is not None:

@@ -1,5 +1,6 @@
 """Where a command runs: devices, precision and memory."""
 
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ ACCELERATORS = ("auto", "cpu", "gpu")
 AUTO = "auto"
 """The precision that a training run measures: see `MeasuredPrecision`."""
 
+REQUEUE_SIGNAL = signal.SIGUSR1
+"""By it SLURM says that a job's time is almost up, with `sbatch --signal=USR1@90`."""
+
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", AUTO)
 _SHORT_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -28,11 +32,13 @@ class TrainerSettings:
         accelerator: "auto", "cpu" or "gpu".
         strategy: Lightning's name of a strategy; "auto" fits it to the number of devices.
         num_nodes: How many machines, each with `devices` devices, share a batch.
+        requeue: Whether a training saves at SLURM's signal, and puts its job into the queue again.
     """
 
     accelerator: str
     strategy: str
     num_nodes: int
+    requeue: bool
 
     def check(self, devices: int = 1, precision: str | None = None) -> None:
         """Refuses devices and precisions that this machine does not have.

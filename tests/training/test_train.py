@@ -1,16 +1,30 @@
 """The train command, and how its runs are resumed."""
 
+import errno
+import os
 import shutil
+import signal
 import sys
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
-from run_folders import assert_same_weights, board_of, differ, last_checkpoint, run_script, weights
+from run_folders import (
+    assert_same_state,
+    assert_same_weights,
+    board_of,
+    differ,
+    last_checkpoint,
+    run_script,
+    signal_at,
+    weights,
+)
 
 from geoseg_gan.models.checkpoints import load_generator
+from geoseg_gan.training.callbacks import samples
 from geoseg_gan.training.gan import GAN
 from geoseg_gan.training.runs import differences, read_outcome
 from geoseg_gan.training.settings import train_command
@@ -49,7 +63,7 @@ def test_a_run_leaves_samples_checkpoints_logs_and_says_so(run, capsys):
     names = {path.name for path in out_dir.iterdir() if not path.name.startswith("events")}
     expected = {f"epoch{e:03d}_{i}.jpg" for e in (1, 2) for i in range(3)}
     expected |= {f"{n}_e{e:03d}.pt" for e in (1, 2) for n in "GD"}
-    assert names == expected | {"last.ckpt", "config.yaml", "hparams.yaml", "result.json"}
+    assert names == expected | {"last.ckpt", "config.yaml", "result.json"}
     assert metrics["lr/g"] >= 0
     with Image.open(out_dir / "epoch002_0.jpg") as triple:
         assert triple.size == (3 * 32 + 2 * 2, 32)
@@ -120,19 +134,119 @@ def test_the_same_seed_trains_the_same_networks(trained, tmp_path, go_on):
 
 
 @pytest.mark.parametrize("crops", ["uniform", "rare"])
-def test_a_resumed_run_ends_as_the_uninterrupted_one(crops, tmp_path, make_folder, run):
+def test_a_run_that_trains_on_ends_as_one_that_was_longer(crops, tmp_path, make_folder, run):
     make_folder(tmp_path / "data", train=7, size=48)
     # A constant rate, since the linear one depends on the planned number of epochs.
-    common = ("optimizer.schedule=constant", f"crops={crops}")
+    common = ("optimizer.schedule=constant", f"crops={crops}", "data.num_workers=null")
     whole, _ = run("whole", *common, "epochs=3")
     parts, _ = run("parts", *common, "epochs=2")
     run("parts", *common, "epochs=3", "resume=true")
-    for name in ("G_e003.pt", "D_e003.pt"):
-        assert_same_weights(weights(whole / name), weights(parts / name))
-    whole, parts = last_checkpoint(whole), last_checkpoint(parts)
-    assert_same_weights(whole["state_dict"], parts["state_dict"])
-    assert whole["global_step"] == parts["global_step"] == 9
-    assert whole["lr_schedulers"] == parts["lr_schedulers"]
+    assert_same_state(whole, parts)
+    assert last_checkpoint(parts)["global_step"] == 9
+
+
+ADAPTIVE = ("inner_share=0.3", "loss.augment.adaptive=true", "loss.augment.color=true")
+
+
+@pytest.mark.parametrize(
+    ("workers", "steps", "number", "settings"),
+    [
+        ("null", (1, 5), signal.SIGTERM, ()),  # inside of epochs
+        ("2", (2, 3), signal.SIGINT, ADAPTIVE),  # in the last step of one, and the first of another
+        ("0", (4,), signal.SIGHUP, ("accumulate=2",)),
+    ],
+)
+def test_a_run_that_a_signal_stops_ends_as_an_undisturbed_one(
+    workers, steps, number, settings, run, capsys
+):
+    common = ("epochs=3", "epoch_steps=3", f"data.num_workers={workers}", *settings)
+    whole, figures = run("whole", *common)
+    for step in steps:
+        with signal_at(step, number):
+            run("parts", *common, "resume=true")
+        path = whole.with_name("parts") / "last.ckpt"
+        assert last_checkpoint(path.parent)["global_step"] == step + 1
+        shown = capsys.readouterr().out
+        assert f"Stopped in epoch {step // 3 + 1}: saved {path}, resume=true continues" in shown
+    parts, again = run("parts", *common, "resume=true")
+    assert_same_state(whole, parts)
+    assert {p.name for p in whole.iterdir()} - {p.name for p in parts.iterdir()} <= {
+        p.name for p in whole.glob("events*")
+    }
+    for path in (p for p in whole.iterdir() if p.suffix in (".pt", ".jpg")):
+        if path.suffix == ".pt":
+            assert_same_weights(weights(path), weights(parts / path.name))
+        else:
+            assert path.read_bytes() == (parts / path.name).read_bytes()
+    assert figures | {"images_per_second": 0} == again | {"images_per_second": 0}
+
+
+def test_what_the_end_of_an_epoch_lacks_is_written_on_resume(run, monkeypatch):
+    whole, figures = run("whole", "epochs=2")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for part in ("_save_samples", "_remove_old_networks"):  # before all and after all files
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+            patch.setattr(samples.RunExporter, part, full)
+            run("parts", "epochs=2", "resume=true")
+    for name in ("G_e002.pt", "epoch002_1.jpg", "result.json"):  # of a run that was at its end
+        shutil.copytree(whole, tmp := whole.with_name(name))
+        (tmp / name).unlink()
+        (tmp / "result.json").unlink(missing_ok=True)
+    for name in ("parts", "G_e002.pt", "epoch002_1.jpg", "result.json"):
+        out_dir, again = run(name, "epochs=2", "resume=true")
+        assert {p.name for p in whole.iterdir()} - {p.name for p in out_dir.iterdir()} <= {
+            p.name for p in whole.glob("events*")
+        }
+        assert_same_state(whole, out_dir)
+        assert again["lr/g"] == figures["lr/g"]
+        assert read_outcome(out_dir)["steps"] == 6
+
+
+def test_a_run_is_saved_inside_of_an_epoch_every_few_minutes(run, monkeypatch):
+    steps, save = [], L.Trainer.save_checkpoint
+
+    def noted(self, *arguments):
+        steps.append(self.global_step)
+        save(self, *arguments)
+
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", noted)
+    run("often", "epochs=2", "checkpoint_minutes=0")
+    assert steps == [1, 2, 3, 4, 5, 6]
+    run("seldom", "epochs=2")
+    assert steps[6:] == [3, 6]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(run, monkeypatch):
+    step = GAN.step
+
+    def spoilt(self, *arguments):
+        d_terms, g_terms = step(self, *arguments)
+        if self.global_step == 5:
+            g_terms["adversarial"] = g_terms["adversarial"] * float("nan")
+        return d_terms, g_terms
+
+    monkeypatch.setattr(GAN, "step", spoilt)
+    with pytest.raises(UserError, match=r"not finite at step 5, in epoch 2 \(.* of step 3 is"):
+        run("run", "epochs=3")
+
+
+def test_slurm_s_signal_saves_the_run_and_requeues_its_job(run, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "scontrol"
+    command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "asked"}\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "1234")
+    common = ("epochs=2", "trainer.requeue=true")
+    with pytest.raises(UserError, match="add resume=true"):
+        run("run", *common)
+    with signal_at(1, signal.SIGUSR1):
+        run("run", *common, "resume=true")
+    assert (tmp_path / "asked").read_text() == "requeue 1234\n"
+    assert last_checkpoint(run("run", *common, "resume=true")[0])["global_step"] == 6
 
 
 def test_crops_change_the_training_and_the_summary_names_their_classes(
@@ -180,16 +294,11 @@ def test_a_finished_run_is_not_overwritten_and_returns_its_figures(trained, go_o
     assert "has finished after 2 epochs. Raise epochs" in capsys.readouterr().out
 
 
-def test_a_run_that_goes_on_is_not_finished_until_it_ends(trained, go_on, monkeypatch):
+def test_a_run_that_goes_on_is_not_finished_until_it_ends(trained, go_on):
     _, out_dir = trained
 
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GAN, "training_step", interrupted)
-        with pytest.raises(SystemExit):
-            go_on("epochs=3", "resume=true")
+    with signal_at(7):
+        go_on("epochs=3", "resume=true")
     assert read_outcome(out_dir) is None
     metrics = go_on("epochs=4", "resume=true", "keep_checkpoints=2")
     assert read_outcome(out_dir)["epochs"] == 4
@@ -265,7 +374,7 @@ def test_networks_that_do_not_take_the_image_size_are_refused(composed):
         ("speed.recompute=[segmenter]", "speed.recompute=segmenter"),
         ("trainer.num_nodes=0", "trainer.num_nodes=0: use 1 or more"),
         ("init_from=nowhere/G_e001.pt", "init_from=nowhere/G_e001.pt does not exist"),
-        ("resume=true", "last.ckpt does not exist"),
+        ("checkpoint_minutes=-1", "checkpoint_minutes=-1"),
         ("accumulate=4", "bs=2 is .* multiple of devices=1, times accumulate=4"),
         ("trainer.num_nodes=4", "multiple of devices=1, times trainer.num_nodes=4"),
     ],

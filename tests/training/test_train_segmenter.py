@@ -7,15 +7,23 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from run_folders import assert_same_weights, board_of, differ, last_checkpoint, run_script, weights
+from run_folders import (
+    assert_same_state,
+    assert_same_weights,
+    board_of,
+    differ,
+    last_checkpoint,
+    run_script,
+    signal_at,
+    weights,
+)
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from geoseg_gan.config import plain
 from geoseg_gan.data.images import MaskReader, read_image
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.models.checkpoints import load_segmenter
-from geoseg_gan.training.runs import FREE, find_checkpoint
-from geoseg_gan.training.segmenter import Segmenter
+from geoseg_gan.training.runs import FREE, find_run
 from geoseg_gan.training.train_segmenter import check, train_segmenter
 from geoseg_gan.utils.confusion import TileConfusions, mean_iou
 from geoseg_gan.utils.errors import UserError
@@ -55,7 +63,7 @@ def test_a_run_leaves_the_best_segmenter_its_figures_and_pictures(fit, capsys):
     folder, scores = fit("run", "epochs=4", "lr=0.02")
     names = {path.name for path in folder.iterdir() if not path.name.startswith("events")}
     assert names == {
-        "segmenter.pt", "scores.json", "tiles.npz", "last.ckpt", "config.yaml", "hparams.yaml",
+        "segmenter.pt", "scores.json", "tiles.npz", "last.ckpt", "config.yaml",
         "predictions_inner.png", "predictions_val.png", "confusion_inner.png", "confusion_val.png",
     }  # fmt: skip
     stored = json.loads((folder / "scores.json").read_text())
@@ -119,21 +127,31 @@ def test_held_out_tiles_are_checked_as_often_as_asked_and_nothing_else_changes(f
     assert_same_weights(*trained)
 
 
-def test_a_resumed_run_ends_as_the_uninterrupted_one(fit, monkeypatch):
-    whole, _ = fit("whole", "epochs=3", "augment=strong")
-    step = Segmenter.training_step
+def test_a_run_that_signals_stop_ends_as_an_undisturbed_one(
+    tmp_path, make_folder, make_generated, composed, tiny_segmenter
+):
+    make_folder(tmp_path / "data")
+    make_generated(tmp_path / "made", range(6))
+    settings = [o for o in tiny_segmenter if "segmenter" not in o and "augment" not in o]
+    # The default number of workers, strong augmentation, and a network with dropout.
+    settings += ["epochs=3", "data.num_workers=null", "resume=true", "segmenter=fpn_light"]
+    settings += [f"data_root={tmp_path / 'data'}", "samples=0", "mixing.schedule=first"]
+    settings += [f"synthetic={tmp_path / 'made'}", "segmenter.encoder_weights=null"]
 
-    def interrupted(self, sample, batch_idx):
-        if self.current_epoch == 2:
-            raise KeyboardInterrupt
-        return step(self, sample, batch_idx)
+    def fit(name):
+        out_dir = tmp_path / name
+        return out_dir, train_segmenter(
+            composed("train_segmenter", *settings, f"out_dir={out_dir}")
+        )
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Segmenter, "training_step", interrupted)
-        with pytest.raises(SystemExit):
-            fit("parts", "epochs=3", "augment=strong")
-    parts, _ = fit("parts", "epochs=3", "augment=strong", "resume=true")
+    whole, scores = fit("whole")
+    for step in (0, 4):
+        with signal_at(step):
+            fit("parts")
+    parts, again = fit("parts")
     assert_same_weights(weights(whole / "segmenter.pt"), weights(parts / "segmenter.pt"))
+    assert_same_state(whole, parts)
+    assert scores == again
     assert (whole / "scores.json").read_text() == (parts / "scores.json").read_text()
 
 
@@ -161,12 +179,14 @@ def test_a_run_of_an_earlier_version_resumes_unless_it_uses_a_removed_knob(compo
     for value in ("shared", "apart"):
         stored = plain(config)
         stored["mixing"]["batch_norm"] = value
-        torch.save({"config": stored, "epoch": 0}, tmp_path / "last.ckpt")
+        progress = {"epoch_progress": {"current": {"processed": 1}}}
+        content = {"config": stored, "loops": {"fit_loop": progress}}
+        torch.save(content, tmp_path / "last.ckpt")
         if value == "shared":
-            assert find_checkpoint(config, FREE, "scores.json") == tmp_path / "last.ckpt"
+            assert find_run(config, FREE, "scores.json") == (content, False)
         else:
             with pytest.raises(UserError, match=r"batch_norm=apart, which this version no longer"):
-                find_checkpoint(config, FREE, "scores.json")
+                find_run(config, FREE, "scores.json")
 
 
 def test_synthetic_pairs_are_mixed_in_without_changing_the_number_of_steps(

@@ -50,7 +50,7 @@ class SegmenterExporter(LastCheckpoint):
             self.best_score, self.best_epoch = score, trainer.current_epoch + 1
             weights = module.network.state_dict()
             self.best_weights = {name: value.cpu().clone() for name, value in weights.items()}
-        self.save_last(trainer)
+        super().on_train_epoch_end(trainer, module)
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Adds the pictures to TensorBoard."""
@@ -69,10 +69,11 @@ class SegmenterExporter(LastCheckpoint):
     def state_dict(self) -> dict[str, Any]:
         """The best epoch so far, as `last.ckpt` keeps it."""
         best = {"score": self.best_score, "epoch": self.best_epoch}
-        return {**best, "weights": self.best_weights}
+        return super().state_dict() | best | {"weights": self.best_weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the best epoch of a resumed run."""
+        super().load_state_dict(state_dict)
         self.best_score, self.best_epoch = state_dict["score"], state_dict["epoch"]
         self.best_weights = state_dict["weights"]
 

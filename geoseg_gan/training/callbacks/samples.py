@@ -1,4 +1,4 @@
-"""What a generator's training saves after each epoch: samples, networks, and `last.ckpt`."""
+"""What a generator's training saves after each epoch: `last.ckpt`, samples and networks."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -9,7 +9,7 @@ from torch.utils.data import default_collate
 
 from geoseg_gan.data.batch import make_batch, regions_of
 from geoseg_gan.data.dataset import WindowDataset
-from geoseg_gan.models.checkpoints import save_network
+from geoseg_gan.models.checkpoints import NetworkKind, save_network
 from geoseg_gan.models.generators.noise import sample_noise
 from geoseg_gan.training.callbacks.checkpoint import LastCheckpoint
 from geoseg_gan.training.gan import GAN
@@ -21,8 +21,7 @@ class RunExporter(LastCheckpoint):
     """Saves samples and networks when an epoch ends.
 
     `epoch###_i.jpg` shows mask, real and generated image of a fixed validation window;
-    `G_e###.pt` and `D_e###.pt` hold the networks, `last.ckpt` everything that resuming needs.
-    TensorBoard gets the same pictures.
+    `G_e###.pt` and `D_e###.pt` hold the networks. TensorBoard gets the same pictures.
 
     Attributes:
         dataset: Where the shown windows come from.
@@ -36,18 +35,22 @@ class RunExporter(LastCheckpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Saves everything, and says so."""
+        super().on_train_epoch_end(trainer, module)
+        if trainer.is_global_zero:
+            print(f"Epoch {trainer.current_epoch + 1}: saved samples and checkpoints.")
+
+    def export(self, trainer: L.Trainer, module: L.LightningModule, epoch: int) -> None:
+        """Writes samples and networks of an epoch, as far as they are missing."""
         assert isinstance(module, GAN)
-        epoch = trainer.current_epoch + 1
-        if trainer.is_global_zero:
-            self._save_samples(trainer, module, epoch)
-            generator, path = module.inference_generator, self.out_dir / f"G_e{epoch:03d}.pt"
-            save_network(path, "generator", generator, self.facts, epoch)
-            path = self.out_dir / f"D_e{epoch:03d}.pt"
-            save_network(path, "discriminator", module.discriminator, self.facts, epoch)
-        self.save_last(trainer)
-        if trainer.is_global_zero:
-            self._remove_old_networks(epoch)
-            print(f"Epoch {epoch}: saved samples and checkpoints.")
+        if not trainer.is_global_zero:
+            return
+        self._save_samples(trainer, module, epoch)
+        networks = {"generator": module.inference_generator, "discriminator": module.discriminator}
+        for kind, network in networks.items():
+            path = self.out_dir / f"{kind[0].upper()}_e{epoch:03d}.pt"
+            if not path.exists():
+                save_network(path, cast(NetworkKind, kind), network, self.facts, epoch)
+        self._remove_old_networks(epoch)
 
     def triples(self, module: GAN) -> list[RGB]:
         """Mask, real and generated image of every shown window, side by side."""
@@ -71,10 +74,14 @@ class RunExporter(LastCheckpoint):
         return triples
 
     def _save_samples(self, trainer: L.Trainer, module: GAN, epoch: int) -> None:
+        count = min(self.samples, len(self.dataset))
+        paths = [self.out_dir / f"epoch{epoch:03d}_{number}.jpg" for number in range(count)]
+        if all(path.exists() for path in paths):
+            return
         triples = self.triples(module)
-        for number, triple in enumerate(triples):
-            write_picture(self.out_dir / f"epoch{epoch:03d}_{number}.jpg", triple)
-        if triples and trainer.logger is not None:
+        for path, triple in zip(paths, triples, strict=True):
+            write_picture(path, triple)
+        if trainer.logger is not None:
             board = cast(Any, trainer.logger).experiment
             grid = beside(triples, columns=1)
             board.add_image("samples", grid, trainer.global_step, dataformats="HWC")

@@ -50,6 +50,9 @@ class TimeBudget(Callback):
         """Starts the clock."""
         self._started = time.monotonic()
         self._update(trainer, module)
+        progress = trainer.fit_loop.epoch_progress.current
+        if cast(GAN, module).time_used >= 1 and progress.ready == progress.processed:
+            trainer.should_stop = True  # a run that was stopped after its last epoch
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         """Gives the module the share used, and stops the trainer at 1."""
@@ -73,9 +76,13 @@ class Throughput(Callback):
     _since = 0.0
     _batches = 0
 
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Starts the clock, since a resumed run may begin inside of an epoch."""
+        self._batches, self._since = -self._WARM_UP, time.monotonic()
+
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Leaves out the time between epochs."""
-        self._batches = -self._WARM_UP if trainer.global_step == 0 else 0
+        self._batches = min(self._batches, 0)
         self._since = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
