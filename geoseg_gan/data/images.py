@@ -36,6 +36,9 @@ MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 MAX_PIXELS = 2**30
 """Pixels of the largest image that is read, such as 32,768 x 32,768."""
 
+DTYPES = ("uint8", "uint16", "int16", "float32")
+"""NumPy's names of the types that images are kept in; others become float32."""
+
 _MAX_SIDE = 2**17  # pixels: more is no image, but an attack on the time that reading takes
 _MAX_BANDS = 2048  # GDAL's time grows with their square
 _MAX_SCANS = 200  # of a JPEG: each costs as much time as the whole image, but a few bytes
@@ -54,7 +57,6 @@ _BEGINNINGS = {
 _TIFF = (".tif", ".tiff")
 _FILTERS = threading.Lock()
 _SMALL = 2**26  # bytes that are taken without asking how much memory is free
-_KEPT_DTYPES = (np.uint8, np.uint16, np.int16, np.float32)
 # No other files beside a GeoTIFF, which could be of any format and lead anywhere.
 _ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
 
@@ -88,7 +90,7 @@ def read_image(path: Path, content: bytes | None = None) -> npt.NDArray[Any]:
         if path.suffix.lower() in _TIFF
         else _read_picture(path, content, keep=("L", "I;16", "RGB"))
     )
-    return pixels if pixels.dtype in _KEPT_DTYPES else pixels.astype(np.float32)
+    return pixels if str(pixels.dtype) in DTYPES else pixels.astype(np.float32)
 
 
 def write_image(path: Path, pixels: npt.NDArray[Any], quality: int = 95) -> None:

@@ -11,10 +11,15 @@ import numpy.typing as npt
 
 from geoseg_gan.utils.confusion import IGNORE as IGNORE
 from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.reading import whole
 
 MAX_CLASSES = 254
 _UNKNOWN = 254
 UnknownPolicy = Literal["error", "ignore", "nearest"]
+
+COLOR = [whole(0, 255)]
+PALETTE = {"classes": [{"name": str, "color": COLOR}], "ignore": [COLOR]}
+"""What `Palette.to_dict` gives, as a shape of `utils.reading`."""
 
 
 class UnknownColorError(UserError):

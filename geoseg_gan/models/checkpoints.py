@@ -7,22 +7,26 @@ configuration are stored beside the weights.
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.data.palette import Palette
+from geoseg_gan.data.images import DTYPES
+from geoseg_gan.data.palette import PALETTE, Palette, UnknownPolicy
+from geoseg_gan.data.settings import Fit, MaskFormat
 from geoseg_gan.models.discriminators.oasis import EXTRA_DISCRIMINATORS, changed_settings
 from geoseg_gan.models.registry import Generator, build_generator
 from geoseg_gan.models.segmenters import build_segmenter
 from geoseg_gan.models.settings import current_config
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path
+from geoseg_gan.utils.reading import Number, check_content, whole
 
 NetworkKind = Literal["generator", "discriminator", "segmenter"]
 
@@ -33,6 +37,61 @@ _FILES: dict[NetworkKind, str] = {
     "generator": "a G_e###.pt, which train writes",
     "discriminator": "a D_e###.pt, which train writes",
     "segmenter": "a segmenter.pt, which train_segmenter writes",
+}
+
+_MOST_VALUES, _DEEPEST = 200_000, 100  # in a checkpoint, and levels of what lies in another
+
+_PLAIN = (str, Number(), bool, None)
+_SETTINGS = {"name": str, "*": _PLAIN}
+_OPTION = (str, bool, None, Number(-(2**16), 2**16))
+_NETWORK = {
+    "epoch": whole(),
+    "weights": {"*": Tensor},
+    "palette": PALETTE,
+    "scaling": {"low": [Number()], "high": [Number()], "dtype": set(DTYPES)},
+}
+_JUDGED = {"held_out": [Number(finite=False)], "scores": {"*": Number(finite=False)}}
+_CONFIGS: dict[NetworkKind, Any] = {
+    "generator": {
+        "model": {"generator": _SETTINGS, "discriminator": _SETTINGS},
+        "data_root": str,
+        "image_size": whole(1, 2**15),
+        "seed": whole(0, 2**64),
+        "inner_share?": Number(0, 1),
+        "data": {
+            "mask_format": set(get_args(MaskFormat)),
+            "unknown": set(get_args(UnknownPolicy)),
+            "fit": set(get_args(Fit)),
+            "gsd": (None, Number(0, 1e6)),
+            "group_regex": (None, str),
+            "split_file?": (None, str),
+        },
+    },
+    "discriminator": {"model": {"generator": _SETTINGS, "discriminator": _SETTINGS}},
+    "segmenter": {
+        "segmenter": {
+            "arch": str,
+            "encoder": str,
+            "encoder_weights": (None, str),
+            "options": {"*": (*_OPTION, [_OPTION])},
+        },
+        "image_size": whole(1, 2**15),
+    },
+}
+_PROGRESS = {"total": {"*": whole()}, "current": {"*": whole()}}
+_STATE = {
+    "epoch": whole(),
+    "global_step": whole(),
+    "pytorch-lightning_version": str,
+    "state_dict": {"*": (Tensor, dict)},
+    "optimizer_states": [{"state": dict, "param_groups": [dict]}],
+    "lr_schedulers": [dict],
+    "callbacks": dict,
+    "loops": {
+        "fit_loop": {"epoch_progress": _PROGRESS, "epoch_loop.batch_progress": _PROGRESS},
+        "*": dict,
+    },
+    "config": {"epochs": whole(1), "max_minutes?": (None, Number(0)), "model?": {"*": _SETTINGS}},
 }
 
 
@@ -123,10 +182,10 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> LoadedGene
         UserError: If there is no such file, or it is not a generator this version can read.
     """
     content = _read(path, "generator")
-    facts = _facts(content)
+    facts = _facts(path, content)
     settings: Mapping[str, Any] = facts.config["model"]["generator"]
-    network = build_generator(settings, facts.palette.num_classes, len(facts.scaling.low))
-    digest = _finish(network, path, content, device)
+    sizes = facts.palette.num_classes, len(facts.scaling.low)
+    network, digest = _finish(lambda: build_generator(settings, *sizes), path, content, device)
     return LoadedGenerator(cast(Generator, network), facts, content["epoch"], digest)
 
 
@@ -137,12 +196,12 @@ def load_segmenter(path: Path, device: torch.device | str = "cpu") -> LoadedSegm
         UserError: If there is no such file, or it is not a segmenter this version can read.
     """
     content = _read(path, "segmenter")
-    facts = _facts(content)
+    facts = _facts(path, content)
     settings: Mapping[str, Any] = facts.config["segmenter"]
-    network = build_segmenter(
-        settings, facts.palette.num_classes, len(facts.scaling.low), pretrained=False
+    sizes = facts.palette.num_classes, len(facts.scaling.low)
+    network, digest = _finish(
+        lambda: build_segmenter(settings, *sizes, pretrained=False), path, content, device
     )
-    digest = _finish(network, path, content, device)
     # Older files also hold class losses.
     known = {f.name: content["judged"][f.name] for f in fields(SegmenterEvaluation)}
     return LoadedSegmenter(network, facts, SegmenterEvaluation(**known), digest)
@@ -169,7 +228,7 @@ def start_from(path: Path, generator: nn.Module, discriminator: nn.Module, facts
         wanted.append(("discriminator", d_path, discriminator))
     for kind, source, network in wanted:
         content = _read(source, kind)
-        theirs = _facts(content)
+        theirs = _facts(source, content)
         if theirs.palette.to_dict()["classes"] != facts.palette.to_dict()["classes"]:
             raise UserError(f"init_from: {source} was trained on other classes than data= has.")
         settings, own = theirs.config["model"][kind], facts.config["model"][kind]
@@ -185,36 +244,94 @@ def start_from(path: Path, generator: nn.Module, discriminator: nn.Module, facts
             )
         new = {key for key in EXTRA_DISCRIMINATORS if settings.get(key) != own.get(key)}
         shared = {n: w for n, w in content["weights"].items() if n.split(".")[0] not in new}
-        network.load_state_dict(network.state_dict() | shared)
+        weights = network.state_dict() | shared
+        _check_weights(source, weights, network)
+        network.load_state_dict(weights)
     if not d_path.is_file():
         warnings.warn(
             f"{d_path} does not exist: the discriminator starts with new weights.", stacklevel=2
         )
 
 
-def _facts(content: Mapping[str, Any]) -> RunFacts:
-    config = current_config(content["config"])
+def read_training_state(path: Path) -> dict[str, Any]:
+    """Reads a `last.ckpt`; its tensors stay in the file until they are used.
+
+    Raises:
+        OSError: If it cannot be read.
+        UserError: If it is not what a training of this project saves.
+    """
+    advice = "Its run cannot be continued: begin another one in a new out_dir."
+    content = _load(path, advice, mmap=True)
+    check_content(path, content, _STATE, advice)
+    return content
+
+
+def _facts(path: Path, content: Mapping[str, Any]) -> RunFacts:
     scaling = ImageScaling(**content["scaling"])
-    return RunFacts(config, Palette.from_dict(content["palette"]), scaling)
+    bands = list(zip(scaling.low, scaling.high, strict=False))
+    try:
+        if not len(bands) == len(scaling.low) == len(scaling.high) > 0:
+            raise UserError("scaling: low and high need one number for every band.")
+        if wrong := [(low, high) for low, high in bands if not low < high]:
+            raise UserError(f"scaling: low={wrong[0][0]} is not less than high={wrong[0][1]}.")
+        palette = Palette.from_dict(content["palette"])
+    except UserError as error:
+        raise UserError(f"{path} is damaged: {error} Train again.") from None
+    return RunFacts(current_config(content["config"]), palette, scaling)
 
 
 def _finish(
-    network: nn.Module, path: Path, content: Mapping[str, Any], device: torch.device | str
-) -> str:
-    """Loads the weights that a file holds; returns its digest."""
-    network.load_state_dict(content["weights"])
+    build: Callable[[], nn.Module],
+    path: Path,
+    content: Mapping[str, Any],
+    device: torch.device | str,
+) -> tuple[nn.Module, str]:
+    """Builds the network whose weights a file holds; returns it with the file's digest."""
+    weights, config = content["weights"], content["config"]
+    # Mix Transformers read values of tensors when they are built.
+    on_cpu = config.get("segmenter", {}).get("encoder", "").startswith("mit_")
+    try:
+        if not on_cpu:
+            with torch.device("meta"):  # without memory, whatever size the configuration asks for
+                size = sum(parameter.numel() for parameter in build().parameters())
+            if size > (held := sum(value.numel() for value in weights.values())):
+                raise UserError(f"its network has {size:,} parameters, but it holds {held:,}.")
+        network = build()
+        _check_weights(path, weights, network)
+    except UserError as error:
+        text = str(error) if str(path) in str(error) else f"{path} cannot be used: {error}"
+        raise UserError(text) from None
+    network.load_state_dict(weights)
     network.to(device).eval().requires_grad_(False)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return network, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_weights(path: Path, weights: Mapping[str, Tensor], network: nn.Module) -> None:
+    """Refuses weights that are not a network's, or no numbers."""
+    wanted = network.state_dict()
+    for name in sorted(wanted.keys() ^ weights.keys(), key=str):
+        which = "lacks" if name in wanted else "has, in excess,"
+        raise UserError(f"{path} is damaged: it {which} the weights '{name}'. Train again.")
+    for name, value in weights.items():
+        shape, own = list(value.shape), list(wanted[name].shape)
+        if shape != own or value.is_floating_point() != wanted[name].is_floating_point():
+            raise UserError(
+                f"{path} is damaged: the weights '{name}' are {value.dtype} of shape {shape}, but "
+                f"{own} is needed. Train again."
+            )
+        if not value.isfinite().all():
+            raise UserError(
+                f"{path} holds weights that are NaN or infinite ('{name}'). Use a checkpoint of an "
+                "earlier epoch, or train again with a lower lr."
+            )
 
 
 def _read(path: Path, kind: NetworkKind) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} does not exist. Give {_FILES[kind]}.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch raises exceptions of many types for other files
-        content = None
-    if not isinstance(content, dict) or "format" not in content or "kind" not in content:
+    content = _load(path, f"Give {_FILES[kind]}.")
+    if "format" not in content or "kind" not in content:
         raise UserError(f"{path} is not a checkpoint of this project. Give {_FILES[kind]}.")
     if content["kind"] != kind:
         raise UserError(
@@ -225,4 +342,49 @@ def _read(path: Path, kind: NetworkKind) -> dict[str, Any]:
             f"{path} has format {content['format']}, but this version reads format "
             f"{FORMATS[kind]}. Use the version of geoseg-gan that wrote it, or train again."
         )
+    shape = _NETWORK | {"config": _CONFIGS[kind]}
+    shape |= {"judged": _JUDGED} if kind == "segmenter" else {}
+    check_content(path, content, shape, f"Give {_FILES[kind]}.")
     return content
+
+
+def _load(path: Path, advice: str, mmap: bool = False) -> dict[str, Any]:
+    """Reads a file of torch.save that holds a dict of tensors and plain values."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        # Unpacked it is never larger than the file.
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        if not isinstance(content, dict) or not _is_plain(content):
+            raise ValueError
+    except Exception as error:  # torch raises exceptions of many types for other files
+        if "allocate memory" in str(error) or (isinstance(error, OSError) and error.errno):
+            raise
+        raise UserError(f"{path} is not a checkpoint of this project. {advice}") from None
+    return content
+
+
+def _is_plain(content: Any) -> bool:
+    """Whether what torch.load gave is of a size and depth that can be worked with.
+
+    References can stand for far more values than the file has, and tensors for more than they hold.
+    """
+    waiting, count = [(content, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if count > _MOST_VALUES or depth > _DEEPEST:
+            return False
+        if isinstance(value, dict):
+            waiting += [(part, depth + 1) for pair in value.items() for part in pair]
+        elif isinstance(value, list | tuple | set):
+            waiting += [(part, depth + 1) for part in value]
+        elif isinstance(value, Tensor) and not (
+            (value.layout, value.device.type) == (torch.strided, "cpu")
+            and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+        ):
+            return False
+    return True

@@ -52,7 +52,9 @@ class Number:
     def __str__(self) -> str:
         """In words."""
         kind = "a whole number" if self.whole else "a number"
-        return kind if self.low == -math.inf else f"{kind} from {self.low:g} to {self.high:g}"
+        if self.high >= 2**31:
+            return kind if self.low == -math.inf else f"{kind} of {self.low:g} or more"
+        return f"{kind} from {self.low:g} to {self.high:g}"
 
 
 def whole(low: int = 0, high: int = 2**31) -> Number:

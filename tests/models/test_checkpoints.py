@@ -1,8 +1,19 @@
+import re
+import zipfile
+from pathlib import Path
+
 import pytest
 import torch
 
+import geoseg_gan
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.models.checkpoints import RunFacts, load_generator, save_network, start_from
+from geoseg_gan.models.checkpoints import (
+    RunFacts,
+    load_generator,
+    read_training_state,
+    save_network,
+    start_from,
+)
 from geoseg_gan.models.generators.noise import sample_noise
 from geoseg_gan.models.registry import build_discriminator, build_generator
 from geoseg_gan.models.settings import current_config
@@ -15,8 +26,13 @@ MODEL = {
 }
 
 
+DATA = {"mask_format": "rgb", "unknown": "error", "fit": "crop", "gsd": None, "group_regex": None}
+CONFIG = {"data_root": "data", "image_size": 32, "seed": 0, "data": DATA, "model": MODEL}
+
+
 def facts(palette, **model):
-    return RunFacts({"model": MODEL | model}, palette, ImageScaling([0.0] * 3, [255.0] * 3))
+    config = CONFIG | {"model": MODEL | model}
+    return RunFacts(config, palette, ImageScaling([0.0] * 3, [255.0] * 3))
 
 
 def build(seed, facts):
@@ -100,3 +116,96 @@ def test_a_file_that_would_run_code_is_refused(tmp_path, capsys):
     with pytest.raises(UserError, match="is not a checkpoint of this project"):
         load_generator(tmp_path / "G.pt")
     assert "run" not in capsys.readouterr().out
+
+
+def changed(content, key, value):
+    """A copy of nested dicts with another value, or without the entry, where the keys lead."""
+    name, _, rest = key.partition("/")
+    new = {name: changed(content[name], rest, value)} if rest else {name: value}
+    return {key: entry for key, entry in {**content, **new}.items() if entry is not ...}
+
+
+def laps():
+    value = [0]
+    for _ in range(40):
+        value = [value, value]
+    return value
+
+
+HUGE = MODEL["generator"] | {"width": 60_000, "max_width": 60_000}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("epoch", ..., "lacks 'epoch'"),
+        ("epoch", -5, "has 'epoch', which is -5, not a whole number of 0 or more"),
+        ("config/data/fit", "x", "has 'config.data.fit', which is 'x', not one of crop, resize"),
+        ("config/image_size", 10**9, "has 'config.image_size', which is 1000000000, not"),
+        ("config/model", None, "has 'config.model', which is None, not a mapping"),
+        ("config/model/generator", HUGE, r"cannot be used: its network has \d+,.* parameters"),
+        ("config/model/generator/hidden", ..., "cannot be used: its network has"),
+        ("config/model/generator/name", "x", "cannot be used: model.generator.name=x is not one"),
+        ("config/more", laps(), "is not a checkpoint of this project"),
+        ("palette/classes", [{"name": "a", "color": [0, 0, 0]}], "is damaged: .* 1 classes"),
+        ("palette/ignore", [[0, 0, 999]], r"has 'palette.ignore\[0\]\[2\]', which is 999"),
+        ("scaling/low", [0.0], "is damaged: scaling: low and high need one number for every band"),
+        ("scaling/high", [0.0] * 3, "is damaged: scaling: low=0.0 is not less than high=0.0"),
+        ("scaling/dtype", "object", "has 'scaling.dtype', which is 'object', not one of float32"),
+        ("weights", {}, "cannot be used: its network has 11,371 parameters, but it holds 0"),
+        ("weights/stem.bias", ..., "is damaged: it lacks the weights 'stem.bias'"),
+        ("weights/more", torch.zeros(1), "is damaged: it has, in excess, the weights 'more'"),
+        ("weights/stem.bias", torch.zeros(3), "is damaged: the weights 'stem.bias' are .* of shape .3., but"),
+        ("weights/stem.bias", torch.full((8,), torch.nan), "holds weights that are NaN or infinite"),
+        ("weights/stem.bias", torch.zeros(1).expand(8), "is not a checkpoint of this project"),
+        ("weights/stem.bias", "x", "has 'weights.stem.bias', which is 'x', not Tensor"),
+    ],
+)  # fmt: skip
+def test_a_field_that_is_not_as_it_must_be_is_named(key, value, message, saved):
+    path = saved[0]
+    content = torch.load(path, weights_only=True)
+    torch.save(changed(content, key, value), path)
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))} {message}"):
+        load_generator(path)
+
+
+def test_a_file_that_unpacks_to_more_than_it_is_is_not_read(saved):
+    path = saved[0]
+    with zipfile.ZipFile(path) as whole:
+        parts = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, part in parts.items():
+            packed.writestr(name, part)
+    with pytest.raises(UserError, match="is not a checkpoint of this project"):
+        load_generator(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("epoch", -5, "has 'epoch', which is -5"),
+        ("loops", ..., "lacks 'loops'"),
+        ("loops/fit_loop", {}, "lacks 'loops.fit_loop.epoch_progress'"),
+        ("state_dict", [], r"has 'state_dict', which is \[\], not a mapping"),
+        ("optimizer_states", [1], r"has 'optimizer_states\[0\]', which is 1, not a mapping"),
+        ("config/epochs", "two", "has 'config.epochs', which is 'two', not a whole number"),
+        (None, b"", "is not a checkpoint of this project"),
+        (None, b"PK", "is not a checkpoint of this project"),
+    ],
+)
+def test_training_states_are_checked_field_by_field(key, value, message, trained):
+    path = trained[1] / "last.ckpt"
+    content = read_training_state(path)
+    assert content["epoch"] == 1
+    if key is None:
+        path.write_bytes(value)
+    else:
+        torch.save(changed(torch.load(path, weights_only=True), key, value), path)
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))} {message}.*cannot be continued"):
+        read_training_state(path)
+
+
+def test_everything_that_torch_reads_is_plain_data():
+    for path in Path(geoseg_gan.__file__).parent.rglob("*.py"):
+        for call in re.findall(r"torch\.load\((?:[^()]|\([^()]*\))*\)", path.read_text()):
+            assert "weights_only=True" in call, path
