@@ -1,6 +1,5 @@
 """The frame of every command: a Hydra app with a typed configuration."""
 
-import argparse
 import dataclasses
 import logging
 import os
@@ -11,23 +10,28 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import hydra
+from hydra._internal.core_plugins import file_config_source
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from geoseg_gan.utils.errors import UserError, show_warnings_as_lines
+from geoseg_gan.utils.errors import UserError, check_values, one_line, show_warnings_as_lines
 from geoseg_gan.utils.files import atomic_path
 from geoseg_gan.utils.messages import CONFIGS, explain, help_text, knob_texts, mistake
 from geoseg_gan.utils.signals import Stopped, raising_signals
+from geoseg_gan.utils.yaml_files import load_yaml
 
 ConfigT = TypeVar("ConfigT")
 
@@ -62,10 +66,9 @@ def command(name: str, schema: type[ConfigT], run: str) -> Callable[[], None]:
         _JobError.count = 0
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, which are explained below
         try:
-            if {"-h", "--help"} & set(sys.argv[1:]):
+            if _asks_for_help():
                 print(help_text(name))
             else:
-                _check_config_dir()
                 with raising_signals():
                     hydra.main(f"pkg://{CONFIGS}", name, "1.3")(task)()
             sys.stdout.flush()
@@ -122,18 +125,76 @@ def _run(config: DictConfig, schema: type, run: str) -> Any:
 
 
 def _print_error(line: str) -> None:
-    print(f"error: {line}", file=sys.stderr, flush=True)
+    print(f"error: {one_line(line)}", file=sys.stderr, flush=True)
 
 
-def _check_config_dir() -> None:
-    """Refuses files of --config-dir, perhaps a stranger's, that could have Hydra run code."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--config-dir", "-cd")
-    folder = parser.parse_known_args()[0].config_dir
-    for path in sorted(Path(folder).rglob("*.yaml")) if folder else ():
-        text = path.read_text()  # as it stands, for comments, and as read, for escaped characters
-        if re.search(r"_target_|\bhydra\b", f"{path.relative_to(folder)} {text} {read_yaml(path)}"):
-            raise UserError(f"{path}: files of --config-dir may set neither hydra nor _target_.")
+def _asks_for_help() -> bool:
+    """Whether the command line asks for help.
+
+    Raises:
+        UserError: If Hydra has no such options, or not in this order.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}. Options stand before all settings or behind them; see --help.")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    options = parser.parse_args()
+    if options.experimental_rerun is not None:
+        raise UserError("--experimental-rerun reads a pickle, which can run code: not supported.")
+    return bool(options.help)
+
+
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Hydra's reader of all YAML files outside of the package, which may be a stranger's.
+
+    They are those of --config-dir, --config-path and hydra.searchpath. What Hydra or OmegaConf
+    would run or look up for them is refused: settings of `hydra`, `_target_`, and resolvers, such
+    as `oc.env`. It bears the name of the class whose place it takes, as Hydra wants it.
+    """
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Reads a file.
+
+        Raises:
+            UserError: If it is no YAML file, too large, or asks for what is refused.
+        """
+        path = Path(self.path, self._normalize_file_name(config_path)).resolve()
+        text, content = load_yaml(path)
+        header = self._get_header_dict(text[:512])
+        chosen = [config_path, header, content.get("defaults")]
+        if _is_refused(content) or _is_refused(chosen, True):
+            raise UserError(
+                f"{path}: config files from outside the package may set neither hydra nor "
+                "_target_, nor use resolvers, as in ${oc.env:NAME}. Give these on the command line."
+            )
+        place = f"{self.scheme()}://{self.path}"
+        return ConfigResult(self.provider, place, OmegaConf.create(content), header)
+
+
+# The first reader of a scheme stays: Hydra's own, of the same name, comes later.
+SourcesRegistry.instance().types["file"] = FileConfigSource
+
+
+def _is_refused(node: Any, choosing: bool = False) -> bool:
+    """Whether Hydra or OmegaConf could run something for a part of a file.
+
+    Args:
+        node: The part.
+        choosing: Whether it chooses further files or a place, so that its texts are keys as well.
+    """
+    if isinstance(node, dict):
+        keys = " ".join(map(str, node))
+        if re.search(r"\b_target_\b|(?<![^\W_])hydra(?![^\W_])|\$", keys):
+            return True
+        node = list(node.values())
+    if isinstance(node, list):
+        return any(_is_refused(entry, choosing) for entry in node)
+    text = str(node)
+    if choosing and ("hydra" in text or "$" in re.sub(r"^\$\{[\w./@]+\}$", "", text)):
+        return True
+    return bool(re.search(r"\$\{.*:", text, re.DOTALL))
 
 
 class SweepNames(Callback):
@@ -182,7 +243,12 @@ def typed(config: DictConfig, schema: type[ConfigT]) -> ConfigT:
             meaning = knob_texts(_COMMANDS[schema]).get(missing[0], ("", missing[0]))[1]
             raise UserError(f"{missing[0]} is not set: give {meaning}, as in {missing[0]}=... .")
         # Merging refuses the keys that +key=value has added.
-        merged = OmegaConf.merge(schema, OmegaConf.to_container(config))
+        values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+        check_values(values)
+        if empty := [key for key, value in values.items() if value == ""]:
+            raise UserError(f"{empty[0]} is empty: give a value, or leave it out.")
+        merged = OmegaConf.merge(schema, values)
+        check_values(OmegaConf.to_container(merged))  # again, for numbers that were texts
         return cast(ConfigT, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise UserError(explain(error, schema)) from None
@@ -200,5 +266,5 @@ def write_yaml(path: Path, config: Any) -> None:
 
 
 def read_yaml(path: Path) -> Any:
-    """Reads a YAML file as plain dicts and lists."""
-    return OmegaConf.to_container(OmegaConf.load(path))
+    """Reads a YAML file as plain dicts and lists; a UserError if it is no configuration."""
+    return load_yaml(path)[1]

@@ -353,7 +353,7 @@ def test_config_files_from_elsewhere_cannot_run_code(text, tmp_path, capsys, run
     (tmp_path / "own" / "experiment" / "mine.yaml").write_text(text)
     arguments = ["--config-dir", "own", "experiment=mine"]
     assert run_command(train_command, *arguments) == 1
-    assert "mine.yaml: files of --config-dir may set neither" in capsys.readouterr().err
+    assert "mine.yaml: may set neither hydra nor _target_" in capsys.readouterr().err
 
 
 def test_an_experiment_from_elsewhere_is_used(tmp_path, capsys, run_command):

@@ -8,12 +8,15 @@ import numpy.typing as npt
 
 from geoseg_gan.config import command
 from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass, UnknownPolicy, class_ids
-from geoseg_gan.utils.errors import UserError, check_choice, check_range
+from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range
 
 MaskFormat = Literal["rgb", "index"]
 Fit = Literal["crop", "resize"]
 Schedule = Literal["constant", "falling", "first"]
 Remainder = Literal["drop", "shift"]
+LARGEST_SIDE = 32_768
+"""The largest side of a tile or an image in pixels."""
+
 _LARGEST_CHUNK = 2047  # MB: LitData counts the bytes of a chunk in 32 bits
 
 
@@ -25,6 +28,13 @@ class DemoSettings:
     val_tiles: int
     tile_size: int
     seed: int
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range: a UserError that names key, value and range."""
+        for key in ("train_tiles", "val_tiles"):
+            check_range(f"data.demo.{key}", getattr(self, key), 1, 1_000_000)
+        check_range("data.demo.tile_size", self.tile_size, 16, 4096)
+        check_range("data.demo.seed", self.seed, 0, LARGEST_SEED)
 
 
 @dataclass
@@ -56,8 +66,8 @@ class DataSettings:
                 "data.cache=ram keeps all pairs in memory, which data.format=stream is not made "
                 "for. Set data.cache=none."
             )
-        check_range("data.num_workers", self.num_workers, 0)
-        check_range("data.gsd", self.gsd, 0, ends="(]")
+        check_range("data.num_workers", self.num_workers, 0, 1024)
+        check_range("data.gsd", self.gsd, 0, 1e6, "(]")
         self.classes()
         if self.unknown == "ignore" and not self.ignore:
             raise UserError(
@@ -96,7 +106,7 @@ class TransplantStep:
             raise UserError(f"{key}.classes=[] names no class; name some, or null for rare ones.")
         check_range(f"{key}.max_share", self.max_share, 0, 1, "(]")
         check_range(f"{key}.min_pixels", self.min_pixels, 1)
-        check_range(f"{key}.tries", self.tries, 1)
+        check_range(f"{key}.tries", self.tries, 1, 10_000)
 
 
 @dataclass
@@ -204,12 +214,12 @@ def _check_steps(group: str, steps: JitterSettings | AugmentSettings) -> None:
                 check_range(f"{key}.degrees", step.degrees, 0, 180)
                 check_range(f"{key}.translate", step.translate, 0, 1)
             case ElasticStep():
-                check_range(f"{key}.amplitude", step.amplitude, 0)
-                check_range(f"{key}.wavelength", step.wavelength, 2)
+                check_range(f"{key}.amplitude", step.amplitude, 0, 10_000)
+                check_range(f"{key}.wavelength", step.wavelength, 2, 1e6)
             case ColorStep():
                 for part in ("brightness", "contrast", "saturation"):
                     check_range(f"{key}.{part}", getattr(step, part), 0, 1, "[)")
-                check_range(f"{key}.gamma", step.gamma, 0)
+                check_range(f"{key}.gamma", step.gamma, 0, 10)
 
 
 @dataclass
@@ -258,11 +268,11 @@ class TileSettings:
 
     def __post_init__(self) -> None:
         """Refuses values out of range: a UserError that names key, value and range."""
-        check_range("tile_size", self.tile_size, 1)
+        check_range("tile_size", self.tile_size, 1, LARGEST_SIDE)
         check_range("overlap", self.overlap, 0, self.tile_size - 1)
         check_range("val_share", self.val_share, 0, 1, "()")
         check_range("max_ignore", self.max_ignore, 0, 1)
-        check_range("seed", self.seed, 0)
+        check_range("seed", self.seed, 0, LARGEST_SEED)
         check_choice("remainder", self.remainder, get_args(Remainder))
         check_choice("image_format", self.image_format, ("auto", "png", "jpg", "tif"))
         if self.val_regex is not None and self.val_groups is not None:

@@ -48,6 +48,7 @@ from geoseg_gan.models.pretrained.features import (
     build_features,
 )
 from geoseg_gan.synthesis.recognizer import Recognizer, load_recognizer
+from geoseg_gan.synthesis.settings import LARGEST_BATCH
 from geoseg_gan.utils.distributed import (
     gather_arrays,
     launch,
@@ -55,7 +56,7 @@ from geoseg_gan.utils.distributed import (
     share_of,
     where_in_words,
 )
-from geoseg_gan.utils.errors import UserError, check_choice, plural
+from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range, plural
 from geoseg_gan.utils.pictures import evenly_spaced
 
 FEWEST = 16
@@ -182,11 +183,10 @@ def check(config: EvaluateConfig) -> None:
             f"features_weights={config.features_weights}: features=lite0 brings its own. Drop it, "
             "or set features=inception."
         )
-    if config.num_samples < FEWEST or config.variants < 2 or config.bs < 1 or config.seed < 0:
-        raise UserError(
-            f"num_samples={config.num_samples} must be {FEWEST} or more, variants="
-            f"{config.variants} 2 or more, bs={config.bs} positive, seed={config.seed} 0 or more."
-        )
+    check_range("num_samples", config.num_samples, FEWEST, 1e6)
+    check_range("variants", config.variants, 2, 1000)
+    check_range("bs", config.bs, 1, LARGEST_BATCH)
+    check_range("seed", config.seed, 0, LARGEST_SEED)
     config.onnx.check()
     config.trainer.check(config.devices)
     if (Path(config.out_dir) / FIGURES_FILE).exists():

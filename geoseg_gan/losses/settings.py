@@ -1,6 +1,5 @@
 """Knobs of the losses."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +32,7 @@ class DiffAugmentSettings:
         """
         for key in ("p", "target", "most"):
             check_range(f"loss.augment.{key}", getattr(self, key), 0, 1)
-        check_range("loss.augment.images", self.images, 1)
+        check_range("loss.augment.images", self.images, 1, 1e9)
         if (self.p or self.adaptive) and not (self.color or self.geometry):
             raise UserError(
                 f"loss.augment.p={self.p} changes nothing with color=false and geometry=false: set "
@@ -55,7 +54,9 @@ class SegmentationLossSettings:
         Raises:
             UserError: Naming the key, its value and what is allowed.
         """
-        if not (self.ce >= 0 and self.dice >= 0 and 0 < self.ce + self.dice < math.inf):
+        for key in ("ce", "dice"):
+            check_range(f"loss.{key}", getattr(self, key), 0, 1e6)
+        if not self.ce + self.dice:
             raise UserError(f"loss: ce={self.ce} and dice={self.dice}: use 0 or more, not both 0.")
         weights = self.class_weights
         if weights is None or weights == "balanced":
@@ -63,7 +64,7 @@ class SegmentationLossSettings:
         if not (
             isinstance(weights, list)
             and len(weights) == num_classes
-            and all(isinstance(w, int | float) and 0 <= w < math.inf for w in weights)
+            and all(isinstance(w, int | float) and 0 <= w <= 1e6 for w in weights)
             and any(weights)
         ):
             raise UserError(
@@ -139,7 +140,7 @@ class ObjectiveSettings:
         """
         check_choice("loss.adversarial", self.adversarial, ADVERSARIAL)
         for name in ("feature_matching", "perceptual", "diversity", "labelmix", "r1"):
-            check_range(f"loss.{name}.weight", getattr(self, name).weight, 0)
-        check_range("loss.r1.every", self.r1.every, 1)
-        check_range("loss.diversity.limit", self.diversity.limit, 0, ends="(]")
+            check_range(f"loss.{name}.weight", getattr(self, name).weight, 0, 1e6)
+        check_range("loss.r1.every", self.r1.every, 1, 1e6)
+        check_range("loss.diversity.limit", self.diversity.limit, 0, 1e6, "(]")
         self.augment.check()

@@ -13,7 +13,8 @@ from geoseg_gan.models.discriminators.projected import ProjectedDis
 from geoseg_gan.models.generators.noise import NoiseSpec
 from geoseg_gan.models.generators.spade import SpadeGen
 from geoseg_gan.models.generators.unet import UNetGen
-from geoseg_gan.utils.errors import UserError, check_choice
+from geoseg_gan.utils.device import free_memory
+from geoseg_gan.utils.errors import UserError, check_choice, check_range
 
 GENERATORS: dict[str, type[nn.Module]] = {"unet": UNetGen, "spade": SpadeGen}
 
@@ -23,6 +24,7 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "projected": ProjectedDis,
 }
 
+_LEVELS = ("depth", "layers", "scales", "texture_octaves")  # each of half the size, or twice it
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
@@ -59,6 +61,26 @@ def build_discriminator(
     return _build("discriminator", DISCRIMINATORS, settings, num_classes, image_channels)
 
 
+def check_memory(network: nn.Module, key: str) -> None:
+    """Refuses a network whose training cannot fit into memory: its weights, four times.
+
+    Beside them stand their gradients and Adam's two averages.
+
+    Args:
+        network: It may be on the meta device.
+        key: What it is called in the configuration.
+
+    Raises:
+        UserError: Naming the key, the need and what there is.
+    """
+    count = sum(parameter.numel() for parameter in network.parameters())
+    if 4 * 4 * count > (free := free_memory()):
+        raise UserError(
+            f"{key} has {count / 1e6:,.0f} M parameters, whose training takes "
+            f"{16 * count / 1e9:,.0f} GB of memory; {free / 1e9:,.0f} GB are free. Make it smaller."
+        )
+
+
 def _build(
     kind: str,
     known: Mapping[str, type[nn.Module]],
@@ -92,3 +114,5 @@ def _check_arguments(
         allowed = (int, float) if types[key] is float else (types[key],)
         if type(value) not in allowed:
             raise UserError(f"{prefix}.{key}={value}: use {_TYPES[types[key]]}.")
+        if types[key] in (int, float):  # from what number on, the network itself says
+            check_range(f"{prefix}.{key}", value, -1, 16 if key in _LEVELS else 65_536)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from geoseg_gan.models.pretrained.lite import LITE0, load_lite
+from geoseg_gan.models.registry import check_memory
 from geoseg_gan.models.settings import SegmenterSettings
 from geoseg_gan.utils.errors import UserError, check_choice
 
@@ -56,6 +57,7 @@ def _check_built(described: str, image_size: int) -> None:
     with torch.device(device):
         network = build_segmenter(asdict(settings), 2, 3, pretrained=False).eval()
         image = torch.zeros(1, 3, image_size, image_size)
+    check_memory(network, "segmenter")
     stride = segmenter_stride(network)
     if image_size % stride:
         fitting = max(1, round(image_size / stride)) * stride

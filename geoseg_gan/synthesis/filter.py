@@ -245,7 +245,7 @@ def check_filter(tau: Any, alpha: float | None) -> None:
     is_number = isinstance(tau, int | float) and not isinstance(tau, bool)
     if tau != AUTO and not (is_number and 0 <= tau < 1):
         raise UserError(f"tau={tau}: use a number from 0 to below 1, or auto.")
-    check_range("alpha", alpha, 0, ends="(]")
+    check_range("alpha", alpha, 0, 1e6, "(]")
 
 
 def check_can_ignore(alpha: float | None, reader: MaskReader) -> None:

@@ -18,6 +18,7 @@ from geoseg_gan.config import plain
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
+from geoseg_gan.data.settings import LARGEST_SIDE
 from geoseg_gan.data.split import split_pairs
 from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.data.transplant import Transplanter
@@ -44,7 +45,7 @@ from geoseg_gan.synthesis.report import (
     write_histogram,
 )
 from geoseg_gan.synthesis.sampling import SAMPLINGS, expected_shares, mask_weights
-from geoseg_gan.synthesis.settings import GenerateConfig
+from geoseg_gan.synthesis.settings import LARGEST_BATCH, GenerateConfig
 from geoseg_gan.synthesis.writer import (
     MANIFEST,
     Layout,
@@ -56,10 +57,11 @@ from geoseg_gan.synthesis.writer import (
     stored_facts,
 )
 from geoseg_gan.utils.distributed import launch, open_fabric, share_of, where_in_words
-from geoseg_gan.utils.errors import UserError, check_choice, check_range, plural
+from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range, plural
 from geoseg_gan.utils.files import sweep, write_json
 
 _TRIES = 10  # candidates for each pair that keep asks for
+_MOST = 10_000_000  # candidates of a folder
 _PILOT = 256  # candidates whose scores tau=auto looks at
 
 _MAY_DIFFER_ON_RERUN = {
@@ -430,10 +432,13 @@ def check(config: GenerateConfig) -> None:
     Raises:
         UserError: Naming the key, its value and what to do.
     """
-    for key in ("num_samples", "variants", "bs", "keep", "max_tries", "image_size"):
-        check_range(key, getattr(config, key), 1)
-    for key in ("num_workers", "seed"):
-        check_range(key, getattr(config, key), 0)
+    for key, most in (
+        *(("num_samples", _MOST), ("keep", _MOST // _TRIES), ("max_tries", _MOST)),
+        *(("variants", 1000), ("bs", LARGEST_BATCH), ("image_size", LARGEST_SIDE)),
+    ):
+        check_range(key, getattr(config, key), 1, most)
+    check_range("num_workers", config.num_workers, 0, 1024)
+    check_range("seed", config.seed, 0, LARGEST_SEED)
     check_choice("layout", config.layout, get_args(Layout))
     check_choice("sampling", config.sampling, SAMPLINGS)
     check_filter(config.tau, config.alpha)

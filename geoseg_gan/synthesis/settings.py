@@ -1,6 +1,5 @@
 """Knobs of the generate command."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +7,9 @@ from geoseg_gan.config import command
 from geoseg_gan.data.settings import JitterSettings
 from geoseg_gan.utils.device import TrainerSettings
 from geoseg_gan.utils.errors import UserError, check_choice, check_range
+
+LARGEST_BATCH = 65_536
+"""The largest number of images at once."""
 
 
 @dataclass
@@ -59,9 +61,9 @@ class OnnxSettings:
         Raises:
             UserError: Naming the key, its value and what is allowed.
         """
-        if not self.mean or not all(map(math.isfinite, self.mean)):
+        if not self.mean or not all(abs(v) <= 1e6 for v in self.mean):
             raise UserError(f"onnx.mean={self.mean}: use one number, or one a band.")
-        if not self.std or not all(math.isfinite(v) and v > 0 for v in self.std):
+        if not self.std or not all(0 < v <= 1e6 for v in self.std):
             raise UserError(f"onnx.std={self.std}: use one number above 0, or one a band.")
 
 

@@ -18,10 +18,13 @@ from geoseg_gan.data.datamodule import PairDataModule
 from geoseg_gan.data.stream import check_root
 from geoseg_gan.models.settings import current_config
 from geoseg_gan.training.settings import TrainingConfig
+from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import write_json
 
 LAST = "last.ckpt"
+_LEAST_BYTES = 64  # a pixel: a one-hot mask, real and generated images, one map of features
+
 OUTCOME = "result.json"
 """The file that a run of train leaves once it has finished."""
 
@@ -49,6 +52,12 @@ def check_run(config: TrainingConfig, networks: str, accumulate: int = 1) -> Non
         raise UserError(
             f"bs={config.bs} is the batch over all devices and must be a multiple of "
             f"devices={config.devices}{machines}{parts}."
+        )
+    need = _LEAST_BYTES * config.bs // (nodes * accumulate) * config.image_size**2
+    if not config.trainer.on_gpu() and need > (free := free_memory()):
+        raise UserError(
+            f"bs={config.bs} with image_size={config.image_size} takes more than "
+            f"{need / 1e9:,.0f} GB of memory; {free / 1e9:,.0f} GB are free. Lower one of them."
         )
     check_root(config.data, Path(config.data_root))
     out_dir = Path(config.out_dir)

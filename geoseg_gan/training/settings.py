@@ -6,6 +6,7 @@ from typing import Any
 
 from geoseg_gan.config import command
 from geoseg_gan.data.settings import (
+    LARGEST_SIDE,
     AugmentSettings,
     DataSettings,
     JitterSettings,
@@ -13,9 +14,9 @@ from geoseg_gan.data.settings import (
 )
 from geoseg_gan.losses.settings import ObjectiveSettings, SegmentationLossSettings
 from geoseg_gan.models.settings import ModelSettings, SegmenterSettings
-from geoseg_gan.synthesis.settings import OnnxSettings
+from geoseg_gan.synthesis.settings import LARGEST_BATCH, OnnxSettings
 from geoseg_gan.utils.device import TrainerSettings
-from geoseg_gan.utils.errors import UserError, check_choice, check_range
+from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range
 
 SCHEDULES = ("constant", "linear")
 NETWORKS = ("generator", "discriminator")
@@ -43,8 +44,8 @@ class OptimizerSettings:
             raise UserError(f"optimizer.betas={self.betas}: use two numbers in [0, 1).")
         check_range("optimizer.decay_from", self.decay_from, 0, 1, "[)")
         check_range("optimizer.ema", self.ema, 0, 1, "[)")
-        check_range("optimizer.d_lr_ratio", self.d_lr_ratio, 0, ends="(]")
-        check_range("optimizer.clip", self.clip, 0)
+        check_range("optimizer.d_lr_ratio", self.d_lr_ratio, 0, 1000, "(]")
+        check_range("optimizer.clip", self.clip, 0, 1e6)
 
 
 @dataclass
@@ -73,8 +74,8 @@ class SegmenterOptimizerSettings:
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
-        check_range("optimizer.weight_decay", self.weight_decay, 0)
-        check_range("optimizer.clip", self.clip, 0)
+        check_range("optimizer.weight_decay", self.weight_decay, 0, 100)
+        check_range("optimizer.clip", self.clip, 0, 1e6)
         check_range("optimizer.warm_up", self.warm_up, 0, 1, "[)")
 
 
@@ -101,12 +102,14 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
-        for key in ("epochs", "bs", "image_size", "epoch_steps"):
-            check_range(key, getattr(self, key), 1)
-        check_range("lr", self.lr, 0, ends="(]")
-        check_range("samples", self.samples, 0)
-        check_range("checkpoint_minutes", self.checkpoint_minutes, 0)
-        check_range("seed", self.seed, 0)
+        check_range("epochs", self.epochs, 1, 1_000_000)
+        check_range("epoch_steps", self.epoch_steps, 1, 1e9)
+        check_range("bs", self.bs, 1, LARGEST_BATCH)
+        check_range("image_size", self.image_size, 1, LARGEST_SIDE)
+        check_range("lr", self.lr, 0, 10, "(]")
+        check_range("samples", self.samples, 0, 1000)
+        check_range("checkpoint_minutes", self.checkpoint_minutes, 0, 1e7)
+        check_range("seed", self.seed, 0, LARGEST_SEED)
         check_range("inner_share", self.inner_share, 0, 0.5)
 
 
@@ -135,16 +138,16 @@ class TrainConfig(TrainingConfig):
     def __post_init__(self) -> None:
         """Refuses values out of range."""
         super().__post_init__()
-        check_range("base_bs", self.base_bs, 1)
-        check_range("accumulate", self.accumulate, 1)
-        check_range("max_minutes", self.max_minutes, 0, ends="(]")
+        check_range("base_bs", self.base_bs, 1, LARGEST_BATCH)
+        check_range("accumulate", self.accumulate, 1, LARGEST_BATCH)
+        check_range("max_minutes", self.max_minutes, 0, 1e7, "(]")
         check_choice("scale_lr", self.scale_lr, LR_SCALING)
         check_choice("monitor", self.monitor, MONITORS)
         if not re.fullmatch("all|[1-9][0-9]*", self.keep_checkpoints):
             kept = self.keep_checkpoints
             raise UserError(f"keep_checkpoints={kept}: use all, or a number from 1.")
-        check_range("evaluate_every", self.evaluate_every, 0)
-        check_range("evaluate_samples", self.evaluate_samples, 2)
+        check_range("evaluate_every", self.evaluate_every, 0, 1e6)
+        check_range("evaluate_samples", self.evaluate_samples, 2, 1e6)
 
     @property
     def kept_epochs(self) -> int | None:
@@ -176,10 +179,10 @@ class TrainSegmenterConfig(TrainingConfig):
     def __post_init__(self) -> None:
         """Refuses values out of range, and a selection that has nothing to choose by."""
         super().__post_init__()
-        check_range("validate_every", self.validate_every, 1)
+        check_range("validate_every", self.validate_every, 1, 1e6)
         check_choice("select", self.select, SELECTIONS)
         check_range("synthetic_ratio", self.synthetic_ratio, 0, 1)
-        check_range("oversample_factor", self.oversample_factor, 1)
+        check_range("oversample_factor", self.oversample_factor, 1, 1000)
         if self.select == "best" and not self.inner_share:
             raise UserError(
                 "select=best needs held-out training tiles to choose by. Set inner_share=0.15 or "

@@ -7,6 +7,7 @@ from typing import cast
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
 
 from geoseg_gan.config import plain
 from geoseg_gan.data.datamodule import GanDataModule
@@ -18,7 +19,12 @@ from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.models.checkpoints import RunFacts, start_from
 from geoseg_gan.models.discriminators.output import Discriminator
 from geoseg_gan.models.pretrained.features import MINIMUM_SIZE
-from geoseg_gan.models.registry import Generator, build_discriminator, build_generator
+from geoseg_gan.models.registry import (
+    Generator,
+    build_discriminator,
+    build_generator,
+    check_memory,
+)
 from geoseg_gan.models.settings import ModelSettings
 from geoseg_gan.synthesis.recognizer import load_recognizer
 from geoseg_gan.training.callbacks.evaluation import Evaluator
@@ -150,6 +156,8 @@ def check_networks(
         generator = cast(Generator, build_generator(settings["generator"], num_classes, 3))
         scoring = build_discriminator(settings["discriminator"], num_classes, 3)
         discriminator = cast(Discriminator, scoring)
+    check_memory(cast(nn.Module, generator), "model.generator")
+    check_memory(scoring, "model.discriminator")
     check_compatible(loss, discriminator.output_kind, generator.noise.channels)
     if image_size % generator.stride:
         fitting = max(1, round(image_size / generator.stride)) * generator.stride

@@ -15,11 +15,12 @@ from geoseg_gan.synthesis.settings import GenerateConfig
 from geoseg_gan.training.settings import OptimizerSettings, TrainConfig, TrainSegmenterConfig
 from geoseg_gan.trials.arms import FREE_RIVALS, ONLY, PLACEBO, PLAIN, REAL, Mix
 from geoseg_gan.utils.device import TrainerSettings
-from geoseg_gan.utils.errors import UserError, check_choice, check_range
+from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range
 from geoseg_gan.utils.messages import explain
 
 PartT = TypeVar("PartT")
 
+_MOST_SEEDS = 1000
 _DECIDED: dict[str, dict[str, Any]] = {
     "train": {"resume": False, "init_from": None, "inner_share": 0.0, "max_minutes": None},
     "generate": {"gen_ckpt": "", "save_dir": "", "segmenter_ckpt": None, "layout": "pairs"},
@@ -105,7 +106,7 @@ class TrialConfig:
             check_choice("arms", arm, self.all_arms())
         if self.train_tiles is not None and self.train_fraction is not None:
             raise UserError("Give train_tiles or train_fraction, not both.")
-        check_range("train_tiles", self.train_tiles, 1)
+        check_range("train_tiles", self.train_tiles, 1, 1e9)
         check_range("train_fraction", self.train_fraction, 0, 1, "(]")
         if self.data.split_file is not None and self.tile_count(1) is not None:
             raise UserError("data.split_file says which tiles are used: leave out train_tiles.")
@@ -114,7 +115,7 @@ class TrialConfig:
                 f"inner_share={self.inner_share}: use a share above 0, up to 0.5; tau and ratio "
                 "are chosen on these tiles."
             )
-        check_range("oversample_factor", self.oversample_factor, 1)
+        check_range("oversample_factor", self.oversample_factor, 1, 1000)
         self.trainer.check(self.devices)
         self.copy_paste.check("copy_paste")
         for part, values in _DECIDED.items():
@@ -162,13 +163,18 @@ class TrialConfig:
             UserError: If `seeds` is neither a positive number nor a list of different seeds.
         """
         value = self.seeds
-        seeds = list(range(value)) if isinstance(value, int) else value
-        valid = isinstance(seeds, list) and all(isinstance(s, int) and s >= 0 for s in seeds)
-        if isinstance(value, bool) or not valid or not seeds or len(set(seeds)) < len(seeds):
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = list(range(min(value, _MOST_SEEDS + 1)))
+        if (
+            not isinstance(value, list)
+            or not all(type(seed) is int and 0 <= seed <= LARGEST_SEED for seed in value)
+            or not 1 <= len(set(value)) == len(value) <= _MOST_SEEDS
+        ):
             raise UserError(
-                f"seeds={value}: give a number of seeds, as in 5, or different seeds, as in [0,1]."
+                f"seeds={self.seeds}: give a number of seeds, as in 5, or different seeds, as in "
+                f"[0,1]; at most {_MOST_SEEDS}, each at most {LARGEST_SEED}."
             )
-        return sorted(seeds)
+        return sorted(value)
 
     def all_arms(self) -> list[str]:
         """All arms in the order in which they are computed and reported."""

@@ -1,5 +1,6 @@
 """Where a command runs: devices, precision and memory."""
 
+import os
 import signal
 import time
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ AUTO = "auto"
 REQUEUE_SIGNAL = signal.SIGUSR1
 """By it SLURM says that a job's time is almost up, with `sbatch --signal=USR1@90`."""
 
+_PROCESSES = 16  # more of them only where there are as many cores
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", AUTO)
 _SHORT_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -58,9 +60,9 @@ class TrainerSettings:
         gpus = torch.cuda.device_count()
         if self.accelerator == "gpu" and not gpus:
             raise UserError("trainer=gpu: no GPU is visible. Use trainer=auto or trainer=cpu.")
-        if devices < 1 or (self.on_gpu() and devices > gpus):
-            raise UserError(f"devices={devices}: use 1 to {gpus or 'the number of processes'}.")
-        check_range("trainer.num_nodes", self.num_nodes, 1)
+        most = gpus if self.on_gpu() else max(_PROCESSES, os.cpu_count() or 1)
+        check_range("devices", devices, 1, most)
+        check_range("trainer.num_nodes", self.num_nodes, 1, 10_000)
         if full == "16-mixed" and not self.on_gpu():
             raise UserError("precision=16-mixed needs a GPU. Use bf16-mixed or 32-true.")
 

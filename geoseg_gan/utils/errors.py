@@ -2,9 +2,16 @@
 
 import difflib
 import math
+import re
 import sys
 import warnings
 from collections.abc import Iterable
+from typing import Any
+
+LARGEST_SEED = 2**32 - 1
+"""The largest seed that NumPy and Lightning take; the least is 0."""
+
+_LARGEST = 1e12  # of all numbers in configurations: closer limits are those of the settings
 
 
 class UserError(Exception):
@@ -20,10 +27,16 @@ class UserError(Exception):
         super().__init__(text)
 
 
+def one_line(text: str) -> str:
+    """A text on one line, without what would steer a terminal, as names of files can hold it."""
+    line = re.sub(r"\s*\n\s*", " ", text.strip())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
 def show_warnings_as_lines() -> None:
     """Has this process show warnings as lines on stderr, and what is for developers not at all."""
     warnings.showwarning = lambda message, *_: print(
-        f"warning: {message}", file=sys.stderr, flush=True
+        f"warning: {one_line(str(message))}", file=sys.stderr, flush=True
     )
     for category in (FutureWarning, DeprecationWarning):  # of libraries, about each other
         warnings.simplefilter("ignore", category)
@@ -63,12 +76,39 @@ def check_range(
     is_below = value <= high if ends[1] == "]" else value < high
     if is_above and is_below and math.isfinite(value):
         return
-    allowed = f"{low:g} or more" if ends[0] == "[" else f"more than {low:g}"
+    first, last = f"{low:.10g}", f"{high:.10g}"
+    allowed = f"{first} or more" if ends[0] == "[" else f"more than {first}"
     if high < math.inf:
-        allowed += f", up to {high:g}" if ends[1] == "]" else f", less than {high:g}"
+        allowed += f", up to {last}" if ends[1] == "]" else f", less than {last}"
     if ends == "[]" and high < math.inf:
-        allowed = f"{low:g} to {high:g}"
+        allowed = f"{first} to {last}"
     raise UserError(f"{key}={value}: use {allowed}.")
+
+
+def check_values(values: Any, key: str = "") -> None:
+    """Refuses what no setting can be: numbers without end, and texts that no name of a file is.
+
+    Args:
+        values: A configuration as plain dicts and lists, or a part of it.
+        key: What it is called in the configuration.
+
+    Raises:
+        UserError: Naming the first such value.
+    """
+    if isinstance(values, dict):
+        for name, value in values.items():
+            check_values(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(values, list):
+        for value in values:
+            check_values(value, key)
+    elif isinstance(values, int | float) and not abs(values) <= _LARGEST:
+        raise UserError(f"{key}={values}: use a finite number, at most {_LARGEST:g} in size.")
+    elif isinstance(values, str) and not values.isprintable():
+        raise UserError(f"{key}={values}: characters that cannot be shown are not allowed.")
+    elif isinstance(values, str) and "${" in values:
+        raise UserError(f"{key}={values}: a name of a setting in ${{}} stands for its value here.")
+    elif isinstance(values, str) and values.split("/")[0] == "~":
+        raise UserError(f"{key}={values}: only a shell knows ~. Write $HOME in its place.")
 
 
 def plural(count: int, noun: str) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import errno
+import os
 import re
 import types
 import typing
@@ -13,10 +14,45 @@ from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
 
-from geoseg_gan.utils.errors import UserError, check_choice
+from geoseg_gan.utils.errors import UserError, check_choice, one_line
 
 CONFIGS = "geoseg_gan.configs"  # the package of all YAML files
 _FOLDER = Path(str(resources.files(CONFIGS)))
+_MEMORY = "out of memory: use a smaller bs or image_size, or accumulate=2 in training."
+_AGAIN = "Then call again: what is finished stays."
+_REMEDIES = {
+    errno.ENOSPC: f"Free some space, or choose another folder. {_AGAIN}",
+    errno.EDQUOT: f"Your quota is used up: free some space, or choose another folder. {_AGAIN}",
+    errno.EROFS: "Choose a folder that can be written.",
+    errno.EACCES: "Change its permissions, or choose another folder.",
+    errno.EPERM: "Change its permissions, or choose another folder.",
+    errno.EFBIG: f"Raise the limit of file sizes (ulimit -f). {_AGAIN}",
+    errno.EMFILE: f"Raise the limit of open files (ulimit -n), or lower num_workers. {_AGAIN}",
+    errno.ENFILE: f"Close other programs, or lower num_workers. {_AGAIN}",
+    errno.EAGAIN: f"Raise the limit of processes (ulimit -u), or lower num_workers. {_AGAIN}",
+    errno.EIO: f"See whether disk or network are sound. {_AGAIN}",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.ENOTDIR: "A part of this path is a file. Choose another folder.",
+    errno.EISDIR: "It is a folder. Give a file.",
+    errno.ENOENT: "Correct the path.",
+    errno.EEXIST: "Choose another folder, or remove this one.",
+    errno.ELOOP: "Remove the link, or choose another folder.",
+    errno.ESTALE: f"See whether the network's disk is there. {_AGAIN}",
+    errno.ENOMEM: _MEMORY,
+}
+_OF_LIBRARIES = {
+    r"shared memory|[Bb]us error|torch_\w+: No space": "the shared memory of the machine is used "
+    "up: raise its limit (df /dev/shm; docker run --shm-size), or set num_workers=0, in training "
+    "data.num_workers=0.",
+    r"^\w*MemoryError|t allocate memory|[Oo]ut of memory|bad_alloc|Cannot allocate": _MEMORY,
+    r"DataLoader worker.* (exited|killed)": "a process that reads data ended unexpectedly (killed "
+    "by a signal, perhaps for want of memory): lower num_workers, in training data.num_workers. "
+    + _AGAIN,
+    r"PytorchStreamWriter|inline_container|file write failed|unexpected pos": "a checkpoint could "
+    f"not be written: see whether the disk is full or a limit reached. {_AGAIN}",
+}
+"""What errors say that have no number of the system's, and what that means."""
+
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -56,12 +92,31 @@ def mistake(error: BaseException) -> str | None:
     """One line for a mistake of the user or the system; None for one of the program."""
     if isinstance(error, UserError):
         return str(error)
-    if type(error).__name__.endswith("MemoryError") or "t allocate memory" in str(error):
-        return "out of memory: use a smaller bs or image_size, or accumulate=2 in training."
-    if isinstance(error, OSError) and error.errno is not None:
-        advice = " Free some space." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        return f"{error.strerror}: {error.filename or 'while reading or writing'}.{advice}"
+    found: BaseException | None = error
+    while found is not None:
+        text = f"{type(found).__name__}: {found}".strip().rpartition("\n")[2]
+        number = found.errno if isinstance(found, OSError) else None
+        if number is None and isinstance(found, OSError | RuntimeError | MemoryError):
+            for pattern, line in _OF_LIBRARIES.items():
+                if re.search(pattern, text):
+                    return line
+            # Workers send the text of an error alone.
+            number = next((n for n in _REMEDIES if os.strerror(n) in text), None)
+        if number == errno.ENOMEM:
+            return _MEMORY
+        if number is not None:
+            place = getattr(found, "filename", None) or _path_in(text) or "while reading or writing"
+            return f"{os.strerror(number)}: {place}. {_REMEDIES.get(number, '')}".strip()
+        found = found.__cause__
+    if isinstance(error, OSError):  # of a library that has no number for it
+        return f"{one_line(str(error)) or type(error).__name__} (while reading or writing)."
     return None
+
+
+def _path_in(text: str) -> str | None:
+    """The last path that a text quotes."""
+    found = re.findall(r"""['"<]([^'"<>]*/[^'"<>]*)['">]""", text)
+    return found[-1] if found else None
 
 
 def explain(error: Exception, schema: type) -> str:
