@@ -299,7 +299,11 @@ def test_options_of_a_segmenter_are_free_with_a_plus(composed, capsys, run_comma
     [
         (UserError("lr is wrong."), 1, "error: lr is wrong.\n"),
         (OSError(errno.ENOSPC, "No space left on device", "a.pt"), 1, "No space .*: a.pt. Free"),
-        (OSError(errno.EROFS, "Read-only file system", "a.pt"), 1, "error: Read-only .*: a.pt.\n"),
+        (
+            OSError(errno.EROFS, "Read-only file system", "a.pt"),
+            1,
+            "error: Read-only .*: a.pt. Choose a folder that can be written.\n",
+        ),
         (MemoryError(), 1, "error: out of memory: use a smaller bs"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "error: out of memory"),
         (Stopped(signal.SIGINT), 130, "error: interrupted.\n"),
@@ -353,7 +357,9 @@ def test_config_files_from_elsewhere_cannot_run_code(text, tmp_path, capsys, run
     (tmp_path / "own" / "experiment" / "mine.yaml").write_text(text)
     arguments = ["--config-dir", "own", "experiment=mine"]
     assert run_command(train_command, *arguments) == 1
-    assert "mine.yaml: may set neither hydra nor _target_" in capsys.readouterr().err
+    assert re.fullmatch(
+        r"error: \S+mine.yaml: .* neither hydra nor _target_.*\n", capsys.readouterr().err
+    )
 
 
 def test_an_experiment_from_elsewhere_is_used(tmp_path, capsys, run_command):

@@ -80,7 +80,7 @@ def check_range(
     allowed = f"{first} or more" if ends[0] == "[" else f"more than {first}"
     if high < math.inf:
         allowed += f", up to {last}" if ends[1] == "]" else f", less than {last}"
-    if ends == "[]" and high < math.inf:
+    if ends == "[]" and high < 1000:
         allowed = f"{first} to {last}"
     raise UserError(f"{key}={value}: use {allowed}.")
 

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
 from geoseg_gan.utils.errors import UserError, check_choice, one_line
 
@@ -108,7 +108,9 @@ def mistake(error: BaseException) -> str | None:
             place = getattr(found, "filename", None) or _path_in(text) or "while reading or writing"
             return f"{os.strerror(number)}: {place}. {_REMEDIES.get(number, '')}".strip()
         found = found.__cause__
-    if isinstance(error, OSError):  # of a library that has no number for it
+    if isinstance(error, OSError) and not isinstance(
+        error, HydraException
+    ):  # of a library that has no number for it
         return f"{one_line(str(error)) or type(error).__name__} (while reading or writing)."
     return None
 
