@@ -91,7 +91,9 @@ def help_text(name: str) -> str:
 def mistake(error: BaseException) -> str | None:
     """One line for a mistake of the user or the system; None for one of the program."""
     if isinstance(error, UserError):
-        return str(error)
+        # A loader's worker sends its traceback, whose last line is the error's own.
+        sent = re.fullmatch(r"Caught \w+ in .*\n[\w.]+: (.*)", str(error).strip(), re.DOTALL)
+        return sent[1] if sent else str(error)
     found: BaseException | None = error
     while found is not None:
         text = f"{type(found).__name__}: {found}".strip().rpartition("\n")[2]
@@ -108,9 +110,8 @@ def mistake(error: BaseException) -> str | None:
             place = getattr(found, "filename", None) or _path_in(text) or "while reading or writing"
             return f"{os.strerror(number)}: {place}. {_REMEDIES.get(number, '')}".strip()
         found = found.__cause__
-    if isinstance(error, OSError) and not isinstance(
-        error, HydraException
-    ):  # of a library that has no number for it
+    # Libraries, Hydra among them, raise some without a number.
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
         return f"{one_line(str(error)) or type(error).__name__} (while reading or writing)."
     return None
 
