@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from geoseg_gan.utils.errors import UserError, check_values, one_line, show_warnings_as_lines
 from geoseg_gan.utils.files import atomic_path
 from geoseg_gan.utils.messages import CONFIGS, explain, help_text, knob_texts, mistake
+from geoseg_gan.utils.processes import end_with_parent
 from geoseg_gan.utils.signals import Stopped, raising_signals
 from geoseg_gan.utils.yaml_files import load_yaml
 
@@ -102,6 +103,7 @@ class _JobError(Exception):
 def _run(config: DictConfig, schema: type, run: str) -> Any:
     """Runs a command's function once; returns what a sweeper optimises."""
     show_warnings_as_lines()  # again, since a launcher may have started this process
+    end_with_parent()
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     outputs = [key for key in ("save_dir", "out_dir", "data_root") if key in config]

@@ -24,6 +24,7 @@ from geoseg_gan.data.settings import DataSettings, Fit, JitterSettings
 from geoseg_gan.data.split import shared_groups, split_rows
 from geoseg_gan.data.stream import open_stream, read_info
 from geoseg_gan.utils.errors import plural
+from geoseg_gan.utils.processes import end_with_parent
 from geoseg_gan.utils.signals import outlive_signals
 
 
@@ -217,7 +218,7 @@ class PairDataModule(L.LightningDataModule):
             batch_size=self.batch_size // world,
             sampler=sampler,
             num_workers=workers,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
             persistent_workers=workers > 0,
             pin_memory=self.on_gpu,
         )
@@ -230,11 +231,12 @@ class PairDataModule(L.LightningDataModule):
         return max(1, min(8, (os.cpu_count() or 1) // here - 1)) if self.on_gpu else 1
 
 
-def _start_worker(worker: int) -> None:
-    """Seeds a loader process and limits it to one core: OpenCV would use all of them."""
+def start_worker(worker: int) -> None:
+    """Prepares a loader process: seeded, on one core, and ending with the one it loads for."""
+    end_with_parent()
     outlive_signals()
     pl_worker_init_function(worker)
-    cv2.setNumThreads(0)
+    cv2.setNumThreads(0)  # OpenCV would use all cores
     torch.set_num_threads(1)
 
 

@@ -66,7 +66,7 @@ def pack(config: PackSettings) -> dict[Split, PackedSplit]:
         group_regex=config.data.group_regex,
         dtype=indices["train"].dtype.name,
     )
-    with atomic_folder(out) as folder:
+    with atomic_folder(out, "out_dir") as folder:
         packed = {s: _pack(folder / s, found[s], indices[s], config.chunk_mb) for s in splits}
         write_json(folder / STREAM, {"format": FORMAT, **asdict(info)})
     console = Console(soft_wrap=True)  # so that the command below can be copied

@@ -88,7 +88,7 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
     val_groups = choose_groups({pair.group for pair in pairs}, config)
     splits: list[Split] = ["val" if pair.group in val_groups else "train" for pair in pairs]
     reader = mask_reader(config.data)
-    with atomic_folder(root) as folder, _no_size_limit():
+    with atomic_folder(root, "data_root") as folder, _no_size_limit():
         largest = max(count_pixels(pair.image) for pair in pairs)
         fitting = int(0.8 * free_memory() / (_BYTES_PER_PIXEL * largest))
         for split in SPLITS:

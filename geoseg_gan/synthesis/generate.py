@@ -58,7 +58,7 @@ from geoseg_gan.synthesis.writer import (
 )
 from geoseg_gan.utils.distributed import launch, open_fabric, share_of, where_in_words
 from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range, plural
-from geoseg_gan.utils.files import sweep, write_json
+from geoseg_gan.utils.files import write_json
 
 _TRIES = 10  # candidates for each pair that keep asks for
 _MOST = 10_000_000  # candidates of a folder
@@ -266,7 +266,6 @@ def _begin(folder: Path, facts: dict[str, Any], config: GenerateConfig, inputs: 
         if inputs.recognizer is not None:
             facts = facts | {"tau": _choose_tau(config, inputs, inputs.recognizer)}
         write_json(folder / GENERATION, facts)
-    sweep(folder)
     merge_manifest(folder)
 
 

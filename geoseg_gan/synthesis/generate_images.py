@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg_gan.data.batch import ImageScaling, one_hot_of, to_device
+from geoseg_gan.data.datamodule import start_worker
 from geoseg_gan.data.transplant import region_map
 from geoseg_gan.models.checkpoints import LoadedGenerator
 from geoseg_gan.models.generators.noise import NoiseSpec, draw_noise, noise_maps
@@ -109,10 +110,12 @@ def generate_batches(
         batch_sampler=batches,
         num_workers=min(num_workers, len(batches)),
         collate_fn=list,
+        worker_init_fn=start_worker,
     )
     prepared = (
         _prepare(generator, part, candidates, device)
-        for batch in _checked(loader)
+        # Workers end with the thread that starts them, which must be this one.
+        for batch in _checked(iter(loader))
         for part in ([batch] if on_gpu else [[item] for item in batch])
     )
     ready = _prefetched(prepared) if on_gpu else prepared

@@ -13,7 +13,7 @@ from geoseg_gan.data.images import MaskReader, write_image
 from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.synthesis.filter import GeneratedPair
 from geoseg_gan.utils.errors import UserError
-from geoseg_gan.utils.files import LOCK, atomic_path, open_append
+from geoseg_gan.utils.files import atomic_path, is_unused, open_append
 
 MANIFEST = "manifest.jsonl"
 
@@ -36,7 +36,7 @@ def stored_facts(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
     Raises:
         UserError: If the folder holds other files, or pairs of another generation.
     """
-    if not folder.exists() or all(path.name == LOCK for path in folder.iterdir()):
+    if is_unused(folder):
         return None
     if not (folder / GENERATION).is_file():
         raise UserError(f"save_dir={folder} holds other files. Choose a new folder.")

@@ -27,7 +27,7 @@ from geoseg_gan.data.transplant import rare_classes
 from geoseg_gan.models.checkpoints import load_segmenter
 from geoseg_gan.synthesis.generate import generate
 from geoseg_gan.synthesis.settings import GenerateConfig
-from geoseg_gan.training.runs import LAST, flat, read_outcome, write_outcome
+from geoseg_gan.training.runs import LAST, OUTCOME, flat, read_outcome, write_outcome
 from geoseg_gan.training.settings import TrainConfig, TrainSegmenterConfig
 from geoseg_gan.training.train import train
 from geoseg_gan.training.train_segmenter import SEGMENTER, TILES, train_segmenter
@@ -197,27 +197,23 @@ class SeedRuns:
         assert settings is not None and name is not None, "only recipes that refine train again"
         folder = self.folder / name
         checkpoint = folder / f"G_e{settings.epochs:03d}.pt"
-        if not checkpoint.is_file():
-            resume = (folder / LAST).is_file()
-            # Networks without a state to resume from are left by an interrupted first epoch.
-            for path in () if resume else (*folder.glob("G_e*.pt"), *folder.glob("D_e*.pt")):
-                path.unlink()
+        if not (folder / OUTCOME).is_file():
             with _logged(folder / LOG):
-                train(self.generator_settings(settings, folder, start, resume=resume))
+                train(self.generator_settings(settings, folder, start))
         # The first training's discriminator stays, for recipes that refine.
         for path in [folder / LAST, *(folder.glob("D_e*.pt") if recipe else ())]:
             path.unlink(missing_ok=True)
         return checkpoint
 
     def generator_settings(
-        self, settings: TrainConfig, folder: Path, start: Path | None = None, resume: bool = False
+        self, settings: TrainConfig, folder: Path, start: Path | None = None
     ) -> TrainConfig:
         """`train` for this seed."""
         return replace(
             settings,
             out_dir=str(folder),
             seed=self.seed,
-            resume=resume,
+            resume=True,  # where a call before has begun it
             init_from=None if start is None else str(start),
             data=replace(settings.data, split_file=str(self.split[1])),
         )
@@ -268,7 +264,7 @@ class SeedRuns:
     def train_segmenter(self, arm: str) -> Path:
         """The folder of an arm's segmenter, trained where it is missing."""
         folder = self.folder / arm
-        if not (folder / SEGMENTER).is_file():
+        if not (folder / OUTCOME).is_file():
             started = time.monotonic()
             with _logged(folder / LOG):
                 figures = train_segmenter(self.segmenter_settings(arm, folder))
@@ -284,7 +280,7 @@ class SeedRuns:
             settings,
             out_dir=str(folder),
             seed=self.seed,
-            resume=(folder / LAST).is_file(),
+            resume=True,
             data=replace(settings.data, split_file=str(self.split[1])),
         )
         if arm == OVERSAMPLE:

@@ -41,7 +41,7 @@ from geoseg_gan.trials.settings import TrialConfig
 from geoseg_gan.trials.workers import compute_side_by_side
 from geoseg_gan.utils.confusion import mean_iou
 from geoseg_gan.utils.errors import UserError, plural
-from geoseg_gan.utils.files import LOCK, atomic_path, held
+from geoseg_gan.utils.files import atomic_path, held, is_unused
 
 _FREE = {"data_root", "out_dir", "seeds", "arms", "ratios", "merge", "devices", "trainer"}
 """Settings, of the trial and its parts, that calls on the same folder may change."""
@@ -134,7 +134,7 @@ def _check_folder(config: TrialConfig, folder: Path) -> None:
     """Refuses an output folder that holds other files or another trial."""
     if (folder / "config.yaml").is_file():
         _check_same_trial(config, folder)
-    elif folder.is_dir() and any(entry.name != LOCK for entry in folder.iterdir()):
+    elif not is_unused(folder):
         raise UserError(f"out_dir={folder} holds other files. Choose a new folder.")
 
 

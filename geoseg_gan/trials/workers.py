@@ -4,25 +4,19 @@ This module does not import torch, so that a process chooses its GPU before CUDA
 """
 
 import os
-import signal
-import threading
-import time
 import warnings
 from collections.abc import Sequence
 
-from joblib import Parallel, delayed
-from joblib.externals.loky import get_reusable_executor
-from joblib.externals.loky.process_executor import TerminatedWorkerError
+from joblib import cpu_count
 
 from geoseg_gan.trials.settings import TrialConfig
-from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.processes import side_by_side
 
 
 def compute_side_by_side(config: TrialConfig, seeds: Sequence[int], arms: Sequence[str]) -> None:
     """Computes the missing results of seeds in `config.devices` processes.
 
-    Each process has its share of the cores' threads, or OMP_NUM_THREADS threads. All of them have
-    ended when this returns or raises.
+    Each process has its share of the cores' threads, or OMP_NUM_THREADS threads.
 
     Args:
         config: The trial.
@@ -31,25 +25,14 @@ def compute_side_by_side(config: TrialConfig, seeds: Sequence[int], arms: Sequen
 
     Raises:
         UserError: If a run met a user's mistake, or a process ended unexpectedly.
+        Stopped: If a signal asked for the end; trainings have saved where they are.
     """
     count = min(config.devices, len(seeds))
     gpus = _gpus(config.devices) if config.trainer.on_gpu() else [None] * count
-    work = [
-        delayed(_compute)(config, seeds[number::count], arms, gpus[number], os.getpid())
-        for number in range(count)
-    ]
-    try:
-        processes = Parallel(n_jobs=count, backend="loky", batch_size=1, pre_dispatch="all")
-        for text, category in (warning for found in processes(work) for warning in found):
-            warnings.warn(text, category, stacklevel=2)
-    except TerminatedWorkerError as error:
-        raise UserError(
-            "A process that computed seeds ended unexpectedly (-9 can mean too little memory): "
-            f"{str(error).splitlines()[-1].strip()} Finished runs are saved. Run the command again "
-            "to continue, with fewer devices or smaller batches if memory is short."
-        ) from None
-    finally:
-        get_reusable_executor().shutdown(kill_workers=True)
+    work = [(config, seeds[number::count], arms, gpus[number]) for number in range(count)]
+    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, cpu_count() // count))
+    for text, category in (w for found in side_by_side(_compute, work, threads) for w in found):
+        warnings.warn(text, category, stacklevel=2)
 
 
 def _gpus(count: int) -> list[str]:
@@ -59,13 +42,9 @@ def _gpus(count: int) -> list[str]:
 
 
 def _compute(
-    config: TrialConfig, seeds: Sequence[int], arms: Sequence[str], gpu: str | None, parent: int
+    config: TrialConfig, seeds: Sequence[int], arms: Sequence[str], gpu: str | None
 ) -> list[tuple[str, type[Warning]]]:
     """Computes seeds in a worker process, and returns the warnings that it raised."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a terminal sends it to all processes; the parent ends this one
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     from geoseg_gan.trials.runs import compute_seeds
@@ -76,10 +55,3 @@ def _compute(
             warnings.simplefilter("ignore", category)
         compute_seeds(config, seeds, arms)
     return [(str(warning.message), warning.category) for warning in caught]
-
-
-def _end_with(parent: int) -> None:
-    """Ends this process once the one that started it has ended for any reason."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)

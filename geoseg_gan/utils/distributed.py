@@ -1,4 +1,4 @@
-"""Processes that share a command's work, and the one place that starts them.
+"""Processes that share a command's work.
 
 torchrun and SLURM's srun start processes themselves; elsewhere `launch` starts them on this
 machine. Each finds its rank in the environment, where Lightning's Trainer and Fabric look for it.
@@ -8,32 +8,25 @@ here use as many as the one that starts them, unless `share_cores` divides them.
 """
 
 import math
-import multiprocessing
 import os
 import pickle
-import signal
 import sys
 import tempfile
-import threading
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import timedelta
-from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from geoseg_gan.utils.device import TrainerSettings
-from geoseg_gan.utils.errors import UserError, show_warnings_as_lines
-from geoseg_gan.utils.files import atomic_path, held
-from geoseg_gan.utils.signals import Stopped, raising_signals
+from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.files import SCRATCH, atomic_path, held
+from geoseg_gan.utils.processes import side_by_side
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -50,8 +43,6 @@ T = TypeVar("T")
 ConfigT = TypeVar("ConfigT", bound=Launchable)
 
 _PATIENCE = timedelta(days=1)  # for the others, as while rank 0 scans new data
-_Worker = tuple[BaseProcess, Connection]  # and where it sends what the function returns or raises
-_GRACE = 60.0  # seconds that processes have to save and end, before they are killed
 _ALIKE = 5.0  # seconds in which a launcher ends all others after rank 0 has failed
 
 
@@ -154,7 +145,7 @@ def gather_arrays(
         The joined arrays in rank 0; None in the others.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f".rank{rank}.npz" for rank in range(fabric.world_size)]
+    paths = [folder / f"{SCRATCH}rank{rank:04}.npz" for rank in range(fabric.world_size)]
     if fabric.global_rank:
         with atomic_path(paths[fabric.global_rank]) as scratch:
             np.savez(scratch, allow_pickle=False, **arrays)
@@ -187,113 +178,39 @@ def _spawn(function: Callable[[ConfigT], T], config: ConfigT, folder: Path, shar
     size, threads = config.devices, torch.get_num_threads()
     if (share_cores or config.trainer.on_gpu()) and "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, threads // size)
-    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
-        multiprocessing.set_start_method("spawn", force=True)  # joblib's, which no other knows
-    # A fork would inherit CUDA's state and the locks of threads.
-    context = multiprocessing.get_context("spawn")
     work = pickle.dumps((function, config))
-    workers: list[_Worker] = []
-    try:
-        with raising_signals():
-            for rank in range(size):
-                mine, theirs = context.Pipe(duplex=False)
-                arguments = (work, rank, size, threads, folder / "store", theirs)
-                process: BaseProcess = context.Process(target=_work, args=arguments)
-                process.start()
-                theirs.close()
-                workers.append((process, mine))
-            result: T = _answers(workers)[0]
-    except BaseException as error:
-        number = error.number if isinstance(error, Stopped) else signal.SIGTERM
-        for process, _ in workers:
-            if process.is_alive() and process.pid is not None:
-                os.kill(process.pid, number)
-        raise
-    finally:
-        for process, _ in workers:
-            process.join(_GRACE)
-            process.kill()
-            process.join()
+    arguments = [(work, rank, size, folder / "store") for rank in range(size)]
+    result: T = side_by_side(_join, arguments, threads)[0]
     return result
 
 
-def _answers(workers: list[_Worker]) -> list[Any]:
-    """What the function returned in each process, in order of rank; raises what it raised."""
-    answers: dict[int, Any] = {}
-    while len(answers) < len(workers):
-        waiting = {rank: worker for rank, worker in enumerate(workers) if rank not in answers}
-        wait([answer for _, answer in waiting.values()], timeout=1.0)
-        for rank, (process, answer) in waiting.items():
-            has_ended = process.exitcode is not None  # asked first: an answer may come before it
-            try:
-                if answer.poll():
-                    answers[rank] = answer.recv()
-                elif has_ended:  # its own workers may hold the pipe open
-                    raise EOFError
-            except EOFError:
-                process.join(_GRACE)
-                if (process.exitcode or 0) > 128:  # a signal that only it was sent
-                    raise Stopped(cast(int, process.exitcode) - 128) from None
-                answers[rank] = UserError(
-                    f"devices={len(workers)}: a process ended unexpectedly (exit code "
-                    f"{process.exitcode}; -9 can be a lack of memory). What was finished is saved: "
-                    "call again to go on, with fewer devices or a smaller bs if memory is short. "
-                    'A script of your own must call this under `if __name__ == "__main__":`.'
-                )
-        # Where one process fails, others fail for want of it: the user's mistake comes first.
-        if errors := [answer for answer in answers.values() if isinstance(answer, Exception)]:
-            raise min(errors, key=lambda error: not isinstance(error, UserError))
-    return [answers[rank] for rank in range(len(workers))]
-
-
-def _work(work: bytes, rank: int, size: int, threads: int, store: Path, answer: Connection) -> None:
-    """What a started process does: it sends back what the function returns or raises."""
-    os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on once
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _join(work: bytes, rank: int, size: int, store: Path) -> Any:
+    """What a started process does: it joins the others, and calls the function with them."""
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "GROUP_RANK": "0"}
     os.environ |= {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
-    os.environ |= {"OMP_NUM_THREADS": str(threads)}
     os.environ.pop("SLURM_NTASKS", None)  # Lightning would ask SLURM for the rank
-    show_warnings_as_lines()
     if rank:
         warnings.simplefilter("ignore")
-    try:
-        import torch
-        from torch import distributed
-        from torch.distributed import FileStore  # type: ignore[attr-defined]
+    import torch
+    from torch import distributed
+    from torch.distributed import FileStore  # type: ignore[attr-defined]
 
-        torch.set_num_threads(threads)
-        function, config = pickle.loads(work)  # imports Lightning, which reads its rank
-        on_gpu = config.trainer.on_gpu()
-        if on_gpu:
-            torch.cuda.set_device(rank)
-        # Made here, since Lightning's own would listen on all addresses of the machine.
-        distributed.init_process_group(
-            "nccl" if on_gpu else "gloo",
-            store=FileStore(str(store), size),
-            rank=rank,
-            world_size=size,
-            timeout=_PATIENCE,
-            device_id=torch.device("cuda", rank) if on_gpu else None,
-        )
-        with raising_signals():
-            answer.send(function(config))
-        distributed.destroy_process_group()
-    except Exception as error:
-        trace = f"In process {rank} of {size}:\n{traceback.format_exc()}"
-        if not isinstance(error, UserError):
-            error.add_note(trace)
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:
-            error = RuntimeError(trace)
-        answer.send(error)
-
-
-def _end_with_parent() -> None:
-    """Ends this process once the one that started it is gone."""
-    if parent := parent_process():
-        parent.join()
-        os._exit(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    function, config = pickle.loads(work)  # imports Lightning, which reads its rank
+    on_gpu = config.trainer.on_gpu()
+    if on_gpu:
+        torch.cuda.set_device(rank)
+    # Made here, since Lightning's own would listen on all addresses of the machine.
+    distributed.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=FileStore(str(store), size),
+        rank=rank,
+        world_size=size,
+        timeout=_PATIENCE,
+        device_id=torch.device("cuda", rank) if on_gpu else None,
+    )
+    result = function(config)
+    distributed.destroy_process_group()
+    return result

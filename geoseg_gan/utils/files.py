@@ -11,7 +11,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from errno import EINVAL, ELOOP, ENOLCK, ENXIO, EOPNOTSUPP
 from pathlib import Path
 from typing import Any, TextIO
@@ -31,8 +31,9 @@ _ENDING = 5.0  # seconds in which the children of a process that was killed end
 def held(folder: Path, key: str = "out_dir") -> Iterator[None]:
     """Holds a folder for a block, against other processes and machines that share its file system.
 
-    The system gives it free when this process ends, however it ends. Where a file system has no
-    locks, a warning says so. A folder that is made for the block, and stays empty, is removed.
+    What killed calls were writing there is removed first, see `sweep`. The system gives the folder
+    free when this process ends, however it ends. Where a file system has no locks, a warning says
+    so. A folder that is made for the block, and stays empty, is removed.
 
     Args:
         folder: The folder, which is made as needed.
@@ -44,16 +45,30 @@ def held(folder: Path, key: str = "out_dir") -> Iterator[None]:
     """
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
-    lock = FileLock(path, blocking=False)
+    with _locked(folder / LOCK, key, folder):
+        try:
+            refuse_links(folder, key)
+            sweep(folder)
+            yield
+        finally:
+            if is_new and [entry.name for entry in folder.glob("*")] == [LOCK]:
+                with suppress(OSError):
+                    (folder / LOCK).unlink()
+                    folder.rmdir()
+
+
+@contextmanager
+def _locked(path: Path, key: str, folder: Path, wait: bool = False) -> Iterator[None]:
+    """Holds the lock at `path` for a block, on behalf of a folder; may wait until it is free."""
+    lock = FileLock(path)
     try:
         try:
-            lock.acquire()
+            lock.acquire(blocking=wait)
         except Timeout:
             if not _has_ended(_holder(path)):
                 raise
             # Processes that were forked from it share its lock until they have ended too.
-            lock.acquire(timeout=_ENDING, blocking=True)
+            lock.acquire(timeout=_ENDING)
         _sign(path)
     except Timeout:
         raise UserError(
@@ -68,16 +83,11 @@ def held(folder: Path, key: str = "out_dir") -> Iterator[None]:
         warnings.warn(
             f"the file system of {folder} has no locks ({error.strerror}): see to it that no other "
             f"call uses this {key} at the same time.",
-            stacklevel=3,
+            stacklevel=5,
         )
     try:
-        refuse_links(folder, key)
         yield
     finally:
-        if is_new and [entry.name for entry in folder.glob("*")] == [LOCK]:
-            with suppress(OSError):
-                path.unlink()
-                folder.rmdir()
         lock.release()
 
 
@@ -153,32 +163,52 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, key: str, wait: bool = False) -> Iterator[Path]:
     """Yields a scratch folder beside `path`, and moves it there if the block ends well.
 
-    Parents are made as needed. Scratch folders of calls that were killed are removed.
+    Parents are made as needed. What a call that was killed has left is removed.
+
+    Args:
+        path: The new folder.
+        key: What it is called in the configuration.
+        wait: Whether to wait for another process that makes the same folder.
 
     Raises:
-        OSError: If `path` holds something by then.
+        UserError: If another process makes the same folder, or it holds something by then.
     """
     path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f"{SCRATCH}{path.name[:100]}-"
-    ours = re.compile(re.escape(prefix) + "[a-z0-9_]{8}")
-    for old in path.parent.iterdir():
-        if ours.fullmatch(old.name) and old.is_dir() and not old.is_symlink():
-            with suppress(Timeout, OSError), FileLock(old / LOCK, blocking=False):
-                shutil.rmtree(old)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as scratch:
+    scratch = _beside(path)
+    scratch.mkdir(0o700, parents=True, exist_ok=True)
+    status = scratch.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise UserError(f"{scratch} is a link, or of another user. Remove it, and call again.")
+    with _locked(scratch / LOCK, key, path, wait):
         # One level down, since the scratch folder itself is private to the user.
-        folder = Path(scratch) / path.name
-        folder.mkdir()
-        with FileLock(Path(scratch) / LOCK):
+        folder = scratch / path.name
+        try:
+            check_new_folder(key, path)  # again, since another call may have ended meanwhile
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
             yield folder
             for entry in _entries(folder):
                 _to_disk(Path(entry.path))
             folder.replace(path)
-        _to_disk(path.parent)
+            _to_disk(path.parent)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """Where a folder is made that will be moved to `path`."""
+    return path.parent / f"{SCRATCH}{path.name[:100]}"
+
+
+def sweep_beside(path: Path) -> None:
+    """Removes what a killed call left of making a folder."""
+    scratch = _beside(path.resolve())
+    if scratch.is_dir() and not scratch.is_symlink():
+        with suppress(Timeout, OSError), FileLock(scratch / LOCK, blocking=False):
+            shutil.rmtree(scratch)
 
 
 def _to_disk(path: Path) -> None:
@@ -235,10 +265,25 @@ def refuse_links(folder: Path, key: str = "out_dir") -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what killed calls were writing in a folder, which nobody else may be writing into."""
-    for entry in list(_entries(folder)):
-        if _SCRATCH_FILE.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-            Path(entry.path).unlink(missing_ok=True)
+    """Removes what killed calls were writing in a folder that this process holds.
+
+    Folders in it that other processes hold are left alone.
+    """
+    for entry in list(os.scandir(folder)):
+        place = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            lock = FileLock(place / LOCK, blocking=False)
+            with suppress(Timeout), lock if (place / LOCK).exists() else nullcontext():
+                sweep(place)
+        elif _SCRATCH_FILE.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            place.unlink(missing_ok=True)
+
+
+def is_unused(folder: Path) -> bool:
+    """Whether a folder does not exist, or holds but a lock and what killed calls were writing."""
+    return not folder.exists() or all(
+        path.name == LOCK or _SCRATCH_FILE.fullmatch(path.name) for path in folder.iterdir()
+    )
 
 
 def _entries(folder: str | Path) -> Iterator["os.DirEntry[str]"]:
@@ -256,6 +301,7 @@ def check_new_folder(key: str, folder: Path) -> None:
     Raises:
         UserError: Naming the key and what to do.
     """
+    sweep_beside(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{key}={folder} exists already. Choose a new folder, or remove this one.")
 

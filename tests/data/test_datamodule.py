@@ -121,7 +121,7 @@ def test_workers_persist_keep_to_one_core_and_change_nothing(make_folder, tmp_pa
     root = make_folder(tmp_path / "data", train=4, size=32, bands=5, dtype="uint16")
     alone = list(ready(root, settings).train_dataloader())
     loader = ready(root, replace(settings, num_workers=2)).train_dataloader()
-    assert loader.persistent_workers and loader.worker_init_fn is module._start_worker
+    assert loader.persistent_workers and loader.worker_init_fn is module.start_worker
     for _ in range(2):  # the same epoch twice, by the same workers
         for batch, expected in zip(loader, alone, strict=True):
             assert batch["stem"] == expected["stem"] and batch["image"].dtype == torch.uint16

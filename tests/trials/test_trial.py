@@ -146,18 +146,19 @@ def test_an_interrupted_trial_gives_what_an_uninterrupted_one_gives(
     check_equal(copied, finished.folder)
 
 
-def test_a_generator_cut_off_in_its_first_epoch_is_trained_again(
-    trial_config, tmp_path, monkeypatch
-):
+def test_a_run_has_finished_once_its_last_file_is_there(trial_config, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(runs, "train", asked.append)
-    (stray := tmp_path / "seed_000/gan/G_e001.pt").parent.mkdir(parents=True)
-    stray.touch()
-    SeedRuns(TrialData(trial_config(tmp_path, "train.epochs=2")), 0).train_generator()
-    assert not stray.exists() and not asked[0].resume
-    (stray.parent / "last.ckpt").touch()
-    SeedRuns(TrialData(trial_config(tmp_path, "train.epochs=2")), 0).train_generator()
-    assert asked[1].resume
+    own = SeedRuns(TrialData(trial_config(tmp_path)), 0)
+    for name in ("G_e001.pt", "last.ckpt"):
+        (tmp_path / "seed_000/gan" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "seed_000/gan" / name).touch()
+    own.train_generator()
+    assert [config.resume for config in asked] == [True]
+    (tmp_path / "seed_000/gan/result.json").touch()
+    (tmp_path / "seed_000/gan/last.ckpt").touch()
+    own.train_generator()
+    assert len(asked) == 1 and not (tmp_path / "seed_000/gan/last.ckpt").exists()
 
 
 def test_arms_without_a_pair_that_passed_the_filter_are_real_only(

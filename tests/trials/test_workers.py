@@ -1,12 +1,7 @@
-import os
-from unittest.mock import Mock
-
 import pytest
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from geoseg_gan.trials import workers
 from geoseg_gan.trials.workers import compute_side_by_side
-from geoseg_gan.utils.errors import UserError
 
 
 @pytest.fixture
@@ -14,14 +9,11 @@ def handed_out(monkeypatch):
     """What processes would get, which are not started: their seeds and their GPU."""
     found = []
 
-    def parallel(**_):
-        def run(work):
-            found.extend((args[1], args[3]) for _, args, _ in work)
-            return [[("odd", UserWarning)]]
+    def side_by_side(function, arguments, threads):
+        found.extend((seeds, gpu) for _, seeds, _, gpu in arguments)
+        return [[("odd", UserWarning)]]
 
-        return run
-
-    monkeypatch.setattr(workers, "Parallel", parallel)
+    monkeypatch.setattr(workers, "side_by_side", side_by_side)
     return found
 
 
@@ -44,18 +36,3 @@ def test_each_process_has_a_gpu_of_its_own(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     compute_side_by_side(config, [0, 1], ["real"])
     assert [gpu for _, gpu in handed_out] == names
-
-
-def test_a_process_that_is_lost_is_reported_in_a_sentence(trial_config, tmp_path, monkeypatch):
-    lost = TerminatedWorkerError("ended.\nThe exit codes of the workers are {SIGKILL(-9)}")
-    monkeypatch.setattr(workers, "Parallel", lambda **_: Mock(side_effect=lost))
-    with pytest.raises(UserError, match=r"unexpectedly .*SIGKILL.*Finished runs are saved"):
-        compute_side_by_side(trial_config(tmp_path, "devices=2"), [0, 1], ["real"])
-
-
-def test_a_process_ends_with_the_one_that_started_it(monkeypatch):
-    ended = []
-    monkeypatch.setattr(workers.os, "_exit", ended.append)
-    monkeypatch.setattr(workers.time, "sleep", lambda _: monkeypatch.setattr(os, "getppid", int))
-    workers._end_with(os.getppid())
-    assert ended == [1]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import (
@@ -15,6 +14,9 @@ from geoseg_gan.utils.files import (
     SCRATCH,
     atomic_folder,
     atomic_path,
+    check_new_folder,
+    held,
+    is_unused,
     open_append,
     refuse_links,
     sweep,
@@ -145,7 +147,7 @@ def test_files_and_folders_are_on_the_disk_before_and_after_they_get_their_name(
     assert synced == [(True, False), (False, True)]
     synced.clear()
     target = tmp_path / "whole"
-    with atomic_folder(target) as folder:
+    with atomic_folder(target, "out_dir") as folder:
         write_json(folder / "sub" / "a.json", {})
         assert not synced
     assert [was_there for _, was_there in synced] == [False, False, True]
@@ -158,12 +160,30 @@ def test_what_killed_calls_leave_is_swept_and_nothing_else(tmp_path):
         (tmp_path / "masks" / name).touch()
     sweep(tmp_path)
     assert names(tmp_path / "masks") == sorted(kept)
-    folders = [tmp_path / f".geoseg-{n}" for n in ("x-abcd1234", "x-bcde2345", "xy-abcd1")]
-    dead, alive, other = folders
-    for folder in folders:
-        folder.mkdir()
-    with FileLock(alive / LOCK), atomic_folder(tmp_path / "x") as folder:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".geoseg-abcd1234").touch()
+    with held(tmp_path / "run"):
+        assert names(tmp_path / "run") == [LOCK]
+        (tmp_path / "run" / ".geoseg-abcd1234").touch()
+        sweep(tmp_path)  # leaves what another call holds alone
+        assert names(tmp_path / "run") == [".geoseg-abcd1234", LOCK]
+        assert is_unused(tmp_path / "run") and not is_unused(tmp_path)
+
+
+def test_a_folder_is_made_by_one_call_at_a_time_which_sweeps_what_a_killed_one_left(tmp_path):
+    target, scratch = tmp_path / "x", tmp_path / ".geoseg-x"
+    (scratch / "x").mkdir(parents=True)
+    (scratch / "x" / "half").touch()
+    with atomic_folder(target, "data_root") as folder:
         (folder / "a").touch()
-        assert not dead.exists()
-    assert names(tmp_path) == [alive.name, other.name, "masks", "x"]
-    assert names(tmp_path / "x") == ["a"]
+        with pytest.raises(UserError, match=r"data_root=.*x is in use by process"):
+            atomic_folder(target, "data_root").__enter__()
+    assert names(target) == ["a"] and names(tmp_path) == ["x"]
+    scratch.mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        check_new_folder("data_root", target)
+    assert names(tmp_path) == ["x"]
+    scratch.symlink_to(target)
+    with pytest.raises(UserError, match="is a link"):
+        atomic_folder(target, "data_root").__enter__()
+    assert names(target) == ["a"]

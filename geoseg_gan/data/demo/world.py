@@ -18,7 +18,9 @@ from geoseg_gan.data.pairs import SPLITS
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.data.settings import DemoSettings
 from geoseg_gan.utils.errors import UserError
-from geoseg_gan.utils.files import atomic_folder, write_json
+from geoseg_gan.utils.files import atomic_folder, sweep_beside, write_json
+from geoseg_gan.utils.processes import end_with_parent
+from geoseg_gan.utils.signals import outlive_signals
 
 MARKER = "demo_world.json"
 
@@ -32,22 +34,24 @@ def write_world(root: Path, palette: Palette, settings: DemoSettings) -> None:
         UserError: If `root` holds anything else.
     """
     if is_drawn(root, settings):
+        sweep_beside(root)
         return
     jobs = [("train", i) for i in range(settings.train_tiles)]
     jobs += [("val", i) for i in range(settings.val_tiles)]
     try:
-        with atomic_folder(root) as folder:
+        with atomic_folder(root, "data_root", wait=True) as folder:
             for split in SPLITS:
                 for part in ("images", "masks"):
                     (folder / split / part).mkdir(parents=True)
             draw = partial(_draw, folder, MaskReader(palette), settings)
             # Spawned, not forked: this process may hold threads by now.
-            with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+            context = get_context("spawn")
+            with ProcessPoolExecutor(os.cpu_count(), context, _start_drawing) as pool:
                 bar = track(pool.map(draw, jobs, chunksize=4), "Drawing the demo world", len(jobs))
                 for _ in bar:
                     pass
             write_json(folder / MARKER, asdict(settings))
-    except OSError:
+    except (OSError, UserError):
         if not is_drawn(root, settings):  # else another process was first with the same world
             raise
 
@@ -70,6 +74,11 @@ def is_drawn(root: Path, settings: DemoSettings) -> bool:
         f"data=demo would draw its world into {root}, which holds {held}. Set data_root to a new "
         "folder" + (", or remove this one." if marker.is_file() else ".")
     )
+
+
+def _start_drawing() -> None:
+    end_with_parent()
+    outlive_signals()
 
 
 def _draw(folder: Path, reader: MaskReader, settings: DemoSettings, job: tuple[str, int]) -> None:
