@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.utils.device import TrainerSettings
+from geoseg_gan.utils.device import REQUEUE_SIGNAL, TrainerSettings
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import SCRATCH, atomic_path, held
 from geoseg_gan.utils.processes import side_by_side
@@ -180,7 +180,8 @@ def _spawn(function: Callable[[ConfigT], T], config: ConfigT, folder: Path, shar
         threads = max(1, threads // size)
     work = pickle.dumps((function, config))
     arguments = [(work, rank, size, folder / "store") for rank in range(size)]
-    result: T = side_by_side(_join, arguments, threads)[0]
+    signals = [REQUEUE_SIGNAL] if config.trainer.requeue else []
+    result: T = side_by_side(_join, arguments, threads, signals)[0]
     return result
 
 

@@ -23,7 +23,10 @@ _PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 def side_by_side(
-    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], threads: int
+    function: Callable[..., Any],
+    arguments: Sequence[tuple[Any, ...]],
+    threads: int,
+    signals: Sequence[int] = (),
 ) -> list[Any]:
     """Calls a function in new processes, one for each tuple of arguments.
 
@@ -34,6 +37,7 @@ def side_by_side(
         function: A function of a module.
         arguments: What each process calls it with; all of it must pickle.
         threads: How many threads each process uses for computing (OMP_NUM_THREADS).
+        signals: More signals that are passed on.
 
     Returns:
         What the function returned, in order.
@@ -48,7 +52,7 @@ def side_by_side(
     context = multiprocessing.get_context("spawn")
     workers: list[_Worker] = []
     try:
-        with raising_signals():
+        with raising_signals(signals):
             for number, given in enumerate(arguments):
                 mine, theirs = context.Pipe(duplex=False)
                 place = f"process {number} of {len(arguments)}"

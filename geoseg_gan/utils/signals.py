@@ -45,12 +45,12 @@ class Noted:
 
 
 @contextmanager
-def raising_signals() -> Iterator[None]:
-    """Within it the signals raise `Stopped` in the main thread, so that blocks end as they should.
+def raising_signals(more: Sequence[int] = ()) -> Iterator[None]:
+    """Within it the signals, and `more` of them, raise `Stopped` in the main thread.
 
-    Signals that are ignored, as under nohup, stay so.
+    Blocks then end as they should. Signals that are ignored, as under nohup, stay so.
     """
-    with _handled(SIGNALS, _raise):
+    with _handled((*SIGNALS, *more), _raise):
         yield
 
 
