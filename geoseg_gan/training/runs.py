@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
-import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -16,6 +15,7 @@ from rich.table import Table
 from geoseg_gan.config import plain, write_yaml
 from geoseg_gan.data.datamodule import PairDataModule
 from geoseg_gan.data.stream import check_root
+from geoseg_gan.models.checkpoints import read_training_state
 from geoseg_gan.models.settings import current_config
 from geoseg_gan.training.settings import TrainingConfig
 from geoseg_gan.utils.device import free_memory
@@ -101,7 +101,7 @@ def find_run(
         if config.resume:
             rank_zero_only(print)(f"Nothing to resume in {out_dir}: starting a run.")
         return None, False
-    content = torch.load(out_dir / LAST, map_location="cpu", weights_only=True, mmap=True)
+    content = read_training_state(out_dir / LAST)
     stored, settings = current_config(content["config"]), plain(config)
     for key, old, new in differences(stored, settings):
         if new is None and key not in flat(settings):

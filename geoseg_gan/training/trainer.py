@@ -20,6 +20,7 @@ from geoseg_gan.training.callbacks.precision import MeasuredPrecision, Precision
 from geoseg_gan.training.runs import LAST
 from geoseg_gan.training.settings import TrainingConfig
 from geoseg_gan.utils.device import AUTO
+from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path
 
 
@@ -127,6 +128,7 @@ def fit(
 
     Raises:
         Stopped: If a signal has ended training; it is saved by then.
+        UserError: If the stored state is not one of this run.
     """
     path = None
     if stored is not None:
@@ -137,5 +139,13 @@ def fit(
         is_inside = epochs["ready"] > epochs["processed"]
         data.begin = epochs["processed"], batches["processed"] if is_inside else 0
     with exporter.noting_signals():
-        trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            if path is None or exporter.has_begun:
+                raise
+            raise UserError(
+                f"{path} is not a state of this run ({' '.join(str(error).split())[:200]}). Begin "
+                "another run in a new out_dir."
+            ) from error
         exporter.export(trainer, module, trainer.current_epoch)

@@ -233,6 +233,43 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(run, monkeypatc
         run("run", "epochs=3")
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("epoch",), -5, "has 'epoch', which is -5"),
+        (("loops",), None, "lacks 'loops'"),
+        (("loops", "fit_loop", "epoch_progress", "current", "processed"), "1", "is '1'"),
+        (
+            ("state_dict", "generator.stem.bias"),
+            torch.zeros(3),
+            "not a state.*stem.bias",
+        ),
+        (("callbacks", "TimeBudget"), {"x": 1}, "not a state.*seconds"),
+        (("optimizer_states",), [], "lacks that of an optimizer"),
+        (
+            ("optimizer_states", 0, "state", 0, "exp_avg"),
+            torch.zeros(3),
+            "optimizer's state",
+        ),
+    ],
+)
+def test_a_state_of_another_run_is_refused(place, value, message, trained, go_on):
+    path = trained[1] / "last.ckpt"
+    content = inner = last_checkpoint(path.parent)
+    for key in place[:-1]:
+        inner = inner[key]
+    if value is None:
+        del inner[place[-1]]
+    else:
+        assert place[-1] in inner or isinstance(inner, list)
+        inner[place[-1]] = value
+    torch.save(content, path)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=message):
+        go_on("epochs=3", "resume=true")
+    assert path.read_bytes() == before
+
+
 def test_slurm_s_signal_saves_the_run_and_requeues_its_job(run, tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin" / "scontrol"

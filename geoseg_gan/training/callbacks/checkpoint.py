@@ -41,6 +41,7 @@ class LastCheckpoint(Checkpoint):
         minutes: Time between two saves inside of an epoch.
         requeue: Whether SLURM's signal saves the run and puts its job into the queue again.
         figures: The scalars that were logged last when the run was saved.
+        has_begun: Whether the state of a run that is resumed has been taken over.
     """
 
     out_dir: Path
@@ -48,6 +49,7 @@ class LastCheckpoint(Checkpoint):
     minutes: float
     requeue: bool
     figures: dict[str, float] = field(default_factory=dict, init=False)
+    has_begun: bool = field(default=False, init=False)
     _noted: Noted = field(default_factory=Noted, init=False)
     _first_bad: Tensor = field(default_factory=lambda: torch.tensor(_NEVER), init=False)
     _saved_at: float = field(default=0.0, init=False)
@@ -64,6 +66,13 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Writes what the last epoch lacks, if the run was stopped as that ended."""
+        for optimizer in trainer.optimizers:  # which take over whatever a file holds
+            if trainer.global_step and not optimizer.state:
+                raise ValueError("it lacks that of an optimizer")
+            for parameter, state in optimizer.state.items():
+                if wrong := [v for v in state.values() if v.ndim and v.shape != parameter.shape]:
+                    raise ValueError(f"an optimizer's state of shape {list(wrong[0].shape)}")
+        self.has_begun = True
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
         progress = trainer.fit_loop.epoch_progress.current
         if progress.processed and progress.ready == progress.processed:
