@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.progress import track
 
 from geoseg_gan.data.demo.world import write_world
@@ -30,6 +29,7 @@ from geoseg_gan.data.synthetic import refuse_synthetic
 from geoseg_gan.data.tile import train_command
 from geoseg_gan.utils.errors import plural
 from geoseg_gan.utils.files import atomic_folder, check_new_folder, write_json
+from geoseg_gan.utils.tables import console
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ def pack(config: PackSettings) -> dict[Split, PackedSplit]:
     with atomic_folder(out, "out_dir") as folder:
         packed = {s: _pack(folder / s, found[s], indices[s], config.chunk_mb) for s in splits}
         write_json(folder / STREAM, {"format": FORMAT, **asdict(info)})
-    console = Console(soft_wrap=True)  # so that the command below can be copied
+    shown = console(soft_wrap=True)  # so that the command below can be copied
     for split, part in packed.items():
         held = f"{plural(part.pairs, 'pair')} in {plural(part.chunks, 'file')}"
-        console.print(f"{split}: {held}, {part.bytes / 2**20:,.0f} MB", highlight=False)
+        shown.print(f"{split}: {held}, {part.bytes / 2**20:,.0f} MB", highlight=False)
     words = [f"data_root={config.out_dir}", "data.format=stream", "data.cache=none"]
-    console.print(f"Wrote {config.out_dir}. Next: {train_command(words)}", markup=False)
+    shown.print(f"Wrote {config.out_dir}. Next: {train_command(words)}")
     return packed
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -35,6 +34,7 @@ from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_folder, check_new_folder
 from geoseg_gan.utils.messages import knob_texts
+from geoseg_gan.utils.tables import console
 
 _IMAGES_AT_ONCE = 4
 _BYTES_PER_PIXEL = 20  # that an image takes while it is cut
@@ -289,9 +289,9 @@ def _summarise(settings: TileSettings, reports: dict[Split, SplitReport]) -> Non
     words = [f"data_root={settings.data_root}"]
     if settings.tile_size < int(knob_texts("train")["image_size"][0]):
         words.append(f"image_size={settings.tile_size}")
-    console = Console(soft_wrap=True)  # so that the command below can be copied
-    console.print(table)
-    console.print(f"Wrote {settings.data_root}. Next: {train_command(words)}", markup=False)
+    shown = console(soft_wrap=True)  # so that the command below can be copied
+    shown.print(table)
+    shown.print(f"Wrote {settings.data_root}. Next: {train_command(words)}")
 
 
 def train_command(words: Sequence[str]) -> str:

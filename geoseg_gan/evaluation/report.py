@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.table import Table
 
 from geoseg_gan.data.batch import ImageScaling
@@ -17,7 +16,7 @@ from geoseg_gan.evaluation.images import REAL_KINDS, ImageSet
 from geoseg_gan.utils.files import atomic_path, write_json
 from geoseg_gan.utils.pictures import RGB, beside, captioned, evenly_spaced, write_picture
 from geoseg_gan.utils.plots import drawn, figure
-from geoseg_gan.utils.tables import markdown_table
+from geoseg_gan.utils.tables import console, markdown_table
 
 FIGURES_FILE, REPORT_FILE = "evaluation.json", "evaluation.md"
 
@@ -43,7 +42,7 @@ def print_figures(folder: Path, figures: Mapping[str, Any]) -> None:
     table = Table("figure", "generated", "real", box=None, padding=(0, 3, 0, 0))
     for name, generated, real, _ in _rows(figures):
         table.add_row(name, generated, real)
-    Console().print(table)
+    console().print(table)
     for text in _warnings(figures):
         print(f"warning: {text}")
     print(f"Wrote {folder / REPORT_FILE}, with pictures and all figures beside it.")

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from geoseg_gan.data.images import read_image
@@ -20,6 +19,7 @@ from geoseg_gan.synthesis.writer import Line, PairFiles
 from geoseg_gan.utils.errors import plural
 from geoseg_gan.utils.pictures import beside, captioned, write_picture
 from geoseg_gan.utils.plots import score_histogram
+from geoseg_gan.utils.tables import console
 
 SHEET = "contact_sheet.png"
 HISTOGRAM = "scores.png"
@@ -139,7 +139,7 @@ def print_shares(
     table = Table("class", "training", "expected", "realised", box=None, padding=(0, 3, 0, 0))
     for name, *shares in zip(palette.names, training, expected, realised, strict=True):
         table.add_row(name, *(f"{share:.1%}" for share in shares))
-    Console().print(table)
+    console().print(table)
 
 
 def print_outcome(folder: Path, manifest: list[Line], tau: float | None) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 from rich.markdown import Markdown
 
 from geoseg_gan.config import read_yaml
@@ -18,7 +17,7 @@ from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, held
 from geoseg_gan.utils.pictures import RGB, write_picture
 from geoseg_gan.utils.plots import drawn, figure
-from geoseg_gan.utils.tables import markdown_table
+from geoseg_gan.utils.tables import console, markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,7 +108,7 @@ def _compare(folder: Path) -> dict[str, float]:
             text += "\n".join([f"\n\n{kind}:\n", *(f"- `{name}`" for name in names)])
     with atomic_path(folder / REPORT) as scratch:
         scratch.write_text(f"{text}\n")
-    Console().print(Markdown(text))
+    console().print(Markdown(text))
     objective = [found["objective"] for _, found in ranked]
     written = f"Wrote {folder / REPORT}"
     if columns:

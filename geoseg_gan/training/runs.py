@@ -9,7 +9,6 @@ from typing import Any, cast
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 from rich.table import Table
 
 from geoseg_gan.config import plain, write_yaml
@@ -21,6 +20,7 @@ from geoseg_gan.training.settings import TrainingConfig
 from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import write_json
+from geoseg_gan.utils.tables import console
 
 LAST = "last.ckpt"
 _LEAST_BYTES = 64  # a pixel: a one-hot mask, real and generated images, one map of features
@@ -180,7 +180,7 @@ def announce(trainer: L.Trainer, config: TrainingConfig, rows: Mapping[str, str]
     table.add_row("device", f"{config.devices} x {place}, precision {config.precision}")
     table.add_row("output", config.out_dir)
     table.add_row("watch", f"tensorboard --logdir {config.out_dir}")
-    Console().print(table)
+    console().print(table)
 
 
 def write_outcome(out_dir: Path, figures: Mapping[str, float], **facts: Any) -> None:

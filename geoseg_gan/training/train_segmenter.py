@@ -9,7 +9,6 @@ from typing import Any, cast
 import lightning as L
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
@@ -34,6 +33,7 @@ from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, write_json
 from geoseg_gan.utils.pictures import write_picture
 from geoseg_gan.utils.plots import confusion_picture
+from geoseg_gan.utils.tables import console
 
 SEGMENTER = "segmenter.pt"
 SCORES = "scores.json"
@@ -222,7 +222,7 @@ def _report(
     for name, count in zip(data.palette.names, pixels, strict=True):
         table.add_row(name, f"{count:,}", shown(f"inner_iou/{name}"), shown(f"val_iou/{name}"))
     table.add_row("mean", f"{pixels.sum():,}", shown("inner/miou"), shown("val/miou"))
-    Console().print(table)
+    console().print(table)
     print(f"Saved the segmenter of epoch {epoch} as {Path(config.out_dir) / SEGMENTER}.")
 
 

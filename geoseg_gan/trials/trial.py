@@ -227,7 +227,11 @@ def _compute(config: TrialConfig) -> None:
 def _progress(folder: Path, missing: list[tuple[str, int]]) -> Iterator[None]:
     """Shows a progress bar, and a line for each result as some process stores it."""
     # Bound to the terminal now, since stdout is redirected to log files during runs.
-    console, ended, waiting = Console(file=sys.stdout), threading.Event(), list(missing)
+    console, ended, waiting = (
+        Console(file=sys.stdout, markup=False, emoji=False),
+        threading.Event(),
+        list(missing),
+    )
 
     def show_stored() -> None:
         for arm, seed in list(waiting):

@@ -1,7 +1,9 @@
-"""Markdown tables."""
+"""What is shown on the terminal, and Markdown tables."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from rich.console import Console
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
@@ -16,3 +18,8 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[s
         for line in [head, *rows]
     )
     return [first, "|" + "---|" * len(head), *rest]
+
+
+def console(*, soft_wrap: bool = False) -> Console:
+    """The terminal, for rich's tables and texts: shown as they are, since names may hold markup."""
+    return Console(soft_wrap=soft_wrap, markup=False, emoji=False)

@@ -10,7 +10,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from geoseg_gan.utils.errors import UserError, one_line
 
-_LARGEST = 1_000_000  # bytes of a file, and nodes of it once its aliases are followed
+_LARGEST = 500_000  # bytes of a file
+_MOST = 30_000  # values in it, once its aliases are followed
 
 
 def load_yaml(path: Path) -> tuple[str, dict[Any, Any]]:
@@ -32,8 +33,8 @@ def load_yaml(path: Path) -> tuple[str, dict[Any, Any]]:
             return text, {}
         if not isinstance(root, yaml.MappingNode):
             raise ValueError("it holds no key: value")
-        if _count(root, {}) > _LARGEST:
-            raise ValueError(f"its aliases stand for more than {_LARGEST:,} values")
+        if _count(root, {}) > _MOST:
+            raise ValueError(f"more than {_MOST:,} values are no configuration")
         return text, OmegaConf.to_container(OmegaConf.create(text))  # type: ignore[return-value]
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         why = re.sub(r' *in "<[^>]*>",', "", one_line(str(error)))
@@ -47,7 +48,7 @@ def _count(node: yaml.Node, known: dict[int, int]) -> int:
     if id(node) not in known:
         if node.tag.startswith("tag:yaml.org,2002:python"):
             raise ValueError(f"the tag {node.tag.rpartition(':')[2]} stands for a Python object")
-        known[id(node)] = _LARGEST  # met inside itself, it has no end
+        known[id(node)] = _MOST  # met inside itself, it has no end
         parts = node.value if isinstance(node, yaml.CollectionNode) else []
         if isinstance(node, yaml.MappingNode):
             parts = [part for pair in parts for part in pair]
