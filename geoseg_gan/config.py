@@ -1,6 +1,7 @@
 """The frame of every command: a Hydra app with a typed configuration."""
 
 import dataclasses
+import io
 import logging
 import os
 import pkgutil
@@ -62,6 +63,8 @@ def command(name: str, schema: type[ConfigT], run: str) -> Callable[[], None]:
 
     def main() -> None:
         show_warnings_as_lines()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files can hold what it cannot show
+            sys.stdout.reconfigure(errors="backslashreplace")
         for library in ("alembic", "hydra_plugins"):  # what Optuna imports, and what calls it
             logging.getLogger(library).setLevel(logging.ERROR)
         _JobError.count = 0

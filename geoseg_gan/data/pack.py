@@ -28,7 +28,7 @@ from geoseg_gan.data.stream import (
 from geoseg_gan.data.synthetic import refuse_synthetic
 from geoseg_gan.data.tile import train_command
 from geoseg_gan.utils.errors import plural
-from geoseg_gan.utils.files import atomic_folder, check_new_folder, write_json
+from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder, write_json
 from geoseg_gan.utils.tables import console
 
 
@@ -49,6 +49,7 @@ def pack(config: PackSettings) -> dict[Split, PackedSplit]:
     """
     root, out, reader = Path(config.data_root), Path(config.out_dir), mask_reader(config.data)
     check_new_folder("out_dir", out)
+    check_apart("out_dir", out, root)
     check_root(config.data, root)
     require_litdata()
     if config.data.demo is not None:

@@ -32,7 +32,7 @@ from geoseg_gan.data.scan import size_problem
 from geoseg_gan.data.settings import TileSettings
 from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError, plural
-from geoseg_gan.utils.files import atomic_folder, check_new_folder
+from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder
 from geoseg_gan.utils.messages import knob_texts
 from geoseg_gan.utils.tables import console
 
@@ -80,6 +80,7 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
     """
     source, root = Path(config.source), Path(config.data_root)
     check_new_folder("data_root", root)
+    check_apart("data_root", root, source, [""])
     pairs = find_folder_pairs(
         source,
         lambda stem: group_of(stem, config.group_regex, "group_regex"),

@@ -57,6 +57,7 @@ from geoseg_gan.utils.distributed import (
     where_in_words,
 )
 from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range, plural
+from geoseg_gan.utils.files import check_apart
 from geoseg_gan.utils.pictures import evenly_spaced
 
 FEWEST = 16
@@ -230,6 +231,7 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
         synthetic = read_synthetic(Path(config.folder or ""))
         image_size, reader = synthetic.image_size, synthetic.reader()
         root = Path(config.data_root or synthetic.data_root)
+    check_apart("out_dir", Path(config.out_dir), root)
     refuse_synthetic(root)
     train_pairs, val_pairs = _real_pairs(config, root, trained)
     if image_size < MINIMUM_SIZE:

@@ -58,7 +58,7 @@ from geoseg_gan.synthesis.writer import (
 )
 from geoseg_gan.utils.distributed import launch, open_fabric, share_of, where_in_words
 from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range, plural
-from geoseg_gan.utils.files import write_json
+from geoseg_gan.utils.files import check_apart, write_json
 
 _TRIES = 10  # candidates for each pair that keep asks for
 _MOST = 10_000_000  # candidates of a folder
@@ -139,6 +139,7 @@ def open_inputs(config: GenerateConfig, fabric: Fabric) -> Inputs:
     check_variants(config.variants, generator.network)
     trained = generator.facts.config
     root = Path(config.data_root or trained["data_root"])
+    check_apart("save_dir", Path(config.save_dir), root)
     palette = generator.facts.palette
     reader = MaskReader(palette, trained["data"]["mask_format"], trained["data"]["unknown"])
     pairs, _ = split_pairs(root, trained)

@@ -19,7 +19,7 @@ from geoseg_gan.models.settings import current_config
 from geoseg_gan.training.settings import TrainingConfig
 from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError, plural
-from geoseg_gan.utils.files import write_json
+from geoseg_gan.utils.files import check_apart, write_json
 from geoseg_gan.utils.tables import console
 
 LAST = "last.ckpt"
@@ -61,6 +61,7 @@ def check_run(config: TrainingConfig, networks: str, accumulate: int = 1) -> Non
         )
     check_root(config.data, Path(config.data_root))
     out_dir = Path(config.out_dir)
+    check_apart("out_dir", out_dir, Path(config.data_root))
     has_run = (out_dir / LAST).exists() or any(out_dir.glob(networks))
     if has_run and not config.resume:
         raise UserError(

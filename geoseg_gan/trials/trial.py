@@ -41,7 +41,7 @@ from geoseg_gan.trials.settings import TrialConfig
 from geoseg_gan.trials.workers import compute_side_by_side
 from geoseg_gan.utils.confusion import mean_iou
 from geoseg_gan.utils.errors import UserError, plural
-from geoseg_gan.utils.files import atomic_path, held, is_unused
+from geoseg_gan.utils.files import atomic_path, check_apart, held, is_unused
 
 _FREE = {"data_root", "out_dir", "seeds", "arms", "ratios", "merge", "devices", "trainer"}
 """Settings, of the trial and its parts, that calls on the same folder may change."""
@@ -61,6 +61,7 @@ def trial(config: TrialConfig) -> dict[str, float]:
     """
     check(config)
     folder, root = Path(config.out_dir), Path(config.data_root)
+    check_apart("out_dir", folder, root)
     _check_folder(config, folder)
     if config.data.demo is not None:
         write_world(root, config.data.classes(), config.data.demo)
@@ -227,11 +228,8 @@ def _compute(config: TrialConfig) -> None:
 def _progress(folder: Path, missing: list[tuple[str, int]]) -> Iterator[None]:
     """Shows a progress bar, and a line for each result as some process stores it."""
     # Bound to the terminal now, since stdout is redirected to log files during runs.
-    console, ended, waiting = (
-        Console(file=sys.stdout, markup=False, emoji=False),
-        threading.Event(),
-        list(missing),
-    )
+    console = Console(file=sys.stdout, markup=False, emoji=False)
+    ended, waiting = threading.Event(), list(missing)
 
     def show_stored() -> None:
         for arm, seed in list(waiting):

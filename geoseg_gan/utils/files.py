@@ -10,7 +10,7 @@ import stat
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from errno import EINVAL, ELOOP, ENOLCK, ENXIO, EOPNOTSUPP
 from pathlib import Path
@@ -304,6 +304,19 @@ def check_new_folder(key: str, folder: Path) -> None:
     sweep_beside(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{key}={folder} exists already. Choose a new folder, or remove this one.")
+
+
+def check_apart(
+    key: str, folder: Path, root: Path, parts: Iterable[str] = ("train", "val", "unlabelled")
+) -> None:
+    """Refuses to write into data that is read: into their folder, or within `parts` of it.
+
+    Raises:
+        UserError: Naming the key and what to do.
+    """
+    place, source = folder.resolve(), root.resolve()
+    if place == source or any(place.is_relative_to(source / part) for part in parts):
+        raise UserError(f"{key}={folder} lies inside of the data in {root}. Choose another folder.")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

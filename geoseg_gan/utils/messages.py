@@ -94,6 +94,8 @@ def mistake(error: BaseException) -> str | None:
         # A loader's worker sends its traceback, whose last line is the error's own.
         sent = re.fullmatch(r"Caught \w+ in .*\n[\w.]+: (.*)", str(error).strip(), re.DOTALL)
         return sent[1] if sent else str(error)
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        return f"a name is not UTF-8: {error.object[:200]}. Rename this file."
     found: BaseException | None = error
     while found is not None:
         text = f"{type(found).__name__}: {found}".strip().rpartition("\n")[2]
