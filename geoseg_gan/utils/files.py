@@ -136,6 +136,10 @@ SCRATCH = ".geoseg-"
 _SCRATCH_FILE = re.compile(re.escape(SCRATCH) + r"[a-z0-9_]{8}(\.\w+)?")
 
 
+WRITING = "While writing "
+"""How a note on an error begins that names the file, which libraries leave out."""
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a scratch path beside `path`, and moves it there if the block ends well.
@@ -158,6 +162,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         scratch.replace(path)
         if not is_part:
             _to_disk(path.parent)
+    except (OSError, RuntimeError) as error:
+        error.add_note(f"{WRITING}'{path}'")
+        raise
     finally:
         scratch.unlink(missing_ok=True)
 

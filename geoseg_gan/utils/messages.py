@@ -15,6 +15,7 @@ from typing import Any
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
 from geoseg_gan.utils.errors import UserError, check_choice, one_line
+from geoseg_gan.utils.files import WRITING
 
 CONFIGS = "geoseg_gan.configs"  # the package of all YAML files
 _FOLDER = Path(str(resources.files(CONFIGS)))
@@ -48,8 +49,8 @@ _OF_LIBRARIES = {
     r"DataLoader worker.* (exited|killed)": "a process that reads data ended unexpectedly (killed "
     "by a signal, perhaps for want of memory): lower num_workers, in training data.num_workers. "
     + _AGAIN,
-    r"PytorchStreamWriter|inline_container|file write failed|unexpected pos": "a checkpoint could "
-    f"not be written: see whether the disk is full or a limit reached. {_AGAIN}",
+    r"PytorchStreamWriter|inline_container|file write failed|unexpected pos": "the file could not "
+    f"be written: see whether the disk is full or a limit reached. {_AGAIN}",
 }
 """What errors say that have no number of the system's, and what that means."""
 
@@ -99,18 +100,20 @@ def mistake(error: BaseException) -> str | None:
     found: BaseException | None = error
     while found is not None:
         text = f"{type(found).__name__}: {found}".strip().rpartition("\n")[2]
+        notes = (note for note in getattr(found, "__notes__", ()) if note.startswith(WRITING))
+        place = _path_in(next(notes, "")) or getattr(found, "filename", None) or _path_in(text)
         number = found.errno if isinstance(found, OSError) else None
         if number is None and isinstance(found, OSError | RuntimeError | MemoryError):
             for pattern, line in _OF_LIBRARIES.items():
                 if re.search(pattern, text):
-                    return line
+                    return f"{place}: {line}" if place else line
             # Workers send the text of an error alone.
             number = next((n for n in _REMEDIES if os.strerror(n) in text), None)
         if number == errno.ENOMEM:
             return _MEMORY
         if number is not None:
-            place = getattr(found, "filename", None) or _path_in(text) or "while reading or writing"
-            return f"{os.strerror(number)}: {place}. {_REMEDIES.get(number, '')}".strip()
+            where = place or "while reading or writing"
+            return f"{os.strerror(number)}: {where}. {_REMEDIES.get(number, '')}".strip()
         found = found.__cause__
     # Libraries, Hydra among them, raise some without a number.
     if isinstance(error, OSError) and not isinstance(error, HydraException):
@@ -120,7 +123,7 @@ def mistake(error: BaseException) -> str | None:
 
 def _path_in(text: str) -> str | None:
     """The last path that a text quotes."""
-    found = re.findall(r"""['"<]([^'"<>]*/[^'"<>]*)['">]""", text)
+    found = re.findall(r"""['"<]([^'"<>]*[/.][^'"<>]*)['">]""", text)
     return found[-1] if found else None
 
 
