@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from geoseg_gan.utils.errors import UserError, check_values, one_line, show_warnings_as_lines
 from geoseg_gan.utils.files import atomic_path
-from geoseg_gan.utils.messages import CONFIGS, explain, help_text, knob_texts, mistake
+from geoseg_gan.utils.messages import CONFIGS, choices, explain, help_text, knob_texts, mistake
 from geoseg_gan.utils.processes import end_with_parent
 from geoseg_gan.utils.signals import Stopped, raising_signals
 from geoseg_gan.utils.yaml_files import load_yaml
@@ -137,7 +137,7 @@ def _asks_for_help() -> bool:
     """Whether the command line asks for help.
 
     Raises:
-        UserError: If Hydra has no such options, or not in this order.
+        UserError: If Hydra has no such options, or not in this order, or a group no such choice.
     """
 
     def refuse(message: str) -> NoReturn:
@@ -148,7 +148,21 @@ def _asks_for_help() -> bool:
     options = parser.parse_args()
     if options.experimental_rerun is not None:
         raise UserError("--experimental-rerun reads a pickle, which can run code: not supported.")
+    if not options.help:
+        _check_groups(options.overrides)
     return bool(options.help)
+
+
+def _check_groups(overrides: Sequence[str]) -> None:
+    """Refuses what is no choice of a group, of which Hydra says neither the group nor the value."""
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        known = choices(override.key_or_group)
+        if not known or override.is_delete() or override.is_sweep_override():
+            continue
+        value = override.value()
+        if not all(isinstance(v, str) for v in (value if isinstance(value, list) else [value])):
+            given = f"{override.key_or_group}={override.get_value_string()}"
+            raise UserError(f"{given}: use one of {', '.join(known)}.")
 
 
 class FileConfigSource(file_config_source.FileConfigSource):
@@ -232,6 +246,7 @@ def compose(schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
     )
     try:
         with frame:
+            _check_groups(overrides)
             return typed(hydra.compose(_COMMANDS[schema], overrides=list(overrides)), schema)
     except (HydraException, OmegaConfBaseException, AssertionError, ValueError) as error:
         raise UserError(explain(error, schema)) from None

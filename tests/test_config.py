@@ -14,7 +14,7 @@ import pytest
 import yaml
 from defaults import SCHEMAS
 
-from geoseg_gan.config import plain
+from geoseg_gan.config import FileConfigSource, plain
 from geoseg_gan.training.settings import train_command, train_segmenter_command
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.messages import help_text
@@ -238,7 +238,7 @@ def test_cfg_job_shows_every_setting(composed, capsys, run_command):
         ("epoch_steps=x", "epoch_steps=x: use a whole number or null."),
         ("resume=maybe", "resume=maybe: use true or false."),
         ("optimizer.betas=[a,b]", "optimizer.betas=[a,b]: use a list, each item a number."),
-        ("optimizer=3", "must be a string"),
+        ("optimizer=3", "optimizer=3: use one of adam."),
         ("onnx=3", "onnx=3: use {key: value, ...}."),
         ("lr=1,2", "lr=1,2' 1. To use it as a list, use key=[value1,value2]"),
         ("epochs", "epochs cannot be read: use key=value"),
@@ -249,6 +249,24 @@ def test_cfg_job_shows_every_setting(composed, capsys, run_command):
         ("jitter.flip.p=2", "jitter.flip.p=2"),
         ("model.generator=unet", "use model/generator=... with one of clade, "),
         ("hydra/launcher=submitit_moon", "pip install 'geoseg-gan[sweep]'"),
+        ("lr=inf", "lr=inf: use a finite number"),
+        ("loss.feature_matching.weight=nan", "loss.feature_matching.weight=nan: use a finite"),
+        ("optimizer.betas=[0.5,nan]", "optimizer.betas=nan: use a finite number"),
+        ("+model.generator.more=[inf]", "model.generator.more=inf: use a finite number"),
+        ("lr='1e999'", "lr=inf: use a finite number"),
+        ("seed=4294967296", "seed=4294967296: use 0 or more, up to 4294967295"),
+        ("bs=1000000", "bs=1000000: use 1 or more, up to 65536"),
+        ("out_dir=", "out_dir is empty"),
+        ("out_dir='a\nb'", "characters that cannot be shown"),
+        ("out_dir='~/runs'", "only a shell knows ~"),
+        ("out_dir='${nope}'", "'nope' not found"),
+        ("out_dir='${oc.env:NOPE_NOT_SET}'", "'NOPE_NOT_SET' not found"),
+        ("data.palette=${data_root}", "data.palette"),
+        ("data=null", "data=null: use one of demo, dubai, landcover"),
+        ("loss=3", "loss=3: use one of both, "),
+        ("trainer=[1,1]", "trainer=[1,1]: use one of auto, cpu, ddp, gpu"),
+        ("model=null", "model=null: use one of clade, "),
+        ("model.generator=null", "use model/generator=... with one of clade, "),
     ],
 )
 def test_a_mistake_is_told_in_the_words_of_the_command_line(argument, message, composed):
@@ -343,23 +361,65 @@ def test_every_command_has_a_script_an_entry_point_and_a_yaml_file():
         assert callable(getattr(importlib.import_module(module), function)), name
 
 
+OF_STRANGERS = {
+    "experiment/callback": "# @package _global_\nhydra: {callbacks: {a: {_target_: os.abort}}}\n",
+    "experiment/header": "\n# @package hydra.callbacks\na: 1\n",
+    "experiment/escaped": 'data: {"\\u005ftarget_": os.abort}\n',
+    "experiment/nested": "data: {palette: [{a: {_target_: os.abort}}]}\n",
+    "experiment/alias": "a: &a {callbacks: {}}\nhydra: *a\n",
+    "experiment/merged": "a: &a {hydra: 1}\n<<: *a\n",
+    "experiment/override": "defaults:\n  - override /hydra/sweeper: optuna\n",
+    "experiment/package": "defaults:\n  - /model@hydra.callbacks: unet\n",
+    "experiment/built": "defaults:\n  - /hy${model}/launcher/basic\n",
+    "experiment/search": "hydra: {searchpath: ['file:///tmp']}\n",
+    "experiment/secret": "out_dir: a${ oc.env:HOME}\n",
+    "experiment/made": "out_dir: ${oc.${crops}:HOME}\n",
+    "experiment/literal": "out_dir: '\\${oc.decode:x}'\n",
+    "hydra/launcher/mine": "a: 1\n",
+}
+
+
+@pytest.mark.parametrize("name", OF_STRANGERS)
+def test_config_files_from_elsewhere_cannot_run_code_or_read_secrets(name, tmp_path):
+    path = tmp_path / f"{name}.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(OF_STRANGERS[name])
+    with pytest.raises(UserError, match=rf"{name}\.yaml: .* neither hydra nor _target_"):
+        FileConfigSource("command-line", str(tmp_path)).load_config(name)
+
+
 @pytest.mark.parametrize(
-    "text",
+    "option", ["--config-dir=own", "--config-d=own", "hydra.searchpath=[own]", "--config-path=own"]
+)
+def test_every_way_to_name_a_folder_of_config_files_is_guarded(
+    option, tmp_path, capsys, run_command
+):
+    path = tmp_path / "own" / "experiment" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(OF_STRANGERS["experiment/callback"])
+    if option.startswith("--config-path"):
+        option = f"--config-path={path.parent.parent}"
+        (path.parent.parent / "train.yaml").write_text("defaults:\n  - experiment: mine\n")
+    assert run_command(train_command, option, "experiment=mine") == 1
+    shown = capsys.readouterr().err
+    assert re.fullmatch(r"error: \S+mine.yaml: .* neither hydra nor _target_.*\n", shown)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
     [
-        "# @package _global_\nhydra:\n  callbacks: {a: {_target_: os.abort}}\n",
-        "# @package hydra.callbacks\na: 1\n",
-        'data: {"\\u005ftarget_": os.abort}\n',
-        "defaults:\n  - override /hydra/sweeper: optuna\n",
+        (["--foo"], "unrecognized arguments: --foo"),
+        (["-x", "epochs=1"], "unrecognized arguments: -x"),
+        (["epochs=1", "-m", "lr=1"], "Options stand before all settings or behind them"),
+        (["--cfg", "nothing"], "invalid choice: 'nothing'"),
+        (["--config-dir", "nowhere"], "nowhere' not found"),
+        (["--experimental-rerun", "a.pickle"], "reads a pickle"),
     ],
 )
-def test_config_files_from_elsewhere_cannot_run_code(text, tmp_path, capsys, run_command):
-    (tmp_path / "own" / "experiment").mkdir(parents=True)
-    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(text)
-    arguments = ["--config-dir", "own", "experiment=mine"]
+def test_wrong_options_are_one_line_and_exit_code_1(arguments, message, capsys, run_command):
     assert run_command(train_command, *arguments) == 1
-    assert re.fullmatch(
-        r"error: \S+mine.yaml: .* neither hydra nor _target_.*\n", capsys.readouterr().err
-    )
+    shown = capsys.readouterr().err
+    assert re.fullmatch("error: [^\n]+\n", shown) and message in shown
 
 
 def test_an_experiment_from_elsewhere_is_used(tmp_path, capsys, run_command):

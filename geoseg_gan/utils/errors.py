@@ -104,7 +104,7 @@ def check_values(values: Any, key: str = "") -> None:
     elif isinstance(values, int | float) and not abs(values) <= _LARGEST:
         raise UserError(f"{key}={values}: use a finite number, at most {_LARGEST:g} in size.")
     elif isinstance(values, str) and not values.isprintable():
-        raise UserError(f"{key}={values}: characters that cannot be shown are not allowed.")
+        raise UserError(f"{key}={values!r}: characters that cannot be shown are not allowed.")
     elif isinstance(values, str) and "${" in values:
         raise UserError(f"{key}={values}: a name of a setting in ${{}} stands for its value here.")
     elif isinstance(values, str) and values.split("/")[0] == "~":

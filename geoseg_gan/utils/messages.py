@@ -42,7 +42,7 @@ _REMEDIES = {
     errno.ENOMEM: _MEMORY,
 }
 _OF_LIBRARIES = {
-    r"shared memory|[Bb]us error|torch_\w+: No space": "the shared memory of the machine is used "
+    r"shared memory|[Bb]us error|</torch_": "the shared memory of the machine is used "
     "up: raise its limit (df /dev/shm; docker run --shm-size), or set num_workers=0, in training "
     "data.num_workers=0.",
     r"^\w*MemoryError|t allocate memory|[Oo]ut of memory|bad_alloc|Cannot allocate": _MEMORY,
@@ -101,18 +101,19 @@ def mistake(error: BaseException) -> str | None:
     while found is not None:
         text = f"{type(found).__name__}: {found}".strip().rpartition("\n")[2]
         notes = (note for note in getattr(found, "__notes__", ()) if note.startswith(WRITING))
-        place = _path_in(next(notes, "")) or getattr(found, "filename", None) or _path_in(text)
+        written = _path_in(next(notes, ""))
         number = found.errno if isinstance(found, OSError) else None
         if number is None and isinstance(found, OSError | RuntimeError | MemoryError):
             for pattern, line in _OF_LIBRARIES.items():
                 if re.search(pattern, text):
-                    return f"{place}: {line}" if place else line
+                    return f"{written}: {line}" if written else line
             # Workers send the text of an error alone.
             number = next((n for n in _REMEDIES if os.strerror(n) in text), None)
         if number == errno.ENOMEM:
             return _MEMORY
         if number is not None:
-            where = place or "while reading or writing"
+            where = written or getattr(found, "filename", None) or _path_in(text)
+            where = where or "while reading or writing"
             return f"{os.strerror(number)}: {where}. {_REMEDIES.get(number, '')}".strip()
         found = found.__cause__
     # Libraries, Hydra among them, raise some without a number.
