@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -35,13 +35,15 @@ Decoded = tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]
 """An image (H, W, K) in its stored dtype and its label map (H, W) uint8."""
 
 
+T = TypeVar("T")
+
 RETRY_SECONDS = (1.0, 4.0, 10.0)
 """How long to wait before each further attempt to read a file from a disk that may come back."""
 
 _LOST = {errno.EIO, errno.ENOENT, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN}
 
 
-def retried(read: Callable[[], Decoded]) -> Decoded:
+def retried(read: Callable[[], T]) -> T:
     """What `read` returns, which is called again where a disk or a network share has dropped out.
 
     Raises:

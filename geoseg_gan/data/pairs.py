@@ -1,6 +1,5 @@
 """Image-mask pairs of a data folder, and their location groups."""
 
-import csv
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from geoseg_gan.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
 from geoseg_gan.utils.errors import UserError, plural
+from geoseg_gan.utils.reading import read_table
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -85,7 +85,10 @@ class PackedStrings(Sequence[str]):
     def from_arrays(
         cls, data: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]
     ) -> "PackedStrings":
-        """The strings that `arrays` gave."""
+        """The strings that `arrays` gave; a ValueError if it cannot have given these."""
+        lengths = np.diff(ends)
+        if len(ends) == 0 or (ends[0], ends[-1]) != (0, len(data)) or (lengths < 0).any():
+            raise ValueError("the ends of the strings do not fit their bytes")
         names = cls()
         names._bytes, names._ends = data.tobytes(), ends
         return names
@@ -251,14 +254,9 @@ def _known_groups(root: Path) -> dict[str, str]:
     table = root / "tiles.csv"
     if not table.is_file():
         return {}
-    with table.open(newline="") as lines:
-        rows = csv.DictReader(lines)
-        if not {"stem", "group"} <= set(rows.fieldnames or ()):
-            raise DataError(
-                f"{table} lacks the columns 'stem' and 'group', which name each pair's location "
-                "group. Add them, or remove the file."
-            )
-        return {row["stem"]: row["group"] for row in rows}
+    advice = "It names the location group of each pair: correct it, or remove it."
+    rows = read_table(table, ("stem", "group"), advice)
+    return {row["stem"]: row["group"] for row in rows}
 
 
 def group_of(name: str, regex: str | None, knob: str) -> str:

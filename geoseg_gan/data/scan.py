@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
@@ -14,13 +13,25 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
-from geoseg_gan.data.images import MaskReader, UnreadableError, read_image
+from geoseg_gan.data.images import DTYPES, MaskReader, UnreadableError, read_image
 from geoseg_gan.data.pairs import DataError, PackedStrings, Pair, PairList, some_pairs
 from geoseg_gan.data.palette import IGNORE, UnknownColorError
-from geoseg_gan.utils.errors import plural
+from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path
+from geoseg_gan.utils.reading import Array, read_arrays
 
 _FORMAT = 3  # of the cache
+_CACHE = {
+    "keys": Array("u", ("bytes",)),
+    "key_ends": Array("i", ("ends",)),
+    "sizes": Array("i", ("pairs", 2), 1, 2**31),
+    "pixels": Array("i", ("pairs", "classes"), 0, 2**62),
+    "unknown": Array("i", ("pairs",), 0, 2**62),
+    "bands": Array("i", ("pairs",), 1, 2**31),
+    "low": Array("f", ("pairs", "most bands")),
+    "high": Array("f", ("pairs", "most bands")),
+    "dtype": Array("U", ("pairs",)),
+}
 _BLOCK = 512  # pairs whose statistics are separate arrays at a time
 _BAR_FROM = 200  # fewer pairs take a moment, which needs no progress bar
 
@@ -267,10 +278,11 @@ def _save(path: Path, keys: PackedStrings, statistics: _Statistics) -> None:
 def _load(path: Path) -> tuple[PackedStrings, _Statistics] | None:
     """Keys and statistics of the cache; None where there is none, or it is damaged."""
     try:
-        with path.open("rb") as source, np.load(source, allow_pickle=False) as stored:
-            columns = {entry.name: stored[entry.name] for entry in fields(_Statistics)}
-            keys = PackedStrings.from_arrays(stored["keys"], stored["key_ends"])
-            whole = all(len(column) == len(keys) for column in columns.values())
-            return (keys, _Statistics(**columns)) if whole else None
-    except (OSError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        columns = read_arrays(path, _CACHE, "")
+        keys = PackedStrings.from_arrays(columns.pop("keys"), columns.pop("key_ends"))
+    except (OSError, UserError, ValueError):
         return None
+    statistics = _Statistics(**columns)
+    fits = len(keys) == len(statistics.bands) and set(statistics.dtype.tolist()) <= set(DTYPES)
+    is_whole = fits and (statistics.bands <= statistics.low.shape[1]).all()
+    return (keys, statistics) if is_whole else None

@@ -15,6 +15,7 @@ from geoseg_gan.data.images import read_image
 from geoseg_gan.data.pairs import DataError, Pair, find_pairs, groups_of, stems_of
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path
+from geoseg_gan.utils.reading import read_table
 
 FIT, INNER = "fit", "inner"
 """Parts of a split file: pairs that are trained on, and pairs by which choices are made."""
@@ -114,11 +115,8 @@ def _read_split(path: Path, pairs: Sequence[Pair]) -> tuple[list[int], list[int]
             f"data.split_file={path} does not exist. Give a CSV with the columns stem and part "
             f"({FIT} or {INNER}), or null for all training pairs."
         )
-    with path.open(newline="") as lines:
-        table = csv.DictReader(lines)
-        if not {"stem", "part"} <= set(table.fieldnames or ()):
-            raise DataError(f"{path} lacks the columns 'stem' and 'part'. Add them.")
-        parts = {row["stem"]: row["part"] for row in table}
+    rows = read_table(path, ("stem", "part"), "Correct it, or set data.split_file=null.")
+    parts = {row["stem"]: row["part"] for row in rows}
     wrong = sorted(stem for stem, part in parts.items() if part not in (FIT, INNER))
     if wrong:
         raise DataError(
@@ -130,13 +128,13 @@ def _read_split(path: Path, pairs: Sequence[Pair]) -> tuple[list[int], list[int]
             f"{path} names '{missing[0]}', which is not among the training pairs. Correct "
             "data_root or data.split_file."
         )
-    rows: dict[str, list[int]] = {FIT: [], INNER: []}
+    chosen: dict[str, list[int]] = {FIT: [], INNER: []}
     for row, stem in enumerate(stems_of(pairs)):
         if stem in parts:
-            rows[parts[stem]].append(row)
-    if not rows[FIT]:
+            chosen[parts[stem]].append(row)
+    if not chosen[FIT]:
         raise DataError(f"{path} names no pair to fit. Give some the part {FIT}.")
-    return rows[FIT], rows[INNER]
+    return chosen[FIT], chosen[INNER]
 
 
 def refuse_shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> None:

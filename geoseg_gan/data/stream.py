@@ -4,27 +4,28 @@ LitData stores and fetches the files. The order in which they are read is the pr
 `EpochSampler`), since it must be the same for every number of processes and workers.
 """
 
-import json
 import logging
 import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.data.dataset import Decoded, PairSource
+from geoseg_gan.data.dataset import Decoded, PairSource, retried
 from geoseg_gan.data.demo.world import is_drawn
-from geoseg_gan.data.images import MaskReader, mask_reader, read_image
+from geoseg_gan.data.images import DTYPES, MaskReader, UnreadableError, mask_reader, read_image
 from geoseg_gan.data.pairs import STREAM, DataError, PackedStrings, PairList, Split
+from geoseg_gan.data.palette import PALETTE
 from geoseg_gan.data.scan import FolderIndex, default_cache_folder
 from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.reading import Array, check_content, parse_json, read_arrays, read_json, whole
 
 FORMAT = 1
 """Version of the layout of a stream."""
@@ -36,6 +37,38 @@ STRING_COLUMNS = ("stems", "image_names", "mask_names", "groups")
 INDEX_COLUMNS = ("sizes", "pixels", "unknown", "low", "high")
 """Fields of `PairList` and of `FolderIndex` that pairs.npz holds."""
 
+_AGAIN = "Copy the stream again, or pack the folder again."
+_INFO = {
+    "splits": {"*": whole(1)},
+    "reading": {"palette": PALETTE, "mask_format": str, "unknown": str},
+    "group_regex": (None, str),
+    "dtype": set(DTYPES),
+}
+_INDEX = {
+    **{name: Array("u", (f"bytes of {name}",)) for name in STRING_COLUMNS},
+    **{f"{name}_ends": Array("i", ("ends",), 0) for name in STRING_COLUMNS},
+    "sizes": Array("i", ("pairs", 2), 1, 2**31),
+    "pixels": Array("i", ("pairs", "classes"), 0, 2**62),
+    "unknown": Array("i", ("pairs",), 0, 2**62),
+    "low": Array("f", ("pairs", "bands"), -1e38, 1e38),
+    "high": Array("f", ("pairs", "bands"), -1e38, 1e38),
+    "places": Array("i", ("pairs",), 0, 2**62),
+    "chunk_ends": Array("i", ("chunks",), 0, 2**62),
+}
+_CHUNKS = {
+    "chunks": [{"filename": str, "chunk_bytes": whole(0, 2**40), "chunk_size": whole(1)}],
+    # Other formats can hold what runs code when it is read.
+    "config": {
+        "data_format": [{"bytes"}],
+        "data_spec": str,
+        "compression": None,
+        "encryption?": None,
+        "item_loader?": {"PyTreeLoader"},
+    },
+}
+_LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": [set()]}
+_PAIR = {"type": {"builtins.tuple"}, "context": {"null"}, "children_spec": [_LEAF]}
+_SPEC = {"version": whole(), "tree": _PAIR}
 _REMOTE = re.compile(r"(s3|gs|r2|azure):/+")
 
 
@@ -83,11 +116,12 @@ def read_info(root: Path) -> StreamInfo:
     require_litdata()
     try:
         with _local(root, STREAM) as path:
-            info = json.loads(path.read_text())
-        if info.pop("format") != FORMAT:
-            raise ValueError(info)
-        return StreamInfo(**info)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+            info = read_json(path, {"format": whole(), "*": object}, _AGAIN)
+            if info.pop("format") == FORMAT:
+                check_content(path, info, _INFO, _AGAIN)
+                return StreamInfo(**{field.name: info[field.name] for field in fields(StreamInfo)})
+            raise OSError("another version")
+    except OSError as error:
         why = f" ({error})" if is_remote(root) else ""
         raise DataError(
             f"data.format=stream, but data_root={address(root)} holds no {STREAM} of this "
@@ -152,26 +186,48 @@ def open_stream(root: Path, split: Split, reader: MaskReader) -> tuple[FolderInd
     """
     info = read_info(root)
     try:
-        with _local(root, f"{split}/{INDEX}") as path, np.load(path, allow_pickle=False) as stored:
-            columns = {name: stored[name] for name in stored.files}
+        with _local(root, f"{split}/{INDEX}") as path:
+            columns = read_arrays(path, _INDEX, _AGAIN)
         with _local(root, f"{split}/{CHUNKS}") as path:
-            config = json.loads(path.read_text())["config"]
-        # Other formats can hold what runs code when it is read.
-        if config["data_format"] != ["bytes", "bytes"]:
-            raise ValueError(config)
+            listed = read_json(path, _CHUNKS, _AGAIN)
+            spec = parse_json(listed["config"]["data_spec"])
+            named = dict(zip(("version", "tree"), spec, strict=True))
+            check_content(f"{path}: data_spec", named, _SPEC, _AGAIN)
+        chunks = listed["chunks"]
         names = {
             n: PackedStrings.from_arrays(columns[n], columns[f"{n}_ends"]) for n in STRING_COLUMNS
         }
         pairs = PairList(root / split / "images", root / split / "masks", **names)
-        statistics = {name: columns[name] for name in INDEX_COLUMNS}
-        chunks = Chunks(f"{address(root)}/{split}", columns["chunk_ends"])
-        source = StreamSource(pairs, reader, chunks=chunks, places=columns["places"])
-    except (OSError, KeyError, TypeError, ValueError):
+        count, ends = info.splits[split], columns["chunk_ends"]
+        sizes = [chunk["chunk_size"] for chunk in chunks]
+        if {len(pairs), len(columns["places"]), *map(len, names.values())} != {count}:
+            raise ValueError(f"they list {len(pairs)} pairs, but {STREAM} has {count}")
+        if ends.tolist() != np.cumsum(sizes).tolist() or sum(sizes) != count:
+            raise ValueError("the pairs of the chunks are other ones")
+        if not np.array_equal(np.sort(columns["places"]), np.arange(count)):
+            raise ValueError("the places of the pairs are not those of the chunks")
+        for chunk in chunks:
+            _check_chunk(root / split, chunk, is_remote(root))
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{address(root)}/{split} is not whole: {INDEX} or {CHUNKS} is missing or not as "
-            "scripts/pack.py writes it. Copy the stream again, or pack the folder again."
+            f"{address(root)}/{split} is not whole: {INDEX}, {CHUNKS} or a chunk is missing or not "
+            f"as scripts/pack.py writes it ({error}). {_AGAIN}"
         ) from None
+    statistics = {name: columns[name] for name in INDEX_COLUMNS}
+    places = columns["places"]
+    source = StreamSource(
+        pairs, reader, chunks=Chunks(f"{address(root)}/{split}", ends), places=places
+    )
     return FolderIndex(pairs, **statistics, dtype=np.dtype(info.dtype)), source
+
+
+def _check_chunk(folder: Path, chunk: dict[str, Any], remote: bool) -> None:
+    """Refuses a chunk that lies elsewhere, and one that is not whole, for which LitData waits."""
+    name, size = chunk["filename"], chunk["chunk_bytes"]
+    if not re.fullmatch(r"[\w-][\w.-]*", name):
+        raise ValueError(f"{name!r} is not the name of a chunk")
+    if not remote and (found := (folder / name).stat().st_size) < size:
+        raise ValueError(f"{name} has {found} of {size} bytes")
 
 
 @dataclass(eq=False)
@@ -206,7 +262,14 @@ class Chunks:
             self._opened = (os.getpid(), dataset)
         dataset = self._opened[1]
         chunk = int(self.ends.searchsorted(place, side="right"))
-        image, mask = dataset[ChunkedIndex(index=place, chunk_index=chunk)]
+        try:
+            image, mask = dataset[ChunkedIndex(index=place, chunk_index=chunk)]
+        except Exception as error:  # LitData raises exceptions of many types for other files
+            wrong = UnreadableError(
+                f"{self.url}, chunk {chunk} cannot be read: {error or 'it is damaged'}. {_AGAIN}"
+            )
+            wrong.errno = getattr(error, "errno", None)
+            raise wrong from None
         dataset.on_demand_bytes = not self.whole
         return bytes(image), bytes(mask)
 
@@ -224,7 +287,7 @@ class StreamSource(PairSource):
 
     def read(self, row: int) -> Decoded:
         """Image (H, W, K) in its stored dtype and label map (H, W) uint8 of one pair."""
-        image, mask = self.chunks.read(int(self.places[row]))
+        image, mask = retried(lambda: self.chunks.read(int(self.places[row])))
         pair = self.pairs[row]
         return read_image(pair.image, image), self.reader.read(pair.mask, mask)[0]
 

@@ -1,16 +1,17 @@
 """Generated folders: reading them for training, and keeping them out of real data."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import get_args
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from geoseg_gan.data.images import IMAGE_SUFFIXES, MaskReader
 from geoseg_gan.data.pairs import DataError, Pair
-from geoseg_gan.data.palette import Palette
+from geoseg_gan.data.palette import PALETTE, Palette
 from geoseg_gan.data.settings import MaskFormat
+from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.reading import Number, read_json, whole
 
 GENERATION = "generation.json"
 """The file that identifies a generated folder."""
@@ -21,6 +22,15 @@ _PATTERNS = {
     "folders": ("images/pair_*.*", "", "masks/pair_*.png", ""),
 }
 """By layout: pattern and ending of image stems, pattern and ending of mask stems."""
+
+_CONTENT = {
+    "palette": PALETTE,
+    "mask_format": set(get_args(MaskFormat)),
+    "image_size": whole(1, 2**15),
+    "gsd": (None, Number(0, 1e6)),
+    "config": {"layout": set(_PATTERNS), "data_root": str},
+    "segmenter?": (None, {"sha256": str}),
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ def read_synthetic(folder: Path) -> SyntheticFolder:
     """Reads a generated folder's generation.json, and lists its pairs.
 
     Raises:
-        DataError: If it is not a generated folder, holds no pair, or an image lacks its mask.
+        UserError: If it is not a generated folder, holds no pair, or an image lacks its mask.
     """
     path = folder / GENERATION
     if not path.is_file():
@@ -54,27 +64,23 @@ def read_synthetic(folder: Path) -> SyntheticFolder:
             f"synthetic={folder} is not a generated folder: it holds no {GENERATION}. Give the "
             "save_dir of scripts/generate.py."
         )
+    content = read_json(path, _CONTENT, "Generate the folder again.")
     try:
-        content = json.loads(path.read_text())
-        layout, mask_format = content["config"]["layout"], content["mask_format"]
-        if layout not in _PATTERNS or mask_format not in get_args(MaskFormat):
-            raise ValueError(layout, mask_format)
-        return SyntheticFolder(
-            folder=folder,
-            palette=Palette.from_dict(content["palette"]),
-            mask_format=cast(MaskFormat, mask_format),
-            layout=layout,
-            image_size=int(content["image_size"]),
-            gsd=None if content["gsd"] is None else float(content["gsd"]),
-            data_root=str(content["config"]["data_root"]),
-            filter_digest=(content.get("segmenter") or {}).get("sha256"),
-            pairs=_pairs(folder, layout),
-        )
-    except (KeyError, TypeError, ValueError):
-        raise DataError(
-            f"{path} is not as this version of scripts/generate.py writes it. Generate the folder "
-            "again."
-        ) from None
+        palette = Palette.from_dict(content["palette"])
+    except UserError as error:
+        raise DataError(f"{path}: {error} Generate the folder again.") from None
+    layout = content["config"]["layout"]
+    return SyntheticFolder(
+        folder=folder,
+        palette=palette,
+        mask_format=content["mask_format"],
+        layout=layout,
+        image_size=content["image_size"],
+        gsd=content["gsd"],
+        data_root=content["config"]["data_root"],
+        filter_digest=(content.get("segmenter") or {}).get("sha256"),
+        pairs=_pairs(folder, layout),
+    )
 
 
 def check_synthetic(generated: SyntheticFolder, palette: Palette, gsd: float | None) -> None:

@@ -78,7 +78,8 @@ _CONFIGS: dict[NetworkKind, Any] = {
         "image_size": whole(1, 2**15),
     },
 }
-_PROGRESS = {"total": {"*": whole()}, "current": {"*": whole()}}
+_COUNTS = {"ready": whole(), "processed": whole(), "*": whole()}
+_PROGRESS = {"total": _COUNTS, "current": _COUNTS}
 _STATE = {
     "epoch": whole(),
     "global_step": whole(),

@@ -26,6 +26,7 @@ from geoseg_gan.models.segmenters import segmenter_stride
 from geoseg_gan.synthesis.settings import OnnxSettings
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import write_json
+from geoseg_gan.utils.reading import Number, read_bytes, read_json
 
 Logits = Callable[[Tensor], Tensor]
 """Gives logits (B, C', h, w) for stored values (B, K, S, S), both on any device."""
@@ -191,7 +192,10 @@ def _load_onnx(
     mean, std = torch.tensor(onnx.mean).view(1, -1, 1, 1), torch.tensor(onnx.std).view(1, -1, 1, 1)
     if not path.is_file():
         raise UserError(f"segmenter_ckpt={path} does not exist. Give an ONNX model.")
-    content = path.read_bytes()
+    try:
+        content = read_bytes(path, 2**31)  # of which Protocol Buffers have no more
+    except ValueError as error:
+        raise UserError(f"segmenter_ckpt={path} is not an ONNX model: {error}.") from None
     session = _open_session(path, content)
     name = _input_name(path, session, bands, size)
 
@@ -225,6 +229,7 @@ def _open_session(path: Path, content: bytes) -> Any:
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(path / "none")
     )
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever it looks like
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base but this
@@ -406,8 +411,9 @@ def with_class_losses(
     }
     key = _digest(measured)
     known = _stored(store)
-    if key not in known:
-        losses = ClassLosses(reader.palette.num_classes)
+    classes = reader.palette.num_classes
+    if key not in known or len(known[key]["class_losses"]) != classes:
+        losses = ClassLosses(classes)
         windows = WindowDataset(
             PairSource(index.pairs, reader), index.sizes, image_size, fit, once=True
         )
@@ -426,10 +432,9 @@ def with_class_losses(
 def _stored(path: Path) -> dict[str, Any]:
     """What was measured before; nothing where the file is not of this module."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return dict(read_json(path, {"*": {"class_losses": [(None, Number(0))]}}, ""))
+    except (OSError, UserError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _digest(content: Any) -> str:

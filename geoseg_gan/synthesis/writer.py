@@ -14,8 +14,13 @@ from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.synthesis.filter import GeneratedPair
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path, is_unused, open_append
+from geoseg_gan.utils.reading import Number, check_content, parse_json, read_bytes, read_json, whole
 
 MANIFEST = "manifest.jsonl"
+
+_LINE = {"index": whole(0, 10**9), "kept": bool, "score?": Number()}
+_ADVICE = "Restore it, or generate into a new folder."
+_LARGEST = 2**30  # bytes of a manifest, which are millions of lines
 
 Layout = Literal["pairs", "folders"]
 
@@ -40,12 +45,8 @@ def stored_facts(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if not (folder / GENERATION).is_file():
         raise UserError(f"save_dir={folder} holds other files. Choose a new folder.")
-    try:
-        stored = dict(json.loads((folder / GENERATION).read_text()))
-    except (TypeError, ValueError):
-        raise UserError(
-            f"{folder / GENERATION} is not as generate writes it. Choose a new folder."
-        ) from None
+    shape = {"format": whole(), "config": dict, "tau?": Number()}
+    stored: dict[str, Any] = read_json(folder / GENERATION, shape, "Choose a new folder.")
     for key, value in facts.items():
         if stored.get(key) != value:
             was: Any = stored.get(key)
@@ -75,9 +76,12 @@ def merge_manifest(folder: Path) -> list[Line]:
     """
     path = manifest_path(folder)
     parts = sorted(folder.glob("manifest.part*.jsonl"))
-    found = [line for file in (path, *parts) for line in _whole_lines(file)]
-    # Listed twice is what had been merged when the call before was stopped.
-    by_index = {json.loads(line)["index"]: line for line in found}
+    by_index: dict[int, str] = {}
+    for file in (path, *parts):
+        for index, line in _whole_lines(file).items():
+            # Listed twice is what had been merged when the call before was stopped.
+            if by_index.setdefault(index, line) != line:
+                raise UserError(f"{file} lists pair {index} otherwise than before. {_ADVICE}")
     merged = "".join(f"{by_index[index]}\n" for index in sorted(by_index))
     if (path.is_file() and merged != path.read_text()) or parts:
         with atomic_path(path) as scratch:
@@ -88,13 +92,32 @@ def merge_manifest(folder: Path) -> list[Line]:
 
 
 def read_manifest(folder: Path) -> list[Line]:
-    """The manifest's lines but for a last one that is cut off; none without a manifest."""
-    return [json.loads(line) for line in _whole_lines(manifest_path(folder))]
+    """The manifest's lines but for a last one that is cut off; none without a manifest.
+
+    Raises:
+        UserError: If it holds others than `PairWriter` writes.
+    """
+    return [json.loads(line) for line in _whole_lines(manifest_path(folder)).values()]
 
 
-def _whole_lines(path: Path) -> list[str]:
-    text = path.read_text() if path.is_file() else ""
-    return text[: text.rfind("\n") + 1].splitlines()
+def _whole_lines(path: Path) -> dict[int, str]:
+    """The lines of a manifest by the index of their candidate."""
+    lines: dict[int, str] = {}
+    number = 0
+    try:
+        text = read_bytes(path, _LARGEST).decode()
+        for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], 1):
+            content = parse_json(line)
+            check_content(f"{path}, line {number},", content, _LINE, _ADVICE)
+            if content["index"] in lines:
+                raise ValueError(f"pair {content['index']} stands twice")
+            lines[content["index"]] = line
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        place = f"{path}, line {number}," if number else path
+        raise UserError(f"{place} cannot be read ({error}). {_ADVICE}") from None
+    return lines
 
 
 @dataclass(frozen=True)

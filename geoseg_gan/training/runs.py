@@ -1,6 +1,5 @@
 """A run's folder: whether it holds a run, how one is resumed, and what a finished one leaves."""
 
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from geoseg_gan.training.settings import TrainingConfig
 from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import check_apart, write_json
+from geoseg_gan.utils.reading import Number, read_json
 from geoseg_gan.utils.tables import console
 
 LAST = "last.ckpt"
@@ -27,6 +27,13 @@ _LEAST_BYTES = 64  # a pixel: a one-hot mask, real and generated images, one map
 
 OUTCOME = "result.json"
 """The file that a run of train leaves once it has finished."""
+
+_OUTCOME = {
+    "objective": (None, Number()),
+    "figures": {"*": (None, Number())},
+    "monitor?": str,
+    "*": Number(),
+}
 
 FREE = (
     *("data_root", "out_dir", "epochs", "resume", "samples", "checkpoint_minutes"),
@@ -197,16 +204,10 @@ def read_outcome(out_dir: Path) -> dict[str, Any] | None:
     Raises:
         UserError: If the file is not one that `write_outcome` writes.
     """
-    path = out_dir / OUTCOME
     try:
-        content = json.loads(path.read_text())
-        content["objective"]
+        content = read_json(out_dir / OUTCOME, _OUTCOME, "Remove it, and repeat the run.")
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error!r}). Remove it, and repeat the run."
-        ) from None
     return cast(dict[str, Any], content)
 
 

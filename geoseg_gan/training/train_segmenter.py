@@ -1,6 +1,5 @@
 """The train_segmenter command: from real pairs, or real and synthetic ones, to a segmenter."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, write_json
 from geoseg_gan.utils.pictures import write_picture
 from geoseg_gan.utils.plots import confusion_picture
+from geoseg_gan.utils.reading import Number, read_json
 from geoseg_gan.utils.tables import console
 
 SEGMENTER = "segmenter.pt"
@@ -62,7 +62,7 @@ def _train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
     out_dir = Path(config.out_dir)
     stored, has_finished = find_run(config, FREE, SCORES)
     if has_finished:
-        scores = json.loads((out_dir / SCORES).read_text())
+        scores = read_json(out_dir / SCORES, {"*": (None, Number())}, "Begin a new run.")
         return {name: value for name, value in scores.items() if name != "epoch"}
     L.seed_everything(config.seed, workers=True, verbose=False)
     data = _open_data(config)

@@ -1,7 +1,6 @@
 """The stored result of a run: what the statistics of a trial need."""
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,26 @@ import numpy.typing as npt
 from geoseg_gan.utils.confusion import TileConfusions
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path
+from geoseg_gan.utils.reading import Array, Number, check_content, parse_json, read_arrays, whole
 
 FORMAT = 1
+
+PAIR_FACTS = {
+    "generated": whole(),
+    "kept": whole(),
+    "tau": Number(),
+    "pairs": str,
+    "gan_seed": whole(),
+    "synthesis_seconds": Number(0),
+    "generator_seconds": {"*": Number(0)},
+}
+"""What `RunResult.facts` holds of the pairs that an arm mixes in, as a shape of `utils.reading`."""
+
+_COUNTS = [whole(0, 2**60)]
+_SUPPORT = {"pixels": _COUNTS, "tiles": _COUNTS, "groups": _COUNTS, "total_tiles": whole()}
+_ANY = {"format": whole(), "arm": str, "seed": whole(), "seconds": Number(0), "support": _SUPPORT}
+_FACTS = (_ANY | dict.fromkeys(("generated", "kept", "tau")), _ANY | PAIR_FACTS)
+_ARRAYS = {"facts": Array("U", ()), "examples": Array("u", ("examples", "side", "side"))}
 
 
 @dataclass(frozen=True)
@@ -68,23 +85,18 @@ def read_result(path: Path) -> RunResult:
     Raises:
         UserError: If the file was not written by this version.
     """
+    advice = "Remove it, and run trial again."
+    shape = TileConfusions.shape("val") | TileConfusions.shape("inner") | _ARRAYS
+    arrays = read_arrays(path, shape, advice)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            facts = json.loads(str(arrays["facts"]))
-            if facts.pop("format") != FORMAT:
-                raise KeyError("format")
-            return RunResult(
-                facts.pop("arm"),
-                facts.pop("seed"),
-                TileConfusions.from_arrays(arrays, "val"),
-                TileConfusions.from_arrays(arrays, "inner"),
-                arrays["examples"],
-                facts,
-            )
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        raise UserError(
-            f"{path} is not a result of this version's trial. Remove it, and run trial again."
-        ) from None
+        facts = parse_json(str(arrays["facts"]))
+    except ValueError as error:
+        raise UserError(f"{path} has 'facts' that cannot be read ({error}). {advice}") from None
+    check_content(path, facts, _FACTS, advice)
+    if facts.pop("format") != FORMAT:
+        raise UserError(f"{path} is not a result of this version's trial. {advice}")
+    val, inner = (TileConfusions.from_arrays(arrays, name) for name in ("val", "inner"))
+    return RunResult(facts.pop("arm"), facts.pop("seed"), val, inner, arrays["examples"], facts)
 
 
 def read_results(folder: Path) -> list[RunResult]:

@@ -32,11 +32,12 @@ from geoseg_gan.training.settings import TrainConfig, TrainSegmenterConfig
 from geoseg_gan.training.train import train
 from geoseg_gan.training.train_segmenter import SEGMENTER, TILES, train_segmenter
 from geoseg_gan.trials.arms import COPY_PASTE, ONLY, OVERSAMPLE, PLAIN, REAL, mix_of, recipe_of
-from geoseg_gan.trials.results import RunResult, result_path, write_result
+from geoseg_gan.trials.results import PAIR_FACTS, RunResult, result_path, write_result
 from geoseg_gan.trials.settings import TrialConfig
 from geoseg_gan.utils.confusion import TileConfusions
 from geoseg_gan.utils.files import open_append, write_json
 from geoseg_gan.utils.pictures import evenly_spaced
+from geoseg_gan.utils.reading import Number, read_arrays, read_json
 
 EXAMPLES = 8
 """Validation windows whose predictions are kept."""
@@ -223,8 +224,7 @@ class SeedRuns:
         config, name = self.config, pairs_folder(self.config, recipe)
         known = self.folder / f"{name}.json"  # written last, once all pairs are there
         if known.is_file():
-            found: dict[str, Any] = json.loads(known.read_text())
-            return found
+            return dict(read_json(known, PAIR_FACTS, "Remove it, and run trial again."))
         refined = refined_folder(config, recipe)
         if refined is not None:
             generator = self.train_generator(recipe, generator)
@@ -237,7 +237,7 @@ class SeedRuns:
         facts: dict[str, Any] = {
             "generated": int(counts["generated"]),
             "kept": int(counts["pairs"]),
-            "tau": json.loads((folder / GENERATION).read_text())["tau"],
+            "tau": read_json(folder / GENERATION, {"tau": Number()}, "Remove its folder.")["tau"],
             "pairs": name,
             "gan_seed": self.seed,
             "synthesis_seconds": round(time.monotonic() - started, 1),
@@ -299,9 +299,9 @@ class SeedRuns:
         """Trains an arm's segmenter and stores its result, with what is known of its pairs."""
         # Without synthetic pairs a mixed arm is the same run as real only.
         run = self.train_segmenter(arm if not pairs or pairs["kept"] else REAL)
-        with np.load(run / TILES, allow_pickle=False) as arrays:
-            val = TileConfusions.from_arrays(arrays, "val")
-            inner = TileConfusions.from_arrays(arrays, "inner")
+        shape = TileConfusions.shape("val") | TileConfusions.shape("inner")
+        arrays = read_arrays(run / TILES, shape, "Remove its folder, and run trial again.")
+        val, inner = (TileConfusions.from_arrays(arrays, name) for name in ("val", "inner"))
         facts = {"kept": None, "generated": None, "tau": None, **pairs}
         seconds = (read_outcome(run) or {}).get("seconds", 0.0)
         facts |= {"seconds": seconds, "support": self.support()}

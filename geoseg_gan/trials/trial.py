@@ -198,6 +198,7 @@ def _merge(config: TrialConfig, folder: Path) -> None:
         for path in found:
             target = folder / path.relative_to(path.parents[2])
             if not target.is_file():
+                read_result(path)  # which refuses what is none
                 with atomic_path(target) as scratch:
                     shutil.copyfile(path, scratch)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from geoseg_gan.utils.reading import Array
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -121,13 +123,19 @@ class TileConfusions:
             f"{prefix}_counts": self.counts,
         }
 
+    @staticmethod
+    def shape(prefix: str) -> dict[str, Array]:
+        """What `to_arrays` gives, as a shape of `utils.reading`."""
+        tiles = f"{prefix} tiles"
+        return {
+            f"{prefix}_stems": Array("U", (tiles,)),
+            f"{prefix}_groups": Array("U", (tiles,)),
+            f"{prefix}_counts": Array("iu", (tiles, "classes", "classes"), 0, 2**53),
+        }
+
     @classmethod
     def from_arrays(cls, arrays: Any, prefix: str) -> Self:
-        """What `to_arrays` made.
-
-        Raises:
-            KeyError: If an entry is missing.
-        """
+        """What `to_arrays` made."""
         return cls(
             arrays[f"{prefix}_stems"].tolist(),
             arrays[f"{prefix}_groups"].tolist(),

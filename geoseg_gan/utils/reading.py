@@ -95,7 +95,7 @@ class Array:
         return None
 
 
-def check_content(path: Path, content: Any, shape: Any, advice: str) -> None:
+def check_content(path: Path | str, content: Any, shape: Any, advice: str) -> None:
     """Refuses what a file holds unless it is as a shape says.
 
     Raises:
@@ -177,7 +177,7 @@ def read_arrays(path: Path, shape: Mapping[str, Any], advice: str) -> dict[str, 
 
 
 def read_table(path: Path, columns: Sequence[str], advice: str) -> list[dict[str, str]]:
-    """Reads the rows of a CSV file that has at least these columns, the first of them unique.
+    """Reads the rows of a CSV file that has at least these columns; the first names the row.
 
     Raises:
         OSError: If it cannot be read.
@@ -193,16 +193,16 @@ def read_table(path: Path, columns: Sequence[str], advice: str) -> list[dict[str
         for row in lines:
             if any(row[name] is None for name in columns):
                 _refuse(path, f"lacks a value in line {lines.line_num}", advice)
-            if row[columns[0]] in rows:
+            known = rows.setdefault(row[columns[0]], row)
+            if any(known[name] != row[name] for name in columns):
                 name = f"the {columns[0]} '{row[columns[0]]}'"
-                _refuse(path, f"lists {name} again in line {lines.line_num}", advice)
-            rows[row[columns[0]]] = row
+                _refuse(path, f"says two things of {name}, in line {lines.line_num} too", advice)
     except (ValueError, csv.Error) as error:
         _refuse(path, f"cannot be read ({error})", advice)
     return list(rows.values())
 
 
-def _refuse(path: Path, problem: str, advice: str) -> NoReturn:
+def _refuse(path: Path | str, problem: str, advice: str) -> NoReturn:
     raise UserError(f"{path} {' '.join(problem.split())}. {advice}") from None
 
 

@@ -15,6 +15,7 @@ from geoseg_gan.data.pairs import (
     some_pairs,
     stems_of,
 )
+from geoseg_gan.utils.errors import UserError
 
 
 def touch(root, *names):
@@ -103,7 +104,7 @@ def test_tiles_csv_names_groups_and_the_regex_those_it_leaves_out(tmp_path):
 def test_a_tiles_csv_without_its_columns_is_refused(tmp_path, text):
     make_groups(tmp_path)
     (tmp_path / "tiles.csv").write_text(text)
-    with pytest.raises(DataError, match=r"tiles\.csv lacks the columns 'stem' and 'group'"):
+    with pytest.raises(UserError, match=r"tiles\.csv lacks the column 'stem'"):
         find_pairs(tmp_path, "train")
 
 

@@ -40,8 +40,13 @@ def test_a_run_splits_its_pairs_as_its_configuration_says(pairs, tmp_path):
     ("text", "message"),
     [
         (None, "data.split_file=.* does not exist.*stem and part"),
-        ("stem\ntrain_000\n", "lacks the columns 'stem' and 'part'"),
+        ("stem\ntrain_000\n", "lacks the column 'part'"),
         ("stem,part\ntrain_000,fitt\n", "'train_000' has the part 'fitt'; use fit or inner"),
+        ("stem,part\ntrain_000\n", "lacks a value in line 2"),
+        ("stem,part\ntrain_000,fit\ntrain_000,inner\n", "says two things of the stem 'train_000'"),
+        (b"stem,part\n\xff\xff,fit\n", "cannot be read .*utf-8"),
+        ('stem,part\n"train_000\nfit\n', "cannot be read .*end of data"),
+        ("stem,part\n" + "x" * 200_000 + ",fit\n", "cannot be read .*field larger than"),
         ("stem,part\nother,fit\n", "names 'other', which is not among the training pairs"),
         ("stem,part\ntrain_000,inner\n", "names no pair to fit"),
     ],
@@ -49,7 +54,7 @@ def test_a_run_splits_its_pairs_as_its_configuration_says(pairs, tmp_path):
 def test_a_split_that_does_not_fit_is_refused(pairs, tmp_path, text, message):
     path = tmp_path / "split.csv"
     if text is not None:
-        path.write_text(text)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError) as caught:
         split_rows(pairs, str(path), 0.0, seed=0)
     assert re.search(message, str(caught.value)) and str(path) in str(caught.value)

@@ -19,7 +19,7 @@ from geometry import FLIPS
 from geoseg_gan.data import pack as module
 from geoseg_gan.data.datamodule import GanDataModule
 from geoseg_gan.data.dataset import PairSource
-from geoseg_gan.data.images import mask_reader
+from geoseg_gan.data.images import UnreadableError, mask_reader
 from geoseg_gan.data.pairs import DataError, PairList, find_pairs
 from geoseg_gan.data.scan import default_cache_folder, scan
 from geoseg_gan.data.segmenter_datamodule import SegmenterDataModule
@@ -220,19 +220,73 @@ def test_a_stream_that_was_packed_by_other_settings_is_refused(stream, settings,
         check_root(changed, stream)
 
 
+def rewrite(path, **changes):
+    """Changes entries of a stream's file, named from the top as in config__compression."""
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            np.savez(path, **dict(arrays) | changes)
+        return
+    content = json.loads(path.read_text())
+    for key, value in changes.items():
+        *parents, name = key.split("__")
+        part = content
+        for parent in parents:
+            part = part[parent]
+        part[name] = value
+    path.write_text(json.dumps(content))
+
+
+OTHER_TREE = {"type": "collections.defaultdict", "context": "x", "children_spec": []}
+LEFT = "Copy the stream again, or pack the folder again"
+
+
 @pytest.mark.parametrize(
-    "spoil",
+    ("name", "changes", "message"),
     [
-        lambda folder: (folder / "pairs.npz").unlink(),
-        lambda folder: (folder / "pairs.npz").write_bytes(b"PK"),
-        lambda folder: (folder / "index.json").write_text(
-            json.dumps({"config": {"data_format": ["bytes", "pickle"]}, "chunks": []})
-        ),
+        ("pairs.npz", None, "is not whole"),
+        ("pairs.npz", b"PK", r"pairs\.npz cannot be read"),
+        ("pairs.npz", {"places": np.zeros(18, int)}, "the places of the pairs"),
+        ("pairs.npz", {"chunk_ends": np.array([1, 2, 3, 4, 18])}, "the pairs of the chunks"),
+        ("pairs.npz", {"sizes": np.zeros((18, 2), int)}, "has 'sizes', which holds 0, not 1 to"),
+        ("pairs.npz", {"stems_ends": np.array([0, 5])}, "has '.*_ends', which is"),
+        ("pairs.npz", {"stems": np.zeros(3, np.uint8)}, "the ends of the strings do not fit"),
+        ("index.json", {"config__data_format": ["bytes", "pickle"]}, "which is 'pickle', not"),
+        ("index.json", {"config__data_spec": json.dumps([1, OTHER_TREE])}, "'colle.*dict', not"),
+        ("index.json", {"config__compression": "zstd"}, "'config.compression', which is 'zstd'"),
+        ("index.json", {"chunks": []}, "the pairs of the chunks"),
+        ("index.json", b"{", r"index\.json cannot be read"),
+        ("chunk-0-0.bin", b"", "chunk-0-0.bin has 0 of"),
+        ("chunk-0-0.bin", None, "is not whole"),
+        ("../stream.json", {"splits": {"train": 7}}, "they list 18 pairs, but stream.json has 7"),
+        ("../stream.json", {"dtype": "object"}, "has 'dtype', which is 'object', not one of"),
     ],
-)
-def test_a_stream_that_is_not_whole_or_could_run_code_is_refused(stream, settings, spoil):
-    spoil(stream / "train")
-    with pytest.raises(DataError, match=r"train is not whole: pairs\.npz or index\.json"):
+)  # fmt: skip
+def test_a_stream_that_is_not_whole_or_could_run_code_is_refused(
+    stream, settings, name, changes, message
+):
+    path = stream / "train" / name
+    if changes is None:
+        path.unlink()
+    elif isinstance(changes, bytes):
+        path.write_bytes(changes)
+    else:
+        rewrite(path, **changes)
+    with pytest.raises(UserError, match=rf"{message}.*{LEFT}"):
+        open_stream(stream, "train", mask_reader(settings))
+
+
+def test_chunks_elsewhere_and_damaged_ones_are_refused(stream, settings):
+    path = stream / "train" / "chunk-0-0.bin"
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    source = open_stream(stream, "train", mask_reader(settings))[1]
+    damaged = r"cannot be read|does not decode|is not a PNG file"
+    with pytest.raises(UnreadableError, match=damaged):
+        for row in range(18):
+            source.read(row)
+    chunks = json.loads((stream / "train/index.json").read_text())["chunks"]
+    chunks[0]["filename"] = "../val/chunk-0-0.bin"
+    rewrite(stream / "train/index.json", chunks=chunks)
+    with pytest.raises(UserError, match=r"'\.\./val/chunk-0-0\.bin' is not the name of a chunk"):
         open_stream(stream, "train", mask_reader(settings))
 
 

@@ -9,6 +9,7 @@ from geoseg_gan.data.images import write_image
 from geoseg_gan.data.pairs import DataError
 from geoseg_gan.data.palette import Palette, PaletteClass
 from geoseg_gan.data.synthetic import GENERATION, check_synthetic, read_synthetic, refuse_synthetic
+from geoseg_gan.utils.errors import UserError
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_only_pairs_count_as_pairs_of_however_many_bands(generated, make_generat
 
 
 NO_PAIRS = "holds no pairs: .*the filter kept none.*lower tau"
-SPOILT = r"generation\.json is not as this version .* again\."
+SPOILT = r"generation\.json (cannot be read|holds what is|lacks|has) .* again\."
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,12 @@ SPOILT = r"generation\.json is not as this version .* again\."
         (lambda f: (f / GENERATION).write_text("{}"), SPOILT),
         (lambda f: rewrite(f, mask_format="other"), SPOILT),
         (lambda f: rewrite(f, config={"layout": "other"}), SPOILT),
-        (lambda f: rewrite(f, gsd="far"), SPOILT),
+        (lambda f: rewrite(f, gsd="far"), r"has 'gsd', which is 'far', not a number from 0 to"),
+        (lambda f: rewrite(f, image_size=10**9), "has 'image_size', which is 1000000000, not"),
+        (lambda f: rewrite(f, palette={"classes": []}), "lacks 'palette.ignore'"),
+        (lambda f: rewrite(f, palette={"classes": [], "ignore": []}), "0 classes; it needs 2"),
+        (lambda f: (f / GENERATION).write_bytes(b"\xff" * 9), "cannot be read"),
+        (lambda f: (f / GENERATION).write_text("[" * 10**5), "cannot be read .*nested too deeply"),
         (lambda f: rewrite(f, config={"layout": "folders", "data_root": "data"}), NO_PAIRS),
         (lambda f: [path.unlink() for path in f.glob("pair_*")], NO_PAIRS),
         (lambda f: (f / "pair_00003_img.jpg").unlink(), "pair_00003 has no image. Repeat the"),
@@ -69,7 +75,7 @@ SPOILT = r"generation\.json is not as this version .* again\."
 )
 def test_a_folder_that_cannot_be_used_is_refused(generated, spoil, message):
     spoil(generated)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         read_synthetic(generated)
 
 

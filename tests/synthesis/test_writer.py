@@ -64,6 +64,38 @@ def test_the_parts_of_all_processes_are_merged_in_order(files, tmp_path):
     assert json.loads((tmp_path / "manifest.jsonl").read_text().splitlines()[3])["index"] == 3
 
 
+GOOD = '{"index": 0, "kept": true}\n'
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (GOOD + "x\n", "line 2, cannot be read"),
+        (GOOD + "\n", "line 2, cannot be read"),
+        ("[0]\n", r"line 1, holds what is \[0\], not a mapping"),
+        ('{"kept": true}\n', "line 1, lacks 'index'"),
+        ('{"index": -1, "kept": true}\n', "line 1, has 'index', which is -1, not a whole number"),
+        ('{"index": 1e300, "kept": true}\n', "line 1, has 'index', which is 1e\\+300, not"),
+        ('{"index": true, "kept": true}\n', "line 1, has 'index', which is True, not"),
+        ('{"index": 0, "kept": 1}\n', "line 1, has 'kept', which is 1, not true or false"),
+        ('{"index": 0, "kept": true, "score": NaN}\n', "line 1, cannot be read .*NaN"),
+        ("[" * 10**5 + "\n", "line 1, cannot be read .*nested too deeply"),
+        (GOOD + GOOD, "line 2, cannot be read .*pair 0 stands twice"),
+        (b"\xff\xfe\n", "cannot be read .*utf-8"),
+    ],
+)
+def test_a_manifest_that_generate_did_not_write_is_refused_by_its_line(tmp_path, lines, message):
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(lines if isinstance(lines, bytes) else lines.encode())
+    for read in (read_manifest, merge_manifest):
+        with refused(rf"manifest\.jsonl,? {message}.* generate into a new folder"):
+            read(tmp_path)
+    path.write_text(GOOD)
+    (tmp_path / "manifest.part1.jsonl").write_text(GOOD.replace("true", "false"))
+    with refused(r"manifest\.part1\.jsonl lists pair 0 otherwise than before"):
+        merge_manifest(tmp_path)
+
+
 # What a folder says of its generation
 
 SAID = {"format": 1, "segmenter": None, "config": {"seed": 0, "layout": "pairs", "variants": 1}}
@@ -98,8 +130,8 @@ def test_what_differs_is_named_with_both_values(folder, now, message):
         stored_facts(folder, SAID | now)
 
 
-@pytest.mark.parametrize("content", ["", "{", "3", "[1]"])
+@pytest.mark.parametrize("content", ["", "{", "3", "[1]", "{}"])
 def test_a_file_that_generate_did_not_write_is_named(tmp_path, content):
     (tmp_path / GENERATION).write_text(content)
-    with refused(r"generation\.json is not as generate writes it"):
+    with refused(r"generation\.json (cannot be read|holds what is|lacks) .*Choose a new folder"):
         stored_facts(tmp_path, SAID)

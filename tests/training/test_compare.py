@@ -16,9 +16,20 @@ def test_outcomes_are_strict_json_and_say_what_is_wrong_with_them(tmp_path):
     write_outcome(tmp_path, {"g/loss": math.nan, "objective": 0.5}, epochs=3)
     expected = {"objective": 0.5, "epochs": 3, "figures": {"g/loss": None}}
     assert read_outcome(tmp_path) == expected
-    (tmp_path / "result.json").write_text("{}")
-    with pytest.raises(UserError, match=r"result\.json cannot be read"):
-        read_outcome(tmp_path)
+    spoilt = {"figures": {}, "objective": 0.5}
+    for content, message in (
+        ("{}", "lacks 'objective'"),
+        ('{"objective": NaN}', "cannot be read"),
+        (json.dumps(spoilt | {"objective": "x"}), "has 'objective', which is 'x', not a number"),
+        (
+            json.dumps(spoilt | {"monitor": ["kid"]}),
+            r"has 'monitor', which is \['kid'\], not",
+        ),
+        (json.dumps(spoilt | {"figures": {"a": []}}), r"has 'figures\.a', which is \[\]"),
+    ):
+        (tmp_path / "result.json").write_text(content)
+        with pytest.raises(UserError, match=rf"result\.json {message}.*repeat the run"):
+            read_outcome(tmp_path)
 
 
 def run_of(folder, objective, monitor="kid", **settings):

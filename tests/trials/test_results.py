@@ -17,7 +17,8 @@ from geoseg_gan.utils.errors import UserError
 def result():
     tiles = TileConfusions(["a"], ["g"], np.arange(4).reshape(1, 2, 2))
     examples = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
-    facts = {"kept": None, "generated": None, "tau": 0.5, "seconds": 1.5, "support": {"tiles": [1]}}
+    support = {"pixels": [9, 8], "tiles": [1, 1], "groups": [1, 1], "total_tiles": 1}
+    facts = {"kept": None, "generated": None, "tau": None, "seconds": 1.5, "support": support}
     return RunResult("copy_paste", 7, tiles, tiles, examples, facts)
 
 
@@ -35,10 +36,38 @@ def test_a_file_of_another_kind_is_refused_by_name(tmp_path):
     path = result_path(tmp_path, "real", 0)
     path.parent.mkdir(parents=True)
     np.savez(path, facts=np.array('{"format": 0}'))
-    for content in (path.read_bytes(), b"no archive", b""):
+    for content, message in (
+        (path.read_bytes(), "lacks 'val_stems'"),
+        (b"no archive", "cannot be read"),
+        (b"", "cannot be read"),
+    ):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"seed_000\.npz is not a result"):
+        with pytest.raises(UserError, match=rf"seed_000\.npz {message}.*run trial again"):
             read_result(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"val_counts": np.zeros((2, 2, 2), int)},
+            r"of shape \[2, 2, 2\], not \[1,",
+        ),
+        ({"val_counts": np.full((1, 2, 2), -1)}, "'val_counts', which holds -1, not 0 to"),
+        ({"val_stems": np.array([1])}, "'val_stems', which is int64"),
+        ({"facts": np.array("{")}, "'facts' that cannot be read"),
+        ({"facts": np.array('{"format": 1}')}, "lacks 'arm'"),
+        ({"examples": np.zeros((2, 2, 3), np.uint8)}, "'examples', which is uint8 of shape"),
+    ],
+)
+def test_arrays_and_facts_that_do_not_fit_are_named(tmp_path, result, changes, message):
+    write_result(tmp_path, result)
+    path = result_path(tmp_path, "copy_paste", 7)
+    with np.load(path) as arrays:
+        content = dict(arrays)
+    np.savez(path, **content | changes)
+    with pytest.raises(UserError, match=message):
+        read_result(path)
 
 
 def test_arms_are_named_by_their_ratio():

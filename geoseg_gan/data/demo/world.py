@@ -1,6 +1,5 @@
 """Writes the demo world as a data folder in the normal layout."""
 
-import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -20,6 +19,7 @@ from geoseg_gan.data.settings import DemoSettings
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_folder, sweep_beside, write_json
 from geoseg_gan.utils.processes import end_with_parent
+from geoseg_gan.utils.reading import read_json
 from geoseg_gan.utils.signals import outlive_signals
 
 MARKER = "demo_world.json"
@@ -66,8 +66,8 @@ def is_drawn(root: Path, settings: DemoSettings) -> bool:
         return False
     marker = root / MARKER
     if marker.is_file():
-        with suppress(ValueError):  # not a marker that was written here
-            if json.loads(marker.read_text()) == asdict(settings):
+        with suppress(UserError):  # not a marker that was written here
+            if read_json(marker, dict, "") == asdict(settings):
                 return True
     held = "another demo world" if marker.is_file() else "other files"
     raise UserError(
