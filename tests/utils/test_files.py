@@ -14,6 +14,7 @@ from geoseg_gan.utils.files import (
     SCRATCH,
     atomic_folder,
     atomic_path,
+    check_apart,
     check_new_folder,
     held,
     is_unused,
@@ -187,3 +188,22 @@ def test_a_folder_is_made_by_one_call_at_a_time_which_sweeps_what_a_killed_one_l
     with pytest.raises(UserError, match="is a link"):
         atomic_folder(target, "data_root").__enter__()
     assert names(target) == ["a"]
+
+
+def test_nothing_is_written_into_the_data_that_is_read(tmp_path):
+    root = tmp_path / "data"
+    (root / "train").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(root / "train")
+    for place in (
+        root,
+        root / "train" / "out",
+        root / "val",
+        tmp_path / "link" / "x",
+        root / "a/..",
+    ):
+        with pytest.raises(UserError, match=r"save_dir=.* lies inside of the data in"):
+            check_apart("save_dir", place, root)
+    for place in (root / "stream", tmp_path, root / "training"):
+        check_apart("save_dir", place, root)
+    with pytest.raises(UserError, match=r"data_root=.* lies inside"):
+        check_apart("data_root", root / "stream", root, [""])

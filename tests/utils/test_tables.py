@@ -1,6 +1,35 @@
-from geoseg_gan.utils.tables import markdown_table
+import ast
+from pathlib import Path
+
+from rich.table import Table
+
+import geoseg_gan
+from geoseg_gan.utils.tables import console, markdown_table
+
+PACKAGE = Path(geoseg_gan.__file__).parent
 
 
 def test_a_table_has_a_head_and_keeps_bars_in_its_cells():
     lines = markdown_table(["a", "b"], [(1, "x|y"), (2, "z")])
     assert lines == ["| a | b |", "|---|---|", "| 1 | x\\|y |", "| 2 | z |"]
+
+
+def test_names_are_shown_as_they_are(capsys):
+    table = Table("[/x]", box=None)
+    table.add_row("o[/b] :smile:")
+    terminal = console()
+    terminal.print(table)
+    terminal.print("[red]a[/blue]")
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
+        "[/x]",
+        "o[/b] :smile:",
+        "[red]a[/blue]",
+    ]
+
+
+def test_no_other_terminal_reads_markup():
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Console":
+                given = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+                assert given.get("markup") is given.get("emoji") is False, path
