@@ -172,8 +172,9 @@ def save_network(
     }
     if evaluation is not None:
         content["judged"] = asdict(evaluation)  # the key of format 1, which older files have
-    with atomic_path(path) as scratch:
-        torch.save(content, scratch)
+    # Given a path, torch.save would put its name, which is random, into the file.
+    with atomic_path(path) as scratch, scratch.open("wb") as file:
+        torch.save(content, file)
 
 
 def load_generator(path: Path, device: torch.device | str = "cpu") -> LoadedGenerator:

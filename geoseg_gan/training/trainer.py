@@ -43,8 +43,8 @@ class _AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        with atomic_path(Path(path)) as scratch:
-            torch.save(checkpoint, scratch)
+        with atomic_path(Path(path)) as scratch, scratch.open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 class _Board(TensorBoardLogger):

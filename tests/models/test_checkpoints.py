@@ -209,3 +209,8 @@ def test_everything_that_torch_reads_is_plain_data():
     for path in Path(geoseg_gan.__file__).parent.rglob("*.py"):
         for call in re.findall(r"torch\.load\((?:[^()]|\([^()]*\))*\)", path.read_text()):
             assert "weights_only=True" in call, path
+
+
+def test_the_same_network_makes_the_same_file(generator, tmp_path):
+    first = generator(tmp_path).read_bytes()
+    assert generator(tmp_path).read_bytes() == first
