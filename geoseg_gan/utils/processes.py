@@ -10,12 +10,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, cast
 
 from geoseg_gan.utils.errors import UserError, show_warnings_as_lines
-from geoseg_gan.utils.signals import Stopped, raising_signals
+from geoseg_gan.utils.signals import Stopped, ignoring, raising_signals
 
 _Worker = tuple[BaseProcess, Connection]  # and where it sends what the function returns or raises
 _GRACE = 60.0  # seconds that processes have to save and end, before they are killed
@@ -50,6 +51,8 @@ def side_by_side(
         multiprocessing.set_start_method("spawn", force=True)  # joblib's, which no other knows
     # A fork would inherit CUDA's state and the locks of threads.
     context = multiprocessing.get_context("spawn")
+    with ignoring(signal.SIGHUP):  # which ends it with the terminal, before these processes
+        resource_tracker.ensure_running()
     workers: list[_Worker] = []
     try:
         with raising_signals(signals):

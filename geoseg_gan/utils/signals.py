@@ -80,13 +80,20 @@ def outlive_signals() -> None:
         signal.signal(number, lambda *_: signal.alarm(_GRACE))
 
 
+@contextmanager
+def ignoring(number: int) -> Iterator[None]:
+    """Within it a signal is ignored, also by programs that are started."""
+    with _handled([number], signal.SIG_IGN):
+        yield
+
+
 def _raise(number: int, _: FrameType | None) -> None:
     raise Stopped(number)
 
 
 @contextmanager
 def _handled(
-    numbers: Sequence[int], handler: Callable[[int, FrameType | None], None]
+    numbers: Sequence[int], handler: Callable[[int, FrameType | None], None] | signal.Handlers
 ) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in numbers}
     handled = [n for n in numbers if before[n] not in (signal.SIG_IGN, None)]

@@ -74,7 +74,7 @@ class LastCheckpoint(Checkpoint):
                     raise ValueError(f"an optimizer's state of shape {list(wrong[0].shape)}")
         self.has_begun = True
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
-        progress = trainer.fit_loop.epoch_progress.current
+        progress = cast(Any, trainer.fit_loop.epoch_progress.current)
         if progress.processed and progress.ready == progress.processed:
             self.export(trainer, module, progress.processed)
 

@@ -50,7 +50,7 @@ class TimeBudget(Callback):
         """Starts the clock."""
         self._started = time.monotonic()
         self._update(trainer, module)
-        progress = trainer.fit_loop.epoch_progress.current
+        progress = cast(Any, trainer.fit_loop.epoch_progress.current)
         if cast(GAN, module).time_used >= 1 and progress.ready == progress.processed:
             trainer.should_stop = True  # a run that was stopped after its last epoch
 
