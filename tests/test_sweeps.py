@@ -106,6 +106,7 @@ def test_a_job_s_error_is_counted_where_a_launcher_brings_it():
     assert _JobError.count == before + 1
 
 
+@pytest.mark.slow
 def test_a_search_goes_by_the_objective_and_over_failing_jobs(sweep, jobs, tmp_path, capfd):
     search = ["experiment=sweep_hinge", "jitter=none", "crops=uniform", "optimizer.d_lr_ratio=1"]
     search += ["loss.feature_matching.weight=1", "hydra.sweeper.n_trials=6"]

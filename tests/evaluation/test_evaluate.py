@@ -113,6 +113,7 @@ def test_the_same_seed_gives_the_same_figures(run, data, generator):
         assert other["figures"]["fidelity"][row] != first["figures"]["fidelity"][row]
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(run, data, generator, segmenter, monkeypatch):
     monkeypatch.setattr(command_module, "write_pictures", lambda *_, **__: None)
     threads = torch.get_num_threads()

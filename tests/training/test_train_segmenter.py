@@ -268,6 +268,7 @@ def test_values_out_of_range_are_refused(override, message, composed, tmp_path, 
         check(composed("train_segmenter", override))
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_a_mix(tmp_path, make_folder, made, tiny_segmenter):
     root = make_folder(tmp_path / "data", train=10)
     common = [o for o in tiny_segmenter if not o.startswith(("bs=", "trainer="))]
