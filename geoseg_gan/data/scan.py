@@ -17,7 +17,7 @@ from geoseg_gan.data.images import DTYPES, MaskReader, UnreadableError, read_ima
 from geoseg_gan.data.pairs import DataError, PackedStrings, Pair, PairList, some_pairs
 from geoseg_gan.data.palette import IGNORE, UnknownColorError
 from geoseg_gan.utils.errors import UserError, plural
-from geoseg_gan.utils.files import atomic_path
+from geoseg_gan.utils.files import atomic_path, held
 from geoseg_gan.utils.reading import Array, read_arrays
 
 _FORMAT = 3  # of the cache
@@ -269,9 +269,13 @@ def _file_key(path: str) -> str:
 def _save(path: Path, keys: PackedStrings, statistics: _Statistics) -> None:
     text, ends = keys.arrays()
     try:
-        with atomic_path(path) as scratch, scratch.open("wb") as target:
+        with (
+            held(path.parent, "XDG_CACHE_HOME", wait=True),
+            atomic_path(path) as scratch,
+            scratch.open("wb") as target,
+        ):
             np.savez(target, allow_pickle=False, keys=text, key_ends=ends, **vars(statistics))
-    except OSError:
+    except (OSError, UserError):
         return  # without room for a cache the next start is slower, and nothing else
 
 

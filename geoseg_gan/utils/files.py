@@ -28,7 +28,7 @@ _ENDING = 5.0  # seconds in which the children of a process that was killed end
 
 
 @contextmanager
-def held(folder: Path, key: str = "out_dir") -> Iterator[None]:
+def held(folder: Path, key: str = "out_dir", wait: bool = False) -> Iterator[None]:
     """Holds a folder for a block, against other processes and machines that share its file system.
 
     What killed calls were writing there is removed first, see `sweep`. The system gives the folder
@@ -38,6 +38,7 @@ def held(folder: Path, key: str = "out_dir") -> Iterator[None]:
     Args:
         folder: The folder, which is made as needed.
         key: What it is called in the configuration.
+        wait: Whether to wait until it is free.
 
     Raises:
         UserError: If another process holds it (the text names process, machine and since when), or
@@ -45,7 +46,7 @@ def held(folder: Path, key: str = "out_dir") -> Iterator[None]:
     """
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / LOCK, key, folder):
+    with _locked(folder / LOCK, key, folder, wait):
         try:
             refuse_links(folder, key)
             sweep(folder)

@@ -54,6 +54,14 @@ def refuse_to_read(monkeypatch):
     monkeypatch.setattr(MaskReader, "read", fail)
 
 
+def test_what_a_killed_scan_was_writing_is_swept_by_the_next_one(root, reader):
+    left = default_cache_folder() / ".geoseg-abcd1234.npz"
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.touch()
+    scan(find_pairs(root, "train"), reader)
+    assert not left.exists() and list(left.parent.glob("scan-*.npz"))
+
+
 def test_the_index_tells_sizes_classes_and_ranges(root, reader):
     pairs = find_pairs(root, "train")
     index = scan(pairs, reader)
@@ -89,7 +97,7 @@ def test_folders_beside_each_other_are_remembered_each_by_itself(root, reader, m
         beside = {n: getattr(pair, n).rename(folder / f"{n}.png") for n in ("image", "mask")}
         flat.append([replace(pair, **beside)])
     first = [scan(pairs, reader) for pairs in flat]
-    assert len(list(default_cache_folder().iterdir())) == 2
+    assert len(list(default_cache_folder().glob("*.npz"))) == 2
     refuse_to_read(monkeypatch)
     for pairs, expected in zip(flat, first, strict=True):
         assert_same(scan(pairs, reader), expected)
@@ -139,11 +147,11 @@ def test_the_cache_lies_in_the_users_cache_folder_or_where_it_is_asked_to(
 ):
     before, pairs = sorted(root.rglob("*")), find_pairs(root, "train")
     scan(pairs, reader, tmp_path / "mine")
-    assert len(list((tmp_path / "mine").iterdir())) == 1 and not default_cache_folder().exists()
+    assert len(list((tmp_path / "mine").glob("*.npz"))) == 1 and not default_cache_folder().exists()
     scan(pairs, reader)
     assert sorted(root.rglob("*")) == before
     assert default_cache_folder() == cache_home / "geoseg_gan"
-    assert [path.suffix for path in default_cache_folder().iterdir()] == [".npz"]
+    assert [path.suffix for path in default_cache_folder().glob("*.npz")] == [".npz"]
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache_folder() == tmp_path / ".cache" / "geoseg_gan"
@@ -165,7 +173,7 @@ def test_the_cache_lies_in_the_users_cache_folder_or_where_it_is_asked_to(
 def test_a_spoilt_cache_file_is_survived_and_mended(root, reader, read_names, spoil):
     pairs = find_pairs(root, "train")
     first = scan(pairs, reader)
-    (store,) = default_cache_folder().iterdir()
+    (store,) = default_cache_folder().glob("*.npz")
     spoil(store, store.read_bytes())
     assert_same(scan(pairs, reader), first)
     read_names.clear()
