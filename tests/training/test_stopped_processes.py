@@ -26,19 +26,20 @@ def start(name, *settings, cwd):
 
 
 @pytest.mark.parametrize(
-    ("name", "devices", "number", "whole_group"),
+    ("name", "workers", "number", "whole_group"),
     [
-        ("train", 2, signal.SIGTERM, False),
-        ("train_segmenter", 2, signal.SIGHUP, True),  # all processes get it
+        ("train", 3, signal.SIGTERM, False),
+        ("train_segmenter", "null", signal.SIGHUP, True),  # all processes get it
     ],
 )
 def test_processes_save_at_a_signal_and_go_on_exactly(
-    name, devices, number, whole_group, tmp_path, make_folder, tiny, tiny_segmenter
+    name, workers, number, whole_group, tmp_path, make_folder, tiny, tiny_segmenter
 ):
     root = make_folder(tmp_path / "data", train=8)
     common = [*(tiny if name == "train" else tiny_segmenter), f"data_root={root}", "resume=true"]
     common = [o for o in common if not o.startswith(("data.num_workers", "bs="))]
-    common += ["bs=4", "epochs=3", "epoch_steps=15", "samples=0", f"devices={devices}"]
+    common.append(f"data.num_workers={workers}")
+    common += ["bs=4", "epochs=3", "epoch_steps=15", "samples=0", "devices=2"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     undisturbed = start(name, *common, f"out_dir={whole}", cwd=tmp_path)
     shown = undisturbed.communicate(timeout=300)

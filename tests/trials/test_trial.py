@@ -5,6 +5,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from run_folders import last_checkpoint, signal_at
 
 from geoseg_gan.config import plain, write_yaml
 from geoseg_gan.data.split import FIT, INNER
@@ -142,6 +143,21 @@ def test_an_interrupted_trial_gives_what_an_uninterrupted_one_gives(
         trial(trial_config(copied))
     assert (copied / "seed_000/synthetic.json").is_file()
     monkeypatch.setattr(runs, "generate", lambda _: pytest.fail("the pairs were finished"))
+    trial(trial_config(copied))
+    check_equal(copied, finished.folder)
+
+
+def test_a_trial_that_signals_stop_inside_of_trainings_gives_what_an_undisturbed_one_gives(
+    finished, copied, trial_config
+):
+    for name in ("gan", "synthetic", "synthetic_0.5"):
+        shutil.rmtree(copied / "seed_000" / name)
+    (copied / "seed_000/synthetic.json").unlink()
+    (copied / "results/synthetic_0.5/seed_000.npz").unlink()
+    for stopped in ("gan", "synthetic_0.5"):
+        with signal_at(0):
+            trial(trial_config(copied))
+        assert last_checkpoint(copied / "seed_000" / stopped)["global_step"] == 1
     trial(trial_config(copied))
     check_equal(copied, finished.folder)
 
