@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import tempfile
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -24,7 +25,7 @@ from geoseg_gan.data.pairs import STREAM, DataError, PackedStrings, PairList, Sp
 from geoseg_gan.data.palette import PALETTE
 from geoseg_gan.data.scan import FolderIndex, default_cache_folder
 from geoseg_gan.data.settings import DataSettings
-from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.errors import UserError, one_line
 from geoseg_gan.utils.reading import Array, check_content, parse_json, read_arrays, read_json, whole
 
 FORMAT = 1
@@ -122,7 +123,9 @@ def read_info(root: Path) -> StreamInfo:
                 return StreamInfo(**{field.name: info[field.name] for field in fields(StreamInfo)})
             raise OSError("another version")
     except OSError as error:
-        why = f" ({error})" if is_remote(root) else ""
+        # What a service says can be a traceback of its own; credentials are what lacks most often.
+        said = textwrap.shorten(one_line(str(error)), 200, placeholder=" ...")
+        why = f" that can be read, with credentials and a network ({said})" * is_remote(root)
         raise DataError(
             f"data.format=stream, but data_root={address(root)} holds no {STREAM} of this "
             f"version{why}. Pack a folder with scripts/pack.py, or set data.format=folder."

@@ -115,4 +115,4 @@ def _check_arguments(
         if type(value) not in allowed:
             raise UserError(f"{prefix}.{key}={value}: use {_TYPES[types[key]]}.")
         if types[key] in (int, float):  # from what number on, the network itself says
-            check_range(f"{prefix}.{key}", value, -1, 16 if key in _LEVELS else 65_536)
+            check_range(f"{prefix}.{key}", value, 0, 16 if key in _LEVELS else 65_536)
