@@ -160,6 +160,8 @@ def _check_groups(overrides: Sequence[str]) -> None:
         if not known or override.is_delete() or override.is_sweep_override():
             continue
         value = override.value()
+        if value is None and override.key_or_group == "experiment":  # which is none by default
+            continue
         if not all(isinstance(v, str) for v in (value if isinstance(value, list) else [value])):
             given = f"{override.key_or_group}={override.get_value_string()}"
             raise UserError(f"{given}: use one of {', '.join(known)}.")

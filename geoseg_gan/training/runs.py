@@ -132,6 +132,11 @@ def find_run(
             "train on."
         )
         return content, True
+    if done > config.epochs:
+        raise UserError(
+            f"epochs={config.epochs}: the run in {out_dir} has {plural(done, 'epoch')} already. "
+            "Give as many at least."
+        )
     (out_dir / outcome).unlink(missing_ok=True)
     return content, False
 

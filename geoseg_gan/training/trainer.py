@@ -23,6 +23,8 @@ from geoseg_gan.utils.device import AUTO
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path
 
+_OTHER = "Begin another run in a new out_dir."
+
 
 class _SharedBatchNorms(LayerSync):
     """Batch normalisation over the images of all processes, on GPUs and CPUs."""
@@ -138,14 +140,16 @@ def fit(
         )
         is_inside = epochs["ready"] > epochs["processed"]
         data.begin = epochs["processed"], batches["processed"] if is_inside else 0
+        lacks = [key for key in ("optimizer_states", "lr_schedulers") if not stored[key]]
+        if lacks or data.begin[1] >= data.steps_per_epoch:
+            what = f"no {lacks[0]}" if lacks else f"{data.begin[1]} batches of an epoch"
+            raise UserError(f"{path} holds {what}. {_OTHER}")
     with exporter.noting_signals():
         try:
             trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             if path is None or exporter.has_begun:
                 raise
-            raise UserError(
-                f"{path} is not a state of this run ({' '.join(str(error).split())[:200]}). Begin "
-                "another run in a new out_dir."
-            ) from error
+            why = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} is not a state of this run ({why}). {_OTHER}") from error
         exporter.export(trainer, module, trainer.current_epoch)

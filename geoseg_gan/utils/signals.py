@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, the end of a job on a cluster or of a container, and the end of a terminal."""
 
+_SAME = 1.0  # seconds in which a signal may come twice
 _GRACE = 60  # seconds that the processes of a loader go on after such a signal
 
 
@@ -56,15 +58,20 @@ def raising_signals(more: Sequence[int] = ()) -> Iterator[None]:
 
 @contextmanager
 def noting_signals(more: Sequence[int] = ()) -> Iterator[Noted]:
-    """Within it the signals, and `more` of them, are noted; a second one raises `Stopped` at once.
+    """Within it the signals, and `more` of them, are noted; the first counts.
 
-    A signal that is still noted when the block ends is raised then.
+    A signal that is still noted when the block ends is raised then. A second Ctrl-C is raised at
+    once; but a signal that comes twice within a second, as from a cluster and from the process that
+    has started this one, is one.
     """
-    noted = Noted()
+    noted, since = Noted(), 0.0
 
     def note(number: int, _: FrameType | None) -> None:
-        noted.raise_if_any()
-        noted.number = number
+        nonlocal since
+        if not noted.number:
+            noted.number, since = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - since > _SAME:
+            raise Stopped(number)
 
     with _handled((*SIGNALS, *more), note):
         yield noted

@@ -85,7 +85,7 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path, nothing_drawn):
     assert not (tmp_path / "new").exists() and len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("change", [{"seed": 2}, {"tile_size": 128}, {"val_tiles": 0}])
+@pytest.mark.parametrize("change", [{"seed": 2}, {"tile_size": 128}, {"val_tiles": 2}])
 def test_another_world_or_a_marker_of_someone_else_is_refused(
     world, tmp_path, nothing_drawn, change
 ):

@@ -63,7 +63,7 @@ def test_a_run_leaves_samples_checkpoints_logs_and_says_so(run, capsys):
     names = {path.name for path in out_dir.iterdir() if not path.name.startswith("events")}
     expected = {f"epoch{e:03d}_{i}.jpg" for e in (1, 2) for i in range(3)}
     expected |= {f"{n}_e{e:03d}.pt" for e in (1, 2) for n in "GD"}
-    assert names == expected | {"last.ckpt", "config.yaml", "result.json"}
+    assert names == expected | {"last.ckpt", "config.yaml", "result.json", ".lock"}
     assert metrics["lr/g"] >= 0
     with Image.open(out_dir / "epoch002_0.jpg") as triple:
         assert triple.size == (3 * 32 + 2 * 2, 32)
@@ -245,7 +245,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(run, monkeypatc
             "not a state.*stem.bias",
         ),
         (("callbacks", "TimeBudget"), {"x": 1}, "not a state.*seconds"),
-        (("optimizer_states",), [], "lacks that of an optimizer"),
+        (("optimizer_states",), [], "holds no optimizer_states"),
+        (("lr_schedulers",), [], "holds no lr_schedulers"),
+        (
+            ("loops", "fit_loop", "epoch_progress", "current", "processed"),
+            9,
+            "has 9 epochs already",
+        ),
         (
             ("optimizer_states", 0, "state", 0, "exp_avg"),
             torch.zeros(3),
@@ -265,6 +271,7 @@ def test_a_state_of_another_run_is_refused(place, value, message, trained, go_on
         inner[place[-1]] = value
     torch.save(content, path)
     before = path.read_bytes()
+    (path.parent / "result.json").unlink()
     with pytest.raises(UserError, match=message):
         go_on("epochs=3", "resume=true")
     assert path.read_bytes() == before

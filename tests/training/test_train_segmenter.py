@@ -63,7 +63,7 @@ def test_a_run_leaves_the_best_segmenter_its_figures_and_pictures(fit, capsys):
     folder, scores = fit("run", "epochs=4", "lr=0.02")
     names = {path.name for path in folder.iterdir() if not path.name.startswith("events")}
     assert names == {
-        "segmenter.pt", "scores.json", "tiles.npz", "last.ckpt", "config.yaml",
+        "segmenter.pt", "scores.json", "tiles.npz", "last.ckpt", "config.yaml", ".lock",
         "predictions_inner.png", "predictions_val.png", "confusion_inner.png", "confusion_val.png",
     }  # fmt: skip
     stored = json.loads((folder / "scores.json").read_text())

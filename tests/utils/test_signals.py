@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from geoseg_gan.utils import signals
 from geoseg_gan.utils.signals import SIGNALS, Stopped, noting_signals, raising_signals
 
 
@@ -31,11 +32,15 @@ def test_a_signal_is_noted_and_raised_when_the_block_ends():
         signal.raise_signal(signal.SIGUSR1)
 
 
-def test_a_second_signal_is_raised_at_once():
-    with pytest.raises(Stopped), noting_signals():
+def test_a_second_ctrl_c_is_raised_at_once_but_no_other_repetition(monkeypatch):
+    with pytest.raises(Stopped), noting_signals() as noted:
         signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # passed on by another process
+        monkeypatch.setattr(signals, "_SAME", 0.0)
+        signal.raise_signal(signal.SIGTERM)
+        assert noted.number == signal.SIGINT
         signal.raise_signal(signal.SIGINT)
-        pytest.fail("went on after a second signal")
+        pytest.fail("went on after a second Ctrl-C")
 
 
 def test_ignored_signals_stay_ignored():

@@ -67,8 +67,6 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Writes what the last epoch lacks, if the run was stopped as that ended."""
         for optimizer in trainer.optimizers:  # which take over whatever a file holds
-            if trainer.global_step and not optimizer.state:
-                raise ValueError("it lacks that of an optimizer")
             for parameter, state in optimizer.state.items():
                 if wrong := [v for v in state.values() if v.ndim and v.shape != parameter.shape]:
                     raise ValueError(f"an optimizer's state of shape {list(wrong[0].shape)}")
