@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from defaults import SCHEMAS
+from defaults import SCHEMAS, TINY
 
 from geoseg_gan.config import compose, plain
 from geoseg_gan.data.batch import ImageScaling
@@ -133,24 +133,6 @@ def run_command(tmp_path, monkeypatch) -> Callable[..., int]:
         return 0
 
     return run
-
-
-TINY = (
-    "data.palette=[{name:Background,color:[250,62,119]},{name:Forest land,color:[168,232,84]},"
-    "{name:Settlement,color:[255,214,33]}]",
-    "model.generator.width=4",
-    "model.generator.depth=2",
-    "model.generator.max_width=8",
-    "model.discriminator.width=4",
-    "model.discriminator.layers=2",
-    "model.discriminator.scales=1",
-    "image_size=32",
-    "bs=2",
-    "precision=32-true",
-    "data.num_workers=0",
-    "trainer=cpu",
-)
-"""Overrides that train tiny networks on `make_folder`'s data."""
 
 
 @pytest.fixture(scope="session")

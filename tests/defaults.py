@@ -54,3 +54,21 @@ def defaults(kind, *values, **changes):
     return replace(
         copy.deepcopy(_found()[kind]), **dict(zip(names, values, strict=False)), **changes
     )
+
+
+TINY = (
+    "data.palette=[{name:Background,color:[250,62,119]},{name:Forest land,color:[168,232,84]},"
+    "{name:Settlement,color:[255,214,33]}]",
+    "model.generator.width=4",
+    "model.generator.depth=2",
+    "model.generator.max_width=8",
+    "model.discriminator.width=4",
+    "model.discriminator.layers=2",
+    "model.discriminator.scales=1",
+    "image_size=32",
+    "bs=2",
+    "precision=32-true",
+    "data.num_workers=0",
+    "trainer=cpu",
+)
+"""Overrides that train tiny networks on `make_folder`'s data."""

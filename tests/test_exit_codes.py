@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY
-from defaults import SCHEMAS
+from defaults import SCHEMAS, TINY
 
 import geoseg_gan.config
 from geoseg_gan.config import write_yaml

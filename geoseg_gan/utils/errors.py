@@ -4,6 +4,7 @@ import difflib
 import math
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -40,6 +41,14 @@ def show_warnings_as_lines() -> None:
     )
     for category in (FutureWarning, DeprecationWarning):  # of libraries, about each other
         warnings.simplefilter("ignore", category)
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _show_error_of_thread
+
+
+def _show_error_of_thread(error: threading.ExceptHookArgs) -> None:
+    # TensorBoard's thread hands a full disk on to the main thread, which tells of it.
+    if not isinstance(error.exc_value, OSError):
+        threading.__excepthook__(error)
 
 
 def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:

@@ -12,6 +12,9 @@ calibrate = runpy.run_path(
 )
 
 
+SUPPORT = {"pixels": [9, 9], "tiles": [1, 1], "groups": [1, 1], "total_tiles": 2}
+
+
 def _tiles(rng):
     """Six tiles of six groups, of which some four fifths are predicted rightly."""
     wrong = rng.binomial(1000, 0.2, (6, 2))
@@ -25,7 +28,7 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     for seed in range(12):
         examples = np.zeros((0, 8, 8), np.uint8)
-        facts = {"kept": None}
+        facts = {"kept": None, "generated": None, "tau": None, "seconds": 1.0, "support": SUPPORT}
         write_result(tmp_path, RunResult("real", seed, _tiles(rng), _tiles(rng), examples, facts))
     return tmp_path
 

@@ -207,7 +207,7 @@ def test_a_group_that_stands_in_both_splits_is_warned_of(run, data, generator):
         (["gen_ckpt=a", "num_samples=3"], "num_samples=3: use 16 or more"),
         (["gen_ckpt=a", "split=test"], "split=test is not one of val, held_out"),
         (["folder=a", "split=held_out"], "Give gen_ckpt instead, or use split=val"),
-        (["gen_ckpt=a", "variants=1"], "variants=1 2 or more"),
+        (["gen_ckpt=a", "variants=1"], "variants=1: use 2 or more"),
         (["gen_ckpt=missing.pt"], "missing.pt does not exist"),
         (["folder=missing"], "missing"),
     ],

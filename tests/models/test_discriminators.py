@@ -179,7 +179,7 @@ class TestProjected(DiscriminatorTester):
 
     @pytest.mark.parametrize("setting", ["mixed", "patch"])
     def test_numbers_out_of_range_are_refused(self, setting):
-        with pytest.raises(UserError, match=rf"^model.discriminator: {setting}=-1 must be"):
+        with pytest.raises(UserError, match=rf"^model\.discriminator\.{setting}=-1: use 0 or more"):
             self.build(**{setting: -1})
 
     def test_mixes_and_heads_of_four_levels_are_saved_and_no_backbone(self):

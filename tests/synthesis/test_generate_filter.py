@@ -161,7 +161,9 @@ def test_gaps_that_several_processes_left_are_filled(run):
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:2] + lines[-1:]))
     (folder / "manifest.part1.jsonl").write_text("".join(lines[4:6]) + lines[6][:9])
-    (folder / ".abcd1234.jpg").touch()  # as a process leaves it that is killed while it writes
+    (
+        folder / ".geoseg-abcd1234.jpg"
+    ).touch()  # as a process leaves it that is killed while it writes
     assert files(run("parts", keep=5, bs=3)) == whole
 
 
