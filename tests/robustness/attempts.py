@@ -112,7 +112,10 @@ class Attempts:
             wrong.append(f"leaves {sorted(map(str, new))}")
         if not wrong:
             return ""
-        return f"{shlex.join(['python', f'scripts/{name}.py', *arguments])}: {'; '.join(wrong)}"
+        found = f"{shlex.join(['python', f'scripts/{name}.py', *arguments])}: {'; '.join(wrong)}"
+        with self.capture.disabled():
+            print(f"\n{found!s}".encode("utf-8", "backslashreplace").decode(), flush=True)
+        return found
 
 
 def knobs(name):

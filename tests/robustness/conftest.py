@@ -8,7 +8,7 @@ import pytest
 from cases import CASES, prepared
 from processes import start
 
-MINUTES = float(os.environ.get("GEOSEG_ROBUSTNESS_MINUTES", 6))
+MINUTES = float(os.environ.get("GEOSEG_ROBUSTNESS_MINUTES", 4))
 """How long all tests that go on for as long as they may take together, on one core."""
 
 SEED = int(os.environ.get("GEOSEG_ROBUSTNESS_SEED", 0))

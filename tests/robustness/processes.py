@@ -32,7 +32,7 @@ PRELOADED = [
 ]
 FORKS.set_forkserver_preload(["killed", *PRELOADED])
 
-STUCK = 120.0
+STUCK = 300.0
 """Seconds after which a tiny command counts as stuck."""
 
 ORPHANED = 10.0

@@ -91,6 +91,5 @@ def test_many_drawn_command_lines(attempts, keys, seed, part, deadline, record_p
         number += 1
         if found := faults_of(attempts, draw, keys):
             wrong.append(found)
-            print(found, flush=True)
     record_property("command lines", number)
     assert wrong == [], "\n".join(["", *wrong])

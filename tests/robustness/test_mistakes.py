@@ -110,6 +110,5 @@ def test_many_mistakes(attempts, seed, part, deadline, record_property):
         number += 1
         if found := attempts.faults(name, *line):
             wrong.append(found)
-            print(found, flush=True)
     record_property("mistakes", number)
     assert wrong == [], "\n".join(["", *wrong])
