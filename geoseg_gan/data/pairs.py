@@ -14,12 +14,19 @@ import numpy.typing as npt
 from geoseg_gan.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.reading import read_table
+from geoseg_gan.utils.signals import limited
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 STREAM = "stream.json"
 """The file that identifies a stream."""
+
+
+SEARCH_SECONDS = 60.0
+"""How long regular expressions may search the names of a folder."""
+
+TOO_LONG = f"takes longer than {SEARCH_SECONDS:g} s to search the names of the files. Simplify it."
 
 
 class DataError(UserError):
@@ -212,7 +219,9 @@ def find_folder_pairs(folder: Path, group: Callable[[str], str], advice: str) ->
     _check_partners(masks, images, folder, "mask", "image", IMAGE_SUFFIXES)
     stems = sorted(images)
     names = ([part[stem] for stem in stems] for part in (images, masks))
-    columns = (stems, *names, map(group, stems))
+    with limited(SEARCH_SECONDS, DataError(f"group_regex {TOO_LONG}")):
+        groups = [group(stem) for stem in stems]
+    columns = (stems, *names, groups)
     return PairList(folder / "images", folder / "masks", *map(PackedStrings, columns))
 
 
@@ -272,11 +281,20 @@ def group_of(name: str, regex: str | None, knob: str) -> str:
     """
     if regex is None:
         return name
-    try:
-        match = re.search(regex, name)
-    except re.error as error:
-        raise DataError(f"{knob}={regex!r} is not a regular expression: {error}.") from None
+    match = search(regex, name, knob)
     if match is None:
         raise DataError(f"{knob}={regex!r} does not match '{name}'. Widen it.")
     # A first group may be optional and stay empty.
     return (match.group(1) if match.re.groups else None) or match.group(0)
+
+
+def search(regex: str, name: str, knob: str) -> re.Match[str] | None:
+    """What a regex of the setting `knob` finds first in a name.
+
+    Raises:
+        DataError: If the regex is malformed.
+    """
+    try:
+        return re.search(regex, name)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise DataError(f"{knob}={regex[:100]!r} is not a regular expression: {error}.") from None

@@ -1,7 +1,6 @@
 """The tile command: cuts large images and their masks into a training folder."""
 
 import csv
-import re
 import shlex
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,17 @@ from geoseg_gan.data.images import (
     read_image,
     write_image,
 )
-from geoseg_gan.data.pairs import SPLITS, DataError, Pair, Split, find_folder_pairs, group_of
+from geoseg_gan.data.pairs import (
+    SEARCH_SECONDS,
+    SPLITS,
+    TOO_LONG,
+    DataError,
+    Pair,
+    Split,
+    find_folder_pairs,
+    group_of,
+    search,
+)
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.scan import size_problem
 from geoseg_gan.data.settings import TileSettings
@@ -34,6 +43,7 @@ from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder
 from geoseg_gan.utils.messages import knob_texts
+from geoseg_gan.utils.signals import limited
 from geoseg_gan.utils.tables import console
 
 _IMAGES_AT_ONCE = 4
@@ -127,10 +137,8 @@ def choose_groups(groups: set[str], settings: TileSettings) -> set[str]:
     known = f"The {plural(len(names), 'group')}: {', '.join(names[:5])}{' ...' * (len(names) > 5)}"
     if settings.val_regex is not None:
         setting = f"val_regex={settings.val_regex!r}"
-        try:
-            chosen = {name for name in names if re.search(settings.val_regex, name)}
-        except re.error as error:
-            raise UserError(f"{setting} is not a regular expression: {error}.") from None
+        with limited(SEARCH_SECONDS, DataError(f"val_regex {TOO_LONG}")):
+            chosen = {name for name in names if search(settings.val_regex, name, "val_regex")}
     elif settings.val_groups is not None:
         setting = f"val_groups={settings.val_groups}"
         chosen = set(settings.val_groups)
