@@ -267,10 +267,11 @@ def typed(config: DictConfig, schema: type[ConfigT]) -> ConfigT:
         # Merging refuses the keys that +key=value has added.
         values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
         check_values(values)
+        is_stream = OmegaConf.select(config, "data.format") == "stream"
         for key, value in values.items():
             if value == "":
                 raise UserError(f"{key} is empty: give a value, or leave it out.")
-            if key != "data_root" and "://" in str(value):
+            if "://" in str(value) and not (key == "data_root" and is_stream):
                 raise UserError(f"{key}={value}: only data_root, of a stream, can be an address.")
         merged = OmegaConf.merge(schema, values)
         check_values(OmegaConf.to_container(merged))  # again, for numbers that were texts

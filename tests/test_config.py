@@ -258,6 +258,7 @@ def test_cfg_job_shows_every_setting(composed, capsys, run_command):
         ("bs=1000000", "bs=1000000: use 1 or more, up to 65536"),
         ("out_dir=", "out_dir is empty"),
         ("out_dir=s3://a/b", "out_dir=s3://a/b: only data_root, of a stream, can be an address"),
+        ("data_root=s3://a/b", "data_root=s3://a/b: only data_root, of a stream, can be"),
         ("out_dir='a\nb'", "characters that cannot be shown"),
         ("out_dir='~/runs'", "only a shell knows ~"),
         ("out_dir='${nope}'", "'nope' not found"),
