@@ -116,7 +116,8 @@ def _run(config: DictConfig, schema: type, run: str) -> Any:
             if config.get("resume"):  # but a job that the sweep had not come to starts
                 config["resume"] = any(folder.glob("*.ckpt"))
         content: Any = typed(config, schema)
-        figures = pkgutil.resolve_name(run)(content)
+        with raising_signals():
+            figures = pkgutil.resolve_name(run)(content)
     except Exception as error:
         line = mistake(error)
         if line is None:

@@ -50,10 +50,21 @@ class Noted:
 def raising_signals(more: Sequence[int] = ()) -> Iterator[None]:
     """Within it the signals, and `more` of them, raise `Stopped` in the main thread.
 
-    Blocks then end as they should. Signals that are ignored, as under nohup, stay so.
+    Blocks then end as they should, and so does a library that makes another error of it. Signals
+    that are ignored, as under nohup, stay so.
     """
-    with _handled((*SIGNALS, *more), _raise):
-        yield
+    noted = Noted()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        noted.number = number
+        raise Stopped(number)
+
+    with _handled((*SIGNALS, *more), stop):
+        try:
+            yield
+        except Exception:
+            noted.raise_if_any()
+            raise
 
 
 @contextmanager
@@ -114,10 +125,6 @@ def limited(seconds: float, error: Exception) -> Iterator[None]:
             yield
         finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-
-
-def _raise(number: int, _: FrameType | None) -> None:
-    raise Stopped(number)
 
 
 @contextmanager

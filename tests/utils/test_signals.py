@@ -21,6 +21,14 @@ def test_a_signal_is_raised_with_its_exit_code(number):
     assert again.number == number and again.code == 128 + number
 
 
+def test_a_library_that_makes_another_error_of_a_signal_is_not_believed():
+    with pytest.raises(Stopped), raising_signals():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except SystemExit:
+            raise ImportError("initialization failed") from None  # as of C++
+
+
 def test_a_signal_is_noted_and_raised_when_the_block_ends():
     reached = False
     with pytest.raises(Stopped) as stop, noting_signals() as noted:
