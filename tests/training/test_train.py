@@ -233,6 +233,20 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(run, monkeypatc
         run("run", "epochs=3")
 
 
+def test_weights_that_the_last_step_made_not_finite_are_not_saved(run, monkeypatch):
+    step = GAN.step
+
+    def spoilt(self, *arguments):
+        terms = step(self, *arguments)
+        if self.global_step == 6:  # a finite loss whose gradient is not finite
+            next(self.generator.parameters()).data.fill_(torch.nan)
+        return terms
+
+    monkeypatch.setattr(GAN, "step", spoilt)
+    with pytest.raises(UserError, match=r"a weight is not finite at step 6, .* of step 3 is good"):
+        run("run", "epochs=2")
+
+
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [

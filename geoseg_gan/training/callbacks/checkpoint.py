@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import lightning as L
 import numpy as np
@@ -31,7 +31,8 @@ class LastCheckpoint(Checkpoint):
 
     It is saved when an epoch ends, before all other files of that epoch; inside of an epoch, after
     every few minutes and at the first step after a signal. What the end of an epoch lacks is
-    written when the run is resumed. A loss that is not finite ends the run, and is never saved.
+    written when the run is resumed. A loss or a weight that is not finite ends the run, and is
+    never saved.
 
     As a `Checkpoint` this acts after all other callbacks.
 
@@ -135,6 +136,10 @@ class LastCheckpoint(Checkpoint):
         self.figures = state_dict.get("figures", {})  # earlier versions did not keep them
 
     def _save(self, trainer: L.Trainer) -> None:
+        # The gradient of a finite loss need not be finite, as that of a root at 0.
+        weights = trainer.lightning_module.parameters()
+        if not torch.stack([weight.detach().isfinite().all() for weight in weights]).all():
+            self._refuse(trainer, "a weight", trainer.global_step)
         self.figures |= {name: float(value) for name, value in trainer.logged_metrics.items()}
         # Every process takes part in Lightning's save, though only the first one writes.
         trainer.save_checkpoint(self.out_dir / LAST)
@@ -148,12 +153,14 @@ class LastCheckpoint(Checkpoint):
 
     def _refuse_bad_loss(self, trainer: L.Trainer) -> None:
         step = int(self._first_bad)
-        if step == _NEVER:
-            return
+        if step != _NEVER:
+            self._refuse(trainer, "the loss", step)
+
+    def _refuse(self, trainer: L.Trainer, what: str, step: int) -> NoReturn:
         path = self.out_dir / LAST
         saved = f"{path} of step {self._saved_step} is good" if path.is_file() else "nothing saved"
         raise UserError(
-            f"the loss is not finite at step {step}, in epoch {trainer.current_epoch + 1} ({saved})"
+            f"{what} is not finite at step {step}, in epoch {trainer.current_epoch + 1} ({saved})"
             ". Start a new run with a lower lr, or with precision=32-true."
         )
 
