@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
+from geoseg_gan.config import write_yaml
 from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.images import mask_reader
 from geoseg_gan.data.pairs import SPLITS, STREAM, Pair, PairList, Split, find_pairs
@@ -26,7 +27,7 @@ from geoseg_gan.data.stream import (
     require_litdata,
 )
 from geoseg_gan.data.synthetic import refuse_synthetic
-from geoseg_gan.data.tile import train_command
+from geoseg_gan.data.tile import is_made, train_command
 from geoseg_gan.utils.errors import plural
 from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder, write_json
 from geoseg_gan.utils.tables import console
@@ -44,10 +45,15 @@ class PackedSplit:
 def pack(config: PackSettings) -> dict[Split, PackedSplit]:
     """Packs all splits of a folder; the stream appears whole or not at all.
 
+    Returns:
+        The result of each split; nothing where these settings have made the stream already.
+
     Raises:
         UserError: If the folder is not as it must be, or `out_dir` exists.
     """
     root, out, reader = Path(config.data_root), Path(config.out_dir), mask_reader(config.data)
+    if is_made(out, config):
+        return {}
     check_new_folder("out_dir", out)
     check_apart("out_dir", out, root)
     check_root(config.data, root)
@@ -69,6 +75,7 @@ def pack(config: PackSettings) -> dict[Split, PackedSplit]:
     )
     with atomic_folder(out, "out_dir") as folder:
         packed = {s: _pack(folder / s, found[s], indices[s], config.chunk_mb) for s in splits}
+        write_yaml(folder / "config.yaml", config)
         write_json(folder / STREAM, {"format": FORMAT, **asdict(info)})
     shown = console(soft_wrap=True)  # so that the command below can be copied
     for split, part in packed.items():

@@ -16,7 +16,7 @@ from PIL import Image
 from rich.progress import track
 from rich.table import Table
 
-from geoseg_gan.config import command_line
+from geoseg_gan.config import command_line, plain, read_yaml, write_yaml
 from geoseg_gan.data.dataset import window_starts
 from geoseg_gan.data.images import (
     MaskReader,
@@ -83,12 +83,17 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
     """Cuts `source/{images,masks}` into `data_root/{train,val}/{images,masks}` and tiles.csv.
 
     Each location group goes to one split. Images smaller than a tile are skipped with a warning.
-    `data_root` appears whole or not at all.
+    `data_root` appears whole or not at all, with the settings in config.yaml.
+
+    Returns:
+        The result of each split; nothing where these settings have made the folder already.
 
     Raises:
         UserError: If the source is not as it must be, `data_root` exists, or a split gets no tile.
     """
     source, root = Path(config.source), Path(config.data_root)
+    if is_made(root, config):
+        return {}
     check_new_folder("data_root", root)
     check_apart("data_root", root, source, [""])
     pairs = find_folder_pairs(
@@ -113,6 +118,7 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
             work = pool.map(cut, pairs, splits)
             cuts = list(track(work, f"Cutting {plural(len(pairs), 'picture')}", len(pairs)))
         reports = {split: _report(split, cuts, splits, config) for split in SPLITS}
+        write_yaml(folder / "config.yaml", config)
         with (folder / "tiles.csv").open("w", newline="") as target:
             table = csv.writer(target)
             table.writerow([entry.name for entry in fields(Tile)])
@@ -120,6 +126,15 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
     _warn(cuts, reports, config)
     _summarise(config, reports)
     return reports
+
+
+def is_made(folder: Path, config: Any) -> bool:
+    """Whether a command with these settings has made a folder already, which it then says."""
+    path = folder / "config.yaml"
+    if not path.is_file() or read_yaml(path) != plain(config):
+        return False
+    print(f"{folder} is there already, made with these settings. Remove it to make it again.")
+    return True
 
 
 def choose_groups(groups: set[str], settings: TileSettings) -> set[str]:

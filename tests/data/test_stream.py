@@ -82,7 +82,7 @@ def test_what_was_packed_is_read_back_bit_by_bit_without_a_scan(
     root = make_folder(tmp_path / "any", train=7, val=2, size=32, bands=bands, dtype=dtype)
     (root / "tiles.csv").write_text("stem,group\ntrain_003,north\n")
     out = pack(root)
-    assert {path.name for path in out.iterdir()} == {"stream.json", "train", "val"}
+    assert {path.name for path in out.iterdir()} == {"config.yaml", "stream.json", "train", "val"}
     for split in ("train", "val"):
         reader = mask_reader(settings)
         pairs = find_pairs(root, split)

@@ -284,6 +284,16 @@ def test_a_folder_that_holds_something_is_refused(settings):
     assert [p.name for p in root.iterdir()] == ["mine.txt"]
 
 
+def test_the_same_command_again_says_that_all_is_there(settings, capsys):
+    tile(settings)
+    before = {p: p.stat().st_mtime_ns for p in root_of(settings).rglob("*")}
+    assert tile(settings) == {}
+    assert "is there already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="exists already"):
+        tile(replace(settings, seed=settings.seed + 1))
+    assert {p: p.stat().st_mtime_ns for p in root_of(settings).rglob("*")} == before
+
+
 def test_the_folder_appears_whole_or_not_at_all(settings, monkeypatch):
     root = root_of(settings)
     seen = []
