@@ -77,8 +77,8 @@ def _locked(path: Path, key: str, folder: Path, wait: bool = False) -> Iterator[
             f"or give this call another {key}."
         ) from None
     except OSError as error:
-        if error.errno == ELOOP:
-            raise UserError(f"{path} is a link. Remove it, and call again.") from None
+        if error.errno == ELOOP or (path.exists() and not path.is_file()):
+            raise UserError(f"{path} is a link, or no file. Remove it, and call again.") from None
         if error.errno not in (ENOLCK, EOPNOTSUPP):
             raise
         warnings.warn(

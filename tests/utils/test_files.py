@@ -118,6 +118,16 @@ def test_links_are_replaced_or_refused_but_never_followed(tmp_path):
         refuse_links(out, "save_dir")
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("elsewhere")])
+def test_a_lock_that_is_no_file_is_refused(tmp_path, make):
+    make(tmp_path / LOCK)
+    with (
+        pytest.raises(UserError, match=r"\.lock is a link, or no file\. Remove it"),
+        held(tmp_path),
+    ):
+        pass
+
+
 def test_lines_are_appended_to_a_file_but_not_to_what_shares_its_content(tmp_path):
     ours, copy = tmp_path / "log.txt", tmp_path / "copy.txt"
     for line in ("one\n", "two\n"):
