@@ -27,7 +27,8 @@ test: setup
 slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow
 
-# A world to train on, a generator, 64 pairs: about five minutes on two cores.
+# A world to train on, a generator, 64 pairs: about five minutes on two cores. What was interrupted
+# goes on.
 demo: setup
-	test -e runs/demo/last.ckpt || $(BIN)/python scripts/train.py experiment=demo
+	$(BIN)/python scripts/train.py experiment=demo resume=true
 	$(BIN)/python scripts/generate.py gen_ckpt="$$(ls runs/demo/G_e*.pt | tail -n 1)" save_dir=runs/demo/synthetic num_samples=64
