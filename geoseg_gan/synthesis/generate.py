@@ -315,6 +315,14 @@ def _indices(listed: Sequence[Line]) -> set[int]:
 def _print_start(
     config: GenerateConfig, inputs: Inputs, where: str, todo: Sequence[int], listed: int
 ) -> None:
+    manifest = Path(config.save_dir) / MANIFEST
+    if not todo:
+        key = "num_samples" if config.keep is None else "max_tries"
+        print(
+            f"Nothing to generate: {manifest} lists {plural(listed, 'pair')}, and "
+            f"{key}={_end(config)} asks for no more."
+        )
+        return
     size, variants = inputs.candidates.image_size, config.variants
     count, masks = len(todo), len({index // variants for index in todo})
     if config.keep is not None:
@@ -322,7 +330,7 @@ def _print_start(
     else:
         up_to = "" if count == masks * variants else "up to "
         what, of = plural(count, "pair"), f"{plural(masks, 'mask')}, {up_to}{variants} images each"
-    what += f" ({of})" if variants > 1 and count else ""
+    what += f" ({of})" if variants > 1 else ""
     goal = config.keep and f", until {plural(config.keep, 'pair')} can be kept"
     print(
         f"Generating {what} of {size}x{size} px on {where} from "
@@ -330,7 +338,7 @@ def _print_start(
         f"of {plural(inputs.generator.epoch, 'epoch')}, into {config.save_dir}{goal or ''}."
     )
     if listed:
-        print(f"Going on: {plural(listed, 'pair')} listed in {Path(config.save_dir) / MANIFEST}.")
+        print(f"Going on: {plural(listed, 'pair')} listed in {manifest}.")
 
 
 def _write_pairs(
@@ -366,7 +374,7 @@ def _write_pairs(
         total, done = config.keep, kept
     with (
         closing(pairs),
-        Progress(disable=not fabric.is_global_zero) as bar,
+        Progress(disable=not fabric.is_global_zero or not todo) as bar,
         PairWriter(files, fabric.global_rank) as writer,
     ):
         task = bar.add_task(title, total=total, completed=done)

@@ -113,14 +113,18 @@ def test_a_manifest_line_cut_off_by_a_crash_is_done_again(run):
     assert (folder / "manifest.jsonl").read_text() == text
 
 
-def test_pairs_of_the_same_generation_are_added_and_no_others(run):
+def test_pairs_of_the_same_generation_are_added_and_no_others(run, capsys):
     folder = run("synthetic", "num_samples=2")
     first = files(folder, "pair_*")
     run("synthetic", "num_samples=4")
     before = files(folder)
     assert len(files(folder, "pair_*")) == 8 and before.items() >= first.items()
+    capsys.readouterr()
     run("synthetic", "num_samples=3")
     assert files(folder) == before
+    said = capsys.readouterr().out
+    assert "manifest.jsonl lists 4 pairs, and num_samples=3 asks for no more." in said
+    assert "Generating" not in said
     with refused(r"config.seed was 0, now 1"):
         run("synthetic", "num_samples=6", "seed=1")
     assert files(folder) == before
