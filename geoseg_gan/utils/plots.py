@@ -3,6 +3,7 @@
 matplotlib takes a second to import, which only those who draw shall pay: it is imported inside.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 100
+_BAR = 0.02  # width of a histogram's bar
 
 
 def confusion_picture(confusion: npt.NDArray[np.int64], names: Sequence[str]) -> RGB:
@@ -54,7 +56,8 @@ def score_histogram(
     """
     sheet = figure(7, 4)
     axes = sheet.add_subplot()
-    edges = np.linspace(0, 1, 51)
+    # No bar holds both kept and dropped ones: tau is an edge.
+    edges = tau + _BAR * np.arange(-math.ceil(tau / _BAR), math.ceil((1 - tau) / _BAR) + 1)
     axes.hist(
         [list(kept), list(dropped)],
         edges.tolist(),
@@ -67,7 +70,10 @@ def score_histogram(
         heights, _ = np.histogram(held_out, edges)
         scale = (len(kept) + len(dropped)) / len(held_out)
         axes.stairs(
-            heights * scale, edges, color="black", label=f"real, held out: {len(held_out):,}"
+            heights * scale,
+            edges,
+            color="black",
+            label=f"real, held out: {len(held_out):,} (heights scaled)",
         )
     axes.axvline(tau, color="tab:red", linestyle="--", label=f"tau = {tau:.3f}")
     axes.set_xlabel("agreement of segmenter and mask (mIoU)")

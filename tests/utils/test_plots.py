@@ -1,4 +1,5 @@
 import numpy as np
+from matplotlib.axes import Axes
 
 from geoseg_gan.utils.plots import confusion_picture, score_histogram
 
@@ -24,3 +25,13 @@ def test_a_histogram_shows_kept_dropped_and_the_threshold():
     picture = score_histogram([0.7, 0.8], [0.2, 0.3], 0.5, [0.6, 0.9])
     assert has(picture, blue) and has(picture, red) and has(picture, (211, 211, 211), 5)
     assert not has(score_histogram([], [0.2], 0.5, [])[60:, 70:400], blue)
+
+
+def test_no_bar_of_a_histogram_holds_both_kept_and_dropped_ones(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "hist", lambda self, values, edges, **_: drawn.append(edges))
+    for tau in (0.0, 0.013, 0.5, 0.987, 1.0):
+        score_histogram([1.0], [0.0], tau, [])
+        edges = np.array(drawn.pop())
+        assert np.abs(edges - tau).min() < 1e-9
+        assert edges[0] <= 0 and edges[-1] >= 1 and len(edges) <= 53
