@@ -320,4 +320,5 @@ def _samples(real: ImageSet, fake: ImageSet, palette: Palette, scaling: ImageSca
         pictures.append(palette.color_table[fake.labels[row]])
         pictures += [scaling.to_rgb(real.pixels[row])] * paired
         pictures.append(scaling.to_rgb(fake.pixels[row]))
-    return beside(pictures, columns=6 if paired else 4)
+    titles = ("mask", "real", "generated") if paired else ("mask", "generated")
+    return beside(pictures, 2 * len(titles), 2 * titles)

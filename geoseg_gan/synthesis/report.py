@@ -99,17 +99,18 @@ def write_extremes(
         generator, candidates, [[line["index"]] for line in lines], num_workers=0, device=device
     )
     colors = files.reader.palette.color_table
-    pictures = []
+    pictures, sides = [], iter(("best, ", "worst, "))
     for line, [(candidate, image, _)] in zip(lines, batches, strict=True):
         assert image is not None, "what has a score has an image"
         label = candidate.label
         predicted = recognizer.logits(image).argmax(0).numpy().astype(np.uint8)
         pictures += [
-            captioned(colors[label], f"{line['score']:.2f}"),
+            captioned(colors[label], next(sides, "") + f"{line['score']:.2f}"),
             files.scaling.to_rgb(image),
             colors[np.where(label == IGNORE, IGNORE, predicted)],
         ]
-    write_picture(files.folder / EXTREMES, beside(pictures, columns=6))
+    titles = ("", "image", "prediction")  # the masks have their scores
+    write_picture(files.folder / EXTREMES, beside(pictures, 6, 2 * titles))
 
 
 def realised_shares(files: PairFiles, kept: list[int]) -> npt.NDArray[np.float64]:

@@ -16,7 +16,7 @@ from geoseg_gan.trials.statistics import Comparison, tally
 from geoseg_gan.trials.verdict import RULE, Verdict, reach_verdict, signed
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, write_json
-from geoseg_gan.utils.pictures import RGB, beside, captioned, write_picture
+from geoseg_gan.utils.pictures import RGB, beside, write_picture
 from geoseg_gan.utils.tables import markdown_table
 
 REPORT, FIGURES = "trial.md", "trial.json"
@@ -354,5 +354,4 @@ def _write_examples(
         predicted = [palette.color_table[first[arm].examples[number]] for arm in arms]
         pictures += [image, palette.color_table[label], *predicted]
     titles = ["image", "mask", *arms]
-    pictures[: len(titles)] = map(captioned, pictures[: len(titles)], titles)
-    write_picture(path, beside(pictures, columns=len(titles)))
+    write_picture(path, beside(pictures, len(titles), titles))

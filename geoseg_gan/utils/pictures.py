@@ -20,17 +20,19 @@ def evenly_spaced(total: int, count: int) -> list[int]:
     return rows
 
 
-def beside(pictures: Sequence[RGB], columns: int | None = None) -> RGB:
+def beside(pictures: Sequence[RGB], columns: int | None = None, titles: Sequence[str] = ()) -> RGB:
     """Sets pictures of one size in rows, with thin white lines between.
 
     Args:
         pictures: Each of shape (H, W, 3), uint8.
         columns: How many stand in a row; all by default.
+        titles: What is written onto the first pictures.
 
     Returns:
         One picture, uint8, white where a row is not full.
     """
     columns = columns or len(pictures)
+    pictures = [*map(captioned, pictures, titles), *pictures[len(titles) :]]
     height, width = pictures[0].shape[:2]
     rows = -(-len(pictures) // columns)
     sheet = np.full(

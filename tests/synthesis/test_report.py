@@ -14,6 +14,7 @@ from geoseg_gan.synthesis import report
 from geoseg_gan.synthesis.generate_images import generate_images
 from geoseg_gan.synthesis.recognizer import Recognizer
 from geoseg_gan.synthesis.writer import PairFiles
+from geoseg_gan.utils import pictures
 
 
 @pytest.fixture
@@ -108,10 +109,11 @@ def test_the_best_stand_left_and_the_worst_right(
     seen = F.one_hot(torch.full((32, 32), 2), 3).permute(2, 0, 1)[None].float()
     recognizer = Recognizer("abc", None, None, lambda pixels: seen, range(3))
     monkeypatch.setattr(report, "captioned", lambda picture, text: captions.append(text) or picture)
+    monkeypatch.setattr(pictures, "captioned", lambda picture, _: picture)
     captions = []
     manifest = lines(0.1, 0.8, None, 0.3, 0.7, *[0.5] * 20)
     report.write_extremes(files, manifest, candidates, loaded, recognizer, cpu)
-    assert captions[:4] == ["0.80", "0.10", "0.70", "0.30"]
+    assert captions[:4] == ["best, 0.80", "worst, 0.10", "0.70", "0.30"]
     assert len(captions) == 20
     sheet = np.asarray(Image.open(files.folder / report.EXTREMES))
     assert sheet.shape == (10 * 34 - 2, 6 * 34 - 2, 3)
@@ -126,7 +128,7 @@ def test_the_best_stand_left_and_the_worst_right(
     captions.clear()
     report.write_extremes(files, manifest[:6], candidates, loaded, recognizer, cpu)
     # Of five, the middle one alone stands on both sides.
-    assert captions == ["0.80", "0.10", "0.70", "0.30", "0.50", "0.50"]
+    assert captions == ["best, 0.80", "worst, 0.10", "0.70", "0.30", "0.50", "0.50"]
 
 
 @pytest.mark.parametrize(

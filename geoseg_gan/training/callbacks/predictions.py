@@ -95,4 +95,4 @@ def prediction_grid(
     for pixels, label, guess in zip(sample["image"], sample["label"], predicted, strict=True):
         image = module.scaling.to_rgb(np.moveaxis(pixels.numpy(), 0, -1))
         pictures += [image, palette.color_table[label.numpy()], palette.color_table[guess]]
-    return beside(pictures, columns=3)
+    return beside(pictures, 3, ("image", "mask", "prediction"))
