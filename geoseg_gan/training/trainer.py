@@ -57,12 +57,14 @@ class _Board(TensorBoardLogger):
 
 
 class _Bar(RichProgressBar):
-    """Lightning's rich bar without the version number."""
+    """Lightning's rich bar without the version number, and narrower."""
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        metrics = super().get_metrics(trainer, pl_module)
+        metrics = dict(super().get_metrics(trainer, pl_module))
         metrics.pop("v_num", None)
-        return dict(metrics)
+        if "images_per_second" in metrics:
+            metrics["img/s"] = metrics.pop("images_per_second")
+        return metrics
 
 
 def build_trainer(
