@@ -278,6 +278,11 @@ def test_a_mistake_is_told_in_the_words_of_the_command_line(argument, message, c
     assert "\n" not in str(caught.value) and "object_type" not in str(caught.value)
 
 
+def test_a_group_of_other_commands_is_no_setting(composed):
+    with pytest.raises(UserError, match=r"'segmenter'\. Did you mean 'segmenter_ckpt'\?"):
+        composed("generate", "segmenter=segmenter.pt")
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

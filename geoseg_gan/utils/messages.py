@@ -150,8 +150,11 @@ def explain(error: Exception, schema: type) -> str:
             key = found[1] if found[1].startswith(key) else f"{found[1]}.{key}"
         return _no_setting(key, schema)
     if found:
-        allowed = _allowed(dict(_settings(schema)).get(found[1]))
+        settings = dict(_settings(schema))
+        allowed = _allowed(settings.get(found[1]))
         if known := choices(group := found[1].replace(".", "/")):
+            if group.partition("/")[0] not in settings:  # a part of other commands
+                return _no_setting(found[1], schema)
             allowed = f"{group}=... with one of {', '.join(known)}"
         return f"{found[1]}={found[2]}: use {allowed}."
     if "Unexpected type for root" in str(error):

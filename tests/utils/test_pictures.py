@@ -49,6 +49,6 @@ def test_jpegs_keep_their_colours_at_full_resolution(tmp_path):
 def test_titles_are_written_onto_the_first_pictures():
     pictures = [plain(10, 32, 64) for _ in range(4)]
     sheet = beside(pictures, 2, ("mask", "real"))
-    assert all((tile == 255).any() for tile in (sheet[:32, :64], sheet[:32, 66:]))
+    assert all(tile.max() > 100 for tile in (sheet[:32, :64], sheet[:32, 66:]))
     assert (sheet[34:, :64] == 10).all() and (sheet[34:, 66:] == 10).all()
     assert all((picture == 10).all() for picture in pictures)
