@@ -146,6 +146,9 @@ def fit(
         if lacks or data.begin[1] >= data.steps_per_epoch:
             what = f"no {lacks[0]}" if lacks else f"{data.begin[1]} batches of an epoch"
             raise UserError(f"{path} holds {what}. {_OTHER}")
+        if trainer.is_global_zero:
+            after = f" after {data.begin[1]} of {data.steps_per_epoch} steps"
+            print(f"Going on in epoch {data.begin[0] + 1}{after if data.begin[1] else ''}.")
     with exporter.noting_signals():
         try:
             trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)

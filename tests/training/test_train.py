@@ -169,6 +169,9 @@ def test_a_run_that_a_signal_stops_ends_as_an_undisturbed_one(
         shown = capsys.readouterr().out
         assert f"Stopped in epoch {step // 3 + 1}: saved {path}, resume=true continues" in shown
     parts, again = run("parts", *common, "resume=true")
+    done = (steps[-1] + 1) % 3
+    after = f" after {done} of 3 steps" if done else ""
+    assert f"Going on in epoch {(steps[-1] + 1) // 3 + 1}{after}." in capsys.readouterr().out
     assert_same_state(whole, parts)
     assert {p.name for p in whole.iterdir()} - {p.name for p in parts.iterdir()} <= {
         p.name for p in whole.glob("events*")
