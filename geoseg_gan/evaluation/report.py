@@ -73,7 +73,8 @@ def write_pictures(
         originals: As many training images.
         kind: What the real ones are called.
     """
-    kids = {name: (row["kid"], row["kid_error"]) for name, row in figures["fidelity"].items()}
+    fidelity = figures["fidelity"].items()
+    kids = {name: (1000 * row["kid"], 1000 * row["kid_error"]) for name, row in fidelity}
     spectrum, texture, near = (figures[key] for key in ("spectrum", "texture", "memorisation"))
     above = [
         captioned(scaling.to_rgb(pixels), f"{entry['distance']:.2f}")
@@ -81,7 +82,7 @@ def write_pictures(
     ]
     below = [scaling.to_rgb(pixels) for pixels in originals.pixels]
     pictures = {
-        "kid": values_picture(kids, f"KID against real {kind} images"),
+        "kid": values_picture(kids, f"KID x 1000 against real {kind} images"),
         "spectrum": spectrum_picture(spectrum["frequency"], spectrum["curves"]),
         "repetition": histograms_picture(
             {"real": texture["real"], "generated": texture["generated"]},
@@ -123,7 +124,7 @@ def values_picture(values: Mapping[str, tuple[float, float]], name: str) -> RGB:
     numbers = np.array(list(values.values()))
     colors = ["tab:red" if row == 0 else "tab:gray" for row in rows]
     axes.barh(rows, numbers[:, 0], xerr=np.nan_to_num(2 * numbers[:, 1]), color=colors, capsize=2)
-    axes.set_yticks(rows, [f"{label}: {value:.4f}" for label, (value, _) in values.items()])
+    axes.set_yticks(rows, [f"{label}: {value:.1f}" for label, (value, _) in values.items()])
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel(f"{name} (bars: two standard errors)")
