@@ -59,7 +59,7 @@ def _gains(axes: "Axes", comparison: Comparison, picked: str | None) -> None:
     axes.axvline(0, color="gray", linewidth=1)
     labels = [f"{arm} (picked)" if arm == picked else arm for arm in arms]
     axes.set_yticks(range(len(arms)), labels)
-    axes.invert_yaxis()
+    axes.set_ylim(max(1, len(arms)) - 0.5, -0.5)
     axes.set_xlabel("difference to real only, points of mIoU")
     axes.set_title("Gain by arm: 95 % intervals, one dot per seed")
 
