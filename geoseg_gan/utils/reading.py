@@ -15,7 +15,6 @@ import math
 import reprlib
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,6 @@ from geoseg_gan.utils.errors import UserError
 
 _TEXT = 2**28  # bytes of a text: a manifest of a million pairs has as many
 _ARRAYS = 2**34  # bytes of all arrays of a file
-_DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -170,7 +168,9 @@ def read_arrays(path: Path, shape: Mapping[str, Any], advice: str) -> dict[str, 
             raise ValueError(f"its arrays would take {size / 2**30:,.1f} GiB of memory")
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (*_DAMAGED, ValueError, EOFError, KeyError, RuntimeError, MemoryError) as error:
+    except Exception as error:  # NumPy and zipfile raise many types for other files
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         _refuse(path, f"cannot be read ({error})", advice)
     check_content(path, arrays, shape, advice)
     return arrays

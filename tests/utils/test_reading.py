@@ -44,11 +44,27 @@ def test_arrays_that_do_not_fit_into_memory_are_not_read(tmp_path, monkeypatch):
         read_arrays(path, shape, "")
 
 
-def test_an_array_that_claims_more_than_the_file_holds_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [("'<i8'", "(10**15,)"), ("'<i8'", f"({10**15},)"), ("'<i8'", f"({10**30},)"), ("()", "(1,)")],
+)
+def test_an_array_whose_header_no_array_has_is_refused(tmp_path, dtype, shape):
     path = tmp_path / "a.npz"
-    header = "{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000000,), }\n"
+    header = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}}}\n"
     with zipfile.ZipFile(path, "w") as archive:
         size = len(header).to_bytes(2, "little")
         archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + size + header.encode())
+    with pytest.raises(UserError, match=r"a\.npz cannot be read"):
+        read_arrays(path, {"a": Array("i", ("rows",))}, "")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
+def test_arrays_whose_bytes_are_damaged_are_refused(tmp_path, method):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a.npy", bytes(range(256)) * 8)
+    content = bytearray(path.read_bytes())
+    content[45:90] = bytes(byte ^ 255 for byte in content[45:90])
+    path.write_bytes(content)
     with pytest.raises(UserError, match=r"a\.npz cannot be read"):
         read_arrays(path, {"a": Array("i", ("rows",))}, "")
