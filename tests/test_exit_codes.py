@@ -45,7 +45,7 @@ ARGUMENTS = {
         "num_workers=0", "trainer=cpu"),
     "train_segmenter": (*SEGMENTER, *DATA, "out_dir=out", "epochs=1", "inner_share=0.3", "bs=2",
         "image_size=32", "data.num_workers=0", "trainer=cpu"),
-    "evaluate": ("gen_ckpt=run/G_e002.pt", "data_root=data", "out_dir=out", "num_samples=16",
+    "evaluate": ("gen_ckpt=run/G_e002.pt", "data_root=more", "out_dir=out", "num_samples=16",
         "variants=2", "controls=false", "trainer=cpu"),
     "trial": (*NETWORKS, *SEGMENTER, *DATA, "out_dir=out", "image_size=32", "seeds=1",
         "ratios=[0.5]", "arms=[real,synthetic_0.5]", "inner_share=0.3", "train.bs=2",
@@ -112,8 +112,9 @@ def test_what_ends_a_command_is_its_exit_code(
 
 
 @pytest.fixture
-def begin(trained, composed, tmp_path):
+def begin(trained, composed, make_folder, tmp_path):
     """Starts a command in a folder that holds what it reads: `begin("train", "bs=0")`."""
+    make_folder(tmp_path / "more", val=4)  # figures need 16 validation windows
     for lr in (0.1, 0.2):
         run = tmp_path / "sweep" / f"lr={lr}"
         write_yaml(run / "config.yaml", composed("train", f"lr={lr}"))
