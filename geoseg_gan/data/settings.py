@@ -275,6 +275,8 @@ class TileSettings:
         check_range("seed", self.seed, 0, LARGEST_SEED)
         check_choice("remainder", self.remainder, get_args(Remainder))
         check_choice("image_format", self.image_format, ("auto", "png", "jpg", "tif"))
+        if "://" in self.data_root:
+            raise UserError(f"data_root={self.data_root}: tiles go to a folder, not to an address.")
         if self.val_regex is not None and self.val_groups is not None:
             raise UserError(
                 "val_regex and val_groups both choose the validation groups. Give one of them."

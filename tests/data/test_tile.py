@@ -240,6 +240,7 @@ def test_pictures_beyond_pillows_limit_are_cut(settings, monkeypatch):
         ({"val_share": 1.0}, "val_share=1.0: use more than 0, less than 1"),
         ({"max_ignore": 1.5}, "max_ignore=1.5: use 0 to 1"),
         ({"seed": -1}, "seed=-1: use 0 or more"),
+        ({"data_root": "s3://a/b"}, "data_root=s3://a/b: tiles go to a folder, not to an address"),
         ({"remainder": "shfit"}, "remainder=shfit is not one of.*Did you mean 'shift'"),
         ({"image_format": "webp"}, "image_format=webp is not one of auto, png, jpg, tif"),
         ({"val_regex": "a", "val_groups": ["b"]}, "Give one of them"),
