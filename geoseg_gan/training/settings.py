@@ -183,6 +183,9 @@ class TrainSegmenterConfig(TrainingConfig):
         check_choice("select", self.select, SELECTIONS)
         check_range("synthetic_ratio", self.synthetic_ratio, 0, 1)
         check_range("oversample_factor", self.oversample_factor, 1, 1000)
+        folders = self.synthetic if isinstance(self.synthetic, list) else [self.synthetic]
+        if self.synthetic is not None and not all(isinstance(folder, str) for folder in folders):
+            raise UserError(f"synthetic={self.synthetic}: use a folder, a list of them, or null.")
         if self.select == "best" and not self.inner_share:
             raise UserError(
                 "select=best needs held-out training tiles to choose by. Set inner_share=0.15 or "
