@@ -51,7 +51,7 @@ def _show_error_of_thread(error: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(error)
 
 
-def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
+def check_choice(key: str, value: object, allowed: Iterable[str]) -> None:
     """Refuses a value that is not one of those allowed.
 
     Raises:
@@ -59,7 +59,7 @@ def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
     """
     names = list(allowed)
     if value not in names:
-        close = difflib.get_close_matches(value, names, 1)
+        close = difflib.get_close_matches(str(value), names, 1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
         raise UserError(f"{key}={value} is not one of {', '.join(names)}.{hint}")
 

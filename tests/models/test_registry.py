@@ -30,6 +30,9 @@ def test_the_base_choice_of_a_network_lists_its_constructor_s_defaults(kind):
     [
         ("generator", {"name": "unett"}, "model.generator.name=unett .*Did you mean 'unet'"),
         ("discriminator", {"name": "pach"}, "discriminator.name=pach .*Did you mean 'patch'"),
+        ("generator", {"name": None}, r"^model\.generator\.name=None is not one of unet, spade\.$"),
+        ("generator", {"name": ["unet"]}, r"name=\['unet'\] is not one of"),
+        ("discriminator", {"width": 4}, "discriminator.name=None is not one of"),
         (
             "generator",
             {"name": "unet", "widht": 3},
