@@ -65,7 +65,8 @@ def command(name: str, schema: type[ConfigT], run: str) -> Callable[[], None]:
         show_warnings_as_lines()
         if isinstance(sys.stdout, io.TextIOWrapper):  # names of files can hold what it cannot show
             sys.stdout.reconfigure(errors="backslashreplace")
-        for library in ("alembic", "hydra_plugins"):  # what Optuna imports, and what calls it
+        # What Optuna imports, what calls it, and what tells of its cache of fonts.
+        for library in ("alembic", "hydra_plugins", "matplotlib"):
             logging.getLogger(library).setLevel(logging.ERROR)
         _JobError.count = 0
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, which are explained below

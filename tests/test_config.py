@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import importlib
+import logging
 import os
 import re
 import signal
@@ -345,6 +346,13 @@ def test_what_stops_a_command_is_told(error, code, line, monkeypatch, capsys, re
     shown = capsys.readouterr().err
     assert re.search(line, shown, re.DOTALL)
     assert ("Traceback" in shown) is isinstance(error, ZeroDivisionError)
+
+
+def test_matplotlib_does_not_tell_of_its_cache_of_fonts(monkeypatch, run_command):
+    fonts = logging.getLogger("matplotlib.font_manager")
+    monkeypatch.setattr(logging.getLogger("matplotlib"), "level", logging.WARNING)
+    monkeypatch.setattr("geoseg_gan.training.train.train", lambda config: None)
+    assert run_command(train_command) == 0 and not fonts.isEnabledFor(logging.WARNING)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
