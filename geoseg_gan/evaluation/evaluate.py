@@ -1,5 +1,6 @@
 """The evaluate command: figures of generated images beside those that real images reach."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ from geoseg_gan.utils.distributed import (
 from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range, plural
 from geoseg_gan.utils.files import check_apart
 from geoseg_gan.utils.pictures import evenly_spaced
+from geoseg_gan.utils.reading import read_json
 
 FEWEST = 16
 """Images of each kind below which no figure means anything."""
@@ -143,12 +145,25 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
 
     Returns:
         The main figures by name: "kid", "fid", "precision", "recall", "checkerboard", "repetition",
-        and "agreement" and "diversity" where they were measured.
+        and "agreement" and "diversity" where they were measured. Those of the folder where these
+        settings have been evaluated already.
 
     Raises:
         UserError: If the configuration, a checkpoint or a folder cannot be used.
     """
+    stored = _stored(config)
+    if stored is not None and stored["settings"] == plain(config):
+        print(f"{config.out_dir} holds this evaluation already. Remove it to evaluate again.")
+        return _main_figures(stored["figures"])
     return launch(_evaluate, config, check)
+
+
+def _stored(config: EvaluateConfig) -> dict[str, Any] | None:
+    """The evaluation that lies in the output folder, None where none does."""
+    path = Path(config.out_dir) / FIGURES_FILE
+    advice = "Choose another out_dir."
+    shape = {"settings": dict, "figures": dict}
+    return cast(dict[str, Any], read_json(path, shape, advice)) if path.exists() else None
 
 
 def _evaluate(config: EvaluateConfig) -> dict[str, float]:
@@ -190,9 +205,9 @@ def check(config: EvaluateConfig) -> None:
     check_range("seed", config.seed, 0, LARGEST_SEED)
     config.onnx.check()
     config.trainer.check(config.devices)
-    if (Path(config.out_dir) / FIGURES_FILE).exists():
+    if _stored(config) is not None:
         raise UserError(
-            f"out_dir={config.out_dir} already holds an evaluation. Choose another out_dir."
+            f"out_dir={config.out_dir} already holds another evaluation. Choose another out_dir."
         )
 
 
@@ -486,9 +501,10 @@ def _main_figures(figures: dict[str, Any]) -> dict[str, float]:
     found = {key: figures["fidelity"]["generated"][key] for key in ("kid", "fid")}
     found |= figures["coverage"]["generated"]
     found["checkerboard"] = figures["spectrum"]["gap"]["checkerboard"]
-    found["repetition"] = float(np.mean(figures["texture"]["generated"] or [np.nan]))
+    repetitions = np.array(figures["texture"]["generated"] or [np.nan], float)
+    found["repetition"] = float(repetitions.mean())
     if figures["agreement"]:
         found["agreement"] = figures["agreement"]["generated"]["miou"]
     if figures["diversity"]:
         found["diversity"] = figures["diversity"]["generated"]["layers"]
-    return found
+    return {name: math.nan if value is None else value for name, value in found.items()}  # of JSON

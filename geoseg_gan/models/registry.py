@@ -88,7 +88,7 @@ def _build(
     num_classes: int,
     image_channels: int,
 ) -> nn.Module:
-    name = settings.get("name")
+    name: Any = settings.get("name")
     check_choice(f"model.{kind}.name", name, known)
     arguments = {key: value for key, value in settings.items() if key != "name"}
     _check_arguments(f"model.{kind}", name, known[name], arguments)

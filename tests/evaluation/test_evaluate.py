@@ -92,15 +92,17 @@ def test_controls_and_segmenter_are_optional_and_no_evaluation_is_overwritten(
     run, data, generator, capsys
 ):
     settings = f"gen_ckpt={generator(data)}", "controls=false", "num_samples=16"
-    folder, _ = run("out", *settings)
+    folder, figures = run("out", *settings)
     rows = stored(folder)["figures"]["fidelity"]
     assert list(rows) == ["generated", "real halves", "training windows"]
     text = (folder / "evaluation.md").read_text()
     assert "known damage" not in text and "Not measured: no segmenter was given" in text
     assert "Without segmenter_ckpt there will be no figure" in capsys.readouterr().out
     before = (folder / "evaluation.json").read_bytes()
-    with pytest.raises(UserError, match=r"already holds an evaluation\. Choose another out_dir"):
-        run("out", *settings)
+    assert run("out", *settings)[1] == pytest.approx(figures, nan_ok=True)
+    assert "holds this evaluation already" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"holds another evaluation\. Choose another out_dir"):
+        run("out", *settings, "seed=1")
     assert (folder / "evaluation.json").read_bytes() == before
 
 

@@ -346,12 +346,12 @@ def test_a_setting_that_was_null_and_becomes_a_group_differs(trained, tmp_path, 
 
 def test_a_finished_run_is_not_overwritten_and_returns_its_figures(trained, go_on, capsys):
     _, out_dir = trained
-    before = {path: path.stat().st_mtime_ns for path in out_dir.iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in out_dir.glob("[!.]*")}
     with pytest.raises(UserError, match=r"already holds a run.*resume=true"):
         go_on()
     figures = go_on("epochs=2", "resume=true")
     assert figures == read_outcome(out_dir)["figures"] and figures["lr/g"] >= 0
-    assert {path: path.stat().st_mtime_ns for path in out_dir.iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in out_dir.glob("[!.]*")} == before
     assert "has finished after 2 epochs. Raise epochs" in capsys.readouterr().out
 
 
@@ -456,7 +456,7 @@ def test_a_sweep_gives_each_job_its_folder_and_outlives_a_failing_one(
     with pytest.raises(SystemExit) as stop:
         train_command()
     assert stop.value.code == 1
-    assert "lr=-1.0: use more than 0." in capsys.readouterr().err
+    assert "lr=-1.0: use more than 0, up to 10." in capsys.readouterr().err
     done = sorted(path.parent.name for path in (tmp_path / "runs/sweep").glob("*/G_e001.pt"))
     assert [name.split("lr=")[1].split(",")[0] for name in done] == ["0.0001", "0.001"]
 
