@@ -220,6 +220,7 @@ def test_a_mistake_is_told_before_anything_is_written(run, tmp_path, settings, m
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_script_tells_a_mistake_in_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, str(SCRIPT)], capture_output=True, text=True, cwd=tmp_path, check=False

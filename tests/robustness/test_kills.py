@@ -15,7 +15,6 @@ CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 
 KINDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 MOST = 200  # kills of a case
-FAST = ("train", "tile")
 SHARE = 0.75 / len(CASES)  # of the time of the harness, for each case
 
 
@@ -70,13 +69,10 @@ def renames_of(case, places):
     return log.stat().st_size
 
 
-@pytest.mark.parametrize("case", FAST)
-def test_a_kill_between_two_files(case, places, undisturbed):
-    reference, _ = undisturbed(case)
-    number = {"tile": 1}.get(case, 4)
-    cwd = prepared(places, case, "killed")
-    kill_at = f"after {number} 9"
-    assert kill_and_repeat(case, cwd, reference, kill_at=kill_at, whole=False) == []
+def test_a_kill_between_two_files(places, undisturbed):
+    reference, _ = undisturbed("tile")
+    cwd = prepared(places, "tile", "killed")
+    assert kill_and_repeat("tile", cwd, reference, kill_at="after 1 9", whole=False) == []
 
 
 @pytest.mark.slow

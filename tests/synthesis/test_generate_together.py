@@ -29,6 +29,7 @@ def root(tmp_path, make_folder):
     return make_folder(tmp_path / "data", train=12, val=0)
 
 
+@pytest.mark.slow
 def test_two_processes_keep_what_one_keeps_and_go_on_from_it(
     run_generate, root, generator, segmenter, plain_histogram
 ):

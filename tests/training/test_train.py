@@ -461,6 +461,7 @@ def test_a_sweep_gives_each_job_its_folder_and_outlives_a_failing_one(
     assert [name.split("lr=")[1].split(",")[0] for name in done] == ["0.0001", "0.001"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(tmp_path, make_folder, composed, tiny):
     root = make_folder(tmp_path / "data", train=8)
     common = [o for o in tiny if not o.startswith(("bs=", "trainer="))]
