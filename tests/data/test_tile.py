@@ -315,6 +315,7 @@ REPO = Path(__file__).parents[2]
 WATER, WOOD = [33, 150, 243], [168, 232, 84]  # of configs/data/landcover.yaml
 
 
+@pytest.mark.slow
 def test_the_command_cuts_a_folder_and_says_what_it_did(tmp_path):
     rng = np.random.default_rng(0)
     for stem in ("a_1", "a_2", "b_1"):

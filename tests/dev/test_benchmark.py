@@ -1,9 +1,11 @@
 import json
 import runpy
 
+import pytest
 from run_folders import REPO
 
 
+@pytest.mark.slow
 def test_every_part_is_measured_printed_and_written(tmp_path, make_folder, tiny, capsys):
     benchmark = runpy.run_path(str(REPO / "scripts/dev/benchmark.py"))["benchmark"]
     root = make_folder(tmp_path / "data")

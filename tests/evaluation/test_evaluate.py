@@ -106,6 +106,7 @@ def test_controls_and_segmenter_are_optional_and_no_evaluation_is_overwritten(
     assert (folder / "evaluation.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_figures(run, data, generator):
     settings = (f"gen_ckpt={generator(data)}", "num_samples=16")
     first, second = (stored(run(name, *settings)[0]) for name in ("a", "b"))

@@ -89,7 +89,7 @@ def fail(config):
 @pytest.mark.parametrize(
     ("what", "kind", "message"),
     [
-        ("mistake", UserError, "^it went wrong$"),
+        pytest.param("mistake", UserError, "^it went wrong$", marks=pytest.mark.slow),
         pytest.param("error", ValueError, "^it went wrong", marks=pytest.mark.slow),
         pytest.param("killed", UserError, r"exit code -9.*call again", marks=pytest.mark.slow),
     ],
