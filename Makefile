@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup lint type test slow demo
+.PHONY: setup lint type test slow robustness demo
 
 # Made anew whenever the project's metadata or the pinned versions change.
 setup: .venv/ready
@@ -25,7 +25,11 @@ test: setup
 
 # What takes minutes rather than seconds.
 slow: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow --ignore=tests/robustness
+
+# Kills, starves, fuzzes and attacks every command at random, for GEOSEG_ROBUSTNESS_MINUTES.
+robustness: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m slow tests/robustness
 
 # A world to train on, a generator, 64 pairs: about five minutes on two cores. What was interrupted
 # goes on.

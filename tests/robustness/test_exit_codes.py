@@ -122,7 +122,7 @@ def begin(trained, composed, make_folder, tmp_path):
     started = []
 
     def start(name, *more, sleeping=False, **options):
-        script = str(Path(__file__).parents[1] / "scripts" / f"{name}.py")
+        script = str(Path(__file__).parents[2] / "scripts" / f"{name}.py")
         driver = ["-c", SLEEP, script] if sleeping else [script]
         process = subprocess.Popen(
             [sys.executable, *driver, *ARGUMENTS[name], *more],
