@@ -167,7 +167,7 @@ def test_jobs_of_two_processes_follow_each_other(launcher, common, tmp_path):
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     if launcher != "submitit_local":  # whose jobs print into files of their own
-        assert done.stderr.count("lr=-1.0: use more than 0. (In the job lr=-1.)") == 1
+        assert done.stderr.count("lr=-1.0: use more than 0, up to 10. (In the job lr=-1.)") == 1
     ended = sorted(path.parent.name for path in (tmp_path / "sweep").glob("*/result.json"))
     assert ended == ["lr=0.001", "lr=0.002"]
     inside = {path.name for path in tmp_path.iterdir()}
