@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,6 +106,7 @@ class Ranks:
     folder: str
     devices: int = 2
     trainer: TrainerSettings = field(default_factory=lambda: defaults(TrainerSettings, "cpu"))
+    out_dir: str = field(default_factory=tempfile.mkdtemp)  # which launch holds
 
 
 def train_as_rank(config):
