@@ -99,14 +99,14 @@ class Attempts:
             signal.signal(number, handler)
         self.seconds = time.monotonic() - started
         self.text = self.capture.readouterr().err
-        told = [line for line in self.text.splitlines() if not line.startswith("warning: ")]
+        stderr_lines = [line for line in self.text.splitlines() if not line.startswith("warning: ")]
         if mistake and self.code == 0 and not wrong:
             wrong.append("is accepted")
         if self.code not in (0, 1, None):
             wrong.append(f"exit code {self.code}")
-        if self.code and (len(told) != 1 or not told[0].startswith("error: ")):
+        if self.code and (len(stderr_lines) != 1 or not stderr_lines[0].startswith("error: ")):
             wrong.append(f"stderr: {self.text[-600:]!r}")
-        if self.code == 0 and told:
+        if self.code == 0 and stderr_lines:
             wrong.append(f"stderr of a success: {self.text[-300:]!r}")
         if (new := set(Path().iterdir()) - before) and self.code:
             wrong.append(f"leaves {sorted(map(str, new))}")

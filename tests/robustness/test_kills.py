@@ -44,9 +44,11 @@ def kill_and_repeat(case, cwd, reference, *, kill_at="", kind=signal.SIGKILL, de
     if left := alive_after(run.pid):
         wrong.append(f"alive after 10 s: {left}")
         run.kill_all()
-    told = [line for line in run.texts()[1].splitlines() if not line.startswith("warning: ")]
-    if (code == CODES.get(kind) and len(told) != 1) or (code < 0 and told):
-        wrong.append(f"stderr: {told}")
+    stderr_lines = [
+        line for line in run.texts()[1].splitlines() if not line.startswith("warning: ")
+    ]
+    if (code == CODES.get(kind) and len(stderr_lines) != 1) or (code < 0 and stderr_lines):
+        wrong.append(f"stderr: {stderr_lines}")
     try:
         check_whole(cwd / "out")
         again = start(name, arguments, cwd)

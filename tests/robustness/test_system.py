@@ -14,7 +14,7 @@ RUNS = ("train", "train_segmenter", "generate", "evaluate", "tile", "pack", "tri
 """Every command once."""
 
 
-def told(run):
+def stderr_lines(run):
     """The lines on stderr, warnings aside."""
     return [line for line in run.texts()[1].splitlines() if not line.startswith("warning: ")]
 
@@ -22,7 +22,7 @@ def told(run):
 def check_refusal(run, place=""):
     """Asserts that a command ends with one line and exit code 1, and leaves no process."""
     code = run.end()
-    lines = told(run)
+    lines = stderr_lines(run)
     assert code == 1 and len(lines) == 1 and lines[0].startswith("error: "), (code, run.texts())
     assert re.search(place, lines[0]), lines
     assert not alive_after(run.pid)
