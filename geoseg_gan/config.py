@@ -8,6 +8,7 @@ import pkgutil
 import re
 import sys
 import traceback
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import Any, NoReturn, TypeVar, cast
 import hydra
 from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
-from hydra._internal.utils import get_args_parser
+from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Quote, QuotedString
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.plugins.config_source import ConfigResult
@@ -30,7 +32,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from geoseg_gan.utils.errors import UserError, check_values, one_line, show_warnings_as_lines
 from geoseg_gan.utils.files import atomic_path
-from geoseg_gan.utils.messages import CONFIGS, choices, explain, help_text, knob_texts, mistake
+from geoseg_gan.utils.messages import (
+    CONFIGS,
+    choices,
+    explain,
+    help_text,
+    knob_texts,
+    mistake,
+    settings_of,
+)
 from geoseg_gan.utils.processes import end_with_parent
 from geoseg_gan.utils.signals import Stopped, raising_signals
 from geoseg_gan.utils.yaml_files import load_yaml
@@ -38,6 +48,8 @@ from geoseg_gan.utils.yaml_files import load_yaml
 ConfigT = TypeVar("ConfigT")
 
 _COMMANDS: dict[type, str] = {}
+_NUMBERS = (bool, int, float)  # what Hydra may take a text for
+_PARTS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^\[\](),]+""")  # of a list or sweep
 
 OmegaConf.register_new_resolver("pick", lambda key, table: table[key])
 OmegaConf.register_new_resolver("file_name", lambda text: re.sub(r"[^\w.,=+-]", "_", text))
@@ -71,11 +83,13 @@ def command(name: str, schema: type[ConfigT], run: str) -> Callable[[], None]:
         _JobError.count = 0
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, which are explained below
         try:
-            if _asks_for_help():
+            parser, options = _command_line(schema)
+            if options.help:
                 print(help_text(name))
             else:
-                with raising_signals():
-                    hydra.main(f"pkg://{CONFIGS}", name, "1.3")(task)()
+                with raising_signals():  # as hydra.main does, which reads the command line itself
+                    hydra.version.setbase("1.3")
+                    _run_hydra(options, parser, task, f"pkg://{CONFIGS}", name)
             sys.stdout.flush()
         except BrokenPipeError:  # as in `--help | head`; what is left to print goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -135,8 +149,8 @@ def _print_error(line: str) -> None:
     print(f"error: {one_line(line)}", file=sys.stderr, flush=True)
 
 
-def _asks_for_help() -> bool:
-    """Whether the command line asks for help.
+def _command_line(schema: type) -> tuple[ArgumentParser, Namespace]:
+    """Hydra's parser and what it finds on the command line, texts as they were typed.
 
     Raises:
         UserError: If Hydra has no such options, or not in this order, or a group no such choice.
@@ -151,8 +165,58 @@ def _asks_for_help() -> bool:
     if options.experimental_rerun is not None:
         raise UserError("--experimental-rerun reads a pickle, which can run code: not supported.")
     if not options.help:
+        options.overrides = texts_as_typed(schema, options.overrides)
         _check_groups(options.overrides)
-    return bool(options.help)
+    return parser, options
+
+
+def texts_as_typed(schema: type, overrides: Sequence[str]) -> list[str]:
+    """Overrides in which the values of settings that are texts are quoted where they need it.
+
+    Hydra reads 2024_06_01 as the number 20240601, 1e5 as 100000.0, and cannot read `a[b]` or `ü`.
+    Null stays null, and quoted values, lists and sweeps stay what they are.
+    """
+    kinds = dict(settings_of(schema))
+    return [_as_typed(kinds.get(text.partition("=")[0].lstrip("+")), text) for text in overrides]
+
+
+def _as_typed(kind: Any, override: str) -> str:
+    key, _, text = override.partition("=")
+    if kind not in (str, str | None, list[str], list[str] | None):
+        return override
+    parser = OverridesParser.create()
+    try:
+        value = parser.parse_override(override).value()
+    except HydraException:
+        whole = kind in (str, str | None) and text[:1] not in ("'", '"') and "," not in text
+        return quoted(key, text) if whole else override
+    if isinstance(value, _NUMBERS):
+        return quoted(key, text.strip())
+    if not isinstance(value, list | ChoiceSweep):
+        return override
+
+    def part_as_typed(found: re.Match[str]) -> str:
+        is_number = isinstance(parser.parse_rule(found[0].strip(), "primitive"), _NUMBERS)
+        return f"'{found[0].strip()}'" if is_number else found[0]
+
+    return f"{key}={_PARTS.sub(part_as_typed, text)}"
+
+
+def quoted(key: str, text: str) -> str:
+    """The override that gives a setting a text, whatever is in it."""
+    return f"{key}={QuotedString(text, Quote.single).with_quotes()}"
+
+
+def as_override(key: str, text: str, schema: type) -> str:
+    """The same, with quotes only where a command line of the schema needs them."""
+    plain_one = f"{key}={text}"
+    try:
+        [override] = texts_as_typed(schema, [plain_one])
+        if OverridesParser.create().parse_override(override).value() == text:
+            return plain_one
+    except HydraException:
+        pass
+    return quoted(key, text)
 
 
 def _check_groups(overrides: Sequence[str]) -> None:
@@ -250,8 +314,9 @@ def compose(schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
     )
     try:
         with frame:
+            overrides = texts_as_typed(schema, overrides)
             _check_groups(overrides)
-            return typed(hydra.compose(_COMMANDS[schema], overrides=list(overrides)), schema)
+            return typed(hydra.compose(_COMMANDS[schema], overrides=overrides), schema)
     except (HydraException, OmegaConfBaseException, AssertionError, ValueError) as error:
         raise UserError(explain(error, schema)) from None
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 from defaults import SCHEMAS
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from geoseg_gan.config import FileConfigSource, plain
-from geoseg_gan.training.settings import train_command, train_segmenter_command
+from geoseg_gan.config import FileConfigSource, as_override, plain, texts_as_typed
+from geoseg_gan.training.settings import TrainConfig, train_command, train_segmenter_command
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.messages import help_text
 from geoseg_gan.utils.signals import SIGNALS, Stopped
@@ -88,6 +89,38 @@ def test_a_model_brings_its_rates_and_its_loss(composed):
     assert composed("train", "model=spade_light").lr == 2e-4
     trial = composed("trial", "model=spade").train
     assert (trial.lr, trial.optimizer, trial.loss) == (config.lr, config.optimizer, config.loss)
+
+
+TYPED = [
+    *("2024_06_01", "007", "0x10", "1e5", "-3", "true", "nan", "a=b", "a [1] b.c", "köln", "a#b"),
+    *("a(b)", "part_[78]$", "ko\u0308ln", "a, b", "it's", "null"),
+]
+
+
+@pytest.mark.parametrize("text", TYPED)
+def test_a_setting_that_is_a_text_is_what_was_typed(text):
+    given = text if "," not in text and text != "null" else f"'{text}'"
+    for override in (f"out_dir={given}", as_override("out_dir", text, TrainConfig)):
+        [typed] = texts_as_typed(TrainConfig, [override])
+        assert OverridesParser.create().parse_override(typed).value() == text
+
+
+def test_a_part_s_setting_that_is_a_text_is_what_was_typed(composed):
+    config = composed("trial", "data_root=2024_06", "data.split_file=1e5")
+    assert (config.train.data_root, config.train.data.split_file) == ("2024_06", "1e5")
+
+
+def test_lists_sweeps_and_null_of_settings_that_are_texts(composed):
+    groups = composed("tile", "source=a", "val_groups=[2020_01,'a b',007,true]").val_groups
+    assert groups == ["2020_01", "a b", "007", "true"]
+    assert composed("train", "init_from=null").init_from is None
+    sweep = texts_as_typed(TrainConfig, ["data_root=2023_10,2023_11", "epochs=1_0"])
+    assert sweep == ["data_root='2023_10','2023_11'", "epochs=1_0"]
+
+
+def test_a_command_takes_a_folder_that_looks_like_a_number(capsys, run_command):
+    assert run_command(train_command, "data_root=2023_10") == 1
+    assert "data_root=2023_10 is not a folder" in capsys.readouterr().err
 
 
 def test_the_command_line_wins_over_what_a_model_brings(composed):
@@ -243,7 +276,8 @@ def test_cfg_job_shows_every_setting(composed, capsys, run_command):
         ("onnx=3", "onnx=3: use {key: value, ...}."),
         ("lr=1,2", "lr=1,2' 1. To use it as a list, use key=[value1,value2]"),
         ("epochs", "epochs cannot be read: use key=value"),
-        ("data.group_regex=part_[78]", "\"key='a[b]'\""),
+        ("data.group_regex='part_[78]", "\"key='a[b]'\""),
+        ("out_dir=[a", "out_dir=['a"),
         ("data.demo.seed=3", "choose the part first, as data=demo does"),
         ("model=unit", "model=unit is not one of clade, clade_light, "),
         ("data.unknown=nearst", "Did you mean 'nearest'?"),

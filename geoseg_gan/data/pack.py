@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
-from geoseg_gan.config import write_yaml
+from geoseg_gan.config import as_override, write_yaml
 from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.images import mask_reader
 from geoseg_gan.data.pairs import SPLITS, STREAM, Pair, PairList, Split, find_pairs
@@ -81,7 +81,11 @@ def pack(config: PackSettings) -> dict[Split, PackedSplit]:
     for split, part in packed.items():
         held = f"{plural(part.pairs, 'pair')} in {plural(part.chunks, 'file')}"
         shown.print(f"{split}: {held}, {part.bytes / 2**20:,.0f} MB", highlight=False)
-    words = [f"data_root={config.out_dir}", "data.format=stream", "data.cache=none"]
+    words = [
+        as_override("data_root", config.out_dir, PackSettings),
+        "data.format=stream",
+        "data.cache=none",
+    ]
     shown.print(f"Wrote {config.out_dir}. Next: {train_command(words)}")
     return packed
 

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +23,12 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 STREAM = "stream.json"
 """The file that identifies a stream."""
 
+
+TILES_CSV = "tiles.csv"
+"""The file that names the location group of each pair."""
+
+_TILES_ADVICE = "It names the location group of each pair: correct it, or remove it."
+_SUFFIXES = tuple({*IMAGE_SUFFIXES, *MASK_SUFFIXES})
 
 SEARCH_SECONDS = 60.0
 """How long regular expressions may search the names of a folder."""
@@ -105,7 +112,7 @@ class PackedStrings(Sequence[str]):
 class Pair:
     """One image with its mask."""
 
-    stem: str  # the file name without ending, which image and mask share
+    stem: str  # the file name without ending, which image and mask share, in normal form C
     image: Path
     mask: Path
     group: str  # location group; no group may be both in training and in validation
@@ -185,21 +192,29 @@ def find_pairs(root: Path, split: Split, group_regex: str | None = None) -> Pair
             f"data_root={root} is a stream that scripts/pack.py wrote. Training reads it with "
             "data.format=stream; give other commands the folder that it was packed from."
         )
-    known = _known_groups(root)
+
+    def groups(stems: Sequence[str]) -> list[str]:
+        known = _known_groups(root, stems)
+        return [
+            known.get(stem) or group_of(stem, group_regex, "data.group_regex") for stem in stems
+        ]
+
     return find_folder_pairs(
         root / split,
-        lambda stem: known.get(stem) or group_of(stem, group_regex, "data.group_regex"),
+        groups,
         f"data_root={root} must hold {split}/images and {split}/masks. Point data_root at such a "
         "folder, make one with scripts/tile.py, or try data=demo.",
     )
 
 
-def find_folder_pairs(folder: Path, group: Callable[[str], str], advice: str) -> PairList:
+def find_folder_pairs(
+    folder: Path, groups: Callable[[Sequence[str]], list[str]], advice: str
+) -> PairList:
     """Lists the pairs of `folder/{images,masks}`, sorted by stem.
 
     Args:
         folder: The folder.
-        group: Returns the location group of a stem.
+        groups: Returns the location groups of stems.
         advice: What the folder must be and what to do otherwise, for messages.
 
     Raises:
@@ -220,8 +235,7 @@ def find_folder_pairs(folder: Path, group: Callable[[str], str], advice: str) ->
     stems = sorted(images)
     names = ([part[stem] for stem in stems] for part in (images, masks))
     with limited(SEARCH_SECONDS, DataError(f"group_regex {TOO_LONG}")):
-        groups = [group(stem) for stem in stems]
-    columns = (stems, *names, groups)
+        columns = (stems, *names, groups(stems))
     return PairList(folder / "images", folder / "masks", *map(PackedStrings, columns))
 
 
@@ -232,10 +246,14 @@ def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
         stem, suffix = os.path.splitext(name)  # noqa: PTH122
         if suffix.lower() not in suffixes or name.startswith("."):
             continue
+        stem = normal(stem)
         if stem in found:
+            one, other = str(folder / name), found[stem]
+            if normal(name) == normal(other):  # they look alike
+                one, other = ascii(one), ascii(other)
             raise DataError(
-                f"{folder / name} and {found[stem]} share the stem '{stem}', by which images "
-                "and masks are paired. Rename or remove one."
+                f"{one} and {other} share the stem '{stem}', by which images and masks are "
+                "paired. Rename or remove one."
             )
         found[stem] = name
     return found
@@ -259,13 +277,55 @@ def _check_partners(
         )
 
 
-def _known_groups(root: Path) -> dict[str, str]:
-    table = root / "tiles.csv"
+def _known_groups(root: Path, stems: Sequence[str]) -> dict[str, str]:
+    """The groups that `root/tiles.csv` names; a DataError if it is of other pairs altogether."""
+    table = root / TILES_CSV
     if not table.is_file():
         return {}
-    advice = "It names the location group of each pair: correct it, or remove it."
-    rows = read_table(table, ("stem", "group"), advice)
-    return {row["stem"]: row["group"] for row in rows}
+    known = read_stems(table, "group", _TILES_ADVICE, stems)
+    if known and known.keys().isdisjoint(stems):
+        # It may name those of one split only.
+        folders = (root / split / "images" for split in SPLITS)
+        every = [s for folder in folders if folder.is_dir() for s in _by_stem(folder, _SUFFIXES)]
+        if read_stems(table, "group", _TILES_ADVICE, every).keys().isdisjoint(every):
+            raise DataError(
+                f"{table} names '{min(known)}' and others, but none of the pairs, such as "
+                f"'{stems[0]}'. {_TILES_ADVICE}"
+            )
+    return known
+
+
+def read_stems(table: Path, column: str, advice: str, stems: Collection[str]) -> dict[str, str]:
+    """What a column of a CSV file says of each stem.
+
+    Args:
+        table: The file, with a column "stem", in which names may have their ending.
+        column: Another column of it.
+        advice: What to do if it is wrong, for messages.
+        stems: The stems that there are.
+
+    Returns:
+        The column's value by stem; for names that are no stem, by the name.
+
+    Raises:
+        OSError: If it cannot be read.
+        UserError: If it is no such file, or says two things of a stem.
+    """
+    found: dict[str, str] = {}
+    known = set(stems)
+    for row in read_table(table, ("stem", column), advice):
+        name = normal(row["stem"])
+        stem, suffix = os.path.splitext(name)  # noqa: PTH122
+        if name not in known and suffix.lower() in _SUFFIXES:
+            name = stem
+        if found.setdefault(name, row[column]) != row[column]:
+            raise DataError(f"{table} says two things of the stem '{name}'. {advice}")
+    return found
+
+
+def normal(name: str) -> str:
+    """A name in Unicode's normal form C: systems write an ä as one character or as two."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def group_of(name: str, regex: str | None, knob: str) -> str:

@@ -12,10 +12,9 @@ import numpy as np
 from rich.progress import track
 
 from geoseg_gan.data.images import read_image
-from geoseg_gan.data.pairs import DataError, Pair, find_pairs, groups_of, stems_of
+from geoseg_gan.data.pairs import DataError, Pair, find_pairs, groups_of, read_stems, stems_of
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path
-from geoseg_gan.utils.reading import read_table
 
 FIT, INNER = "fit", "inner"
 """Parts of a split file: pairs that are trained on, and pairs by which choices are made."""
@@ -115,8 +114,8 @@ def _read_split(path: Path, pairs: Sequence[Pair]) -> tuple[list[int], list[int]
             f"data.split_file={path} does not exist. Give a CSV with the columns stem and part "
             f"({FIT} or {INNER}), or null for all training pairs."
         )
-    rows = read_table(path, ("stem", "part"), "Correct it, or set data.split_file=null.")
-    parts = {row["stem"]: row["part"] for row in rows}
+    advice = "Correct it, or set data.split_file=null."
+    parts = read_stems(path, "part", advice, stems_of(pairs))
     wrong = sorted(stem for stem, part in parts.items() if part not in (FIT, INNER))
     if wrong:
         raise DataError(

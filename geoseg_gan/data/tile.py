@@ -16,7 +16,7 @@ from PIL import Image
 from rich.progress import track
 from rich.table import Table
 
-from geoseg_gan.config import command_line, plain, read_yaml, write_yaml
+from geoseg_gan.config import as_override, command_line, plain, read_yaml, write_yaml
 from geoseg_gan.data.dataset import window_starts
 from geoseg_gan.data.images import (
     MaskReader,
@@ -98,7 +98,7 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
     check_apart("data_root", root, source, [""])
     pairs = find_folder_pairs(
         source,
-        lambda stem: group_of(stem, config.group_regex, "group_regex"),
+        lambda stems: [group_of(stem, config.group_regex, "group_regex") for stem in stems],
         f"source={source} must hold images/ and masks/ with files of the same stems.",
     )
     val_groups = choose_groups({pair.group for pair in pairs}, config)
@@ -310,7 +310,7 @@ def _summarise(settings: TileSettings, reports: dict[Split, SplitReport]) -> Non
     shares = zip(*(r.pixels / max(1, r.pixels.sum()) for r in splits), strict=True)
     for name, row in zip(settings.data.classes().names, shares, strict=True):
         table.add_row(name, *(f"{share:.1%}" for share in row))
-    words = [f"data_root={settings.data_root}"]
+    words = [as_override("data_root", settings.data_root, TileSettings)]
     if settings.tile_size < int(knob_texts("train")["image_size"][0]):
         words.append(f"image_size={settings.tile_size}")
     shown = console(soft_wrap=True)  # so that the command below can be copied

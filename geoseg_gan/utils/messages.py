@@ -150,7 +150,7 @@ def explain(error: Exception, schema: type) -> str:
             key = found[1] if found[1].startswith(key) else f"{found[1]}.{key}"
         return _no_setting(key, schema)
     if found:
-        settings = dict(_settings(schema))
+        settings = dict(settings_of(schema))
         allowed = _allowed(settings.get(found[1]))
         if known := choices(group := found[1].replace(".", "/")):
             if group.partition("/")[0] not in settings:  # a part of other commands
@@ -166,7 +166,7 @@ def explain(error: Exception, schema: type) -> str:
 
 def _no_setting(key: str, schema: type) -> str:
     """Says that a key is not known, and which one may be meant."""
-    known = [name.rpartition(".") for name, _ in _settings(schema)]
+    known = [name.rpartition(".") for name, _ in settings_of(schema)]
     parent, _, leaf = key.rpartition(".")
     near = difflib.get_close_matches(leaf, [name for place, _, name in known if place == parent])
     close = [f"{parent}.{name}".lstrip(".") for name in near]
@@ -177,13 +177,13 @@ def _no_setting(key: str, schema: type) -> str:
     return f"there is no setting '{key}'.{hint} See --help, or --cfg job for all."
 
 
-def _settings(schema: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def settings_of(schema: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every key of a dataclass with its type, those of inner dataclasses included."""
     for name, hint in typing.get_type_hints(schema).items():
         yield path + name, hint
         for kind in (hint, *typing.get_args(hint)):
             if dataclasses.is_dataclass(kind) and typing.get_origin(hint) is not list:
-                yield from _settings(kind, f"{path}{name}.")
+                yield from settings_of(kind, f"{path}{name}.")
 
 
 def _allowed(hint: Any) -> str:

@@ -9,7 +9,9 @@ What a file must hold is a shape:
   which must be as "*" says where that is a key
 """
 
+import codecs
 import csv
+import io
 import json
 import math
 import reprlib
@@ -28,6 +30,7 @@ from geoseg_gan.utils.errors import UserError
 
 _TEXT = 2**28  # bytes of a text: a manifest of a million pairs has as many
 _ARRAYS = 2**34  # bytes of all arrays of a file
+_SEPARATORS = (",", ";", "\t")  # of the columns of a table
 
 
 @dataclass(frozen=True)
@@ -179,16 +182,21 @@ def read_arrays(path: Path, shape: Mapping[str, Any], advice: str) -> dict[str, 
 def read_table(path: Path, columns: Sequence[str], advice: str) -> list[dict[str, str]]:
     """Reads the rows of a CSV file that has at least these columns; the first names the row.
 
+    Spreadsheets save such files in several encodings, and with semicolons or tabs for commas.
+
     Raises:
         OSError: If it cannot be read.
         UserError: If it is no such file; it names the row.
     """
     try:
-        text = read_bytes(path, _TEXT).decode("utf-8-sig")
-        lines = csv.DictReader(text.splitlines(keepends=True), strict=True)
-        lacking = [name for name in columns if name not in (lines.fieldnames or ())]
-        if lacking:
+        text = _decoded(read_bytes(path, _TEXT))
+        first = text.lstrip().partition("\n")[0]
+        mark = max(_SEPARATORS, key=first.count)
+        lines = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
+        head = [name.strip() for name in lines.fieldnames or ()]
+        if lacking := [name for name in columns if name not in head]:
             _refuse(path, f"lacks the column '{lacking[0]}'", advice)
+        lines.fieldnames = head
         rows: dict[str, dict[str, str]] = {}
         for row in lines:
             if any(row[name] is None for name in columns):
@@ -200,6 +208,24 @@ def read_table(path: Path, columns: Sequence[str], advice: str) -> list[dict[str
     except (ValueError, csv.Error) as error:
         _refuse(path, f"cannot be read ({error})", advice)
     return list(rows.values())
+
+
+def _decoded(content: bytes) -> str:
+    """The text of a file that a spreadsheet saved: in UTF-8, UTF-16 or Windows' Western encoding.
+
+    Raises:
+        ValueError: If it is no text.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = content.decode("utf-16")
+    else:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("cp1252")
+    if "\0" in text:
+        raise ValueError("it is no text; save it as CSV in UTF-8")
+    return text
 
 
 def _refuse(path: Path | str, problem: str, advice: str) -> NoReturn:

@@ -100,6 +100,69 @@ def test_tiles_csv_names_groups_and_the_regex_those_it_leaves_out(tmp_path):
     assert groups(tmp_path, "^s[0-9]+") == expected
 
 
+SAVED = {
+    "UTF-8 with a mark": "stem,group\nköln,nord\ns1,süd\n".encode("utf-8-sig"),
+    "semicolons, Windows": "stem;group\r\nköln;nord\r\ns1;süd\r\n".encode("cp1252"),
+    "tabs, UTF-16": "stem\tgroup\r\nköln\tnord\r\ns1\tsüd\r\n".encode("utf-16"),
+    "with endings": "group,stem ,more\nnord,köln.TIF,1\nsüd,s1.png,2\n".encode(),
+    "decomposed": "stem,group\nko\u0308ln,nord\ns1,süd\n".encode(),
+}
+
+
+@pytest.mark.parametrize("text", SAVED.values(), ids=SAVED)
+def test_a_tiles_csv_as_a_spreadsheet_saves_it_names_the_groups(tmp_path, text):
+    touch(
+        tmp_path / "train", *(f"{p}/{n}.png" for p in ("images", "masks") for n in ("köln", "s1"))
+    )
+    (tmp_path / "tiles.csv").write_bytes(text)
+    assert groups(tmp_path) == {"köln": "nord", "s1": "süd"}
+
+
+def test_a_stem_that_looks_like_a_name_with_an_ending_is_that_stem(tmp_path):
+    touch(
+        tmp_path / "train", *(f"{p}/{n}.png" for p in ("images", "masks") for n in ("a", "a.tif"))
+    )
+    (tmp_path / "tiles.csv").write_text("stem,group\na.tif,two\na.png,one\n")
+    assert groups(tmp_path) == {"a": "one", "a.tif": "two"}
+
+
+def test_a_tiles_csv_of_other_pairs_is_refused_but_one_of_a_single_split_is_not(tmp_path):
+    make_groups(tmp_path)
+    touch(tmp_path / "val", "images/v.png", "masks/v.png")
+    (tmp_path / "tiles.csv").write_text("stem,group\ns7,north\n")
+    with pytest.raises(DataError, match=r"tiles\.csv names 's7' and others, but none .*'s1_t1'"):
+        find_pairs(tmp_path, "train")
+    (tmp_path / "tiles.csv").write_text("stem,group\ns1_t1,north\n")
+    assert [pair.group for pair in find_pairs(tmp_path, "val")] == ["v"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stem,group\na,b\n".encode("utf-16-le"), "cannot be read .it is no text; save it as CSV"),
+        (b"\xff\xfes", "cannot be read"),
+        (b"PK\x03\x04\x00\x00xlsx", "cannot be read"),
+        ("stem,group\ns1_t1.png,a\ns1_t1,b\n", "says two things of the stem 's1_t1'"),
+    ],
+)
+def test_a_tiles_csv_that_cannot_be_read_is_one_line(tmp_path, text, message):
+    make_groups(tmp_path)
+    (tmp_path / "tiles.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message) as caught:
+        find_pairs(tmp_path, "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_names_of_both_normal_forms_of_unicode_are_paired_and_told_apart(tmp_path):
+    touch(tmp_path / "train", "images/ko\u0308ln [1], a=b.jpg", "masks/k\u00f6ln [1], a=b.png")
+    [pair] = find_pairs(tmp_path, "train")
+    assert pair.stem == "k\u00f6ln [1], a=b"
+    assert pair.image.is_file() and pair.mask.is_file()
+    touch(tmp_path / "train", "images/k\u00f6ln [1], a=b.jpg")
+    with pytest.raises(DataError, match=r"/k\\xf6ln .*' and 'ko\\u0308ln .*' share the stem"):
+        find_pairs(tmp_path, "train")
+
+
 @pytest.mark.parametrize("text", ["", "name,scene\na,b\n"])
 def test_a_tiles_csv_without_its_columns_is_refused(tmp_path, text):
     make_groups(tmp_path)

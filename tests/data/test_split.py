@@ -36,6 +36,12 @@ def test_a_run_splits_its_pairs_as_its_configuration_says(pairs, tmp_path):
     assert split_pairs(root, {"data": {"group_regex": None}, "seed": 5}) == (pairs, [])
 
 
+def test_a_split_that_a_spreadsheet_saved_with_endings_is_read(pairs, tmp_path):
+    path = tmp_path / "split.csv"
+    path.write_bytes("\ufeffstem;part\r\ntrain_001.png;fit\r\ntrain_000.PNG;inner\r\n".encode())
+    assert split_rows(pairs, str(path), 0.0, seed=0) == ([1], [0])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -44,7 +50,8 @@ def test_a_run_splits_its_pairs_as_its_configuration_says(pairs, tmp_path):
         ("stem,part\ntrain_000,fitt\n", "'train_000' has the part 'fitt'; use fit or inner"),
         ("stem,part\ntrain_000\n", "lacks a value in line 2"),
         ("stem,part\ntrain_000,fit\ntrain_000,inner\n", "says two things of the stem 'train_000'"),
-        (b"stem,part\n\xff\xff,fit\n", "cannot be read .*utf-8"),
+        (b"stem,part\n\xff\xff,fit\n", "names 'ÿÿ', which is not among"),
+        ("stem;part\ntrain_000;fit\ntrain_000.png;inner\n", "two things of the stem 'train_000'"),
         ('stem,part\n"train_000\nfit\n', "cannot be read .*end of data"),
         ("stem,part\n" + "x" * 200_000 + ",fit\n", "cannot be read .*field larger than"),
         ("stem,part\nother,fit\n", "names 'other', which is not among the training pairs"),
