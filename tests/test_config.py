@@ -277,7 +277,6 @@ def test_cfg_job_shows_every_setting(composed, capsys, run_command):
         ("lr=1,2", "lr=1,2' 1. To use it as a list, use key=[value1,value2]"),
         ("epochs", "epochs cannot be read: use key=value"),
         ("data.group_regex='part_[78]", "\"key='a[b]'\""),
-        ("out_dir=[a", "out_dir=['a"),
         ("data.demo.seed=3", "choose the part first, as data=demo does"),
         ("model=unit", "model=unit is not one of clade, clade_light, "),
         ("data.unknown=nearst", "Did you mean 'nearest'?"),

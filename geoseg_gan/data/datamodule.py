@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from geoseg_gan.data.batch import ImageScaling, Sample
 from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset
 from geoseg_gan.data.demo.world import write_world
+from geoseg_gan.data.fingerprint import Fingerprints, fingerprint
 from geoseg_gan.data.images import MaskReader, mask_reader
 from geoseg_gan.data.pairs import Pair, Split, find_pairs, some_pairs
 from geoseg_gan.data.palette import Palette
@@ -60,6 +61,7 @@ class PairDataModule(L.LightningDataModule):
         begin: The epoch that training begins with, from 0, and how many of its batches are done:
             where a run that is resumed was. Lightning tells samplers of it when workers have asked
             for their first batches.
+        fingerprints: Those of all that is read; available after `setup`.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class PairDataModule(L.LightningDataModule):
         self.fit: Fit = cast(Fit, settings.fit)
         self.index: FolderIndex | None = None
         self.begin = (0, 0)
+        self.fingerprints: Fingerprints = {}
 
     @property
     def palette(self) -> Palette:
@@ -114,14 +117,15 @@ class PairDataModule(L.LightningDataModule):
         where = self.root / split
         if self.settings.format == "folder":
             pairs: Sequence[Pair] = find_pairs(self.root, split, self.settings.group_regex)
-            return self._open(
-                pairs if choose is None else some_pairs(pairs, choose(pairs)), self.reader, where
-            )
-        index, source = open_stream(self.root, split, self.reader)
-        if choose is not None:
-            rows = choose(index.pairs)
-            index, source = index.rows(rows), source.rows(rows)
-        self._check(index, where)
+            some = pairs if choose is None else some_pairs(pairs, choose(pairs))
+            index, source = self._open(some, self.reader, where)
+        else:
+            index, source = open_stream(self.root, split, self.reader)
+            if choose is not None:
+                rows = choose(index.pairs)
+                index, source = index.rows(rows), source.rows(rows)
+            self._check(index, where)
+        self.fingerprints[split] = fingerprint(index)
         return index, source
 
     def _open_train(self) -> tuple[FolderIndex, PairSource]:

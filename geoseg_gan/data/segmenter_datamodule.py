@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from geoseg_gan.data.batch import Sample
 from geoseg_gan.data.datamodule import LoadingOptions, PairDataModule
 from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset
+from geoseg_gan.data.fingerprint import fingerprint
 from geoseg_gan.data.pairs import Pair, groups_of, stems_of
 from geoseg_gan.data.palette import IGNORE, class_ids
 from geoseg_gan.data.sampler import SampleIndex
@@ -101,6 +102,7 @@ class SegmenterDataModule(PairDataModule):
             check_synthetic(generated, self.palette, self.settings.gsd)
             its_index, source = self._open(generated.pairs, generated.reader(), folder)
             check_same_type(index, its_index)
+            self.fingerprints[f"synthetic={folder.name}"] = fingerprint(its_index)
             self._synthetic.append(self._pair_dataset(source))
             self.synthetic_folders.append(generated)
         if opened := self._open_val(index):

@@ -15,6 +15,7 @@ from torch import Tensor
 from geoseg_gan.config import plain
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import PairSource, WindowDataset
+from geoseg_gan.data.fingerprint import Fingerprints, fingerprint
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.pairs import Pair, find_pairs
 from geoseg_gan.data.palette import Palette
@@ -77,6 +78,7 @@ class Subject:
         generator: The generator; None where a folder is evaluated.
         synthetic: The folder; None where a generator is evaluated.
         root: The data folder.
+        data: Fingerprints of all that is read.
         palette: The classes.
         image_size: Side of all images in pixels.
         kind: What the real images are called: "validation", or "held-out" for training tiles.
@@ -94,6 +96,7 @@ class Subject:
     generator: LoadedGenerator | None
     synthetic: SyntheticFolder | None
     root: Path
+    data: Fingerprints
     palette: Palette
     image_size: int
     kind: str
@@ -257,16 +260,18 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
     if refuse_shared:
         refuse_shared_images(train_pairs, val_pairs)
     trained_on = scan(train_pairs, reader)
+    data: Fingerprints = {}
 
-    def windows(pairs: Sequence[Pair]) -> WindowDataset:
+    def windows(name: str, pairs: Sequence[Pair]) -> WindowDataset:
         index = scan(pairs, reader)
+        data[name] = fingerprint(index)
         check_same_type(trained_on, index)
         if fit == "crop":
             check_sizes(index, image_size)
         return WindowDataset(PairSource(pairs, reader), index.sizes, image_size, fit)
 
-    val, train = windows(val_pairs), windows(train_pairs)
-    generated = None if synthetic is None else windows(synthetic.pairs)
+    val, train = windows(config.split, val_pairs), windows("train", train_pairs)
+    generated = None if synthetic is None else windows("generated", synthetic.pairs)
     scaling = (generator and generator.facts.scaling) or ImageScaling.fit(trained_on)
     bands = len(scaling.low)
     if (bands, scaling.dtype) != (trained_on.bands, trained_on.dtype.name):
@@ -293,6 +298,7 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
         generator=generator,
         synthetic=synthetic,
         root=root,
+        data=data,
         palette=reader.palette,
         image_size=image_size,
         kind=REAL_KINDS[config.split],
@@ -462,6 +468,7 @@ def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dic
         else {"sha256": generator.digest, "epoch": generator.epoch},
         "segmenter": None if recognizer is None else {"sha256": recognizer.digest},
         "image_size": subject.image_size,
+        "data": subject.data,
     }
     folder = Path(config.out_dir)
     write_pictures(

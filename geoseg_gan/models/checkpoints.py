@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.data.fingerprint import FINGERPRINTS, Fingerprints
 from geoseg_gan.data.images import DTYPES
 from geoseg_gan.data.palette import PALETTE, Palette, UnknownPolicy
 from geoseg_gan.data.settings import Fit, MaskFormat
@@ -49,6 +50,7 @@ _NETWORK = {
     "weights": {"*": Tensor},
     "palette": PALETTE,
     "scaling": {"low": [Number()], "high": [Number()], "dtype": set(DTYPES)},
+    "data?": (None, FINGERPRINTS),
 }
 _JUDGED = {"held_out": [Number(finite=False)], "scores": {"*": Number(finite=False)}}
 _CONFIGS: dict[NetworkKind, Any] = {
@@ -93,6 +95,7 @@ _STATE = {
         "*": dict,
     },
     "config": {"epochs": whole(1), "max_minutes?": (None, Number(0)), "model?": {"*": _SETTINGS}},
+    "data?": (None, FINGERPRINTS),
 }
 
 
@@ -104,11 +107,13 @@ class RunFacts:
         config: The training run's resolved configuration, plain types only.
         palette: Classes and colours.
         scaling: Between stored image values and [-1, 1].
+        data: Fingerprints of the data; None in files of earlier versions.
     """
 
     config: dict[str, Any]
     palette: Palette
     scaling: ImageScaling
+    data: Fingerprints | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,7 @@ def save_network(
         "config": facts.config,
         "palette": facts.palette.to_dict(),
         "scaling": asdict(facts.scaling),
+        "data": facts.data,
     }
     if evaluation is not None:
         content["judged"] = asdict(evaluation)  # the key of format 1, which older files have
@@ -279,7 +285,7 @@ def _facts(path: Path, content: Mapping[str, Any]) -> RunFacts:
         palette = Palette.from_dict(content["palette"])
     except UserError as error:
         raise UserError(f"{path} is damaged: {error} Train again.") from None
-    return RunFacts(current_config(content["config"]), palette, scaling)
+    return RunFacts(current_config(content["config"]), palette, scaling, content.get("data"))
 
 
 def _finish(

@@ -15,6 +15,7 @@ from lightning.fabric import Fabric
 from rich.progress import Progress, track
 
 from geoseg_gan.config import plain
+from geoseg_gan.data.fingerprint import fingerprint
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
@@ -252,6 +253,7 @@ def facts_of(config: GenerateConfig, inputs: Inputs) -> dict[str, Any]:
         "format": 1,
         "checkpoint": {"sha256": generator.digest, "epoch": generator.epoch},
         "segmenter": None if recognizer is None else {"sha256": recognizer.digest},
+        "data": {"train": fingerprint(inputs.index)},
         "masks": len(inputs.index.pairs),
         "palette": generator.facts.palette.to_dict(),
         "mask_format": data["mask_format"],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.data.fingerprint import FINGERPRINTS, refuse_change
 from geoseg_gan.data.images import MaskReader, write_image
 from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.synthesis.filter import GeneratedPair
@@ -45,10 +46,16 @@ def stored_facts(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if not (folder / GENERATION).is_file():
         raise UserError(f"save_dir={folder} holds other files. Choose a new folder.")
-    shape = {"format": whole(), "config": dict, "tau?": Number()}
+    shape = {"format": whole(), "config": dict, "tau?": Number(), "data?": FINGERPRINTS}
     stored: dict[str, Any] = read_json(folder / GENERATION, shape, "Choose a new folder.")
     for key, value in facts.items():
-        if stored.get(key) != value:
+        if key == "data":
+            what, advice = (
+                f"save_dir={folder} holds pairs of",
+                "Restore them, or choose a new folder.",
+            )
+            refuse_change(stored.get(key), value, what, advice)
+        elif stored.get(key) != value:
             was: Any = stored.get(key)
             now = value
             if isinstance(was, dict) and isinstance(now, dict):

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from geoseg_gan.config import plain, write_yaml
 from geoseg_gan.data.datamodule import PairDataModule
+from geoseg_gan.data.fingerprint import Fingerprints, refuse_change
 from geoseg_gan.data.stream import check_root
 from geoseg_gan.models.checkpoints import read_training_state
 from geoseg_gan.models.settings import current_config
@@ -139,6 +140,25 @@ def find_run(
         )
     (out_dir / outcome).unlink(missing_ok=True)
     return content, False
+
+
+def refuse_other_data(
+    config: TrainingConfig, stored: Mapping[str, Any] | None, found: Fingerprints
+) -> None:
+    """Refuses to continue a run on data that have changed since it began.
+
+    Args:
+        config: The run as it is to go on.
+        stored: The content of its `last.ckpt`; None for a new run.
+        found: The fingerprints of the data.
+
+    Raises:
+        UserError: Naming what has changed.
+    """
+    if stored is not None:
+        what = f"resume=true: data_root={config.data_root} is not what the run in {config.out_dir}"
+        advice = "Bring that back, or start a new run in another out_dir."
+        refuse_change(stored.get("data"), found, f"{what} began with, but", advice)
 
 
 def differences(

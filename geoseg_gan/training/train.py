@@ -40,6 +40,7 @@ from geoseg_gan.training.runs import (
     data_summary,
     find_run,
     flat,
+    refuse_other_data,
     stored_figures,
     write_outcome,
 )
@@ -77,7 +78,8 @@ def _train(config: TrainConfig) -> dict[str, float]:
         return stored_figures(out_dir)
     L.seed_everything(config.seed, workers=True, verbose=False)
     data = open_data(config)
-    facts = RunFacts(plain(config), data.palette, data.scaling())
+    refuse_other_data(config, stored, data.fingerprints)
+    facts = RunFacts(plain(config), data.palette, data.scaling(), data.fingerprints)
     module = build_gan(config, data, facts, fresh=stored is None)
     budget = TimeBudget(config.max_minutes)
     exporter = RunExporter(

@@ -22,7 +22,14 @@ from geoseg_gan.models.checkpoints import RunFacts, SegmenterEvaluation, save_ne
 from geoseg_gan.models.segmenters import build_segmenter, check_segmenter
 from geoseg_gan.training.callbacks.predictions import SegmenterExporter, prediction_grid
 from geoseg_gan.training.callbacks.timing import Estimate, Throughput
-from geoseg_gan.training.runs import FREE, announce, check_run, data_summary, find_run
+from geoseg_gan.training.runs import (
+    FREE,
+    announce,
+    check_run,
+    data_summary,
+    find_run,
+    refuse_other_data,
+)
 from geoseg_gan.training.segmenter import Segmenter, iou_scores
 from geoseg_gan.training.settings import TrainSegmenterConfig
 from geoseg_gan.training.trainer import build_trainer, fit
@@ -66,7 +73,8 @@ def _train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
         return {name: value for name, value in scores.items() if name != "epoch"}
     L.seed_everything(config.seed, workers=True, verbose=False)
     data = _open_data(config)
-    facts = RunFacts(plain(config), data.palette, data.scaling())
+    refuse_other_data(config, stored, data.fingerprints)
+    facts = RunFacts(plain(config), data.palette, data.scaling(), data.fingerprints)
     network = build_segmenter(
         plain(config.segmenter),
         data.palette.num_classes,

@@ -17,6 +17,12 @@ from rich.progress import Progress, TimeElapsedColumn
 from geoseg_gan.config import plain, read_yaml, write_yaml
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.demo.world import write_world
+from geoseg_gan.data.fingerprint import (
+    FINGERPRINTS,
+    Fingerprints,
+    fingerprint,
+    refuse_change,
+)
 from geoseg_gan.data.images import mask_reader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import class_ids
@@ -41,7 +47,11 @@ from geoseg_gan.trials.settings import TrialConfig
 from geoseg_gan.trials.workers import compute_side_by_side
 from geoseg_gan.utils.confusion import mean_iou
 from geoseg_gan.utils.errors import UserError, plural
-from geoseg_gan.utils.files import atomic_path, check_apart, held, is_unused
+from geoseg_gan.utils.files import atomic_path, check_apart, held, is_unused, write_json
+from geoseg_gan.utils.reading import read_json
+
+DATA = "data.json"
+"""The file with the fingerprints of the data that all results of a trial are of."""
 
 _FREE = {"data_root", "out_dir", "seeds", "arms", "ratios", "merge", "devices", "trainer"}
 """Settings, of the trial and its parts, that calls on the same folder may change."""
@@ -65,11 +75,13 @@ def trial(config: TrialConfig) -> dict[str, float]:
     _check_folder(config, folder)
     if config.data.demo is not None:
         write_world(root, config.data.classes(), config.data.demo)
-    warnings = _check_data(config, root)
+    warnings, data = _check_data(config, root)
+    _refuse_other_data(folder, data)
     with held(folder):
         _check_folder(config, folder)  # again: another call may have begun one meanwhile
-        _keep_settings(config, folder)
-        _merge(config, folder)
+        _refuse_other_data(folder, data)
+        _keep_settings(config, folder, data)
+        _merge(config, folder, data)
         _compute(config)
         return _report(config, warnings)
 
@@ -155,16 +167,29 @@ def _check_same_trial(config: TrialConfig, folder: Path) -> None:
         )
 
 
-def _keep_settings(config: TrialConfig, folder: Path) -> None:
-    """Writes the settings, or adds new recipes to those that are there."""
+def _refuse_other_data(folder: Path, data: Fingerprints) -> None:
+    """Refuses a folder whose results are of other data; those of earlier versions do not tell."""
+    path, advice = folder / DATA, "Bring them back, or choose another out_dir."
+    if path.is_file():
+        refuse_change(read_json(path, FINGERPRINTS, advice), data, f"{folder} is of", advice)
+
+
+def _keep_settings(config: TrialConfig, folder: Path, data: Fingerprints) -> None:
+    """Writes data and settings, or adds new recipes to those that are there."""
+    if not (folder / DATA).is_file():
+        write_json(folder / DATA, data)
     path = folder / "config.yaml"
     recipes: dict[str, Any] = read_yaml(path)["recipes"] if path.is_file() else {}
     if not path.is_file() or config.recipes.keys() - recipes.keys():
         write_yaml(path, replace(config, recipes={**recipes, **config.recipes}))
 
 
-def _check_data(config: TrialConfig, root: Path) -> list[str]:
-    """Refuses unusable data; returns warnings about validation tiles that are not independent."""
+def _check_data(config: TrialConfig, root: Path) -> tuple[list[str], Fingerprints]:
+    """Refuses unusable data.
+
+    Returns:
+        Warnings about validation tiles that are not independent, and the fingerprints.
+    """
     refuse_synthetic(root)
     regex = config.data.group_regex
     train, val = (find_pairs(root, part, regex) for part in ("train", "val"))
@@ -173,16 +198,19 @@ def _check_data(config: TrialConfig, root: Path) -> list[str]:
         raise UserError(
             f"train_tiles={count}: {root / 'train'} holds {len(train)} tiles; use 2 or more."
         )
+    reader = mask_reader(config.data)
+    index = scan(train, reader)
     if config.data.fit == "crop":
         pairs = [config.generation(name).image_size or 0 for name in config.recipes]
         sizes = [config.image_size, config.train.image_size, config.train_segmenter.image_size]
-        check_sizes(scan(train, mask_reader(config.data)), max(sizes + pairs))
+        check_sizes(index, max(sizes + pairs))
     refuse_shared_images(train, val)
     warning = shared_groups(train, val)
-    return [warning] if warning else []
+    data = {"train": fingerprint(index), "val": fingerprint(scan(val, reader))}
+    return [warning] if warning else [], data
 
 
-def _merge(config: TrialConfig, folder: Path) -> None:
+def _merge(config: TrialConfig, folder: Path, data: Fingerprints) -> None:
     """Copies results of other trials with the same settings, such as the jobs of a sweep."""
     for name in config.merge:
         found = sorted(Path(name).rglob("results/*/seed_*.npz"))
@@ -195,6 +223,7 @@ def _merge(config: TrialConfig, folder: Path) -> None:
                     "Copy it from where they were computed."
                 )
             _check_same_trial(config, source)
+            _refuse_other_data(source, data)
         for path in found:
             target = folder / path.relative_to(path.parents[2])
             if not target.is_file():

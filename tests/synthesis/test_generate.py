@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -128,6 +129,22 @@ def test_pairs_of_the_same_generation_are_added_and_no_others(run, capsys):
     with refused(r"config.seed was 0, now 1"):
         run("synthetic", "num_samples=6", "seed=1")
     assert files(folder) == before
+
+
+def test_a_folder_does_not_go_on_with_other_masks(run, root, palette):
+    folder = run("made", "num_samples=2")
+    path = sorted((root / "train" / "masks").iterdir())[0]
+    reader = MaskReader(palette)
+    label = reader.read(path)[0]
+    label[:] = 1
+    reader.write(path, label)
+    with refused(r"holds pairs of other data: in train, its masks hold"):
+        run("made", "num_samples=4")
+    facts = json.loads((folder / "generation.json").read_text())
+    assert facts.pop("data")["train"]["pairs"] == facts["masks"]
+    (folder / "generation.json").write_text(json.dumps(facts))  # as earlier versions wrote it
+    run("made", "num_samples=4")
+    assert len(list(folder.glob("*_img.*"))) == 4
 
 
 def test_a_folder_with_other_files_is_refused(run, tmp_path):

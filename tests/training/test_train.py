@@ -328,6 +328,30 @@ def test_resume_with_other_settings_is_refused_naming_both_values(go_on):
             go_on("resume=true", "epochs=3", f"{key}={new}")
 
 
+def test_a_run_does_not_go_on_with_other_data(trained, go_on):
+    root, out_dir = trained
+    before = (out_dir / "last.ckpt").read_bytes()
+    found = load_generator(out_dir / "G_e002.pt").facts.data
+    assert found == last_checkpoint(out_dir)["data"] and found["train"]["pairs"] == 6
+    for part in ("images", "masks"):
+        (root / f"train/{part}/train_005.png").unlink()
+    with pytest.raises(UserError, match="began with, but other data: train had 6 pairs, now 5"):
+        go_on("resume=true", "epochs=3")
+    assert (out_dir / "last.ckpt").read_bytes() == before
+    for path in (root / "train" / "images").iterdir():  # whose bands its networks do not fit
+        Image.open(path).convert("L").save(path)
+    with pytest.raises(UserError, match="other data"):
+        go_on("resume=true", "epochs=3")
+    # A run of an earlier version does not tell what its data were.
+    content = last_checkpoint(out_dir)
+    del content["data"]
+    torch.save(content, out_dir / "last.ckpt")
+    shutil.copytree(root / "val", root / "train", dirs_exist_ok=True)
+    for path in (root / "train" / "images").glob("train_*"):
+        Image.open(path).convert("RGB").save(path)
+    go_on("resume=true", "epochs=3")
+
+
 def test_a_setting_that_was_null_and_becomes_a_group_differs(trained, tmp_path, composed, tiny):
     paths = (f"data_root={tmp_path / 'world'}", f"out_dir={trained[1]}")
     config = composed("train", *tiny, *paths, "resume=true", "epochs=3")

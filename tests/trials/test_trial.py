@@ -245,6 +245,20 @@ def test_other_settings_do_not_enter_the_same_folder(finished, trial_config, cop
         trial(trial_config(copied))
 
 
+def test_later_seeds_on_other_data_are_refused(copied, trial_config, trial_root, tmp_path, no_runs):
+    root = shutil.copytree(trial_root, tmp_path / "data")
+    same = trial_config(copied, f"data_root={root}")
+    trial(same)
+    for part in ("images", "masks"):
+        (root / f"train/{part}/train_011.png").unlink()
+    with pytest.raises(UserError, match=r"copied is of other data: train had 12 pairs, now 11"):
+        trial(trial_config(copied, f"data_root={root}", "seeds=3"))
+    with pytest.raises(UserError, match=r"copied is of other data"):
+        trial(trial_config(tmp_path / "new", f"data_root={root}", f"merge=[{copied}]"))
+    (copied / "data.json").unlink()  # as earlier versions left it
+    trial(same)
+
+
 def test_two_calls_do_not_compute_in_one_folder(trial_config, tmp_path):
     with held(tmp_path / "trial"):
         with pytest.raises(UserError, match="in use by process"):
@@ -263,6 +277,7 @@ def test_validation_images_that_stand_in_training_are_refused(trial_config, tria
 def test_groups_in_both_splits_are_warned_of_in_the_report(copied, trial_config, no_runs):
     config = trial_config(copied, "data.group_regex='[0-9]+'")
     write_yaml(copied / "config.yaml", config)
+    (copied / "data.json").unlink()  # of other groups
     trial(config)
     assert "- Warning: 3 location groups (e.g. '000')" in (copied / "trial.md").read_text()
 

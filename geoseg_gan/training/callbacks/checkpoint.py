@@ -124,8 +124,9 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds the run's configuration."""
+        """Adds the run's configuration and the fingerprints of its data."""
         checkpoint["config"] = self.facts.config
+        checkpoint["data"] = self.facts.data
 
     def state_dict(self) -> dict[str, Any]:
         """The last figures, as `last.ckpt` keeps them."""
