@@ -260,11 +260,11 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
     if refuse_shared:
         refuse_shared_images(train_pairs, val_pairs)
     trained_on = scan(train_pairs, reader)
-    data: Fingerprints = {}
+    fingerprints: Fingerprints = {}
 
     def windows(name: str, pairs: Sequence[Pair]) -> WindowDataset:
         index = scan(pairs, reader)
-        data[name] = fingerprint(index)
+        fingerprints[name] = fingerprint(index)
         check_same_type(trained_on, index)
         if fit == "crop":
             check_sizes(index, image_size)
@@ -298,7 +298,7 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
         generator=generator,
         synthetic=synthetic,
         root=root,
-        data=data,
+        data=fingerprints,
         palette=reader.palette,
         image_size=image_size,
         kind=REAL_KINDS[config.split],
