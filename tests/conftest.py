@@ -3,6 +3,7 @@
 import copy
 import functools
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,6 +29,12 @@ from geoseg_gan.training.train import train
 from geoseg_gan.utils.files import write_json
 
 MakeFolder = Callable[..., Path]
+
+
+def pytest_configure() -> None:
+    """Has tests get the signals that a shell's background job, or nohup, ignores."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
