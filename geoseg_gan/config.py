@@ -361,3 +361,23 @@ def write_yaml(path: Path, config: Any) -> None:
 def read_yaml(path: Path) -> Any:
     """Reads a YAML file as plain dicts and lists; a UserError if it is no configuration."""
     return load_yaml(path)[1]
+
+
+def stored_yaml(folder: Path) -> dict[str, Any] | None:
+    """The settings that a folder's `config.yaml` says it was made with; None without one."""
+    path = folder / "config.yaml"
+    return load_yaml(path)[1] if path.is_file() else None
+
+
+def is_made(folder: Path, settings: dict[str, Any], stored: dict[str, Any] | None) -> bool:
+    """Whether a folder was made with these settings, of which the user is then told.
+
+    Args:
+        folder: The folder.
+        settings: What the command would make it with, as plain dicts.
+        stored: What it was made with; None where it is not there.
+    """
+    if settings != stored:
+        return False
+    print(f"{folder} is there already, made with these settings. Remove it to make it again.")
+    return True

@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from geoseg_gan.config import compose
 from geoseg_gan.data.settings import PackSettings, TileSettings
 from geoseg_gan.evaluation.settings import EvaluateConfig
+from geoseg_gan.export.settings import ExportConfig
 from geoseg_gan.synthesis.settings import GenerateConfig
 from geoseg_gan.training.settings import CompareConfig, TrainConfig, TrainSegmenterConfig
 from geoseg_gan.trials.settings import TrialConfig
@@ -20,6 +21,7 @@ SCHEMAS: dict[str, type] = {
     "tile": TileSettings,
     "pack": PackSettings,
     "compare": CompareConfig,
+    "export": ExportConfig,
 }
 """The configuration of every command."""
 

@@ -1,12 +1,19 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import geoseg_gan as gg
+from geoseg_gan.synthesis.generate_images import generate_images
 from geoseg_gan.training.settings import TrainConfig
 from geoseg_gan.utils.errors import UserError
+
+DOCS = Path(__file__).parents[1] / "docs"
+COMMANDS = ["train", "generate", "train_segmenter", "evaluate", "trial"]
 
 
 def test_the_package_is_imported_without_torch():
@@ -24,7 +31,7 @@ def test_texts_arrive_as_they_are(text):
 def test_settings_are_those_of_the_command_line():
     config = gg.compose(
         TrainConfig,
-        {"optimizer.ema": 0, "optimizer.betas": (0.1, 0.2), "model/generator": "clade"},
+        ["optimizer.ema=0", "optimizer.betas=[0.1,0.2]", "model/generator=clade"],
         model="spade",
         resume=True,
         max_minutes=None,
@@ -41,30 +48,82 @@ def test_settings_are_those_of_the_command_line():
         gg.compose(TrainConfig, epochs="many")
 
 
-def test_images_are_generated_from_label_maps(generator, tmp_path):
+@pytest.mark.parametrize("wrong", ["epochs=3", [3], {"epochs": 3}.items()])
+def test_settings_that_are_no_list_of_words_are_refused(wrong):
+    with pytest.raises(UserError, match=r"give a list of settings, as in \['epochs=3'"):
+        gg.train(wrong)
+
+
+def test_a_generator_is_called_with_masks_of_any_size(generator, tmp_path):
     loaded = gg.load_generator(str(generator(tmp_path)))
-    labels = [np.zeros((32, 32), np.uint8), np.full((32, 32), 255, np.uint8)]
-    images = gg.generate_images(loaded, labels, seed=3)
-    assert [(image.shape, image.dtype) for image in images] == [((32, 32, 3), np.uint8)] * 2
-    assert (gg.generate_image(loaded, labels[0], seed=3) == images[0]).all()
-    assert (gg.generate_image(loaded, labels[0], seed=4) != images[0]).any()
+    mask = np.random.default_rng(0).integers(0, 3, (32, 48), np.uint8)
+    mask[:4] = 255
+    image = loaded(mask, seed=3)
+    assert (image.shape, image.dtype) == ((32, 48, 3), np.uint8)
+    cpu = torch.device("cpu")
+    (same,) = generate_images(loaded, [mask], seed=3, indices=[0], device=cpu)
+    assert (image == same).all()
+    assert (loaded(mask, seed=4) != image).any()
+    odd = loaded(mask[:29, :41])
+    assert odd.shape == (29, 41, 3)
+    whole = np.pad(mask[:29, :41], [(0, 3), (0, 3)], mode="reflect")
+    assert (loaded(whole)[:29, :41] == odd).all()
+    assert loaded(mask[:1, :1]).shape == (1, 1, 3)
 
 
 @pytest.mark.parametrize(
-    ("label", "message"),
+    ("mask", "message"),
     [
-        (np.zeros((30, 33), np.uint8), r"labels\[1\] has shape \(30, 33\)"),
-        (np.zeros((32, 32, 1), np.uint8), r"has shape \(32, 32, 1\)"),
-        (np.full((32, 32), 9, np.uint8), r"labels\[1\] holds class 9: use 0 to 2"),
+        (np.zeros((32, 32, 1), np.uint8), r"mask is uint8 of shape \(32, 32, 1\)"),
+        (np.zeros((0, 32), np.uint8), r"of shape \(0, 32\)"),
+        (np.zeros((32, 32)), r"mask is float64 of shape \(32, 32\): give class IDs as uint8"),
+        (np.full((32, 32), 9, np.uint8), "mask holds class 9: use 0 to 2"),
     ],
 )
-def test_label_maps_that_cannot_be_are_refused(generator, tmp_path, label, message):
+def test_label_maps_that_cannot_be_are_refused(generator, tmp_path, mask, message):
     loaded = gg.load_generator(str(generator(tmp_path)))
     with pytest.raises(UserError, match=message):
-        gg.generate_images(loaded, [np.zeros((32, 32), np.uint8), label])
+        loaded(mask)
 
 
-@pytest.mark.parametrize("name", ["train", "generate", "train_segmenter", "evaluate", "trial"])
+def test_a_segmenter_is_called_with_images_of_any_size(segmenter):
+    loaded = gg.load_segmenter(segmenter())
+    image = np.random.default_rng(0).integers(0, 256, (40, 24, 3), np.uint8)
+    found = loaded.probabilities(image)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.inference_mode():
+        logits = loaded.network(pixels)[0]
+    np.testing.assert_allclose(found, logits.softmax(0), atol=1e-6)
+    label = loaded(image)
+    assert (label.dtype, (label == logits.argmax(0).numpy()).all()) == (np.uint8, True)
+    whole = np.pad(image[:37, :19], [(0, 3), (0, 5), (0, 0)], mode="reflect")
+    assert (loaded(image[:37, :19]) == loaded(whole)[:37, :19]).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((8, 8), "uint8"), ((8, 8, 4), "uint8"), ((8, 8, 3), "float32"), ((1, 8, 8, 3), "uint8")],
+)
+def test_images_of_another_kind_are_refused(segmenter, shape, dtype):
+    with pytest.raises(UserError, match=r"takes uint8 of shape \(H, W, 3\)\.$"):
+        gg.load_segmenter(segmenter())(np.zeros(shape, dtype))
+
+
+def test_the_documented_example_runs_as_it_stands(trained, segmenter, monkeypatch, tiny):
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "api.md").read_text(), re.DOTALL)
+    assert len(code.splitlines()) == 10
+    segmenter()
+    monkeypatch.chdir(trained[0].parent)
+    train = gg.train
+    monkeypatch.setattr(gg, "train", lambda words: train([*tiny, *words]))
+    names = {}
+    exec(code, names)
+    assert names["image"].shape == (*names["mask"].shape, 3)
+    assert names["label"].shape == names["mask"].shape
+    assert names["figures"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_commands_refuse_what_the_command_line_refuses(name):
     with pytest.raises(UserError, match=r"there is no setting 'sead'\. Did you mean 'seed"):
         getattr(gg, name)(sead=3)

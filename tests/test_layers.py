@@ -16,7 +16,8 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 ROOMS = (
-    "utils", "config", "data", "models", "losses", "synthesis", "evaluation", "training", "trials",
+    "utils", "config", "data", "models", "losses", "synthesis", "evaluation", "training", "export",
+    "trials",
 )  # fmt: skip
 """From the lowest to the highest: each may import those before it."""
 

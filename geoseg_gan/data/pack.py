@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
-from geoseg_gan.config import as_override, write_yaml
+from geoseg_gan.config import as_override, is_made, plain, stored_yaml, write_yaml
 from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.images import mask_reader
 from geoseg_gan.data.pairs import SPLITS, STREAM, Pair, PairList, Split, find_pairs
@@ -27,7 +27,7 @@ from geoseg_gan.data.stream import (
     require_litdata,
 )
 from geoseg_gan.data.synthetic import refuse_synthetic
-from geoseg_gan.data.tile import is_made, train_command
+from geoseg_gan.data.tile import train_command
 from geoseg_gan.utils.errors import plural
 from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder, write_json
 from geoseg_gan.utils.tables import console
@@ -52,7 +52,7 @@ def pack(config: PackSettings) -> dict[Split, PackedSplit]:
         UserError: If the folder is not as it must be, or `out_dir` exists.
     """
     root, out, reader = Path(config.data_root), Path(config.out_dir), mask_reader(config.data)
-    if is_made(out, config):
+    if is_made(out, plain(config), stored_yaml(out)):
         return {}
     check_new_folder("out_dir", out)
     check_apart("out_dir", out, root)

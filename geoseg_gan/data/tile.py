@@ -16,7 +16,7 @@ from PIL import Image
 from rich.progress import track
 from rich.table import Table
 
-from geoseg_gan.config import as_override, command_line, plain, read_yaml, write_yaml
+from geoseg_gan.config import as_override, command_line, is_made, plain, stored_yaml, write_yaml
 from geoseg_gan.data.dataset import window_starts
 from geoseg_gan.data.images import (
     MaskReader,
@@ -92,7 +92,7 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
         UserError: If the source is not as it must be, `data_root` exists, or a split gets no tile.
     """
     source, root = Path(config.source), Path(config.data_root)
-    if is_made(root, config):
+    if is_made(root, plain(config), stored_yaml(root)):
         return {}
     check_new_folder("data_root", root)
     check_apart("data_root", root, source, [""])
@@ -126,15 +126,6 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
     _warn(cuts, reports, config)
     _summarise(config, reports)
     return reports
-
-
-def is_made(folder: Path, config: Any) -> bool:
-    """Whether a command with these settings has made a folder already, which it then says."""
-    path = folder / "config.yaml"
-    if not path.is_file() or read_yaml(path) != plain(config):
-        return False
-    print(f"{folder} is there already, made with these settings. Remove it to make it again.")
-    return True
 
 
 def choose_groups(groups: set[str], settings: TileSettings) -> set[str]:

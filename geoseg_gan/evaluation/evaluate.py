@@ -12,7 +12,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from geoseg_gan.config import plain
+from geoseg_gan.config import is_made, plain
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import PairSource, WindowDataset
 from geoseg_gan.data.fingerprint import Fingerprints, fingerprint
@@ -155,8 +155,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         UserError: If the configuration, a checkpoint or a folder cannot be used.
     """
     stored = _stored(config)
-    if stored is not None and stored["settings"] == plain(config):
-        print(f"{config.out_dir} holds this evaluation already. Remove it to evaluate again.")
+    if stored is not None and is_made(Path(config.out_dir), plain(config), stored["settings"]):
         return _main_figures(stored["figures"])
     return launch(_evaluate, config, check)
 

@@ -6,6 +6,7 @@ configuration are stored beside the weights.
 """
 
 import hashlib
+import json
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -13,17 +14,20 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from geoseg_gan.data.batch import ImageScaling
+from geoseg_gan.data.batch import ImageScaling, one_hot_of, regions_of
 from geoseg_gan.data.fingerprint import FINGERPRINTS, Fingerprints
 from geoseg_gan.data.images import DTYPES
-from geoseg_gan.data.palette import PALETTE, Palette, UnknownPolicy
+from geoseg_gan.data.palette import IGNORE, PALETTE, Palette, UnknownPolicy
 from geoseg_gan.data.settings import Fit, MaskFormat
 from geoseg_gan.models.discriminators.oasis import EXTRA_DISCRIMINATORS, changed_settings
+from geoseg_gan.models.generators.noise import sample_noise
 from geoseg_gan.models.registry import Generator, build_generator
-from geoseg_gan.models.segmenters import build_segmenter
+from geoseg_gan.models.segmenters import build_segmenter, segmenter_stride
 from geoseg_gan.models.settings import current_config
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path
@@ -40,6 +44,10 @@ _FILES: dict[NetworkKind, str] = {
     "segmenter": "a segmenter.pt, which train_segmenter writes",
 }
 
+SAFETENSORS = ".safetensors"
+"""The ending of files of that format; all others are those of torch.save."""
+
+_ENTRY = "geoseg_gan"  # of a safetensors file's metadata: all but the weights, as JSON
 _MOST_VALUES, _DEEPEST = 200_000, 100  # in a checkpoint, and levels of what lies in another
 
 _PLAIN = (str, Number(), bool, None)
@@ -132,29 +140,105 @@ class SegmenterEvaluation:
 
 @dataclass(frozen=True)
 class LoadedGenerator:
-    """A generator in evaluation mode, with the SHA-256 of its file in hexadecimal."""
+    """A generator in evaluation mode; called with a label map, it generates an image.
+
+    Attributes:
+        network: Gives images (B, K, H, W) in [-1, 1].
+        facts: The run it comes from.
+        epoch: How many epochs it was trained.
+        digest: SHA-256 of its file, in hexadecimal.
+    """
 
     network: Generator
     facts: RunFacts
     epoch: int
     digest: str
 
+    @torch.inference_mode()
+    def __call__(self, mask: npt.NDArray[np.uint8], seed: int = 0) -> npt.NDArray[Any]:
+        """Generates an image.
+
+        Args:
+            mask: Label map of any shape (H, W), uint8: class IDs of the palette, 255 where ignored.
+            seed: Fixes the noise; another one gives another image of the same mask.
+
+        Returns:
+            Shape (H, W, K), in the stored dtype of the training images.
+
+        Raises:
+            UserError: If the label map is not as described.
+        """
+        classes = self.facts.palette.num_classes
+        if mask.ndim != 2 or 0 in mask.shape or mask.dtype != np.uint8:
+            raise UserError(
+                f"mask is {mask.dtype} of shape {mask.shape}: give class IDs as uint8 of shape "
+                "(H, W)."
+            )
+        if (unknown := mask[(mask >= classes) & (mask != IGNORE)]).size:
+            raise UserError(
+                f"mask holds class {unknown[0]}: use 0 to {classes - 1}, 255 to ignore."
+            )
+        device = next(cast(nn.Module, self.network).parameters()).device
+        label = torch.from_numpy(_padded(mask, self.network.stride))[None]
+        noise = sample_noise(self.network.noise, seed, [0], regions_of(label))
+        image = self.network(one_hot_of(label.to(device), classes), noise.to(device))
+        height, width = mask.shape
+        return self.facts.scaling.to_stored(image[0, :, :height, :width])
+
 
 @dataclass(frozen=True)
 class LoadedSegmenter:
-    """A segmenter in evaluation mode.
+    """A segmenter in evaluation mode; called with an image, it finds the class of every pixel.
 
     Attributes:
         network: Gives logits (B, C, H, W) for images (B, K, H, W) in [-1, 1].
         facts: The run it comes from.
         evaluation: How good it is.
+        epoch: How many epochs it was trained.
         digest: SHA-256 of the file, in hexadecimal.
     """
 
     network: nn.Module
     facts: RunFacts
     evaluation: SegmenterEvaluation
+    epoch: int
     digest: str
+
+    def __call__(self, image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """The likeliest class of every pixel: shape (H, W), uint8; see `probabilities`."""
+        return self.probabilities(image).argmax(0).astype(np.uint8)
+
+    @torch.inference_mode()
+    def probabilities(self, image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """The probability of every class at every pixel.
+
+        Args:
+            image: Any shape (H, W, K), in the stored dtype of the training images.
+
+        Returns:
+            Shape (C, H, W), float32; they sum to 1 over the classes.
+
+        Raises:
+            UserError: If the image is of another shape or dtype.
+        """
+        scaling, bands = self.facts.scaling, len(self.facts.scaling.low)
+        shape = image.shape
+        if (*shape[2:], image.dtype.name) != (bands, scaling.dtype) or 0 in shape:
+            raise UserError(
+                f"image is {image.dtype} of shape {shape}: this segmenter takes {scaling.dtype} of "
+                f"shape (H, W, {bands})."
+            )
+        pixels = torch.from_numpy(_padded(image, segmenter_stride(self.network))).movedim(-1, 0)
+        device = next(self.network.parameters()).device
+        logits: Tensor = self.network(scaling.to_network(pixels[None].to(device)))
+        found = logits[0, :, : shape[0], : shape[1]].float().softmax(0).cpu().numpy()
+        return cast(npt.NDArray[np.float32], found)
+
+
+def _padded(pixels: npt.NDArray[Any], stride: int) -> npt.NDArray[Any]:
+    """The rows and columns (H, W, ...), reflected at their ends up to multiples of the stride."""
+    ends = [(0, -side % stride) for side in pixels.shape[:2]]
+    return np.pad(pixels, [*ends, *[(0, 0)] * (pixels.ndim - 2)], mode="reflect")
 
 
 def save_network(
@@ -165,12 +249,14 @@ def save_network(
     epoch: int,
     evaluation: SegmenterEvaluation | None = None,
 ) -> None:
-    """Writes a network trained for `epoch` epochs, whole or not at all; replaces an older file."""
+    """Writes a network trained for `epoch` epochs, whole or not at all; replaces an older file.
+
+    The format is safetensors where the path ends in .safetensors, else that of torch.save.
+    """
     content = {
         "format": FORMATS[kind],
         "kind": kind,
         "epoch": epoch,
-        "weights": {name: value.cpu() for name, value in network.state_dict().items()},
         "config": facts.config,
         "palette": facts.palette.to_dict(),
         "scaling": asdict(facts.scaling),
@@ -178,9 +264,29 @@ def save_network(
     }
     if evaluation is not None:
         content["judged"] = asdict(evaluation)  # the key of format 1, which older files have
-    # Given a path, torch.save would put its name, which is random, into the file.
-    with atomic_path(path) as scratch, scratch.open("wb") as file:
-        torch.save(content, file)
+    weights = {name: value.cpu() for name, value in network.state_dict().items()}
+    with atomic_path(path) as scratch:
+        if path.suffix == SAFETENSORS:
+            from safetensors.torch import save_file
+
+            plain = {name: value.contiguous() for name, value in weights.items()}
+            save_file(plain, scratch, {"format": "pt", _ENTRY: json.dumps(content)})
+            return
+        # Given a path, torch.save would put its name, which is random, into the file.
+        with scratch.open("wb") as file:
+            torch.save(content | {"weights": weights}, file)
+
+
+def load_network(path: Path) -> LoadedGenerator | LoadedSegmenter:
+    """Reads a file that holds a generator or a segmenter, whichever it is.
+
+    Raises:
+        UserError: If there is no such file, or it is neither that this version can read.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist. Give a G_e###.pt or a segmenter.pt.")
+    kind = _load(path, "Give a G_e###.pt or a segmenter.pt.").get("kind")
+    return load_segmenter(path) if kind == "segmenter" else load_generator(path)
 
 
 def load_generator(path: Path, device: torch.device | str = "cpu") -> LoadedGenerator:
@@ -212,7 +318,8 @@ def load_segmenter(path: Path, device: torch.device | str = "cpu") -> LoadedSegm
     )
     # Older files also hold class losses.
     known = {f.name: content["judged"][f.name] for f in fields(SegmenterEvaluation)}
-    return LoadedSegmenter(network, facts, SegmenterEvaluation(**known), digest)
+    evaluation = SegmenterEvaluation(**known)
+    return LoadedSegmenter(network, facts, evaluation, content["epoch"], digest)
 
 
 def start_from(path: Path, generator: nn.Module, discriminator: nn.Module, facts: RunFacts) -> None:
@@ -357,15 +464,18 @@ def _read(path: Path, kind: NetworkKind) -> dict[str, Any]:
 
 
 def _load(path: Path, advice: str, mmap: bool = False) -> dict[str, Any]:
-    """Reads a file of torch.save that holds a dict of tensors and plain values."""
+    """Reads a file of a network or a training: a dict of tensors and plain values."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-        # Unpacked it is never larger than the file.
-        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-        if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise ValueError
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        if path.suffix == SAFETENSORS:
+            content = _load_safetensors(path)
+        else:
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+            # Unpacked it is never larger than the file.
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+            if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
+                raise ValueError
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         if not isinstance(content, dict) or not _is_plain(content):
             raise ValueError
     except Exception as error:  # torch raises exceptions of many types for other files
@@ -373,6 +483,14 @@ def _load(path: Path, advice: str, mmap: bool = False) -> dict[str, Any]:
             raise
         raise UserError(f"{path} is not a checkpoint of this project. {advice}") from None
     return content
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {**json.loads(file.metadata()[_ENTRY]), "weights": weights}
 
 
 def _is_plain(content: Any) -> bool:

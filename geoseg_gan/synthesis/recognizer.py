@@ -28,6 +28,9 @@ from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import write_json
 from geoseg_gan.utils.reading import Number, read_bytes, read_json
 
+_FORMAT = 2  # of stored class losses: the first took probabilities for logits
+_SUM = 1e-3  # how far from 1 probabilities may add up to
+
 Logits = Callable[[Tensor], Tensor]
 """Gives logits (B, C', h, w) for stored values (B, K, S, S), both on any device."""
 
@@ -105,7 +108,8 @@ def load_recognizer(
 
     Args:
         path: A `segmenter.pt` that train_segmenter wrote, or an ONNX model (.onnx) with its weights
-            inside, which maps float32 (1, K, S, S) to logits (1, C', h, w) in its first output.
+            inside, which maps float32 (1, K, S, S) to logits or probabilities (1, C', h, w) in its
+            first output.
         palette: The generator's classes.
         scaling: The generator's scaling; its length is K.
         size: S, side of the generated images in pixels.
@@ -204,7 +208,12 @@ def _load_onnx(
         values = ((share - mean) / std).numpy()
         return torch.from_numpy(session.run(None, {name: values})[0])
 
-    count = _dry_run(path, predict, scaling, size)
+    def logits(pixels: Tensor) -> Tensor:
+        """The logarithms of probabilities, which are logits of the same probabilities."""
+        return predict(pixels).clamp_min(torch.finfo(torch.float32).tiny).log()
+
+    outputs = _dry_run(path, predict, scaling, size)
+    count = outputs.shape[1]
     if class_map is not None:
         channels = _valid(path, class_map, count, palette)
     elif count == palette.num_classes:
@@ -215,7 +224,14 @@ def _load_onnx(
             f"{palette.num_classes}: {_listed(palette)}. Give a segmenter of these, or "
             "class_map=[...] with its channel of each."
         )
-    return Recognizer(hashlib.sha256(content).hexdigest(), None, None, predict, channels)
+    gives = logits if _are_probabilities(outputs) else predict
+    return Recognizer(hashlib.sha256(content).hexdigest(), None, None, gives, channels)
+
+
+def _are_probabilities(outputs: Tensor) -> bool:
+    """Whether outputs (1, C, h, w) are from 0 to 1 and add up to 1 over the classes."""
+    is_share = outputs.min() >= 0 and outputs.max() <= 1 + _SUM
+    return bool(is_share and ((outputs.sum(1) - 1).abs() < _SUM).all())
 
 
 def _open_session(path: Path, content: bytes) -> Any:
@@ -265,8 +281,8 @@ def _input_name(path: Path, session: Any, bands: int, size: int) -> str:
     return str(first.name)
 
 
-def _dry_run(path: Path, predict: Logits, scaling: ImageScaling, size: int) -> int:
-    """Runs a model on a dark image; returns how many classes it tells apart."""
+def _dry_run(path: Path, predict: Logits, scaling: ImageScaling, size: int) -> Tensor:
+    """Runs a model on a dark image; returns what it gives, (1, C, h, w)."""
     try:
         logits = predict(torch.zeros(1, len(scaling.low), size, size))
     except Exception as error:  # onnxruntime's errors have no common base but this
@@ -281,7 +297,7 @@ def _dry_run(path: Path, predict: Logits, scaling: ImageScaling, size: int) -> i
             f"segmenter_ckpt={path} gives {kind} {list(logits.shape)}, but float32 logits "
             "[1, classes, height, width] are needed. Export it without argmax."
         )
-    return logits.shape[1]
+    return logits
 
 
 def _same_classes(path: Path, own: Palette, palette: Palette) -> list[int]:
@@ -399,6 +415,7 @@ def with_class_losses(
         )
     store = path.with_name(f"{path.name}.class_losses.json")
     measured = {
+        "format": _FORMAT,
         "segmenter": recognizer.digest,
         "channels": list(recognizer.channels),
         "onnx": asdict(onnx),

@@ -100,7 +100,7 @@ def test_controls_and_segmenter_are_optional_and_no_evaluation_is_overwritten(
     assert "Without segmenter_ckpt there will be no figure" in capsys.readouterr().out
     before = (folder / "evaluation.json").read_bytes()
     assert run("out", *settings)[1] == pytest.approx(figures, nan_ok=True)
-    assert "holds this evaluation already" in capsys.readouterr().out
+    assert "made with these settings" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"holds another evaluation\. Choose another out_dir"):
         run("out", *settings, "seed=1")
     assert (folder / "evaluation.json").read_bytes() == before

@@ -21,6 +21,7 @@ NEEDED = {
     "generate": ("gen_ckpt=G.pt",),
     "tile": ("source=pictures",),
     "compare": ("folder=sweep",),
+    "export": ("ckpt=G.pt",),
 }
 """What a command does not start without."""
 

@@ -15,6 +15,7 @@ import geoseg_gan.config
 from geoseg_gan.config import write_yaml
 from geoseg_gan.data.settings import pack_command, tile_command
 from geoseg_gan.evaluation.settings import evaluate_command
+from geoseg_gan.export.settings import export_command
 from geoseg_gan.synthesis.settings import generate_command
 from geoseg_gan.training.runs import write_outcome
 from geoseg_gan.training.settings import compare_command, train_command, train_segmenter_command
@@ -31,6 +32,7 @@ COMMANDS = {
     "tile": tile_command,
     "pack": pack_command,
     "compare": compare_command,
+    "export": export_command,
 }
 STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 SEGMENTER = (
@@ -55,12 +57,14 @@ ARGUMENTS = {
     "tile": ("source=data/train", "data_root=out", "tile_size=32", TINY[0]),
     "pack": (*DATA, "out_dir=out"),
     "compare": ("folder=sweep",),
+    "export": ("ckpt=run/G_e002.pt", "out_dir=out"),
 }  # fmt: skip
 """Arguments with which each command has little to do."""
 
 MISTAKES = {name: "gen_ckpt=none.pt" for name in ("generate", "evaluate")} | {
     "tile": "source=none",
     "compare": "folder=none",
+    "export": "ckpt=none.pt",
 }
 LONG = {
     "train": ("epochs=100000",),

@@ -16,12 +16,14 @@ def root(make_folder, tmp_path):
 
 @pytest.fixture
 def save_onnx(tmp_path):
-    """Writes a model that is one 1x1 convolution, then pooled where `pool` is above 1.
+    """Writes a model that is one 1x1 convolution, then pooled where `pool` is above 1, and so on.
 
     Without a weight it gives back its input.
     """
 
-    def save(weight, shape=(1, 3, 32, 32), *, kind=TensorProto.FLOAT, pool=1, argmax=False):
+    def save(
+        weight, shape=(1, 3, 32, 32), *, kind=TensorProto.FLOAT, pool=1, softmax=False, argmax=False
+    ):
         nodes, weights = [helper.make_node("Identity", ["x"], ["y"])], []
         if weight is not None:
             nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
@@ -30,6 +32,8 @@ def save_onnx(tmp_path):
         if pool > 1:
             sides = {"kernel_shape": [pool, pool], "strides": [pool, pool]}
             nodes.append(helper.make_node("AveragePool", [nodes[-1].output[0]], ["z"], **sides))
+        if softmax:
+            nodes.append(helper.make_node("Softmax", [nodes[-1].output[0]], ["s"], axis=1))
         if argmax:
             nodes.append(helper.make_node("ArgMax", [nodes[-1].output[0]], ["a"], axis=1))
         last = TensorProto.INT64 if argmax else kind

@@ -13,7 +13,7 @@ from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.palette import Palette, PaletteClass
 from geoseg_gan.models.checkpoints import RunFacts, SegmenterEvaluation, save_network
 from geoseg_gan.models.segmenters import build_segmenter
-from geoseg_gan.synthesis.recognizer import load_recognizer
+from geoseg_gan.synthesis.recognizer import load_recognizer, pixel_losses
 from geoseg_gan.synthesis.settings import OnnxSettings
 
 SETTINGS = {
@@ -183,6 +183,25 @@ class TestOnnx:
         path = save_onnx(None, shape, kind=getattr(TensorProto, kind.upper()))
         with refused(f"takes {re.escape(takes)}, but .* are {re.escape(made)}"):
             load(path, palette)
+
+    @pytest.mark.parametrize("pool", [1, 4])
+    def test_probabilities_give_the_decisions_and_losses_of_their_logits(
+        self, palette, save_onnx, image, pool
+    ):
+        weight = np.random.default_rng(0).normal(0, 4, (4, 3))
+        found = []
+        for softmax in (False, True):
+            path = save_onnx(weight, pool=pool, softmax=softmax)
+            found.append(load(path, palette, class_map=[3, 0, 2]).logits(image))
+        label = image[..., 0] % 3
+        assert torch.equal(found[0].argmax(0), found[1].argmax(0))
+        losses = [pixel_losses(label, logits) for logits in found]
+        torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-4)
+        assert losses[0].max() > 5
+
+    def test_a_probability_of_0_has_a_finite_loss(self, palette, save_onnx, image):
+        logits = load(save_onnx(np.eye(3) * 1000, softmax=True), palette).logits(image)
+        assert logits.isfinite().all() and logits.min() < -80
 
     def test_weights_in_another_file_are_refused(self, palette, save_onnx, monkeypatch):
         path = save_onnx(np.eye(3))
