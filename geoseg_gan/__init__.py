@@ -37,7 +37,7 @@ def compose(schema: type[ConfigT], overrides: Sequence[str] = (), /, **settings:
     from geoseg_gan import config
     from geoseg_gan.utils.errors import UserError
 
-    if isinstance(overrides, str) or not all(isinstance(word, str) for word in overrides):
+    if isinstance(overrides, str | Mapping) or not all(isinstance(word, str) for word in overrides):
         raise UserError(f"{overrides!r}: give a list of settings, as in ['epochs=3', 'bs=4'].")
     words = [f"{key}={_text(value)}" for key, value in settings.items()]
     return config.compose(schema, [*overrides, *words])
@@ -60,7 +60,6 @@ train = _command("training.train", "Trains a generator and a discriminator")
 generate = _command("synthesis.generate", "Generates image-mask pairs")
 train_segmenter = _command("training.train_segmenter", "Trains and evaluates a segmenter")
 evaluate = _command("evaluation.evaluate", "Measures how good generated images are")
-export = _command("export.export", "Writes a network for other programs: ONNX, safetensors, card")
 trial = _command("trials.trial", "Measures whether generated pairs improve a segmenter")
 
 

@@ -111,16 +111,15 @@ def model_card(
     gsd = data.get("gsd")
     images = f"{plural(len(facts.scaling.low), 'band')} of {facts.scaling.dtype}"
     images += f", {gsd:g} m a pixel" if gsd else ", resolution not stated"
-    ignored = f" Pixels of {_hex(facts.palette.ignore[0])} are ignored." * bool(
-        facts.palette.ignore
-    )
+    if facts.palette.ignore:
+        images += f"; ignored colours: {', '.join(map(_hex, facts.palette.ignore))}"
     classes = [
         (number, entry.name, _hex(entry.color))
         for number, entry in enumerate(facts.palette.classes)
     ]
     lines = [
         *("---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", ""),
-        *(f"# Geoseg-GAN {kind}", "", does, "", "## Data", "", f"Images: {images}.{ignored}", ""),
+        *(f"# Geoseg-GAN {kind}", "", does, "", "## Data", "", f"Images: {images}.", ""),
         *markdown_table(("ID", "class", "colour"), classes),
         *("", "Images of other sensors, resolutions or regions may not work.", "", "## Use", ""),
         *(_use(loaded, formats), "## Figures", ""),
@@ -176,7 +175,7 @@ def _figures(loaded: LoadedGenerator | LoadedSegmenter, outcome: Mapping[str, An
     else:
         figures = (outcome or {}).get("figures", {})
         if outcome is not None:
-            about = f"The last figures of the training, after {plural(outcome['epochs'], 'epoch')}."
+            about = "The last figures of the training that it comes from."
     rows = [
         (name, f"{value:.4g}")
         for name, value in figures.items()

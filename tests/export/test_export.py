@@ -291,7 +291,12 @@ def test_settings_that_cannot_be_are_refused(composed, setting, message):
 
 
 def test_neither_a_missing_file_nor_a_discriminator_is_exported(run, composed, tmp_path):
-    for name, message in (("none.pt", "does not exist"), ("result.json", "not a checkpoint")):
+    torch.save({"kind": "discriminator", "format": 2}, run / "D_e002.pt")
+    for name, message in (
+        ("none.pt", "does not exist"),
+        ("D_e002.pt", "holds a discriminator"),
+        ("result.json", "not a checkpoint"),
+    ):
         with pytest.raises(UserError, match=message):
             export(composed("export", f"ckpt={run / name}", f"out_dir={tmp_path / 'out'}"))
     assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import geoseg_gan
 from geoseg_gan.data.batch import ImageScaling
@@ -102,6 +103,23 @@ def test_other_files_are_refused_in_one_line(changes, message, tmp_path):
     with pytest.raises(UserError, match=r"G\.pt does not exist"):
         load_generator(path)
     torch.save([1] if changes is None else {"kind": "generator", "format": 2} | changes, path)
+    with pytest.raises(UserError, match=message):
+        load_generator(path)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (None, "is not a checkpoint of this project"),
+        ({"geoseg_gan": "[1]"}, "is not a checkpoint of this project"),
+        ({"geoseg_gan": "[" * 100_000}, "is not a checkpoint of this project"),
+        ({"geoseg_gan": '{"kind": "segmenter", "format": 1}'}, "holds a segmenter"),
+        ({"geoseg_gan": '{"kind": "generator", "format": 2}'}, "lacks 'epoch'"),
+    ],
+)
+def test_other_safetensors_are_refused_in_one_line(entries, message, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": torch.ones(2)}, path, entries)
     with pytest.raises(UserError, match=message):
         load_generator(path)
 

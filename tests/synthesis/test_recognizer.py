@@ -197,7 +197,7 @@ class TestOnnx:
         assert torch.equal(found[0].argmax(0), found[1].argmax(0))
         losses = [pixel_losses(label, logits) for logits in found]
         torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-4)
-        assert losses[0].max() > 5
+        assert losses[0].max() > 3
 
     def test_a_probability_of_0_has_a_finite_loss(self, palette, save_onnx, image):
         logits = load(save_onnx(np.eye(3) * 1000, softmax=True), palette).logits(image)
