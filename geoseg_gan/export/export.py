@@ -15,6 +15,7 @@ from geoseg_gan.export.settings import ExportConfig
 from geoseg_gan.models.checkpoints import (
     LoadedGenerator,
     LoadedSegmenter,
+    NetworkKind,
     RunFacts,
     load_network,
     save_network,
@@ -73,7 +74,7 @@ def _stored(folder: Path) -> dict[str, Any] | None:
 def _write(
     config: ExportConfig, loaded: LoadedGenerator | LoadedSegmenter, settings: Mapping[str, Any]
 ) -> dict[str, float]:
-    kind = "generator" if isinstance(loaded, LoadedGenerator) else "segmenter"
+    kind: NetworkKind = "generator" if isinstance(loaded, LoadedGenerator) else "segmenter"
     public = replace(loaded, facts=_public(loaded.facts))
     figures: dict[str, float] = {}
     with atomic_folder(Path(config.out_dir), "out_dir") as folder:
