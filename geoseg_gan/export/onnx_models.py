@@ -200,7 +200,7 @@ def largest_difference(
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    differences = []
+    differences: list[float] = []
     for batch, rows, columns in sizes:
         inputs = model.inputs(batch, rows * model.stride, columns * model.stride)
         named = {n: x.numpy() for n, x in zip(model.names[:-1], inputs, strict=True)}

@@ -206,7 +206,8 @@ class LoadedSegmenter:
 
     def __call__(self, image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """The likeliest class of every pixel: shape (H, W), uint8; see `probabilities`."""
-        return self.probabilities(image).argmax(0).astype(np.uint8)
+        found: npt.NDArray[np.uint8] = self.probabilities(image).argmax(0).astype(np.uint8)
+        return found
 
     @torch.inference_mode()
     def probabilities(self, image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
