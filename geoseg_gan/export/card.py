@@ -74,7 +74,7 @@ def generate(label, seed=0):  # (H, W) uint8: class IDs, 255 where unknown; mult
 
 _DEEPNESS = """\
 In QGIS: load `deepness.onnx` in the [Deepness](https://github.com/PUTvision/qgis-plugin-deepness)
-plugin. Classes, tile size, scaling{resolution} are read from the file.
+plugin. Classes, scaling{resolution} and tile size are read from the file.
 """
 
 
@@ -162,7 +162,7 @@ def _use(loaded: LoadedGenerator | LoadedSegmenter, formats: Sequence[str]) -> s
     parts += ["With ONNX Runtime alone:", "", "```python", code + "```", ""]
     if not is_generator:
         gsd = loaded.facts.config.get("data", {}).get("gsd")
-        parts.append(_DEEPNESS.format(resolution=" and resolution" if gsd else ""))
+        parts.append(_DEEPNESS.format(resolution=", resolution" if gsd else ""))
     return "\n".join(parts)
 
 
@@ -171,7 +171,7 @@ def _figures(loaded: LoadedGenerator | LoadedSegmenter, outcome: Mapping[str, An
     about = ""
     if isinstance(loaded, LoadedSegmenter):
         figures: Mapping[str, Any] = loaded.evaluation.scores
-        about = "`val/`: real validation tiles; `inner/`: training tiles that were held out."
+        about = "`val`: real validation tiles; `inner`: training tiles that were held out."
     else:
         figures = (outcome or {}).get("figures", {})
         if outcome is not None:
