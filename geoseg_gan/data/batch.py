@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NotRequired, Self, TypedDict
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.scan import FolderIndex
 from geoseg_gan.data.transplant import region_map
+from geoseg_gan.utils.errors import UserError, plural
 
 
 class Sample(TypedDict):
@@ -75,10 +77,29 @@ class ImageScaling:
 
     @classmethod
     def fit(cls, index: FolderIndex) -> Self:
-        """The full range for 8-bit images; else the outermost 1st and 99th percentiles."""
-        low, high = index.low.min(0), index.high.max(0)
+        """The full range for 8-bit images; else the outermost 1st and 99th percentiles.
+
+        They are those of labelled pixels, which leave out pixels without data.
+        """
+        labelled = index.pixels[:, :-1].any(1)
+        rows = labelled if labelled.any() else np.ones_like(labelled)
+        low, high = index.low[rows].min(0), index.high[rows].max(0)
         high = np.where(high > low, high, low + 1)  # a constant band has no range to divide by
         return cls(low.tolist(), high.tolist(), index.dtype.name)
+
+    def check_fits(self, index: FolderIndex, root: Path) -> None:
+        """Refuses real images of other bands or type than a generator's, whose scaling this is.
+
+        Raises:
+            UserError: Naming the folder, and both.
+        """
+        bands = len(self.low)
+        if (bands, self.dtype) != (index.bands, index.dtype.name):
+            raise UserError(
+                f"data_root={root} holds images with {plural(index.bands, 'band')} of "
+                f"{index.dtype}, but the generator makes {plural(bands, 'band')} of {self.dtype}. "
+                "Give the data that it was trained on, or data like it."
+            )
 
     def to_network(self, image: Tensor) -> Tensor:
         """Maps stored values (B, K, H, W) to float32 in [-1, 1], clamping what lies outside."""

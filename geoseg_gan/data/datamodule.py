@@ -20,7 +20,13 @@ from geoseg_gan.data.images import MaskReader, mask_reader
 from geoseg_gan.data.pairs import Pair, Split, find_pairs, some_pairs
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.data.sampler import EpochSampler, Focus, batches_per_epoch, crop_focus
-from geoseg_gan.data.scan import FolderIndex, check_same_type, check_sizes, scan
+from geoseg_gan.data.scan import (
+    FolderIndex,
+    check_same_type,
+    check_sizes,
+    refuse_binary_masks,
+    scan,
+)
 from geoseg_gan.data.settings import DataSettings, Fit, JitterSettings
 from geoseg_gan.data.split import shared_groups, split_rows
 from geoseg_gan.data.stream import open_stream, read_info
@@ -140,6 +146,7 @@ class PairDataModule(L.LightningDataModule):
             return [*parts[0], *parts[1]]
 
         index, source = self._open_split("train", fitted_first)
+        refuse_binary_masks(index.pixels, self.reader, self.root / "train")
         fitted, held_out = range(count), range(count, len(index.pairs))
         if held_out:
             self.inner_dataset = self._windows(index.rows(held_out), source.rows(held_out))

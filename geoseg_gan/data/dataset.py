@@ -14,13 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from geoseg_gan.data.batch import Sample
-from geoseg_gan.data.images import (
-    MaskReader,
-    UnreadableError,
-    read_image,
-    resize_image,
-    resize_label,
-)
+from geoseg_gan.data.images import MaskReader, UnreadableError, resize_image, resize_label
 from geoseg_gan.data.jitter import Window, draw_warp, draw_window, sample_image, sample_label
 from geoseg_gan.data.pairs import Pair, some_pairs
 from geoseg_gan.data.palette import IGNORE
@@ -78,7 +72,7 @@ class PairSource:
         if self.decoded is not None:
             return self.decoded[row]
         pair = self.pairs[row]
-        return retried(lambda: (read_image(pair.image), self.reader.read(pair.mask)[0]))
+        return retried(lambda: self.reader.read_pair(pair.image, pair.mask)[:2])
 
     def rows(self, rows: Sequence[int]) -> "PairSource":
         """A source of some of the pairs, in the order asked for; pixels in memory are shared."""

@@ -7,21 +7,32 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import EISDIR
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import rasterio
 from PIL import Image, UnidentifiedImageError
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from geoseg_gan.data.palette import IGNORE, Palette, UnknownColorError, UnknownPolicy
+from geoseg_gan.data.palette import (
+    IGNORE,
+    LARGEST_VALUE,
+    UNKNOWN,
+    Palette,
+    UnknownColorError,
+    UnknownPolicy,
+    index_map_ids,
+    index_map_text,
+)
 from geoseg_gan.data.settings import DataSettings, MaskFormat
 from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError
@@ -55,6 +66,20 @@ _BEGINNINGS = {
     b"<": "XML or HTML",
 }
 _TIFF = (".tif", ".tiff")
+_TURNS: dict[int, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: np.rot90(stored),
+}
+"""What makes an image upright, by the EXIF tag Orientation; 1 is upright."""
+
+_ORIENTATION = 274  # the tag's number, in EXIF and TIFF
+_BINARY = [[0, 0, 0], [255, 255, 255]]  # the colour table of two grey levels
+_NO_NUMBER = 1e30  # floating-point values of this size are fillers, such as -3.4e38
 _FILTERS = threading.Lock()
 _SMALL = 2**26  # bytes that are taken without asking how much memory is free
 # No other files beside a GeoTIFF, which could be of any format and lead anywhere.
@@ -72,25 +97,47 @@ class UnreadableError(UserError):
 
 
 def read_image(path: Path, content: bytes | None = None) -> npt.NDArray[Any]:
-    """Reads an image with all its bands in its stored dtype.
+    """Reads an image with all its bands in its stored dtype, upright.
 
     Args:
-        path: A picture (8-bit, shown as RGB) or a GeoTIFF of any number of bands.
+        path: A picture (8 or 16 bits, colour tables shown as RGB) or a GeoTIFF of any bands.
         content: The file's content where it is known; no file is read then.
 
     Returns:
         Array of shape (H, W, K) in uint8, uint16, int16 or float32 (what other types become).
+        Alpha is no band; pixels without data are as `read_masked_image` fills them.
 
     Raises:
-        UnreadableError: If the file does not decode as the format that its ending names, or is too
-            large for this machine's memory.
+        UnreadableError: If the file does not decode as the format that its ending names, says
+            something of itself that cannot be honoured, or is too large for this machine's memory.
     """
-    pixels = (
-        _read_tiff(path, content)
-        if path.suffix.lower() in _TIFF
-        else _read_picture(path, content, keep=("L", "I;16", "RGB"))
-    )
-    return pixels if str(pixels.dtype) in DTYPES else pixels.astype(np.float32)
+    return read_masked_image(path, content)[0]
+
+
+def read_masked_image(
+    path: Path, content: bytes | None = None
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+    """Reads an image as `read_image` does, and which pixels have no data.
+
+    Those are pixels of alpha 0, outside the file's internal mask, of its nodata value (in all bands
+    of 8-bit images, where black may be nodata and shadow, else in any band), NaN or infinite. They
+    are given the mean of the others: resampling mixes them with their neighbours, networks need
+    finite numbers, and a value far from the others would be an edge to learn.
+
+    Returns:
+        The pixels, and a map of shape (H, W), true where there is no data; None where there is
+        everywhere.
+    """
+    stored = _read(path, content)
+    pixels, missing = stored.shown(), stored.missing()
+    if missing is not None:
+        filled = pixels.copy()
+        seen = pixels[~missing]
+        mean = seen.mean(0, np.float64) if len(seen) else np.zeros(pixels.shape[2])
+        is_whole = np.issubdtype(pixels.dtype, np.integer)
+        filled[missing] = (np.rint(mean) if is_whole else mean).astype(pixels.dtype)
+        pixels = filled
+    return pixels if str(pixels.dtype) in DTYPES else pixels.astype(np.float32), missing
 
 
 def write_image(path: Path, pixels: npt.NDArray[Any], quality: int = 95) -> None:
@@ -122,11 +169,14 @@ class MaskReader:
         mask_format: "rgb" for colours of the palette, "index" for one channel of class IDs (255 is
             ignore; a palette-mode PNG holds IDs as its indices).
         unknown: How colours or IDs outside the palette are treated.
+        index_map: What the values of index masks mean, pairs of value and class ID or 255; None
+            where values are IDs. Values that it lacks are unknown, but 255 is ignore.
     """
 
     palette: Palette
     mask_format: MaskFormat = "rgb"
     unknown: UnknownPolicy = "error"
+    index_map: tuple[tuple[int, int], ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """What decides how masks become label maps, as plain types."""
@@ -134,86 +184,223 @@ class MaskReader:
             "palette": self.palette.to_dict(),
             "mask_format": self.mask_format,
             "unknown": self.unknown,
+            "index_map": None if self.index_map is None else [list(p) for p in self.index_map],
         }
+
+    @property
+    def can_write_ignore(self) -> bool:
+        """Whether masks have a colour or a value for ignored pixels."""
+        if self.mask_format == "rgb":
+            return bool(self.palette.ignore)
+        return bool(self._written[IGNORE] >= 0)
 
     def read(self, path: Path, content: bytes | None = None) -> tuple[npt.NDArray[np.uint8], int]:
         """Reads a mask, from the file's content where it is given, as a label map.
+
+        Alpha changes nothing. In index masks, the file's nodata value and what its internal mask
+        hides become ignore.
 
         Returns:
             Label map of shape (H, W), uint8, and the number of pixels of unknown colour.
 
         Raises:
-            UnreadableError: If the file does not decode.
+            UnreadableError: If the file does not decode, or contradicts the settings.
             UnknownColorError: If a colour or ID is unknown and the policy is "error".
         """
+        stored = _read(path, content)
         try:
             if self.mask_format == "index":
-                return self._check_ids(self._read_index(path, content))
-            is_tiff = path.suffix.lower() in _TIFF
-            if is_tiff and (pixels := _read_tiff(path, content)).shape[-1] >= 3:
-                if pixels.dtype != np.uint8:
-                    raise UnreadableError(
-                        f"{path}: holds {pixels.dtype} values, but coloured masks are 8-bit. "
-                        "Convert it to 8-bit RGB."
-                    )
-                # Copied because the colour look-up needs three contiguous bands.
-                rgb = np.ascontiguousarray(pixels[..., :3])
-            else:
-                rgb = _read_picture(path, content, keep=("RGB",))
-            _check_size(path, rgb.shape[0], rgb.shape[1], 16)
-            return self.palette.encode(rgb, self.unknown)
+                return self._read_ids(stored)
+            return self.palette.encode(stored.colors(), self.unknown)
         except UnknownColorError as error:
             raise UnknownColorError(f"{path}: {error}") from None
+
+    def read_pair(
+        self, image: Path, mask: Path, contents: tuple[bytes, bytes] | None = None
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8], int]:
+        """Reads an image and its mask, from their contents where they are given.
+
+        Returns:
+            The image as `read_image` gives it, the label map and the number of unknown pixels as
+            `read` gives them; the label is ignore where the image has no data.
+
+        Raises:
+            UnreadableError: As `read_image` and `read` do.
+            UnknownColorError: As `read` does.
+        """
+        image_content, mask_content = contents or (None, None)
+        pixels, missing = read_masked_image(image, image_content)
+        label, unknown = self.read(mask, mask_content)
+        if missing is not None and missing.shape == label.shape:  # else a scan refuses the pair
+            label[missing] = IGNORE
+        return pixels, label, unknown
 
     def write(self, path: Path, label: npt.NDArray[np.uint8]) -> None:
         """Writes a label map as PNG, so that `read` gives it back exactly.
 
-        Index masks are written in palette mode: IDs to a program, colours to the eye.
+        Index masks are written in palette mode: IDs to a program, colours to the eye; with values
+        above 255 in 16 bits.
+
+        Raises:
+            UserError: If pixels are ignored, but masks have no colour or value for that.
         """
-        if self.mask_format == "index":
-            picture = Image.fromarray(label).convert("P")
-            picture.putpalette(self.palette.color_table.ravel().tolist())
-        else:
+        if not self.can_write_ignore and (label == IGNORE).any():
+            key = "data.ignore=[[0,0,0]]"
+            if self.mask_format == "index":
+                taken = {value for value, _ in self.index_map or ()}
+                unused = max(set(range(IGNORE)) - taken, default=max(taken) + 1)
+                key = f"'{unused}: ignore' in data.index_map"
+            raise UserError(
+                f"{path}: some pixels are to be ignored, for which masks have no "
+                f"{'colour' if self.mask_format == 'rgb' else 'value'}. Give one, e.g. {key}."
+            )
+        if self.mask_format == "rgb":
             picture = Image.fromarray(self.palette.decode(label))
+        elif (largest := int(self._written.max())) > IGNORE:
+            picture = Image.fromarray(self._written.take(label).astype(np.uint16))
+        else:
+            colors = np.zeros((256, 3), np.uint8)
+            listed = self._written >= 0
+            colors[self._written[listed]] = self.palette.color_table[listed]
+            picture = Image.fromarray(self._written.take(label).astype(np.uint8)).convert("P")
+            picture.putpalette(colors[: largest + 1].ravel().tolist())
         with atomic_path(path) as scratch:
             picture.save(scratch)
 
-    def _read_index(self, path: Path, content: bytes | None) -> npt.NDArray[Any]:
-        pixels = (
-            _read_tiff(path, content)
-            if path.suffix.lower() in _TIFF
-            else _read_picture(path, content, keep=("1", "L", "P", "I", "I;16"))
-        )
-        if pixels.ndim == 3 and pixels.shape[-1] > 1:
-            raise UnreadableError(
-                f"{path}: has {pixels.shape[-1]} channels, but data.mask_format=index expects one "
-                "channel of class IDs. Use data.mask_format=rgb for coloured masks."
-            )
-        return pixels.reshape(pixels.shape[:2])
+    @cached_property
+    def _listed(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+        """The values that index masks may hold, ascending, and the label of each."""
+        known = self.index_map
+        if known is None:
+            known = tuple((label, label) for label in range(self.palette.num_classes))
+        values, labels = zip(*sorted(({IGNORE: IGNORE} | dict(known)).items()), strict=True)
+        return np.array(values, np.int64), np.array(labels, np.uint8)
 
-    def _check_ids(self, ids: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], int]:
-        # Spelt so that NaN, which compares false with everything, is unknown too.
-        unlisted = ~(((ids >= 0) & (ids < self.palette.num_classes)) | (ids == IGNORE))
-        if np.issubdtype(ids.dtype, np.floating):
-            unlisted |= ids != np.floor(ids)
+    @cached_property
+    def _written(self) -> npt.NDArray[np.int64]:
+        """The value that stands for each label in index masks, shape (256,); -1 for none."""
+        written = np.full(256, -1, np.int64)
+        known = (*(self.index_map or zip(*self._listed, strict=True)), (IGNORE, IGNORE))
+        taken = dict(self.index_map or ())
+        for value, label in known:
+            free = 0 <= value <= LARGEST_VALUE and taken.get(value, label) == label
+            if written[label] < 0 and free:  # the first one that a PNG can hold
+                written[label] = value
+        return written
+
+    @cached_property
+    def _tables(self) -> dict[str, npt.NDArray[np.uint8]]:
+        """Labels of all values of the types in which most index masks are."""
+        sizes = {"uint8": 1 << 8, "uint16": 1 << 16}
+        return {name: self._labels_of(np.arange(size)) for name, size in sizes.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the look-up tables out of pickles; they are built again on first use."""
+        return {name: vars(self)[name] for name in self.__dataclass_fields__}
+
+    def _labels_of(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        listed, labels = self._listed
+        at = np.searchsorted(listed, values).clip(max=len(listed) - 1)
+        return np.where(listed[at] == values, labels[at], np.uint8(UNKNOWN))  # NaN equals nothing
+
+    def _read_ids(self, stored: "_Stored") -> tuple[npt.NDArray[np.uint8], int]:
+        values = stored.single_channel()
+        if stored.table is not None and self.index_map is None:
+            self._check_colors(stored.path, values, stored.table)
+        table = self._tables.get(values.dtype.name)
+        label = self._labels_of(values) if table is None else table.take(values)
+        blank = self._blank(stored, values)
+        if blank is not None:
+            label[blank] = IGNORE
+        unlisted = label == UNKNOWN
         count = int(np.count_nonzero(unlisted))
         if count and self.unknown == "error":
-            values, pixels = np.unique(ids[unlisted], return_counts=True)
-            raise UnknownColorError(
-                f"class ID {values[pixels.argmax()]} in {pixels.max()} pixels, but the palette has "
-                f"IDs 0 to {self.palette.num_classes - 1} (and 255 for ignore). Correct "
-                "data.palette, or set data.unknown=ignore."
-            )
-        label = np.where(unlisted, IGNORE, ids).astype(np.uint8)
+            self._refuse_values(values, unlisted)
+        label[unlisted] = IGNORE
         return label, count
+
+    def _blank(self, stored: "_Stored", values: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+        """Which pixels of an index mask its file itself says to be empty; None for none."""
+        nodata = stored.nodata[0] if stored.nodata else None
+        if nodata is None:
+            return stored.hidden
+        found = _equal(values, nodata)
+        label = int(self._labels_of(np.array(nodata)))
+        if label < self.palette.num_classes:
+            if self.index_map is None and found.any():
+                names = dict(enumerate(self.palette.names))
+                examples = (
+                    index_map_text(names | {label: text})
+                    for text in ("ignore", self.palette.names[label])
+                )
+                raise UnreadableError(
+                    f"{stored.path} says of itself that {label} is nodata, but {label} is the "
+                    f"class {self.palette.describe(label)}. Say which holds: set "
+                    f"{' or '.join(examples)}."
+                )
+            return stored.hidden
+        return found if stored.hidden is None else found | stored.hidden
+
+    def _check_colors(
+        self, path: Path, values: npt.NDArray[Any], table: npt.NDArray[np.uint8]
+    ) -> None:
+        """Refuses a mask whose indices are of one class and whose colours are of another.
+
+        Colours of ignore do not count: a grey or a customary table often has black at index 0.
+        """
+        classes = {tuple(c.color): label for label, c in enumerate(self.palette.classes)}
+        used = np.flatnonzero(np.bincount(values.ravel())).tolist()
+        shown = {index: classes.get(tuple(table[index].tolist())) for index in used}
+        meant = {i: self.palette.names[label] for i, label in shown.items() if label is not None}
+        for index, label in shown.items():
+            own = int(self._labels_of(np.array(index)))
+            if label is not None and label != own:
+                reading = "no class" if own == UNKNOWN else self.palette.describe(own)
+                raise UnreadableError(
+                    f"{path}: index {index} has the colour of {self.palette.describe(label)} in "
+                    f"the file's colour table, but data.mask_format=index reads {index} as "
+                    f"{reading}. Set data.mask_format=rgb to go by colours, or say what indices "
+                    f"mean, as in {index_map_text(meant)}."
+                )
+
+    def _refuse_values(self, values: npt.NDArray[Any], unlisted: npt.NDArray[np.bool_]) -> None:
+        found, pixels = np.unique(values[unlisted], return_counts=True)
+        worst = f"{found[pixels.argmax()]} in {pixels.max()} pixels"
+        if self.index_map is not None:
+            raise UnknownColorError(
+                f"the value {worst} is not in data.index_map. Add it, as a class or as ignore, or "
+                "set data.unknown=ignore."
+            )
+        names, last = self.palette.names, self.palette.num_classes - 1
+        present = [float(v) for v in np.unique(values) if v != IGNORE]
+        steps = [int(v) for v in present if v.is_integer() and abs(v) <= LARGEST_VALUE]
+        if not len(steps) == len(present) <= len(names):  # which are classes is not to be guessed
+            steps = list(range(1, len(names) + 1))
+        example = index_map_text(dict(zip(steps, names, strict=False)))
+        raise UnknownColorError(
+            f"class ID {worst}, but the palette has IDs 0 to {last} (and 255 for ignore). If masks "
+            f"number classes otherwise, say how, as in {example}; else correct data.palette, or "
+            "set data.unknown=ignore."
+        )
 
 
 def mask_reader(settings: DataSettings) -> MaskReader:
     """The mask reader that data settings describe."""
+    return stored_mask_reader(settings.classes(), vars(settings))
+
+
+def stored_mask_reader(palette: Palette, data: Mapping[str, Any]) -> MaskReader:
+    """The mask reader of a run's data settings, as its checkpoints keep them.
+
+    Raises:
+        UserError: If their index map is not as it must be.
+    """
+    index_map = data.get("index_map")  # which older checkpoints lack
     return MaskReader(
-        settings.classes(),
-        cast(MaskFormat, settings.mask_format),
-        cast(UnknownPolicy, settings.unknown),
+        palette,
+        cast(MaskFormat, data["mask_format"]),
+        cast(UnknownPolicy, data["unknown"]),
+        None if index_map is None else index_map_ids(index_map, palette),
     )
 
 
@@ -223,23 +410,227 @@ def count_pixels(path: Path) -> int:
         return int(source.height * source.width)
 
 
-def _read_picture(path: Path, content: bytes | None, keep: tuple[str, ...]) -> npt.NDArray[Any]:
-    """Decodes with Pillow; modes not named in `keep` become RGB."""
+class _Stored(NamedTuple):
+    """What a file holds, upright; alpha is no band.
+
+    Attributes:
+        path: The file.
+        values: Shape (H, W, K), as stored: indices where there is a colour table.
+        table: RGB colours of the indices, shape (N, 3), uint8; None without a colour table.
+        step: What one grey level counts where pixels have fewer than 8 bits, else 1.
+        transparent: Where alpha is 0, shape (H, W); None for nowhere.
+        hidden: What the file's own mask hides, shape (H, W); None for nothing.
+        nodata: The nodata value of each band, perhaps None; empty for none at all.
+    """
+
+    path: Path
+    values: npt.NDArray[Any]
+    table: npt.NDArray[np.uint8] | None = None
+    step: int = 1
+    transparent: npt.NDArray[np.bool_] | None = None
+    hidden: npt.NDArray[np.bool_] | None = None
+    nodata: tuple[float | None, ...] = ()
+
+    def shown(self) -> npt.NDArray[Any]:
+        """The pixels as an image, with colours in place of indices."""
+        if self.table is not None:
+            return self.table.take(self.values[..., 0], axis=0)
+        return self.values if self.step == 1 else self.values * np.uint8(self.step)
+
+    def missing(self) -> npt.NDArray[np.bool_] | None:
+        """Where an image has no data; None where it has everywhere."""
+        found = [part for part in (self.transparent, self.hidden) if part is not None]
+        if self.nodata:
+            planes = [
+                _equal(self.values[..., band], value)
+                for band, value in enumerate(self.nodata)
+                if value is not None
+            ]
+            # Of 8-bit images, black or white may well be a value of a single band.
+            merge = np.logical_and if self.values.dtype == np.uint8 else np.logical_or
+            found.append(merge.reduce(planes))
+        if np.issubdtype(self.values.dtype, np.floating):
+            finite = np.abs(self.values) < _NO_NUMBER  # false for NaN
+            if not finite.all():
+                found.append(~finite.all(-1))
+        if not found:
+            return None
+        missing: npt.NDArray[np.bool_] = np.logical_or.reduce(found)
+        return missing if missing.any() else None
+
+    def colors(self) -> npt.NDArray[np.uint8]:
+        """A mask's colours, shape (H, W, 3), contiguous."""
+        pixels = self.shown()
+        bands = pixels.shape[-1]
+        if pixels.dtype != np.uint8:
+            advice = "Convert it to 8-bit RGB."
+            if bands == 1:
+                advice = "Set data.mask_format=index if they are class IDs."
+            raise UnreadableError(
+                f"{self.path}: holds {pixels.dtype} values, but coloured masks are 8-bit. {advice}"
+            )
+        if bands == 2:
+            raise UnreadableError(
+                f"{self.path}: has 2 bands, but coloured masks have 3, or 1 of grey. Convert it to "
+                "8-bit RGB."
+            )
+        _check_size(self.path, pixels.shape[0], pixels.shape[1], 16)
+        if bands == 1:
+            return pixels.repeat(3, 2)
+        return np.ascontiguousarray(pixels[..., :3])
+
+    def single_channel(self) -> npt.NDArray[Any]:
+        """An index mask's values, shape (H, W)."""
+        first = self.values[..., 0]
+        if (self.values[..., 1:] != first[..., None]).any():
+            raise UnreadableError(
+                f"{self.path}: has {self.values.shape[-1]} channels that differ, but "
+                "data.mask_format=index expects class IDs: one channel, or equal ones. Use "
+                "data.mask_format=rgb for coloured masks."
+            )
+        return first
+
+
+def _equal(values: npt.NDArray[Any], nodata: float) -> npt.NDArray[np.bool_]:
+    """Where values are nodata, which floating-point files keep in their own precision."""
+    equal: npt.NDArray[np.bool_]
+    if np.isnan(nodata):
+        equal = np.isnan(values)
+    elif np.issubdtype(values.dtype, np.floating):
+        with np.errstate(over="ignore"):
+            equal = np.equal(values, np.float64(nodata).astype(values.dtype))
+    else:
+        is_whole = abs(nodata) < 2**62 and nodata == int(nodata)
+        equal = np.equal(values, int(nodata) if is_whole else nodata)
+    return equal
+
+
+def _read(path: Path, content: bytes | None) -> _Stored:
+    reads = _read_tiff if path.suffix.lower() in _TIFF else _read_picture
+    return reads(path, content)
+
+
+def _read_picture(path: Path, content: bytes | None) -> _Stored:
+    """Decodes with Pillow, or with GDAL the PNGs that Pillow would cut to 8 bits."""
+    table, step, alpha = None, 1, None
     with _opened(path, content) as picture:
-        pixels = np.asarray(picture if picture.mode in keep else picture.convert("RGB"))
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+        raw = str(picture.tile[0][3]) if picture.format == "PNG" else ""
+        if raw in ("RGB;16B", "LA;16B", "RGBA;16B"):
+            values = _read_deep_png(path, picture)
+            if raw != "RGB;16B":
+                values, alpha = values[..., :-1], values[..., -1]
+        else:
+            clear = picture.info.get("transparency")
+            known = ("1", "L", "P", "LA", "RGB", "RGBA", "I", "I;16", "I;16B")
+            shown = picture if picture.mode in known else picture.convert("RGB")
+            values = np.asarray(shown)
+            values = values if values.ndim == 3 else values[..., None]
+            if shown.mode == "P":
+                table = np.zeros((256, 3), np.uint8)
+                colors = np.array(shown.getpalette("RGB"), np.uint8).reshape(-1, 3)
+                table[: len(colors)] = colors
+            elif shown.mode == "1":
+                values, step = np.asarray(shown.convert("L"))[..., None] & np.uint8(1), 255
+            elif raw in ("L;2", "L;4"):  # which Pillow shows as 8 bits
+                step = {"L;2": 85, "L;4": 17}[raw]
+                values = values // np.uint8(step)
+            elif shown.mode in ("LA", "RGBA"):
+                values, alpha = values[..., :-1], values[..., -1]
+            if clear is not None and shown.mode in ("1", "L", "P", "RGB"):
+                alpha = _opacity(values, clear)
+        turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
+    transparent = None if alpha is None or alpha.all() else alpha == 0
+    if turn is not None:
+        values = np.ascontiguousarray(turn(values))
+        transparent = None if transparent is None else turn(transparent)
+    return _Stored(path, values, table, step, transparent)
 
 
-def _read_tiff(path: Path, content: bytes | None) -> npt.NDArray[Any]:
+def _opacity(
+    values: npt.NDArray[Any], clear: bytes | int | tuple[int, ...]
+) -> npt.NDArray[np.uint8 | np.bool_]:
+    """Alpha of pixels (H, W, K) by a PNG's tRNS: opacities of indices, or one clear colour."""
+    if isinstance(clear, bytes):
+        opacity = np.full(256, 255, np.uint8)
+        opacity[: len(clear)] = np.frombuffer(clear, np.uint8)[:256]
+        return opacity.take(values[..., 0])
+    opaque: npt.NDArray[np.bool_] = (values != np.array(clear)).any(-1)
+    return opaque
+
+
+def _read_deep_png(path: Path, picture: Any) -> npt.NDArray[Any]:
+    """Reads all bands of a PNG in 16 bits, shape (H, W, K), alpha last."""
+    _check_size(path, picture.height, picture.width, 24)
+    picture.fp.seek(0)
+    # From memory, so that no file beside it is opened.
+    with (
+        io.BytesIO(picture.fp.read()) as file,
+        rasterio.Env(**_ALONE),
+        _open_tiff(file, driver="PNG") as source,
+    ):
+        return np.ascontiguousarray(np.moveaxis(source.read(), 0, -1))
+
+
+def _read_tiff(path: Path, content: bytes | None) -> _Stored:
     with _opened(path, content, as_bands=True) as source:
         bands = source.read()
+        kinds, flags = source.colorinterp, source.mask_flag_enums
+        described = source.tags(ns="IMAGE_STRUCTURE") | source.tags(1, ns="IMAGE_STRUCTURE")
+        colormap = None
+        if ColorInterp.palette in kinds:
+            colormap = np.array(list(source.colormap(1).values()), np.uint8)[:, :3]
+        own_mask = [flag for flag in flags if flag == [MaskFlags.per_dataset]]
+        hidden = source.read_masks(1) == 0 if own_mask else None
+        nodata = source.nodatavals
+    if bands.dtype.kind == "c":
+        raise UnreadableError(
+            f"{path} holds complex numbers, which are no pixel values. Convert it to real ones."
+        )
+    if ColorInterp.cyan in kinds:
+        raise UnreadableError(
+            f"{path} holds {bands.dtype} values of CMYK. Convert it to RGB, or to 8 bits."
+        )
     # Copied because OpenCV would copy the whole frame each time it takes a crop from it.
-    return np.ascontiguousarray(np.moveaxis(bands, 0, -1))
+    values = np.ascontiguousarray(np.moveaxis(bands, 0, -1))
+    transparent = None
+    if ColorInterp.alpha in kinds:
+        band = kinds.index(ColorInterp.alpha)
+        clear = _clear(values[..., band])
+        if clear is not None:
+            values = np.ascontiguousarray(np.delete(values, band, -1))
+            nodata = (*nodata[:band], *nodata[band + 1 :])
+            transparent = clear if clear.any() else None
+    bits = int(described.get("NBITS", 0))
+    is_inverted = described.get("MINISWHITE") == "YES"
+    if is_inverted and bands.dtype.kind == "u":
+        most = (1 << bits if bits else int(np.iinfo(values.dtype).max) + 1) - 1
+        values = values.dtype.type(most) - values
+        nodata = tuple(None if value is None else most - value for value in nodata)
+    step = {1: 255, 2: 85, 4: 17}.get(bits, 1)
+    table = None
+    # GDAL gives a colour table to black and white too.
+    if colormap is not None and not (bits == 1 and is_inverted) and colormap.tolist() != _BINARY:
+        step, table = 1, np.zeros((max(256, np.iinfo(values.dtype).max + 1), 3), np.uint8)
+        table[: len(colormap)] = colormap
+    nodata = nodata if any(value is not None for value in nodata) else ()
+    return _Stored(path, values, table, step, transparent, hidden, nodata)
+
+
+def _clear(alpha: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+    """Where a band that is tagged as alpha is clear; None where it is no alpha.
+
+    GDAL tags the fourth of four 8-bit bands as alpha unless told otherwise, so that it often is
+    near infrared. Alpha is clear or opaque but for a few pixels, and off by little after JPEG.
+    """
+    most = float(alpha.max())
+    clear: npt.NDArray[np.bool_] = alpha <= 0.02 * most
+    return clear if np.mean(clear | (alpha >= 0.98 * most)) >= 0.9 else None
 
 
 def _write_tiff(path: Path, pixels: npt.NDArray[Any]) -> None:
     height, width, bands = pixels.shape
-    profile = {"compress": "deflate", "dtype": pixels.dtype}
+    # Otherwise GDAL would call the fourth of four 8-bit bands alpha.
+    profile = {"compress": "deflate", "dtype": pixels.dtype, "alpha": "NO"}
     with _open_tiff(path, "w", height=height, width=width, count=bands, **profile) as target:
         target.write(np.moveaxis(pixels, -1, 0))
 
@@ -264,12 +655,18 @@ def _opened(path: Path, content: bytes | None, as_bands: bool = False) -> Iterat
                 )
             file.seek(0)
             if as_bands:
+                _check_upright(path, file)
                 place = Path(os.path.abspath(path)) if content is None else file  # noqa: PTH100
                 with rasterio.Env(**_ALONE), _open_tiff(place) as source:
                     if source.count > _MAX_BANDS:
                         raise ValueError(f"{source.count} bands, where {_MAX_BANDS} are the limit")
                     values = sum(np.dtype(name).itemsize for name in source.dtypes)
                     _check_size(path, source.height, source.width, 2 * values)
+                    if pages := len(source.subdatasets):
+                        raise UnreadableError(
+                            f"{path} has {pages} pages, of which all but one would be lost. Save "
+                            "each as a file of its own, or all as bands of one page."
+                        )
                     yield source
                 return
             if kind == "JPEG":
@@ -280,11 +677,41 @@ def _opened(path: Path, content: bytes | None, as_bands: bool = False) -> Iterat
                 # Pillow keeps 4 bytes a pixel, and up to as many are made of them.
                 _check_size(path, picture.height, picture.width, 8)
                 yield picture
+    except Image.DecompressionBombError as error:
+        raise UnreadableError(
+            f"{path} is too large to train on. {error} Cut it with scripts/tile.py."
+        ) from None
     except (
         *(RasterioError, OSError, ValueError, SyntaxError, MemoryError),
-        *(struct.error, zlib.error, Image.DecompressionBombError),
+        *(struct.error, zlib.error),
     ) as error:
         raise _unreadable(path, error, content is None) from None
+
+
+def _check_upright(path: Path, file: BinaryIO) -> None:
+    """Refuses a TIFF that is to be shown turned: GDAL does not say so, and GIS show it as stored.
+
+    The file is read from its beginning, and stands there again afterwards.
+    """
+    order = "<" if file.read(2) == b"II" else ">"
+    is_big = struct.unpack(f"{order}H", file.read(2))[0] == 43
+    head, counter, entry, value_at = ("4xQ", "Q", 20, 12) if is_big else ("I", "H", 12, 8)
+
+    def take(layout: str) -> int:
+        size = struct.calcsize(f"{order}{layout}")
+        return int(struct.unpack(f"{order}{layout}", file.read(size))[0])
+
+    file.seek(min(take(head), 2**62))
+    entries = file.read(entry * min(take(counter), 1 << 12))
+    file.seek(0)
+    for start in range(0, len(entries) - entry + 1, entry):
+        if struct.unpack_from(f"{order}H", entries, start)[0] == _ORIENTATION:
+            turned = struct.unpack_from(f"{order}H", entries, start + value_at)[0]
+            if turned in _TURNS:
+                raise UnreadableError(
+                    f"{path} is stored turned or mirrored (tag Orientation is {turned}), which "
+                    "programs show differently. Save it upright, as its mask is."
+                )
 
 
 def _open_file(path: Path) -> BinaryIO:

@@ -14,7 +14,7 @@ from geoseg_gan.config import as_override, is_made, plain, stored_yaml, write_ya
 from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.images import mask_reader
 from geoseg_gan.data.pairs import SPLITS, STREAM, Pair, PairList, Split, find_pairs
-from geoseg_gan.data.scan import FolderIndex, check_same_type, scan
+from geoseg_gan.data.scan import FolderIndex, check_same_type, refuse_binary_masks, scan
 from geoseg_gan.data.settings import PackSettings
 from geoseg_gan.data.stream import (
     CHUNKS,
@@ -64,6 +64,7 @@ def pack(config: PackSettings) -> dict[Split, PackedSplit]:
     splits = [split for split in SPLITS if split == "train" or (root / split).is_dir()]
     found = {split: find_pairs(root, split, config.data.group_regex) for split in splits}
     indices = {split: scan(pairs, reader) for split, pairs in found.items()}
+    refuse_binary_masks(indices["train"].pixels, reader, root / "train")
     for index in indices.values():
         check_same_type(indices["train"], index)
     info = StreamInfo(

@@ -1,6 +1,7 @@
 """Class palettes: names, RGB colours and class IDs, and the way between them."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,8 +15,15 @@ from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.reading import whole
 
 MAX_CLASSES = 254
-_UNKNOWN = 254
+UNKNOWN = 254
+"""What stands in a label map for a colour or value of no class, until the policy is applied."""
+
+LARGEST_VALUE = 65_535
+"""The largest value of an index mask that can be written: PNG has 16 bits."""
+
 UnknownPolicy = Literal["error", "ignore", "nearest"]
+
+_LARGEST_KEY = 2**31  # in size, of a value of a mask
 
 COLOR = [whole(0, 255)]
 PALETTE = {"classes": [{"name": str, "color": COLOR}], "ignore": [COLOR]}
@@ -106,7 +114,7 @@ class Palette:
         codes = cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA).view("<u4")[..., 0]
         codes = np.bitwise_and(codes, 0xFFFFFF, dtype=np.int64, casting="unsafe")
         label: npt.NDArray[np.uint8] = self._table.take(codes)
-        unlisted = label == _UNKNOWN
+        unlisted = label == UNKNOWN
         count = int(np.count_nonzero(unlisted))
         if count == 0:
             return label, 0
@@ -179,7 +187,7 @@ class Palette:
 
     @cached_property
     def _table(self) -> npt.NDArray[np.uint8]:
-        table = np.full(1 << 24, _UNKNOWN, np.uint8)
+        table = np.full(1 << 24, UNKNOWN, np.uint8)
         colors, labels = self._known
         table[colors @ (1, 1 << 8, 1 << 16)] = labels
         return table
@@ -202,8 +210,51 @@ class Palette:
         return found_labels
 
 
-def class_ids(classes: Sequence[str | int], palette: Palette, key: str) -> list[int]:
+def index_map_ids(index_map: Mapping[Any, Any], palette: Palette) -> tuple[tuple[int, int], ...]:
+    """What `data.index_map` says of the values of index masks: pairs of value and class ID or 255.
+
+    Raises:
+        UserError: Naming the value that is no whole number, the class that is none, or the class
+            that has no value which a mask can be written with.
+    """
+    key = "data.index_map"
+    if not index_map:
+        raise UserError(f"{key}={{}} lists no value. List those of the masks, or set it to null.")
+    pairs = []
+    for value, meaning in index_map.items():
+        if type(value) is not int or abs(value) > _LARGEST_KEY:
+            raise UserError(
+                f"{key}: {value!r} is no value of a mask. Give whole numbers, as in "
+                f"{index_map_text(dict(enumerate(palette.names, 1)))}."
+            )
+        if meaning == "ignore" and "ignore" not in palette.names:
+            pairs.append((value, IGNORE))
+        else:
+            pairs.append((value, class_ids([meaning], palette, key, " or ignore")[0]))
+    written = {label for value, label in pairs if 0 <= value <= LARGEST_VALUE}
+    for label in sorted({label for _, label in pairs} - {IGNORE} - written):
+        raise UserError(
+            f"{key}: no value of '{palette.names[label]}' is from 0 to {LARGEST_VALUE:,}, so that "
+            "its masks could not be written. Add one; the masks may have no pixel of it."
+        )
+    return tuple(pairs)
+
+
+def index_map_text(names: Mapping[int, str]) -> str:
+    """A setting of `data.index_map` as a command line takes it."""
+    entries = []
+    for value, name in sorted(names.items()):
+        is_plain = re.fullmatch(r"[^\W\d][\w -]*", name)
+        entries.append(f"{value}: {name if is_plain else repr(name)}")
+    return f'"data.index_map={{{", ".join(entries)}}}"'
+
+
+def class_ids(
+    classes: Sequence[str | int], palette: Palette, key: str, other: str = ""
+) -> list[int]:
     """The class IDs that the setting `key` lists by name or ID, each once and in its order.
+
+    `other` is what may stand there beside classes, for the message.
 
     Raises:
         UserError: Naming the key, the value that is no class, and all classes, for a name the
@@ -221,7 +272,7 @@ def class_ids(classes: Sequence[str | int], palette: Palette, key: str) -> list[
                 known.sort(key=lambda entry: -_likeness(value, entry[1]))
             listed = ", ".join(f"{number} '{name}'" for number, name in known)
             raise UserError(
-                f"{key}: {value!r} is not a class. Give names or IDs of these: {listed}."
+                f"{key}: {value!r} is not a class. Give names or IDs of these{other}: {listed}."
             )
     return list(dict.fromkeys(ids))
 

@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
-from geoseg_gan.data.images import DTYPES, MaskReader, UnreadableError, read_image
+from geoseg_gan.data.images import DTYPES, MaskReader, UnreadableError
 from geoseg_gan.data.pairs import DataError, PackedStrings, Pair, PairList, some_pairs
-from geoseg_gan.data.palette import IGNORE, UnknownColorError
+from geoseg_gan.data.palette import IGNORE, UnknownColorError, index_map_text
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, held
 from geoseg_gan.utils.reading import Array, read_arrays
 
-_FORMAT = 3  # of the cache
+_FORMAT = 4  # of the cache
 _CACHE = {
     "keys": Array("u", ("bytes",)),
     "key_ends": Array("i", ("ends",)),
@@ -44,8 +44,8 @@ class FolderIndex:
     sizes: npt.NDArray[np.int64]  # height and width, shape (N, 2)
     pixels: npt.NDArray[np.int64]  # of every class and, last, of ignore: shape (N, C + 1)
     unknown: npt.NDArray[np.int64]  # pixels of unknown colour, shape (N,)
-    low: npt.NDArray[np.float64]  # 1st percentile of every band, shape (N, K)
-    high: npt.NDArray[np.float64]  # 99th percentile of every band, shape (N, K)
+    low: npt.NDArray[np.float64]  # 1st percentile of labelled pixels in each band, shape (N, K)
+    high: npt.NDArray[np.float64]  # 99th percentile of them, shape (N, K)
     dtype: np.dtype[Any]  # that all images share
 
     @property
@@ -188,22 +188,18 @@ def _read_all(pairs: Sequence[Pair], reader: MaskReader) -> Iterator[list[_Stati
 def _read(pair: Pair, reader: MaskReader) -> _Statistics | str:
     """Statistics of one pair, or what is wrong with it."""
     try:
-        image = read_image(pair.image)
-        label, unknown = reader.read(pair.mask)
+        image, label, unknown = reader.read_pair(pair.image, pair.mask)
     except (UnreadableError, UnknownColorError) as error:
         return str(error)
     if problem := size_problem(pair, image, label):
         return problem
-    if image.dtype == np.float32 and not np.isfinite(image).all():
-        return (
-            f"{pair.image} holds {plural(int((~np.isfinite(image)).sum()), 'value')} that are NaN "
-            "or infinite. Fill them with a number, and mark their pixels as ignore in the mask."
-        )
     counts = np.bincount(label.ravel(), minlength=256)
-    if image.dtype == np.uint8:  # scaled by its type's range, so there is nothing to measure
+    labelled = image[label != IGNORE]
+    if image.dtype == np.uint8 or not len(labelled):
+        # 8 bits are scaled by their range, and no scaling is fitted to what has no label.
         low, high = np.zeros(image.shape[2]), np.full(image.shape[2], 255.0)
     else:
-        low, high = np.percentile(image.reshape(-1, image.shape[2]), (1, 99), axis=0)
+        low, high = np.percentile(labelled, (1, 99), axis=0)
     return _Statistics(
         sizes=np.array([label.shape]),
         pixels=np.array([[*counts[: reader.palette.num_classes], counts[IGNORE]]]),
@@ -213,6 +209,29 @@ def _read(pair: Pair, reader: MaskReader) -> _Statistics | str:
         high=high[None],
         dtype=np.array([image.dtype.name]),
     )
+
+
+def refuse_binary_masks(pixels: npt.NDArray[np.int64], reader: MaskReader, where: Path) -> None:
+    """Refuses masks of 0 and 255 in which the one class would be left and the other ignored.
+
+    Args:
+        pixels: Pixels of every class and, last, of ignore in each mask: shape (N, C + 1), int64.
+        reader: What read them; one with an index map is told what 255 means.
+        where: Their folder.
+
+    Raises:
+        DataError: Saying how to tell what 255 means.
+    """
+    totals = pixels.sum(0)
+    if reader.mask_format != "index" or reader.index_map is not None:
+        return
+    if totals[0] and totals[-1] and not totals[1:-1].any():
+        first, second = reader.palette.names[:2]
+        raise DataError(
+            f"{where}: masks hold 0 and 255 alone, and 255 is ignore, so that only '{first}' would "
+            f"be left. Set {index_map_text({0: first, 255: second})} if 255 is a class, or "
+            f"{index_map_text({0: first, 255: 'ignore'})} if it is not."
+        )
 
 
 def size_problem(pair: Pair, image: npt.NDArray[Any], label: npt.NDArray[np.uint8]) -> str | None:

@@ -7,7 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg_gan.config import command
-from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass, UnknownPolicy, class_ids
+from geoseg_gan.data.palette import (
+    IGNORE,
+    Palette,
+    PaletteClass,
+    UnknownPolicy,
+    class_ids,
+    index_map_ids,
+)
 from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range
 
 MaskFormat = Literal["rgb", "index"]
@@ -44,6 +51,7 @@ class DataSettings:
     palette: list[PaletteClass]
     ignore: list[list[int]]
     mask_format: str
+    index_map: dict[int, Any] | None
     unknown: str
     group_regex: str | None
     split_file: str | None
@@ -68,7 +76,14 @@ class DataSettings:
             )
         check_range("data.num_workers", self.num_workers, 0, 1024)
         check_range("data.gsd", self.gsd, 0, 1e6, "(]")
-        self.classes()
+        palette = self.classes()
+        if self.index_map is not None:
+            if self.mask_format != "index":
+                raise UserError(
+                    "data.index_map says what values of index masks mean, but "
+                    f"data.mask_format={self.mask_format}. Set data.mask_format=index."
+                )
+            index_map_ids(self.index_map, palette)
         if self.unknown == "ignore" and not self.ignore:
             raise UserError(
                 "data.unknown=ignore needs a colour to write ignored pixels with; set e.g. "

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from geoseg_gan.data.dataset import Decoded, PairSource, retried
 from geoseg_gan.data.demo.world import is_drawn
-from geoseg_gan.data.images import DTYPES, MaskReader, UnreadableError, mask_reader, read_image
+from geoseg_gan.data.images import DTYPES, MaskReader, UnreadableError, mask_reader
 from geoseg_gan.data.pairs import STREAM, DataError, PackedStrings, PairList, Split
 from geoseg_gan.data.palette import PALETTE
 from geoseg_gan.data.scan import FolderIndex, default_cache_folder
@@ -41,7 +41,10 @@ INDEX_COLUMNS = ("sizes", "pixels", "unknown", "low", "high")
 _AGAIN = "Copy the stream again, or pack the folder again."
 _INFO = {
     "splits": {"*": whole(1)},
-    "reading": {"palette": PALETTE, "mask_format": str, "unknown": str},
+    "reading": {
+        **{"palette": PALETTE, "mask_format": str, "unknown": str},
+        "index_map?": (None, [[whole(-(2**31))]]),
+    },
     "group_regex": (None, str),
     "dtype": set(DTYPES),
 }
@@ -167,7 +170,7 @@ def check_root(settings: DataSettings, root: Path) -> None:
         asked = mask_reader(settings).to_dict()
         asked["group_regex"] = settings.group_regex or info.group_regex
         packed = info.reading | {"group_regex": info.group_regex}
-        if changed := [key for key, value in asked.items() if value != packed[key]]:
+        if changed := [key for key, value in asked.items() if value != packed.get(key)]:
             raise DataError(
                 f"data_root={address(root)} was packed with another data.{changed[0]}. Set it as "
                 f"{STREAM} there says, or pack the folder again."
@@ -290,9 +293,9 @@ class StreamSource(PairSource):
 
     def read(self, row: int) -> Decoded:
         """Image (H, W, K) in its stored dtype and label map (H, W) uint8 of one pair."""
-        image, mask = retried(lambda: self.chunks.read(int(self.places[row])))
+        contents = retried(lambda: self.chunks.read(int(self.places[row])))
         pair = self.pairs[row]
-        return read_image(pair.image, image), self.reader.read(pair.mask, mask)[0]
+        return self.reader.read_pair(pair.image, pair.mask, contents)[:2]
 
     def rows(self, rows: Sequence[int]) -> "StreamSource":
         """A source of some of the pairs, in the order asked for."""

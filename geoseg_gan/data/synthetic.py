@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from geoseg_gan.data.images import IMAGE_SUFFIXES, MaskReader
 from geoseg_gan.data.pairs import DataError, Pair
-from geoseg_gan.data.palette import PALETTE, Palette
+from geoseg_gan.data.palette import IGNORE, PALETTE, Palette, index_map_ids
 from geoseg_gan.data.settings import MaskFormat
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.reading import Number, read_json, whole
@@ -26,6 +26,7 @@ _PATTERNS = {
 _CONTENT = {
     "palette": PALETTE,
     "mask_format": set(get_args(MaskFormat)),
+    "index_map?": (None, [[whole(-(2**31))]]),
     "image_size": whole(1, 2**15),
     "gsd": (None, Number(0, 1e6)),
     "config": {"layout": set(_PATTERNS), "data_root": str},
@@ -40,6 +41,7 @@ class SyntheticFolder:
     folder: Path
     palette: Palette  # of its masks
     mask_format: MaskFormat
+    index_map: tuple[tuple[int, int], ...] | None  # as of `MaskReader`
     layout: str  # "pairs" or "folders"
     image_size: int  # side of the images in pixels
     gsd: float | None  # metres a pixel; None if unknown
@@ -49,7 +51,7 @@ class SyntheticFolder:
 
     def reader(self) -> MaskReader:
         """What reads its masks."""
-        return MaskReader(self.palette, self.mask_format)
+        return MaskReader(self.palette, self.mask_format, index_map=self.index_map)
 
 
 def read_synthetic(folder: Path) -> SyntheticFolder:
@@ -67,6 +69,10 @@ def read_synthetic(folder: Path) -> SyntheticFolder:
     content = read_json(path, _CONTENT, "Generate the folder again.")
     try:
         palette = Palette.from_dict(content["palette"])
+        index_map = content.get("index_map")
+        if index_map is not None:
+            named = {value: "ignore" if label == IGNORE else label for value, label in index_map}
+            index_map = index_map_ids(named, palette)
     except UserError as error:
         raise DataError(f"{path}: {error} Generate the folder again.") from None
     layout = content["config"]["layout"]
@@ -74,6 +80,7 @@ def read_synthetic(folder: Path) -> SyntheticFolder:
         folder=folder,
         palette=palette,
         mask_format=content["mask_format"],
+        index_map=index_map,
         layout=layout,
         image_size=content["image_size"],
         gsd=content["gsd"],

@@ -22,7 +22,6 @@ from geoseg_gan.data.images import (
     MaskReader,
     count_pixels,
     mask_reader,
-    read_image,
     write_image,
 )
 from geoseg_gan.data.pairs import (
@@ -187,8 +186,7 @@ class _Cut:
 def _cut(
     pair: Pair, split: Split, folder: Path, reader: MaskReader, settings: TileSettings
 ) -> _Cut:
-    image = read_image(pair.image)
-    label, unknown = reader.read(pair.mask)
+    image, label, unknown = reader.read_pair(pair.image, pair.mask)
     height, width = label.shape
     if problem := size_problem(pair, image, label):
         raise DataError(problem)

@@ -16,7 +16,7 @@ from geoseg_gan.config import is_made, plain
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import PairSource, WindowDataset
 from geoseg_gan.data.fingerprint import Fingerprints, fingerprint
-from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.images import stored_mask_reader
 from geoseg_gan.data.pairs import Pair, find_pairs
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.data.scan import check_same_type, check_sizes, scan
@@ -242,7 +242,7 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
         trained = generator.facts.config
         data, image_size = trained["data"], trained["image_size"]
         fit = cast(Fit, data["fit"])
-        reader = MaskReader(generator.facts.palette, data["mask_format"], data["unknown"])
+        reader = stored_mask_reader(generator.facts.palette, data)
         root = Path(config.data_root or trained["data_root"])
     else:
         synthetic = read_synthetic(Path(config.folder or ""))
@@ -273,12 +273,7 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
     generated = None if synthetic is None else windows("generated", synthetic.pairs)
     scaling = (generator and generator.facts.scaling) or ImageScaling.fit(trained_on)
     bands = len(scaling.low)
-    if (bands, scaling.dtype) != (trained_on.bands, trained_on.dtype.name):
-        raise UserError(
-            f"data_root={root} holds images with {plural(trained_on.bands, 'band')} of "
-            f"{trained_on.dtype}, but the generator makes {plural(bands, 'band')} of "
-            f"{scaling.dtype}. Give the data that it was trained on, or data like it."
-        )
+    scaling.check_fits(trained_on, root)
     weights = None if config.features_weights is None else Path(config.features_weights)
     network = build_features(config.features, bands, weights)
     perceptual = network if isinstance(network, Lite0Features) else Lite0Features(bands)

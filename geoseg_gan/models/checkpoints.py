@@ -70,6 +70,7 @@ _CONFIGS: dict[NetworkKind, Any] = {
         "inner_share?": Number(0, 1),
         "data": {
             "mask_format": set(get_args(MaskFormat)),
+            "index_map?": (None, {"*": (str, whole())}),
             "unknown": set(get_args(UnknownPolicy)),
             "fit": set(get_args(Fit)),
             "gsd": (None, Number(0, 1e6)),

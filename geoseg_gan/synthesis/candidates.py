@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.data.images import MaskReader, read_image, resize_image, resize_label
+from geoseg_gan.data.images import MaskReader, resize_image, resize_label
 from geoseg_gan.data.jitter import (
     FloatArray,
     Warp,
@@ -182,13 +182,16 @@ class CandidateMasks:
         """The first candidate that shows a mask."""
         rng = np.random.default_rng((self.seed, mask_index))
         pair = self.pairs[self._draw_row(rng)]
-        whole, _ = self.reader.read(pair.mask)
+        image = None
+        if self.compose.generate == "all":
+            whole, _ = self.reader.read(pair.mask)
+        else:  # where the real image has no data, there is nothing to show
+            image, whole, _ = self.reader.read_pair(pair.image, pair.mask)
         for _ in range(_ATTEMPTS):
             view = self._draw_view(whole, rng)
             missing = [c for c in self.required if not (view.label == c).any()]
             if not missing:
                 break
-        composed = self.compose.generate != "all" and not missing
         return Candidate(
             index=mask_index * self.variants,
             mask_index=mask_index,
@@ -199,20 +202,19 @@ class CandidateMasks:
             label=view.label,
             graft=view.graft,
             lacks=tuple(self._names(missing)),
-            composition=self._compose(pair, whole.shape, view, rng) if composed else None,
+            composition=None if image is None or missing else self._compose(image, view, rng),
         )
 
     def _compose(
-        self, pair: Pair, shape: tuple[int, ...], view: _View, rng: np.random.Generator
+        self, image: npt.NDArray[Any], view: _View, rng: np.random.Generator
     ) -> Composition:
-        grafted = np.full(shape, IGNORE, np.uint8)
+        grafted = np.full(image.shape[:2], IGNORE, np.uint8)
         if view.graft is not None:
             grafted = view.graft.apply(grafted)
         shown = self._shown(grafted, view) != IGNORE
         generated = draw_generated(self.compose, rng, view.label, shown)
         if not generated.any() and self.compose.generate != "none":
             return Composition(generated, None)
-        image = read_image(pair.image)
         if self.fit == "resize":
             image = resize_image(image, self.image_size)
         return Composition(generated, sample_image(image, view.maps))

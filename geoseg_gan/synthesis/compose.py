@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor
 
 from geoseg_gan.data.batch import ImageScaling, to_device
-from geoseg_gan.data.images import MaskReader, read_image
+from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.pairs import Pair
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.transplant import Label, Mask, feather, region_map
@@ -86,8 +86,8 @@ def match_styles(images: Tensor, labels: Tensor, styles: Tensor, match: float) -
 
 
 def _style_of(pair: Pair, reader: MaskReader, scaling: ImageScaling) -> Style:
-    label, _ = reader.read(pair.mask)
-    stored = torch.from_numpy(np.moveaxis(read_image(pair.image), -1, 0).copy())
+    pixels, label, _ = reader.read_pair(pair.image, pair.mask)
+    stored = torch.from_numpy(np.moveaxis(pixels, -1, 0).copy())
     image = scaling.to_network(stored[None])[0].permute(1, 2, 0).numpy()
     style = np.full((2, reader.palette.num_classes, image.shape[-1]), np.nan, np.float32)
     for kind in range(style.shape[1]):

@@ -254,8 +254,11 @@ def check_can_ignore(alpha: float | None, reader: MaskReader) -> None:
     Raises:
         UserError: Saying what to do.
     """
-    if alpha is not None and not reader.palette.ignore and reader.mask_format == "rgb":
+    if alpha is not None and not reader.can_write_ignore:
+        lacks, key = "palette of the generator's data has no colour", "data.ignore set"
+        if reader.mask_format == "index":
+            lacks, key = "index_map of the generator's data has no value", "one in data.index_map"
         raise UserError(
-            f"alpha={alpha} writes ignored pixels, but the palette of the generator's data has no "
-            "colour for them. Train the generator with data.ignore set, or leave alpha out."
+            f"alpha={alpha} writes ignored pixels, but the {lacks} for them. Train the generator "
+            f"with {key}, or leave alpha out."
         )

@@ -16,7 +16,7 @@ from rich.progress import Progress, track
 
 from geoseg_gan.config import plain
 from geoseg_gan.data.fingerprint import fingerprint
-from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.images import MaskReader, stored_mask_reader
 from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
 from geoseg_gan.data.settings import LARGEST_SIDE
@@ -142,9 +142,13 @@ def open_inputs(config: GenerateConfig, fabric: Fabric) -> Inputs:
     root = Path(config.data_root or trained["data_root"])
     check_apart("save_dir", Path(config.save_dir), root)
     palette = generator.facts.palette
-    reader = MaskReader(palette, trained["data"]["mask_format"], trained["data"]["unknown"])
+    reader = stored_mask_reader(palette, trained["data"])
     pairs, _ = split_pairs(root, trained)
     index = scan(pairs, reader)
+    if (
+        config.compose.generate != "all" or config.compose.match
+    ):  # real images are shown or measured
+        generator.facts.scaling.check_fits(index, root)
     size = config.image_size or trained["image_size"]
     check_pair_size(size, generator.network.stride, trained["image_size"], trained["data"]["fit"])
     if trained["data"]["fit"] == "crop":
@@ -248,7 +252,7 @@ def facts_of(config: GenerateConfig, inputs: Inputs) -> dict[str, Any]:
     """What `generation.json` says; a rerun in the same folder must agree with it."""
     settings = {k: v for k, v in plain(config).items() if k not in _MAY_DIFFER_ON_RERUN}
     generator, recognizer = inputs.generator, inputs.recognizer
-    data = generator.facts.config["data"]
+    data, index_map = generator.facts.config["data"], inputs.reader.to_dict()["index_map"]
     return {
         "format": 1,
         "checkpoint": {"sha256": generator.digest, "epoch": generator.epoch},
@@ -257,6 +261,7 @@ def facts_of(config: GenerateConfig, inputs: Inputs) -> dict[str, Any]:
         "masks": len(inputs.index.pairs),
         "palette": generator.facts.palette.to_dict(),
         "mask_format": data["mask_format"],
+        **({} if index_map is None else {"index_map": index_map}),
         "gsd": data["gsd"],
         "image_size": inputs.candidates.image_size,
         "config": {**settings, "data_root": str(inputs.root)},

@@ -5,11 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from geoseg_gan.data import scan as module
+from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.images import MaskReader, read_image, write_image
-from geoseg_gan.data.pairs import DataError, find_pairs
-from geoseg_gan.data.palette import Palette
-from geoseg_gan.data.scan import FolderIndex, check_sizes, default_cache_folder, scan
+from geoseg_gan.data.pairs import DataError, Pair, find_pairs
+from geoseg_gan.data.palette import IGNORE, Palette
+from geoseg_gan.data.scan import (
+    FolderIndex,
+    check_sizes,
+    default_cache_folder,
+    refuse_binary_masks,
+    scan,
+)
 
 
 @pytest.fixture
@@ -22,11 +28,11 @@ def read_names(monkeypatch):
     """The names of the images that a scan reads."""
     names = []
 
-    def spy(path):
-        names.append(path.name)
-        return read_image(path)
+    def spy(self, image, mask, read=MaskReader.read_pair):
+        names.append(image.name)
+        return read(self, image, mask)
 
-    monkeypatch.setattr(module, "read_image", spy)
+    monkeypatch.setattr(MaskReader, "read_pair", spy)
     return names
 
 
@@ -50,8 +56,7 @@ def refuse_to_read(monkeypatch):
     def fail(*args):
         raise AssertionError("nothing should be read")
 
-    monkeypatch.setattr(module, "read_image", fail)
-    monkeypatch.setattr(MaskReader, "read", fail)
+    monkeypatch.setattr(MaskReader, "read_pair", fail)
 
 
 def test_what_a_killed_scan_was_writing_is_swept_by_the_next_one(root, reader):
@@ -83,7 +88,7 @@ def test_other_types_are_measured_by_their_percentiles(make_folder, tmp_path, re
     index = scan(pairs, reader)
     assert index.bands == 5 and index.dtype == np.uint16
     for row, pair in enumerate(pairs):
-        pixels = read_image(pair.image).reshape(-1, 5)
+        pixels = read_image(pair.image)[reader.read(pair.mask)[0] != IGNORE]
         np.testing.assert_allclose(index.low[row], np.percentile(pixels, 1, axis=0))
         np.testing.assert_allclose(index.high[row], np.percentile(pixels, 99, axis=0))
     assert_same(scan(pairs, reader), index)
@@ -242,20 +247,63 @@ def test_a_link_to_nothing_is_named(root, reader):
         scan(find_pairs(root, "train"), reader)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_another_type_and_values_that_are_no_numbers_are_named(
-    make_folder, tmp_path, reader, value
-):
+def test_another_type_is_named(make_folder, tmp_path, reader):
     root = make_folder(tmp_path / "data", train=2, size=16, dtype="float32")
     path = root / "train" / "images" / "train_001.tif"
-    pixels = read_image(path)
-    pixels[0, :2, 1] = value
-    write_image(path, pixels)
-    with pytest.raises(DataError, match=re.escape(f"{path} holds 2 values that are NaN")):
-        scan(find_pairs(root, "train"), reader)
     write_image(path, np.ones((16, 16, 3), np.uint16))
     with pytest.raises(DataError, match=r"has 3 bands of uint16, but \S+ has 3 bands of float32"):
         scan(find_pairs(root, "train"), reader)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -3.4e38])
+def test_pixels_without_data_count_as_ignore_and_not_for_the_scaling(
+    make_folder, tmp_path, reader, value
+):
+    root = make_folder(tmp_path / "data", train=2, size=16, dtype="float32")
+    pairs = find_pairs(root, "train")
+    before = scan(pairs, reader)
+    pixels, label = read_image(pairs[1].image), reader.read(pairs[1].mask)[0]
+    gaps = np.zeros((16, 16), bool)
+    gaps[3:6] = True
+    pixels[..., 1][gaps] = value
+    write_image(pairs[1].image, pixels)
+    index = scan(pairs, reader)
+    expected = [int((label[~gaps] == value).sum()) for value in (0, 1, 2)]
+    assert index.pixels[1].tolist() == [*expected, 256 - sum(expected)]
+    seen = pixels[~gaps & (label != IGNORE)]
+    np.testing.assert_allclose(index.low[1], np.percentile(seen, 1, axis=0))
+    np.testing.assert_allclose(index.high[1], np.percentile(seen, 99, axis=0))
+    np.testing.assert_array_equal(index.low[0], before.low[0])
+
+
+def test_a_pair_without_labels_has_no_say_in_the_scaling(make_folder, tmp_path, reader):
+    root = make_folder(tmp_path / "data", train=3, size=16, dtype="uint16")
+    pairs = find_pairs(root, "train")
+    expected = ImageScaling.fit(scan(pairs[:2], reader))
+    reader.write(pairs[2].mask, np.full((16, 16), IGNORE, np.uint8))
+    assert ImageScaling.fit(scan(pairs, reader)) == expected
+
+
+@pytest.mark.parametrize("ids", [(0, 255), (0, 1), (0,), (0, 1, 255)])
+@pytest.mark.parametrize("index_map", [None, ((0, 0), (255, 255)), ((0, 0), (255, 1), (9, 2))])
+def test_masks_of_0_and_255_alone_must_be_explained(tmp_path, palette, ids, index_map):
+    reader = MaskReader(palette, "index", index_map=index_map)
+    if index_map is not None and 1 in ids:
+        return
+    pairs = []
+    for number, value in enumerate(ids):
+        image, mask = tmp_path / f"{number}.png", tmp_path / f"m{number}.png"
+        write_image(image, np.zeros((8, 8, 3), np.uint8))
+        write_image(mask, np.full((8, 8, 1), value, np.uint8))
+        pairs.append(Pair(str(number), image, mask, str(number)))
+    pixels = scan(pairs, reader).pixels
+    if ids != (0, 255) or index_map is not None:
+        refuse_binary_masks(pixels, reader, tmp_path)
+        return
+    with pytest.raises(DataError) as refused:
+        refuse_binary_masks(pixels, reader, tmp_path)
+    for second in ("Forest land", "ignore"):
+        assert f'"data.index_map={{0: Background, 255: {second}}}"' in str(refused.value)
 
 
 def test_the_other_problems_are_counted(root, reader):
