@@ -236,12 +236,19 @@ def tiny_config(composed) -> dict[str, Any]:
 
 @pytest.fixture
 def generator(tmp_path, tiny_config, palette) -> Callable[..., Path]:
-    """Saves a tiny generator with random weights: `generator(data_root, gsd, palette, bands)`."""
+    """Saves a tiny generator with random weights: `generator(data_root, gsd, palette, bands)`.
+
+    Further arguments are settings of its data.
+    """
 
     def save(
-        root: Path, gsd: float | None = None, palette: Palette = palette, bands: int = 3
+        root: Path,
+        gsd: float | None = None,
+        palette: Palette = palette,
+        bands: int = 3,
+        **settings: Any,
     ) -> Path:
-        data = tiny_config["data"] | {"gsd": gsd}
+        data = tiny_config["data"] | {"gsd": gsd} | settings
         config = tiny_config | {"data_root": str(root), "data": data}
         torch.manual_seed(0)
         network = build_generator(config["model"]["generator"], palette.num_classes, bands)

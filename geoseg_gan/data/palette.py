@@ -214,12 +214,15 @@ def index_map_ids(index_map: Mapping[Any, Any], palette: Palette) -> tuple[tuple
     """What `data.index_map` says of the values of index masks: pairs of value and class ID or 255.
 
     Raises:
-        UserError: Naming the value that is no whole number, the class that is none, or the class
-            that has no value which a mask can be written with.
+        UserError: If it is no mapping; or naming the value that is no whole number, the class that
+            is none, or the class that has no value which a mask can be written with.
     """
     key = "data.index_map"
-    if not index_map:
-        raise UserError(f"{key}={{}} lists no value. List those of the masks, or set it to null.")
+    if not isinstance(index_map, Mapping) or not index_map:
+        raise UserError(
+            f"{key}={index_map}: list values and what they mean, as in "
+            f"{index_map_text(dict(enumerate(palette.names, 1)))}, or use null."
+        )
     pairs = []
     for value, meaning in index_map.items():
         if type(value) is not int or abs(value) > _LARGEST_KEY:

@@ -51,7 +51,7 @@ class DataSettings:
     palette: list[PaletteClass]
     ignore: list[list[int]]
     mask_format: str
-    index_map: dict[int, Any] | None
+    index_map: Any  # a dict or null; OmegaConf cannot override a null by a dict if told so
     unknown: str
     group_regex: str | None
     split_file: str | None

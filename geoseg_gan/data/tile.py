@@ -36,7 +36,7 @@ from geoseg_gan.data.pairs import (
     search,
 )
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.data.scan import size_problem
+from geoseg_gan.data.scan import refuse_binary_masks, size_problem
 from geoseg_gan.data.settings import TileSettings
 from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError, plural
@@ -116,6 +116,7 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
         with ThreadPoolExecutor(min(max(1, fitting), _IMAGES_AT_ONCE)) as pool:
             work = pool.map(cut, pairs, splits)
             cuts = list(track(work, f"Cutting {plural(len(pairs), 'picture')}", len(pairs)))
+        refuse_binary_masks(np.stack([cut.whole for cut in cuts]), reader, source / "masks")
         reports = {split: _report(split, cuts, splits, config) for split in SPLITS}
         write_yaml(folder / "config.yaml", config)
         with (folder / "tiles.csv").open("w", newline="") as target:
@@ -177,7 +178,8 @@ class _Cut:
     """The result of one image; `too_small` describes it if it is smaller than a tile."""
 
     tiles: list[Tile]
-    pixels: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.int64]  # of every class in the tiles, shape (C,)
+    whole: npt.NDArray[np.int64]  # of every class and ignore in the image, shape (C + 1,)
     dropped: int = 0
     unknown: int = 0
     too_small: str | None = None
@@ -192,9 +194,10 @@ def _cut(
         raise DataError(problem)
     suffix = _suffix(pair.image, image, settings.image_format)
     pixels = np.zeros(reader.palette.num_classes, np.int64)
+    whole = np.bincount(label.ravel(), minlength=256)[[*range(len(pixels)), IGNORE]]
     side = settings.tile_size
     if min(height, width) < side:
-        return _Cut([], pixels, too_small=f"{pair.image.name} ({width}x{height})")
+        return _Cut([], pixels, whole, too_small=f"{pair.image.name} ({width}x{height})")
     tops = grid_starts(height, side, settings.overlap, settings.remainder)
     lefts = grid_starts(width, side, settings.overlap, settings.remainder)
     tiles = []
@@ -210,7 +213,7 @@ def _cut(
             window = f"{left} {top} {side} {side}"
             tiles.append(Tile(stem, split, pair.image.name, pair.group, row, col, window))
             pixels += counts[: len(pixels)]
-    return _Cut(tiles, pixels, len(tops) * len(lefts) - len(tiles), unknown)
+    return _Cut(tiles, pixels, whole, len(tops) * len(lefts) - len(tiles), unknown)
 
 
 def _suffix(path: Path, image: npt.NDArray[Any], image_format: str) -> str:

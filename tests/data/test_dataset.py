@@ -10,7 +10,14 @@ from torch.utils.data import DataLoader
 
 from geoseg_gan.data import dataset as module
 from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset, window_starts
-from geoseg_gan.data.images import UnreadableError, resize_image, resize_label
+from geoseg_gan.data.images import (
+    MaskReader,
+    UnreadableError,
+    read_image,
+    resize_image,
+    resize_label,
+    write_image,
+)
 from geoseg_gan.data.jitter import draw_warp, draw_window, sample_image, sample_label
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import IGNORE
@@ -247,16 +254,16 @@ def test_a_ram_cache_that_does_not_fit_is_refused_with_figures(source, reader, m
 @pytest.mark.parametrize("times", [2, 99])
 def test_files_of_a_disk_that_drops_out_are_read_again(source, monkeypatch, times):
     waits, failures = [], iter(range(times))
-    read = module.read_image
+    read = MaskReader.read_pair
 
-    def read_or_fail(path):
+    def read_or_fail(self, image, mask):
         if next(failures, None) is not None:
-            error = UnreadableError(f"{path} cannot be read: Input/output error.")
+            error = UnreadableError(f"{image} cannot be read: Input/output error.")
             error.errno = errno.EIO
             raise error
-        return read(path)
+        return read(self, image, mask)
 
-    monkeypatch.setattr(module, "read_image", read_or_fail)
+    monkeypatch.setattr(MaskReader, "read_pair", read_or_fail)
     monkeypatch.setattr(module.time, "sleep", waits.append)
     if times < 3:
         assert source.read(0)[0].shape == (48, 64, 3)
@@ -265,10 +272,34 @@ def test_files_of_a_disk_that_drops_out_are_read_again(source, monkeypatch, time
             source.read(0)
     assert waits == list(module.RETRY_SECONDS[:times])
     source.pairs[0].image.write_bytes(b"")
-    monkeypatch.setattr(module, "read_image", read)
+    monkeypatch.setattr(MaskReader, "read_pair", read)
     with pytest.raises(UnreadableError, match="does not decode"):
         source.read(0)
     assert len(waits) == len(module.RETRY_SECONDS[:times])
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_pixels_without_data_are_ignored_in_training_and_validation(
+    make_folder, tmp_path, source_of, reader, in_memory
+):
+    source = source_of(make_folder(tmp_path / "data", train=2, size=32, dtype="float32"))
+    pair, (_, before) = source.pairs[1], source.read(1)
+    pixels = read_image(pair.image)
+    pixels[5:9, 2:20, 1] = np.nan
+    write_image(pair.image, pixels)
+    if in_memory:
+        source = source.in_memory(scan(list(source.pairs), reader))
+    expected = before.copy()
+    expected[5:9, 2:20] = IGNORE
+    for dataset in (
+        PairDataset(source, 32, "crop", OFF, seed=0),
+        WindowDataset(source, np.array([[32, 32]] * 2), 32, "crop"),
+    ):
+        item = dataset[1]
+        np.testing.assert_array_equal(item["label"].numpy(), expected)
+        assert torch.isfinite(item["image"]).all()
+    warped = PairDataset(source, 32, "crop", ALL_STEPS, seed=0)
+    assert all(torch.isfinite(warped[SampleIndex(1, n)]["image"]).all() for n in range(4))
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -17,6 +17,7 @@ from geoseg_gan.data.palette import (
     UnknownColorError,
     index_map_ids,
 )
+from geoseg_gan.data.settings import tile_command
 from geoseg_gan.utils.errors import UserError
 
 IDS = np.random.default_rng(0).integers(0, 3, (20, 31), np.uint8)
@@ -157,7 +158,8 @@ def test_without_a_value_for_ignore_a_label_that_has_it_cannot_be_written(tmp_pa
 @pytest.mark.parametrize(
     ("index_map", "message"),
     [
-        ({}, "lists no value"),
+        ({}, "={}: list values and what they mean, as in "),
+        ([1, 2], "=[1, 2]: list values"),
         ({"1": "Background"}, "'1' is no value of a mask. Give whole numbers"),
         ({1.5: "Background"}, "1.5 is no value of a mask"),
         ({2**40: "Background"}, "is no value of a mask"),
@@ -257,5 +259,56 @@ def test_without_a_free_value_of_8_bits_a_larger_one_is_proposed(tmp_path):
     reader = MaskReader(many, "index", index_map=pairs)
     assert reader.to_dict()["index_map"][999] == [999, 999 % 254]
     assert not reader.can_write_ignore and MaskReader(many, "index").can_write_ignore
-    with pytest.raises(UserError, match="e.g. '1000: ignore'"):
+    with pytest.raises(UserError, match=r"e\.g\. '1000: ignore'"):
         reader.write(tmp_path / "m.png", np.uint8([[IGNORE]]))
+
+
+@pytest.mark.parametrize("kind", ["command line", "file"])
+def test_an_index_map_is_given_on_the_command_line_or_in_a_file(tmp_path, run_command, kind):
+    classes = "[{name: Sand, color: [1, 1, 1]}, {name: Salt marsh, color: [2, 2, 2]}]"
+    index_map = "{1: Sand, 2: Salt marsh, 0: ignore}"
+    rng, folder = np.random.default_rng(0), tmp_path / "raw"
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    for stem in ("a", "b"):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(
+            folder / "images" / f"{stem}.png"
+        )
+        Image.fromarray(rng.integers(0, 3, (32, 32), np.uint8)).save(
+            folder / "masks" / f"{stem}.png"
+        )
+    words = [f"data.palette={classes}", "data.mask_format=index", f"data.index_map={index_map}"]
+    if kind == "file":
+        (tmp_path / "configs" / "data").mkdir(parents=True)
+        (tmp_path / "configs" / "data" / "coast.yaml").write_text(
+            "# @package _global_\ndefaults:\n  - landcover@data\n  - _self_\ndata:\n"
+            f"  palette: {classes}\n  mask_format: index\n  index_map: {index_map}\n"
+        )
+        words = ["data=coast", "--config-dir", "configs"]
+    done = run_command(tile_command, *words, "source=raw", "data_root=out", "tile_size=16")
+    assert done == 0
+    written = sorted((tmp_path / "out").rglob("masks/*.png"))
+    assert written
+    for path in written:
+        row, column = int(path.stem[-6:-4]), int(path.stem[-2:])
+        with (
+            Image.open(folder / "masks" / f"{path.stem[0]}.png") as whole,
+            Image.open(path) as part,
+        ):
+            inside = np.s_[16 * row : 16 * row + 16, 16 * column : 16 * column + 16]
+            np.testing.assert_array_equal(np.asarray(part), np.asarray(whole)[inside])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.index_map={1: Wood}"], "data.index_map: 'Wood' is not a class."),
+        (["data.index_map=7"], "data.index_map=7: list values and what they mean"),
+        (["data.index_map={x: 1}"], "data.index_map: 'x' is no value of a mask."),
+        (["data.index_map={1: 0}", "data.mask_format=rgb"], "Set data.mask_format=index."),
+    ],
+)
+def test_a_bad_index_map_is_one_line(run_command, capsys, words, message):
+    assert run_command(tile_command, "data.mask_format=index", "source=raw", *words) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

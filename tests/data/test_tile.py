@@ -202,6 +202,52 @@ def test_index_masks_stay_index_masks(tmp_path, settings):
         np.testing.assert_array_equal(mask_reader(data).read(mask)[0], labels[stem])
 
 
+def test_masks_of_0_and_255_need_an_index_map_and_keep_their_values(tmp_path, settings):
+    source = tmp_path / "binary"
+    for stem in STEMS[:4]:
+        add_picture(source, stem)
+        with Image.open(source / "masks" / f"{stem}.png") as picture:
+            stored = np.where(np.asarray(picture)[..., 0] > 0, 255, 0).astype(np.uint8)
+        Image.fromarray(stored).save(source / "masks" / f"{stem}.png")
+    data = replace(DATA, mask_format="index")
+    changes = {"source": str(source), "data": data, "group_regex": "north|south"}
+    with pytest.raises(UserError, match=r'masks: masks hold 0 and 255.*"data\.index_map=\{0: wat'):
+        tile(replace(settings, **changes))
+    assert not root_of(settings).exists()
+    index_map = {0: "water", 255: "road", 7: "wood"}
+    changes["data"] = replace(data, index_map=index_map)
+    tile(replace(settings, **changes))
+    for row in read_table(settings):
+        left, top, width, height = map(int, row["window"].split())
+        with (
+            Image.open(source / "masks" / row["source"]) as whole,
+            Image.open(root_of(settings) / row["split"] / "masks" / f"{row['stem']}.png") as part,
+        ):
+            expected = np.asarray(whole)[top : top + height, left : left + width]
+            np.testing.assert_array_equal(np.asarray(part), expected)
+
+
+def test_pixels_without_data_are_ignored_in_the_tiles(source, settings):
+    image = np.random.default_rng(0).integers(0, 256, (40, 56, 4), np.uint8)
+    image[..., 3] = 255
+    image[:16, :8, 3] = 0
+    image[:16, 16:32, 3] = 0
+    Image.fromarray(image).save(source / "images" / "north_1.png")
+    tile(replace(settings, max_ignore=0.5, val_groups=["south_1"]))
+    stems = {row["stem"] for row in read_table(settings) if row["source"] == "north_1.png"}
+    assert stems == {f"north_1_r0{r}_c0{c}" for r in (0, 1) for c in (0, 1, 2)} - {
+        "north_1_r00_c01"
+    }
+    part = root_of(settings) / "train"
+    label, _ = READER.read(part / "masks" / "north_1_r00_c00.png")
+    before, _ = READER.read(source / "masks" / "north_1.png")
+    assert (label[:, :8] == 255).all()
+    np.testing.assert_array_equal(label[:, 8:], before[:16, 8:16])
+    np.testing.assert_array_equal(
+        read_image(part / "images" / "north_1_r01_c00.png"), image[16:32, :16, :3]
+    )
+
+
 def test_ignore_colours_become_one_and_unknown_ones_are_counted_in_a_warning(source, settings):
     mask = np.zeros((16, 32, 3), np.uint8)
     mask[:, 8:] = 255

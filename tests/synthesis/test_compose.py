@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from defaults import defaults
+from PIL import Image
 from synthesis_helpers import GEOMETRY, candidate_masks, facts, files, refused
 
 from geoseg_gan.data.batch import ImageScaling
@@ -197,3 +198,33 @@ def test_settings_that_cannot_be_are_refused(run_generate, tmp_path, compose, me
     with refused(message):
         run_generate("none.pt", "out", compose=compose, jitter=jitter)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "compose", [defaults(ComposeSettings, "none"), defaults(ComposeSettings, match=0.5)]
+)
+def test_real_images_of_another_kind_than_the_generators_are_refused(
+    run_generate, generator, make_folder, tmp_path, compose
+):
+    jitter = defaults(JitterSettings)
+    for kind in ({"bands": 5}, {"dtype": "uint16"}):
+        root = make_folder(tmp_path / f"{kind}", train=2, val=0, **kind)
+        with refused(r"data_root=.* holds images with \d bands? of uint.*makes 3 bands of uint8"):
+            run_generate(generator(root), "out", compose=compose, jitter=jitter)
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_a_real_image_has_no_data_the_kept_texture_is_ignored(root, index, candidates):
+    for pair in index.pairs:
+        pixels = read_image(pair.image)
+        alpha = np.full((*pixels.shape[:2], 1), 255, np.uint8)
+        alpha[:, ::3] = 0
+        Image.fromarray(np.concatenate([pixels, alpha], -1)).save(pair.image)
+    shown = [candidate for candidate in first(8, candidates("regions")) if candidate.composition]
+    assert shown
+    for candidate in shown:
+        share = (candidate.label == IGNORE).mean()
+        assert (
+            0.2 < share < 0.5
+            and not candidate.composition.generated[candidate.label == IGNORE].any()
+        )

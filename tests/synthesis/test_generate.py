@@ -9,6 +9,7 @@ from synthesis_helpers import facts, files, refused
 from geoseg_gan.data.images import MaskReader, read_image
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.split import split_rows
+from geoseg_gan.data.synthetic import read_synthetic
 from geoseg_gan.synthesis.generate import generate
 from geoseg_gan.synthesis.writer import read_manifest
 
@@ -169,6 +170,32 @@ def test_images_that_jpeg_cannot_hold_become_geotiffs(
     folder = run_generate(generator(root, bands=5), "synthetic", num_samples=2)
     image = read_image(folder / "pair_00001_img.tif")
     assert (image.shape, image.dtype) == ((32, 32, 5), np.uint8)
+
+
+def test_an_index_map_is_that_of_the_generated_masks_and_of_who_reads_them(
+    tmp_path, make_folder, generator, run_generate
+):
+    root = make_folder(tmp_path / "steps", train=3, val=0, mask_format="index")
+    values = np.zeros(256, np.uint8)
+    values[:3] = 40, 80, 120
+    for path in root.rglob("masks/*.png"):
+        with Image.open(path) as picture:
+            stored = values[np.asarray(picture)]
+        Image.fromarray(stored).save(path)
+    index_map = {40: "Background", 80: 1, 120: "Settlement", 0: "ignore"}
+    checkpoint = generator(root, mask_format="index", index_map=index_map)
+    folder = run_generate(checkpoint, "synthetic", num_samples=3)
+    assert facts(folder)["index_map"] == [[40, 0], [80, 1], [120, 2], [0, 255]]
+    made = read_synthetic(folder)
+    labels = [made.reader().read(pair.mask)[0] for pair in made.pairs]
+    assert {value for label in labels for value in np.unique(label)} >= {0, 1, 2}
+    for pair, label in zip(made.pairs, labels, strict=True):
+        with Image.open(pair.mask) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), values[label])
+    assert run_generate(checkpoint, "synthetic", num_samples=4) == folder
+    assert len(read_synthetic(folder).pairs) == 4
+    with refused(r"data\.index_map: 'Wood' is not a class"):
+        run_generate(generator(root, mask_format="index", index_map={1: "Wood"}), "other")
 
 
 @pytest.mark.parametrize(
