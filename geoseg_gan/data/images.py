@@ -348,20 +348,23 @@ class MaskReader:
 
         Colours of ignore do not count: a grey or a customary table often has black at index 0.
         """
-        classes = {tuple(c.color): label for label, c in enumerate(self.palette.classes)}
-        used = np.flatnonzero(np.bincount(values.ravel())).tolist()
-        shown = {index: classes.get(tuple(table[index].tolist())) for index in used}
-        meant = {i: self.palette.names[label] for i, label in shown.items() if label is not None}
-        for index, label in shown.items():
-            own = int(self._labels_of(np.array(index)))
-            if label is not None and label != own:
-                reading = "no class" if own == UNKNOWN else self.palette.describe(own)
-                raise UnreadableError(
-                    f"{path}: index {index} has the colour of {self.palette.describe(label)} in "
-                    f"the file's colour table, but data.mask_format=index reads {index} as "
-                    f"{reading}. Set data.mask_format=rgb to go by colours, or say what indices "
-                    f"mean, as in {index_map_text(meant)}."
-                )
+        shown, _ = self.palette.encode(table[None], "ignore")
+        shown, own = shown[0], self._labels_of(np.arange(len(table)))
+        wrong = (shown != IGNORE) & (shown != own)
+        if not wrong.any():
+            return
+        used = np.flatnonzero(np.bincount(values.ravel(), minlength=len(table)))
+        for index in used[wrong[used]].tolist():
+            label = int(own[index])
+            reading = "no class" if label == UNKNOWN else self.palette.describe(label)
+            names = self.palette.names
+            meant = {i: names[shown[i]] for i in used.tolist() if shown[i] != IGNORE}
+            raise UnreadableError(
+                f"{path}: index {index} has the colour of {self.palette.describe(shown[index])} in "
+                f"the file's colour table, but data.mask_format=index reads {index} as {reading}. "
+                "Set data.mask_format=rgb to go by colours, or say what indices mean, as in "
+                f"{index_map_text(meant)}."
+            )
 
     def _refuse_values(self, values: npt.NDArray[Any], unlisted: npt.NDArray[np.bool_]) -> None:
         found, pixels = np.unique(values[unlisted], return_counts=True)
@@ -450,9 +453,10 @@ class _Stored(NamedTuple):
             merge = np.logical_and if self.values.dtype == np.uint8 else np.logical_or
             found.append(merge.reduce(planes))
         if np.issubdtype(self.values.dtype, np.floating):
-            finite = np.abs(self.values) < _NO_NUMBER  # false for NaN
-            if not finite.all():
-                found.append(~finite.all(-1))
+            # Most images are plain: their extremes, which NaN would be, tell so at once.
+            extremes = float(self.values.min()), float(self.values.max())
+            if not -_NO_NUMBER < extremes[0] <= extremes[1] < _NO_NUMBER:
+                found.append(~(np.abs(self.values) < _NO_NUMBER).all(-1))
         if not found:
             return None
         missing: npt.NDArray[np.bool_] = np.logical_or.reduce(found)
@@ -575,7 +579,10 @@ def _read_tiff(path: Path, content: bytes | None) -> _Stored:
     with _opened(path, content, as_bands=True) as source:
         bands = source.read()
         kinds, flags = source.colorinterp, source.mask_flag_enums
-        described = source.tags(ns="IMAGE_STRUCTURE") | source.tags(1, ns="IMAGE_STRUCTURE")
+        described: dict[str, str] = {}
+        if source.count == 1:
+            parts = (source.tags(ns="IMAGE_STRUCTURE"), source.tags(1, ns="IMAGE_STRUCTURE"))
+            described = parts[0] | parts[1]
         colormap = None
         if ColorInterp.palette in kinds:
             colormap = np.array(list(source.colormap(1).values()), np.uint8)[:, :3]

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from PIL import Image
 from rasters import write_geotiff
 
@@ -285,7 +286,7 @@ def test_an_index_map_is_given_on_the_command_line_or_in_a_file(tmp_path, run_co
             f"  palette: {classes}\n  mask_format: index\n  index_map: {index_map}\n"
         )
         words = ["data=coast", "--config-dir", "configs"]
-    done = run_command(tile_command, *words, "source=raw", "data_root=out", "tile_size=16")
+    done = run_command(tile_command, "source=raw", "data_root=out", "tile_size=16", *words)
     assert done == 0
     written = sorted((tmp_path / "out").rglob("masks/*.png"))
     assert written
