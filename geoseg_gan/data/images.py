@@ -1,13 +1,14 @@
 """Reading and writing of images and masks."""
 
 import io
+import math
 import os
 import stat
 import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import EISDIR
@@ -375,11 +376,7 @@ class MaskReader:
                 "set data.unknown=ignore."
             )
         names, last = self.palette.names, self.palette.num_classes - 1
-        present = [float(v) for v in np.unique(values) if v != IGNORE]
-        steps = [int(v) for v in present if v.is_integer() and abs(v) <= LARGEST_VALUE]
-        if not len(steps) == len(present) <= len(names):  # which are classes is not to be guessed
-            steps = list(range(1, len(names) + 1))
-        example = index_map_text(dict(zip(steps, names, strict=False)))
+        example = index_map_text(_likely_map(np.unique(values), names))
         raise UnknownColorError(
             f"class ID {worst}, but the palette has IDs 0 to {last} (and 255 for ignore). If masks "
             f"number classes otherwise, say how, as in {example}; else correct data.palette, or "
@@ -493,6 +490,18 @@ class _Stored(NamedTuple):
                 "data.mask_format=rgb for coloured masks."
             )
         return first
+
+
+def _likely_map(values: npt.NDArray[Any], names: Sequence[str]) -> dict[int, str]:
+    """What the values of a mask that are no class IDs may mean: counted from 1, or in steps."""
+    whole = [int(v) for v in values if v != IGNORE and 0 <= v <= LARGEST_VALUE and v == int(v)]
+    step, most = math.gcd(*whole), max(whole, default=0)
+    if step > 1 and most > len(names) > most // step:
+        return {step * label: name for label, name in enumerate(names)}
+    if len(whole) == len(names) < most:
+        return dict(zip(whole, names, strict=True))
+    counted = dict(enumerate(names, 1))
+    return {0: "ignore"} | counted if 0 in whole else counted
 
 
 def _equal(values: npt.NDArray[Any], nodata: float) -> npt.NDArray[np.bool_]:
