@@ -18,14 +18,16 @@ MOST = 200  # kills of a case
 SHARE = 0.75 / len(CASES)  # of the time of the harness, for each case
 
 
-def kill_and_repeat(case, cwd, reference, *, kill_at="", kind=signal.SIGKILL, delay=None, whole):
+def kill_and_repeat(
+    case, cwd, reference, *, kill_at="", kind=signal.SIGKILL, delay=None, whole, fresh=False
+):
     """Kills a case once, at a rename or after some seconds, and repeats it until it has ended.
 
     Returns:
         What is wrong; an empty list where nothing is.
     """
     name, arguments = CASES[case]
-    run = start(name, arguments, cwd, kill_at, fresh="2 processes" in case)
+    run = start(name, arguments, cwd, kill_at, fresh=fresh or "2 processes" in case)
     if delay is not None:
         while not run.begun() and run.wait(0.01) is None:
             pass
@@ -51,7 +53,7 @@ def kill_and_repeat(case, cwd, reference, *, kill_at="", kind=signal.SIGKILL, de
         wrong.append(f"stderr: {stderr_lines}")
     try:
         check_whole(cwd / "out")
-        again = start(name, arguments, cwd)
+        again = start(name, arguments, cwd, fresh=fresh)
         if code := again.end():
             wrong.append(f"the same command ends with {code}: {again.texts()[1]}")
         compare(cwd, reference, CLOCKS)
@@ -71,10 +73,13 @@ def renames_of(case, places):
     return log.stat().st_size
 
 
-def test_a_kill_between_two_files(places, undisturbed):
-    reference, _ = undisturbed("tile")
+def test_a_kill_after_the_last_rename(places, undisturbed):
+    log = places / "renames"
+    # New interpreters are quicker for a few runs.
+    reference, _ = undisturbed("tile", fresh=True, kill_at=f"log {log}")
     cwd = prepared(places, "tile", "killed")
-    assert kill_and_repeat("tile", cwd, reference, kill_at="after 1 9", whole=False) == []
+    last = {"kill_at": f"after {log.stat().st_size} 9", "whole": False, "fresh": True}
+    assert kill_and_repeat("tile", cwd, reference, **last) == []
 
 
 @pytest.mark.slow
