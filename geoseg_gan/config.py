@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from geoseg_gan.utils.errors import UserError, check_values, one_line, show_warnings_as_lines
-from geoseg_gan.utils.files import atomic_path
+from geoseg_gan.utils.files import atomic_path, sweep_beside
 from geoseg_gan.utils.messages import (
     CONFIGS,
     choices,
@@ -379,5 +379,6 @@ def is_made(folder: Path, settings: dict[str, Any], stored: dict[str, Any] | Non
     """
     if settings != stored:
         return False
+    sweep_beside(folder)  # a kill may have left it after the folder was whole
     print(f"{folder} is there already, made with these settings. Remove it to make it again.")
     return True
