@@ -175,13 +175,13 @@ def _refuse_other_data(folder: Path, data: Fingerprints) -> None:
 
 
 def _keep_settings(config: TrialConfig, folder: Path, data: Fingerprints) -> None:
-    """Writes data and settings, or adds new recipes to those that are there."""
-    if not (folder / DATA).is_file():
-        write_json(folder / DATA, data)
+    """Writes settings, by which the folder is a trial's, and data; adds new recipes."""
     path = folder / "config.yaml"
     recipes: dict[str, Any] = read_yaml(path)["recipes"] if path.is_file() else {}
     if not path.is_file() or config.recipes.keys() - recipes.keys():
         write_yaml(path, replace(config, recipes={**recipes, **config.recipes}))
+    if not (folder / DATA).is_file():
+        write_json(folder / DATA, data)
 
 
 def _check_data(config: TrialConfig, root: Path) -> tuple[list[str], Fingerprints]:

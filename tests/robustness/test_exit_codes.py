@@ -108,7 +108,7 @@ def test_what_ends_a_command_is_its_exit_code(
         if error is not None:
             raise error
 
-    monkeypatch.setattr(geoseg_gan.config.hydra, "main", lambda *_: lambda task: end)
+    monkeypatch.setattr(geoseg_gan.config, "_run_hydra", lambda *_: end())
     assert run_command(COMMANDS[name]) == code
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.startswith(line)

@@ -29,7 +29,7 @@ def test_training_for_2000_steps(places, record_property):
     cwd = prepared(places, "train", "long")
     small = ("image_size=16", "samples=0", "keep_checkpoints=1", "epoch_steps=200")
     arguments = (PALETTE, *NETWORKS, *TINY, *ALONE, "data_root=../data", "out_dir=out", *small)
-    run = start("train", (*arguments, "epochs=11"), cwd)
+    run = start("train", (*arguments, "epochs=11"), cwd, fresh=True)
     grown = growth(run, lambda: any((cwd / "out").glob("G_e001.pt")))
     record_property("kB more after 2,000 training steps", max(0, grown // 1024))
     assert grown < MOST
@@ -38,7 +38,7 @@ def test_training_for_2000_steps(places, record_property):
 @pytest.mark.slow
 def test_generating_2000_pairs(places, record_property):
     cwd = prepared(places, "generate", "long")
-    run = start("generate", (*GENERATE, "num_samples=2200", "num_workers=0"), cwd)
+    run = start("generate", (*GENERATE, "num_samples=2200", "num_workers=0"), cwd, fresh=True)
     grown = growth(run, lambda: any((cwd / "out").glob("pair_00200_img.*")))
     record_property("kB more after 2,000 pairs", max(0, grown // 1024))
     assert grown < MOST
