@@ -404,10 +404,16 @@ def stored_mask_reader(palette: Palette, data: Mapping[str, Any]) -> MaskReader:
     )
 
 
-def count_pixels(path: Path) -> int:
-    """How many pixels an image has, by its first bytes; an UnreadableError as of `read_image`."""
+def picture_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image, by its first bytes; an UnreadableError as of `read_image`."""
     with _opened(path, None, path.suffix.lower() in _TIFF) as source:
-        return int(source.height * source.width)
+        return int(source.height), int(source.width)
+
+
+def count_pixels(path: Path) -> int:
+    """How many pixels an image has."""
+    height, width = picture_size(path)
+    return height * width
 
 
 class _Stored(NamedTuple):

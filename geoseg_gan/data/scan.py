@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
+from geoseg_gan.data.georeference import georeference_problem
 from geoseg_gan.data.images import DTYPES, MaskReader, UnreadableError
 from geoseg_gan.data.pairs import DataError, PackedStrings, Pair, PairList, some_pairs
 from geoseg_gan.data.palette import IGNORE, UnknownColorError, index_map_text
@@ -20,7 +21,7 @@ from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, held
 from geoseg_gan.utils.reading import Array, read_arrays
 
-_FORMAT = 4  # of the cache
+_FORMAT = 5  # of the cache
 _CACHE = {
     "keys": Array("u", ("bytes",)),
     "key_ends": Array("i", ("ends",)),
@@ -189,9 +190,10 @@ def _read(pair: Pair, reader: MaskReader) -> _Statistics | str:
     """Statistics of one pair, or what is wrong with it."""
     try:
         image, label, unknown = reader.read_pair(pair.image, pair.mask)
+        problem = size_problem(pair, image, label) or georeference_problem(pair.image, pair.mask)
     except (UnreadableError, UnknownColorError) as error:
         return str(error)
-    if problem := size_problem(pair, image, label):
+    if problem:
         return problem
     counts = np.bincount(label.ravel(), minlength=256)
     labelled = image[label != IGNORE]

@@ -279,10 +279,18 @@ class TileSettings:
     seed: int
     max_ignore: float
     image_format: str
+    split: str
+    block_size: int | None
+    gap: int
+    join_overlaps: bool
+    align: bool
     data: DataSettings
 
     def __post_init__(self) -> None:
         """Refuses values out of range: a UserError that names key, value and range."""
+        check_choice("split", self.split, ("groups", "spatial"))
+        check_range("gap", self.gap, 0, LARGEST_SIDE)
+        check_range("block_size", self.block_size, self.tile_size, 2**31)
         check_range("tile_size", self.tile_size, 1, LARGEST_SIDE)
         check_range("overlap", self.overlap, 0, self.tile_size - 1)
         check_range("val_share", self.val_share, 0, 1, "()")

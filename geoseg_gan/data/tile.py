@@ -3,10 +3,10 @@
 import csv
 import shlex
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,20 @@ from rich.table import Table
 
 from geoseg_gan.config import as_override, command_line, is_made, plain, stored_yaml, write_yaml
 from geoseg_gan.data.dataset import window_starts
+from geoseg_gan.data.georeference import (
+    Georeference,
+    aligned,
+    georeference_problem,
+    overlapping,
+    read_georeference,
+    write_georeference,
+)
 from geoseg_gan.data.images import (
     MaskReader,
     count_pixels,
     mask_reader,
+    picture_size,
+    read_masked_image,
     write_image,
 )
 from geoseg_gan.data.pairs import (
@@ -29,6 +39,7 @@ from geoseg_gan.data.pairs import (
     SPLITS,
     TOO_LONG,
     DataError,
+    PackedStrings,
     Pair,
     Split,
     find_folder_pairs,
@@ -100,8 +111,28 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
         lambda stems: [group_of(stem, config.group_regex, "group_regex") for stem in stems],
         f"source={source} must hold images/ and masks/ with files of the same stems.",
     )
-    val_groups = choose_groups({pair.group for pair in pairs}, config)
-    splits: list[Split] = ["val" if pair.group in val_groups else "train" for pair in pairs]
+    places = [read_georeference(pair.image) for pair in pairs]
+    groups = (
+        join_groups(pairs, places) if config.join_overlaps else {p.group: p.group for p in pairs}
+    )
+    blocks = None
+    splits: list[Split]
+    if config.split == "spatial":
+        grounds = ground_grids(pairs, places, groups)
+        blocks = Blocks(config.block_size or 4 * config.tile_size, config.gap, grounds)
+        sizes = [picture_size(pair.image) for pair in pairs]
+        windows = [
+            blocks.windows(pair, *size, config) for pair, size in zip(pairs, sizes, strict=True)
+        ]
+        found = {window.group for some in windows for window in some}
+        blocks = replace(
+            blocks, val=frozenset(choose_groups({name: name for name in found}, config))
+        )
+        pairs, splits = pairs.rows([n // 2 for n in range(2 * len(pairs))]), [*SPLITS] * len(pairs)
+    else:
+        val_groups = choose_groups(groups, config)
+        pairs = replace(pairs, groups=PackedStrings(groups[pair.group] for pair in pairs))
+        splits = ["val" if pair.group in val_groups else "train" for pair in pairs]
     reader = mask_reader(config.data)
     with atomic_folder(root, "data_root") as folder, _no_size_limit():
         largest = max(count_pixels(pair.image) for pair in pairs)
@@ -111,7 +142,7 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
                 (folder / split / part).mkdir(parents=True)
 
         def cut(pair: Pair, split: Split) -> _Cut:
-            return _cut(pair, split, folder, reader, config)
+            return _cut(pair, split, folder, reader, config, blocks)
 
         with ThreadPoolExecutor(min(max(1, fitting), _IMAGES_AT_ONCE)) as pool:
             work = pool.map(cut, pairs, splits)
@@ -128,28 +159,38 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
     return reports
 
 
-def choose_groups(groups: set[str], settings: TileSettings) -> set[str]:
+def choose_groups(groups: Mapping[str, str], settings: TileSettings) -> set[str]:
     """The location groups to validate on: by val_regex or val_groups, else a random share.
+
+    Args:
+        groups: The groups by the names that they are known by; joined ones have several.
+        settings: The settings.
 
     Raises:
         UserError: If that would be none of the groups or all of them.
     """
-    names = sorted(groups)
+    names = sorted(set(groups.values()))
+    if len(names) < 2 and settings.split == "spatial":
+        raise UserError(
+            f"split=spatial makes {plural(len(names), 'block')} of the pictures: none is left to "
+            "validate on. Lower block_size or gap, or tile_size."
+        )
     if len(names) == 1:
         raise UserError(
             f"all pictures belong to the group '{names[0]}': none is left to validate on. Add "
-            "pictures from other places, or make groups smaller with group_regex."
+            "pictures from other places, make groups smaller with group_regex, or give blocks of "
+            "each picture to validation with split=spatial."
         )
     known = f"The {plural(len(names), 'group')}: {', '.join(names[:5])}{' ...' * (len(names) > 5)}"
     if settings.val_regex is not None:
         setting = f"val_regex={settings.val_regex!r}"
         with limited(SEARCH_SECONDS, DataError(f"val_regex {TOO_LONG}")):
-            chosen = {name for name in names if search(settings.val_regex, name, "val_regex")}
+            chosen = {groups[n] for n in groups if search(settings.val_regex, n, "val_regex")}
     elif settings.val_groups is not None:
         setting = f"val_groups={settings.val_groups}"
-        chosen = set(settings.val_groups)
-        if unknown := sorted(chosen - groups):
+        if unknown := sorted(set(settings.val_groups) - groups.keys()):
             raise UserError(f"{setting}: '{unknown[0]}' is not a group. {known}")
+        chosen = {groups[name] for name in settings.val_groups}
     else:
         setting = f"val_share={settings.val_share}"
         count = min(max(1, round(settings.val_share * len(names))), len(names) - 1)
@@ -157,7 +198,7 @@ def choose_groups(groups: set[str], settings: TileSettings) -> set[str]:
         chosen = {names[i] for i in order[:count]}
     if not chosen:
         raise UserError(f"{setting} leaves nothing to validate on. {known}")
-    if chosen == groups:
+    if chosen == set(names):
         raise UserError(f"{setting} leaves nothing to train on. {known}")
     return chosen
 
@@ -174,6 +215,116 @@ def grid_starts(length: int, side: int, overlap: int, remainder: str) -> list[in
 
 
 @dataclass(frozen=True)
+class Window:
+    """Where a tile lies in its picture."""
+
+    row: int  # of the grid, from 0 at the top
+    col: int  # of the grid, from 0 at the left
+    top: int  # in pixels
+    left: int  # in pixels
+    group: str  # its location group
+
+
+def grid_windows(height: int, width: int, settings: TileSettings, group: str) -> list[Window]:
+    """The tiles of a picture of one location group."""
+    grid = (settings.tile_size, settings.overlap, settings.remainder)
+    rows, cols = (list(enumerate(grid_starts(length, *grid))) for length in (height, width))
+    return [Window(row, col, top, left, group) for row, top in rows for col, left in cols]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Square blocks of ground with gaps between them, each a location group of its own.
+
+    Attributes:
+        side: Of a block in pixels.
+        gap: Between blocks in pixels; no tile reaches into it.
+        grounds: For each picture's stem, the ground it shows, and row and column of its upper left
+            pixel there. Pictures of one ground share its blocks.
+        val: The blocks to validate on.
+    """
+
+    side: int
+    gap: int
+    grounds: Mapping[str, tuple[str, int, int]]
+    val: frozenset[str] = field(default=frozenset())
+
+    def windows(self, pair: Pair, height: int, width: int, settings: TileSettings) -> list[Window]:
+        """The tiles of a picture, none of which reaches out of its block."""
+        ground, top, left = self.grounds[pair.stem]
+        rows, cols = (self._starts(*ends, settings) for ends in ((height, top), (width, left)))
+        return [
+            Window(row, col, start, other, f"{ground}_b{block}_{other_block}")
+            for row, (block, start) in enumerate(rows)
+            for col, (other_block, other) in enumerate(cols)
+        ]
+
+    def _starts(self, length: int, offset: int, settings: TileSettings) -> list[tuple[int, int]]:
+        """Along one side of a picture that begins at `offset`: the block and start of each tile."""
+        step = self.side + self.gap
+        starts = []
+        for block in range(offset // step, (offset + length - 1) // step + 1):
+            begin = max(0, block * step - offset)
+            inside = min(length, block * step + self.side - offset) - begin
+            if inside >= settings.tile_size:
+                grid = (settings.tile_size, settings.overlap, settings.remainder)
+                starts += [(block, begin + start) for start in grid_starts(inside, *grid)]
+        return starts
+
+
+def join_groups(pairs: Sequence[Pair], places: Sequence[Georeference | None]) -> dict[str, str]:
+    """Joins location groups whose pictures overlap on the ground, such as those of two years.
+
+    Returns:
+        For each group the first name, in the alphabet, of those that it is joined with.
+    """
+    joined = {pair.group: pair.group for pair in pairs}
+    for pair, first in zip(pairs, overlapping(places), strict=True):
+        names = {joined[pair.group], joined[pairs[first].group]}
+        joined = {name: min(names) if to in names else to for name, to in joined.items()}
+    others = sorted(name for name, to in joined.items() if to != name)
+    if others:
+        left = plural(len(set(joined.values())), "group")
+        print(
+            f"Pictures overlap on the ground: '{others[0]}' joins the group "
+            f"'{joined[others[0]]}'{' and so on' * (len(others) > 1)}, and {left} of "
+            f"{len(joined)} are left. join_overlaps=false keeps them apart."
+        )
+    return joined
+
+
+def ground_grids(
+    pairs: Sequence[Pair], places: Sequence[Georeference | None], groups: Mapping[str, str]
+) -> dict[str, tuple[str, int, int]]:
+    """For each picture's stem the ground it shows, and row and column of its first pixel there.
+
+    Pictures of a location group that say where they lie share a ground, which has the name of the
+    group; each of the others is a ground of its own.
+
+    Raises:
+        DataError: If pictures of one ground differ in CRS or pixels.
+    """
+    firsts: dict[str, tuple[Pair, Georeference]] = {}
+    grounds = {}
+    for pair, place in zip(pairs, places, strict=True):
+        if place is None:
+            grounds[pair.stem] = pair.stem, 0, 0
+            continue
+        name = groups[pair.group]
+        first, its_place = firsts.setdefault(name, (pair, place))
+        pixels = [np.array([t.a, t.b, t.d, t.e]) for t in (its_place.transform, place.transform)]
+        if its_place.crs != place.crs or not np.allclose(*pixels, rtol=1e-6, atol=0):
+            raise DataError(
+                f"split=spatial lays one grid of blocks over the pictures of a group, but "
+                f"{first.image} and {pair.image} differ in CRS or pixel size. Reproject one, as "
+                "gdalwarp does, or tell them apart with group_regex and join_overlaps=false."
+            )
+        col, row = its_place.pixel(*place.point(0, 0))
+        grounds[pair.stem] = name, round(row), round(col)
+    return grounds
+
+
+@dataclass(frozen=True)
 class _Cut:
     """The result of one image; `too_small` describes it if it is smaller than a tile."""
 
@@ -186,38 +337,73 @@ class _Cut:
 
 
 def _cut(
-    pair: Pair, split: Split, folder: Path, reader: MaskReader, settings: TileSettings
+    pair: Pair,
+    split: Split,
+    folder: Path,
+    reader: MaskReader,
+    settings: TileSettings,
+    blocks: Blocks | None = None,
 ) -> _Cut:
-    image, label, unknown = reader.read_pair(pair.image, pair.mask)
+    place, mask_place = read_georeference(pair.image), read_georeference(pair.mask)
+    if settings.align and place and mask_place:
+        image, missing = read_masked_image(pair.image)
+        label, unknown = reader.read(pair.mask)
+        label = aligned(label, mask_place, place)
+        if missing is not None:
+            label[missing] = IGNORE
+    else:
+        image, label, unknown = reader.read_pair(pair.image, pair.mask)
+        if problem := georeference_problem(pair.image, pair.mask):
+            raise DataError(problem)
+    is_again = blocks is not None and split == "val"  # told of once, for its other split
     height, width = label.shape
     if problem := size_problem(pair, image, label):
         raise DataError(problem)
-    suffix = _suffix(pair.image, image, settings.image_format)
+    suffix = _suffix(pair.image, image, settings.image_format, place)
     pixels = np.zeros(reader.palette.num_classes, np.int64)
     whole = np.bincount(label.ravel(), minlength=256)[[*range(len(pixels)), IGNORE]]
     side = settings.tile_size
     if min(height, width) < side:
-        return _Cut([], pixels, whole, too_small=f"{pair.image.name} ({width}x{height})")
-    tops = grid_starts(height, side, settings.overlap, settings.remainder)
-    lefts = grid_starts(width, side, settings.overlap, settings.remainder)
+        small = f"{pair.image.name} ({width}x{height})"
+        return _Cut([], pixels, whole, too_small=None if is_again else small)
+    if blocks is None:
+        windows = grid_windows(height, width, settings, pair.group)
+    else:
+        windows = [
+            window
+            for window in blocks.windows(pair, height, width, settings)
+            if (window.group in blocks.val) == (split == "val")
+        ]
+    # Masks follow their image, so that both of a tile say where it lies.
+    mask_suffix = suffix if place and suffix == ".tif" else ".png"
     tiles = []
-    for row, top in enumerate(tops):
-        for col, left in enumerate(lefts):
-            inside = np.s_[top : top + side, left : left + side]
-            counts = np.bincount(label[inside].ravel(), minlength=256)
-            if counts[IGNORE] > settings.max_ignore * side * side:
-                continue
-            stem = f"{pair.stem}_r{row:02d}_c{col:02d}"
-            write_image(folder / split / "images" / f"{stem}{suffix}", image[inside])
-            reader.write(folder / split / "masks" / f"{stem}.png", label[inside])
-            window = f"{left} {top} {side} {side}"
-            tiles.append(Tile(stem, split, pair.image.name, pair.group, row, col, window))
-            pixels += counts[: len(pixels)]
-    return _Cut(tiles, pixels, whole, len(tops) * len(lefts) - len(tiles), unknown)
+    for window in windows:
+        inside = np.s_[window.top : window.top + side, window.left : window.left + side]
+        counts = np.bincount(label[inside].ravel(), minlength=256)
+        if counts[IGNORE] > settings.max_ignore * side * side:
+            continue
+        stem = f"{pair.stem}_r{window.row:02d}_c{window.col:02d}"
+        paths = (
+            folder / split / "images" / f"{stem}{suffix}",
+            folder / split / "masks" / f"{stem}{mask_suffix}",
+        )
+        write_image(paths[0], image[inside])
+        reader.write(paths[1], label[inside])
+        if place:
+            for path in paths:
+                write_georeference(path, place.part(window.top, window.left, side, side))
+        where = (window.row, window.col, f"{window.left} {window.top} {side} {side}")
+        tiles.append(Tile(stem, split, pair.image.name, window.group, *where))
+        pixels += counts[: len(pixels)]
+    return _Cut(tiles, pixels, whole, len(windows) - len(tiles), 0 if is_again else unknown)
 
 
-def _suffix(path: Path, image: npt.NDArray[Any], image_format: str) -> str:
+def _suffix(
+    path: Path, image: npt.NDArray[Any], image_format: str, place: Georeference | None
+) -> str:
     fits_png = image.dtype == np.uint8 and image.shape[2] in (1, 3)
+    if image_format == "auto" and place is not None:
+        return ".tif"
     if image_format == "auto":
         # Never JPEG: encoding a second time would add artefacts that a network can learn.
         return ".png" if fits_png else ".tif"

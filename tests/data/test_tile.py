@@ -7,13 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from defaults import defaults
 from PIL import Image
+from rasterio import Affine
 
 from geoseg_gan.data import tile as module
+from geoseg_gan.data.georeference import georeference_problem
 from geoseg_gan.data.images import mask_reader, read_image, write_image
-from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.pairs import SPLITS, find_pairs
 from geoseg_gan.data.palette import PaletteClass
+from geoseg_gan.data.scan import scan
 from geoseg_gan.data.settings import DataSettings, TileSettings
 from geoseg_gan.data.tile import choose_groups, grid_starts, tile
 from geoseg_gan.utils.errors import UserError
@@ -130,7 +134,7 @@ def test_no_group_is_in_both_splits(settings, changes, count, val):
 
 
 def test_val_share_draws_by_seed():
-    groups = {f"g{i:02d}" for i in range(20)}
+    groups = {f"g{i:02d}": f"g{i:02d}" for i in range(20)}
     draws = [
         choose_groups(groups, defaults(TileSettings, val_share=0.3, seed=s)) for s in (0, 0, 1)
     ]
@@ -355,6 +359,189 @@ def test_the_folder_appears_whole_or_not_at_all(settings, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         tile(settings)
     assert list(root.parent.iterdir()) == [] and not any(seen)
+
+
+CRS = "EPSG:32640"
+
+
+def add_raster(source, stem, left, top, size=(64, 64), pixel=0.5, crs=CRS, mask=None, seed=0):
+    """A pair of GeoTIFFs; the mask may lie elsewhere: (left, top, pixel, crs)."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (3, *size), np.uint8)
+    label = rng.integers(0, 3, size).astype(np.uint8)
+    colors = np.moveaxis(READER.palette.decode(label), -1, 0)
+    places = ((left, top, pixel, crs), mask or (left, top, pixel, crs))
+    for part, bands, (x, y, step, system) in zip(
+        ("images", "masks"), (image, colors), places, strict=True
+    ):
+        path = source / part / f"{stem}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = {"height": bands.shape[1], "width": bands.shape[2], "count": 3, "dtype": "uint8"}
+        where = {"crs": system, "transform": Affine(step, 0, x, 0, -step, y)}
+        with rasterio.open(path, "w", driver="GTiff", **shape, **where) as target:
+            target.write(bands)
+    return image, label
+
+
+def test_tiles_of_a_georeferenced_picture_lie_where_they_lay(tmp_path, settings):
+    source = tmp_path / "raw"
+    images = {
+        stem: add_raster(source, stem, 500_000 + 100 * n, 2_780_000, seed=n)
+        for n, stem in enumerate(("a", "b"))
+    }
+    tile(replace(settings, source=str(source), val_groups=["b"], tile_size=32))
+    for row in read_table(settings):
+        left, top, side, _ = map(int, row["window"].split())
+        stem = row["group"]
+        for part, bands in (("images", images[stem][0]), ("masks", None)):
+            path = root_of(settings) / row["split"] / part / f"{row['stem']}.tif"
+            original = source / part / f"{stem}.tif"
+            with rasterio.open(path) as tile_file, rasterio.open(original) as whole:
+                assert tile_file.crs == whole.crs
+                x, y = 500_000 + 100 * "ab".index(stem) + left / 2, 2_780_000 - top / 2
+                assert tile_file.transform == Affine(0.5, 0, x, 0, -0.5, y)
+                assert tile_file.res == whole.res
+                window = rasterio.windows.Window(left, top, side, side)
+                np.testing.assert_array_equal(tile_file.read(), whole.read(window=window))
+            if bands is None:
+                expected = images[stem][1][top : top + side, left : left + side]
+                np.testing.assert_array_equal(READER.read(path)[0], expected)
+    for split in SPLITS:
+        assert scan(find_pairs(root_of(settings), split), READER).bands == 3
+
+
+def test_png_tiles_get_world_files(tmp_path, settings):
+    for n, stem in enumerate("ab"):
+        add_raster(tmp_path / "raw", stem, 500_000 + 100 * n, 2_780_000)
+    settings = replace(settings, source=str(tmp_path / "raw"), image_format="png", val_groups=["b"])
+    tile(settings)
+    for part in ("images", "masks"):
+        lines = (root_of(settings) / f"train/{part}/a_r01_c02.pgw").read_text().split()
+        assert list(map(float, lines)) == [0.5, 0, 0, -0.5, 500_016.25, 2_779_991.75]
+        with rasterio.open(root_of(settings) / f"train/{part}/a_r01_c02.png") as picture:
+            assert picture.transform == Affine(0.5, 0, 500_016, 0, -0.5, 2_779_992)
+    assert len(find_pairs(root_of(settings), "train")) == 16
+
+
+ELSEWHERE = {
+    "ten metres aside": ((500_010, 2_780_000, 0.5, CRS), "corners are 20.0 pixels apart"),
+    "another place": ((600_000, 2_780_000, 0.5, CRS), "corners are 200,000.0 pixels apart"),
+    "another pixel size": ((500_000, 2_780_000, 0.6, CRS), "corners are 18.1 pixels apart"),
+    "another system": ((500_000, 2_780_000, 0.5, "EPSG:32639"), "in EPSG:32640, but .*EPSG:32639"),
+}
+
+
+@pytest.mark.parametrize(("place", "message"), ELSEWHERE.values(), ids=ELSEWHERE)
+def test_a_mask_that_lies_elsewhere_is_refused(tmp_path, settings, place, message):
+    for split, stem in (("train", "a"), ("val", "b")):
+        add_raster(tmp_path / "data" / split, stem, 500_000, 2_780_000, mask=place)
+    with pytest.raises(UserError, match=message):
+        scan(find_pairs(tmp_path / "data", "train"), READER)
+    source = tmp_path / "data" / "train"
+    add_raster(source, "b", 700_000, 2_780_000)
+    with pytest.raises(UserError, match=f"{message}.*align=true"):
+        tile(replace(settings, source=str(source)))
+
+
+def test_half_a_pixel_aside_is_rounding(tmp_path):
+    add_raster(tmp_path, "a", 500_000, 2_780_000, mask=(500_000.2, 2_780_000, 0.5, CRS))
+    paths = (tmp_path / "images" / "a.tif", tmp_path / "masks" / "a.tif")
+    assert georeference_problem(*paths) is None
+    assert georeference_problem(paths[0], tmp_path / "a.png") is None
+
+
+def test_align_warps_a_mask_onto_the_grid_of_its_image(tmp_path, settings):
+    source = tmp_path / "raw"
+    place = (500_008, 2_780_000, 0.5, CRS)
+    _, label = add_raster(source, "a", 500_000, 2_780_000, mask=place)
+    add_raster(source, "b", 700_000, 2_780_000)
+    settings = replace(settings, source=str(source), val_groups=["b"], align=True, max_ignore=1.0)
+    tile(settings)
+    expected = np.full((64, 64), 255, np.uint8)
+    expected[:, 16:] = label[:, :-16]
+    for row in read_table(settings):
+        if row["group"] == "a":
+            left, top, *_ = map(int, row["window"].split())
+            found = READER.read(root_of(settings) / f"train/masks/{row['stem']}.tif")[0]
+            np.testing.assert_array_equal(found, expected[top : top + 16, left : left + 16])
+
+
+def test_pictures_of_the_same_ground_are_one_group(tmp_path, settings, capsys):
+    source = tmp_path / "raw"
+    for stem, left in (("2019", 0), ("2021", 10), ("far", 200), ("touches", 32)):
+        size = (64, 40) if stem == "2021" else (64, 64)
+        add_raster(source, stem, 500_000 + left, 2_780_000, size=size)
+    settings = replace(settings, source=str(source), val_groups=["2021"])
+    tile(settings)
+    rows = read_table(settings)
+    groups = {row["source"]: (row["group"], row["split"]) for row in rows}
+    assert groups["2019.tif"] == groups["2021.tif"] == ("2019", "val")
+    assert groups["far.tif"] == ("far", "train") and groups["touches.tif"] == ("touches", "train")
+    assert "'2021' joins the group '2019', and 3 groups of 4 are left" in capsys.readouterr().out
+    apart = replace(settings, join_overlaps=False, data_root=f"{settings.data_root}2")
+    tile(apart)
+    assert {row["group"] for row in read_table(apart) if row["split"] == "val"} == {"2021"}
+
+
+def test_a_picture_is_split_into_blocks_with_gaps_between_them(source, settings):
+    for path in [*source.glob("*/*")]:
+        path.unlink()
+    image, _ = add_picture(source, "whole", 200, 150)
+    with pytest.raises(UserError, match=r"all pictures belong .* split=spatial"):
+        tile(settings)
+    settings = replace(
+        settings, split="spatial", block_size=40, gap=10, overlap=4, val_share=0.25, seed=1
+    )
+    reports = tile(settings)
+    # Blocks of 40 px begin at 0, 50, 100 and 150; at each two tiles of 16 px fit, 12 px apart.
+    starts = [0, 12, 24, 50, 62, 74, 100, 112, 124, 150, 162, 174]
+    rows = read_table(settings)
+    boxes = {}
+    for row in rows:
+        left, top, *_ = map(int, row["window"].split())
+        assert row["group"] == f"whole_b{top // 50}_{left // 50}"
+        boxes.setdefault(row["split"], []).append((left, top))
+        path = root_of(settings) / row["split"] / "images" / f"{row['stem']}.png"
+        np.testing.assert_array_equal(read_image(path), image[top : top + 16, left : left + 16])
+    found = sorted([*boxes["train"], *boxes["val"]])
+    assert found == sorted((x, y) for y in starts for x in starts[:9])
+    assert len(reports["val"].groups) == 3 and len(reports["train"].groups) == 9
+    for x, y in boxes["val"]:
+        for other_x, other_y in boxes["train"]:
+            assert max(abs(x - other_x), abs(y - other_y)) >= 16 + 10
+    assert {pair.group for pair in find_pairs(root_of(settings), "val")} == reports["val"].groups
+
+
+def test_pictures_of_one_ground_share_its_blocks(tmp_path, settings):
+    source = tmp_path / "raw"
+    add_raster(source, "2019", 500_000, 2_780_000, size=(120, 120))
+    add_raster(source, "2021", 500_010, 2_780_005, size=(120, 120), seed=1)
+    settings = replace(settings, source=str(source), split="spatial", block_size=32, gap=4)
+    tile(settings)
+    found = {}
+    for row in read_table(settings):
+        left, top, *_ = map(int, row["window"].split())
+        x, y = (left, top) if row["source"] == "2019.tif" else (left + 20, top - 10)
+        assert row["group"] == f"2019_b{y // 36}_{x // 36}"
+        assert (y + 15) // 36 == y // 36 and y % 36 <= 16
+        found.setdefault(row["group"], set()).add(row["split"])
+    assert all(len(splits) == 1 for splits in found.values())
+    add_raster(source, "2022", 500_010, 2_780_005, size=(60, 60), pixel=1.0)
+    with pytest.raises(UserError, match=r"differ in CRS or pixel size. Reproject"):
+        tile(replace(settings, data_root=f"{settings.data_root}2"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": "block"}, "split=block is not one of groups, spatial"),
+        ({"gap": -1}, "gap=-1: use 0"),
+        ({"block_size": 8}, "block_size=8: use 16 or more"),
+    ],
+)
+def test_wrong_settings_of_blocks_are_one_line(settings, changes, message):
+    with pytest.raises(UserError, match=message):
+        tile(replace(settings, **changes))
 
 
 REPO = Path(__file__).parents[2]

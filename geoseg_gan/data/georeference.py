@@ -1,0 +1,177 @@
+"""Where rasters lie on the ground: whether pairs agree, which pictures overlap, tiles' places."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rasterio import Affine
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.warp import reproject, transform_bounds
+
+from geoseg_gan.data.images import _TIFF, _open_tiff, _opened
+from geoseg_gan.data.palette import IGNORE
+
+_NEAR = 0.5  # pixels by which the corners of an image and its mask may differ
+_WORLD_FILES = {".png": ".pgw", ".jpg": ".jgw"}
+
+
+@dataclass(frozen=True)
+class Georeference:
+    """Where a raster lies.
+
+    Attributes:
+        crs: Its coordinate reference system, of rasterio; None if it names none.
+        transform: From columns and rows to coordinates (affine).
+        height: In pixels.
+        width: In pixels.
+    """
+
+    crs: Any
+    transform: Any
+    height: int
+    width: int
+
+    @property
+    def name(self) -> str:
+        """The coordinate reference system in a few words."""
+        if self.crs is None:
+            return "no coordinate reference system"
+        code = self.crs.to_epsg()
+        return f"EPSG:{code}" if code else str(self.crs.to_wkt())[:60]
+
+    def point(self, column: float, row: float) -> tuple[float, float]:
+        """The coordinates of a place in pixels, counted from the upper left corner."""
+        t = self.transform
+        return t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f
+
+    def pixel(self, x: float, y: float) -> tuple[float, float]:
+        """Column and row of coordinates, the reverse of `point`."""
+        return replace(self, transform=~self.transform).point(x, y)
+
+    def part(self, top: int, left: int, height: int, width: int) -> "Georeference":
+        """The place of a part of it, in pixels."""
+        t, (x, y) = self.transform, self.point(left, top)
+        transform = Affine(t.a, t.b, x, t.d, t.e, y)
+        return replace(self, transform=transform, height=height, width=width)
+
+
+def read_georeference(path: Path) -> Georeference | None:
+    """Where a GeoTIFF lies; None for what is none, or does not say.
+
+    Raises:
+        UnreadableError: If it does not decode.
+    """
+    if path.suffix.lower() not in _TIFF:
+        return None
+    with _opened(path, None, as_bands=True) as source:
+        if source.transform.is_identity:
+            return None
+        return Georeference(source.crs, source.transform, source.height, source.width)
+
+
+def write_georeference(path: Path, place: Georeference) -> None:
+    """Gives a GeoTIFF its place; other images get a world file beside them, without the CRS."""
+    if path.suffix.lower() in _TIFF:
+        with _open_tiff(path) as source:
+            profile, bands = source.profile, source.read()
+            has_table = source.colorinterp[0] == ColorInterp.palette
+            colors = source.colormap(1) if has_table else None
+        profile |= {"crs": place.crs, "transform": place.transform, "compress": "deflate"}
+        with _open_tiff(path, "w", **profile) as target:
+            target.write(bands)
+            if colors:
+                target.write_colormap(1, colors)
+        return
+    t = place.transform
+    x, y = place.point(0.5, 0.5)  # the centre of the first pixel
+    lines = "".join(f"{value:.12g}\n" for value in (t.a, t.d, t.b, t.e)) + f"{x:.17g}\n{y:.17g}\n"
+    path.with_suffix(_WORLD_FILES[path.suffix.lower()]).write_text(lines)
+
+
+def georeference_problem(image: Path, mask: Path) -> str | None:
+    """What is wrong with an image and a mask that lie elsewhere; None where they do not say.
+
+    Raises:
+        UnreadableError: If one of them does not decode.
+    """
+    theirs = read_georeference(mask)
+    ours = None if theirs is None else read_georeference(image)
+    if ours is None or theirs is None:
+        return None
+    if ours.crs and theirs.crs and ours.crs != theirs.crs:
+        wrong = f"{image} is in {ours.name}, but {mask} in {theirs.name}"
+    elif (apart := _pixels_apart(ours, theirs)) > _NEAR:
+        wrong = f"{image} and {mask} show other ground: their corners are {apart:,.1f} pixels apart"
+    else:
+        return None
+    return (
+        f"{wrong}. Export both from the same window, or cut them with scripts/tile.py align=true."
+    )
+
+
+def _pixels_apart(ours: Georeference, theirs: Georeference) -> float:
+    """The greatest distance between corners of the same name, in pixels of the first raster."""
+    distances = []
+    for x, y in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        column, row = ours.pixel(*theirs.point(x * theirs.width, y * theirs.height))
+        distances.append(np.hypot(column - x * ours.width, row - y * ours.height))
+    return float(max(distances))
+
+
+def aligned(
+    label: npt.NDArray[np.uint8], source: Georeference, target: Georeference
+) -> npt.NDArray[np.uint8]:
+    """A label map (H, W) on the grid of another raster; 255 where it does not reach."""
+    warped = np.full((target.height, target.width), IGNORE, np.uint8)
+    reproject(
+        label,
+        warped,
+        src_transform=source.transform,
+        src_crs=source.crs or target.crs,
+        dst_transform=target.transform,
+        dst_crs=target.crs or source.crs,
+        src_nodata=IGNORE,
+        dst_nodata=IGNORE,
+        resampling=Resampling.nearest,
+    )
+    return warped
+
+
+def overlapping(places: Sequence[Georeference | None]) -> list[int]:
+    """Numbers rasters so that those which show the same ground, also through others, share one.
+
+    Rasters that touch, or overlap by a pixel at most, do not. Those without a place are alone.
+    """
+    known = [row for row, place in enumerate(places) if place is not None]
+    systems = {place.name for place in places if place is not None and place.crs}
+    boxes = np.array([_box(place, len(systems) > 1) for place in places if place is not None])
+    number = list(range(len(places)))
+
+    def root(row: int) -> int:
+        while number[row] != row:
+            row = number[row]
+        return row
+
+    for position, row in enumerate(known):
+        left, bottom, right, top = boxes[position]
+        others = boxes[position + 1 :]
+        meets = (others[:, 0] < right) & (others[:, 2] > left)
+        meets &= (others[:, 1] < top) & (others[:, 3] > bottom)
+        for other in np.flatnonzero(meets).tolist():
+            first, second = sorted((root(row), root(known[position + 1 + other])))
+            number[second] = first
+    return [root(row) for row in range(len(places))]
+
+
+def _box(place: Georeference, to_degrees: bool) -> tuple[float, float, float, float]:
+    """Left, bottom, right and top, half a pixel inside; several systems meet in degrees."""
+    ends = [place.point(x, y) for x in (0, place.width) for y in (0, place.height)]
+    (left, bottom), (right, top) = np.min(ends, 0).tolist(), np.max(ends, 0).tolist()
+    x, y = (right - left) / place.width / 2, (top - bottom) / place.height / 2
+    box = (left + x, bottom + y, right - x, top - y)
+    if to_degrees and place.crs:
+        box = transform_bounds(place.crs, "EPSG:4326", *box)
+    return box
