@@ -312,8 +312,10 @@ def ground_grids(
             continue
         name = groups[pair.group]
         first, its_place = firsts.setdefault(name, (pair, place))
-        pixels = [np.array([t.a, t.b, t.d, t.e]) for t in (its_place.transform, place.transform)]
-        if its_place.crs != place.crs or not np.allclose(*pixels, rtol=1e-6, atol=0):
+        ours, theirs = (
+            np.array([t.a, t.b, t.d, t.e]) for t in (its_place.transform, place.transform)
+        )
+        if its_place.crs != place.crs or not np.allclose(ours, theirs, rtol=1e-6, atol=0):
             raise DataError(
                 f"split=spatial lays one grid of blocks over the pictures of a group, but "
                 f"{first.image} and {pair.image} differ in CRS or pixel size. Reproject one, as "
