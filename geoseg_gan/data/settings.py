@@ -322,5 +322,28 @@ class PackSettings:
             raise UserError("scripts/pack.py packs folders. Set data.format=folder.")
 
 
+@dataclass
+class CheckDataSettings:
+    """What scripts/check_data.py checks, and where its report goes."""
+
+    data_root: str
+    out_dir: str
+    image_size: int
+    propose: str
+    examples: int
+    data: DataSettings
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range: a UserError that names key, value and range."""
+        check_range("image_size", self.image_size, 1, LARGEST_SIDE)
+        check_choice("propose", self.propose, ("auto", "always", "never"))
+        check_range("examples", self.examples, 0, 100)
+        if self.data.format != "folder":
+            raise UserError("scripts/check_data.py reads folders. Set data.format=folder.")
+
+
 tile_command = command("tile", TileSettings, "geoseg_gan.data.tile:tile")
 pack_command = command("pack", PackSettings, "geoseg_gan.data.pack:pack")
+check_data_command = command(
+    "check_data", CheckDataSettings, "geoseg_gan.data.audit.check:check_data"
+)

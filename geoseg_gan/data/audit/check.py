@@ -1,0 +1,441 @@
+"""The check_data command: what a data folder holds, what is wrong, and how to read it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+
+from geoseg_gan.config import compose
+from geoseg_gan.data.audit.checks import (
+    class_findings,
+    file_findings,
+    image_findings,
+    mask_facts,
+    mask_kind_findings,
+    place_findings,
+)
+from geoseg_gan.data.audit.findings import Finding, Severity, by_severity, some
+from geoseg_gan.data.audit.folders import Folder, find_entries
+from geoseg_gan.data.audit.measure import (
+    ImageFacts,
+    MaskFacts,
+    PairFacts,
+    count_labels,
+    measure,
+)
+from geoseg_gan.data.audit.neighbours import Footprint, group_pattern
+from geoseg_gan.data.audit.overlaps import (
+    Relation,
+    copy_findings,
+    find_copies,
+    find_neighbours,
+    group_findings,
+    neighbour_findings,
+)
+from geoseg_gan.data.audit.propose import Proposal, propose_colors, propose_numbers
+from geoseg_gan.data.audit.values import Values, rgb_of, shared_colors
+from geoseg_gan.data.demo.world import write_world
+from geoseg_gan.data.images import MaskReader, mask_reader
+from geoseg_gan.data.pairs import DataError, group_of
+from geoseg_gan.data.palette import Palette, PaletteClass
+from geoseg_gan.data.settings import CheckDataSettings, DataSettings
+from geoseg_gan.utils.errors import UserError, plural
+from geoseg_gan.utils.files import check_apart
+from geoseg_gan.utils.messages import choices
+from geoseg_gan.utils.reading import read_table
+from geoseg_gan.utils.tables import console
+
+_NEAR = 48.0  # distance in RGB of a damaged colour and that of its class
+_SHOWN = 8  # unknown colours that a finding names
+_MISFIT = 0.2  # share of pixels outside the palette above which another config is proposed
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a check found.
+
+    Attributes:
+        config: The settings.
+        folder: The files.
+        facts: What every pair holds.
+        reader: How masks are read: as the proposal says where there is one, else as set.
+        rows: The pairs whose mask was read, as places in `facts`.
+        pixels: Pixels of every class and, last, of ignore of these: shape (N, C + 1).
+        proposal: A data config for masks that the set one does not fit.
+        copies: Pairs that show the same.
+        neighbours: Pairs of different splits beside each other.
+        findings: From the gravest to the least.
+    """
+
+    config: CheckDataSettings
+    folder: Folder
+    facts: list[PairFacts]
+    reader: MaskReader
+    rows: list[int]
+    pixels: npt.NDArray[np.int64]
+    proposal: Proposal | None
+    copies: list[Relation]
+    neighbours: list[Relation]
+    findings: list[Finding]
+
+    def count(self, severity: Severity) -> int:
+        """How many findings are of a severity."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+    @property
+    def summary(self) -> str:
+        """The verdict in a line."""
+        errors, warnings = self.count("error"), self.count("warning")
+        pairs = plural(len(self.folder.pairs()), "pair")
+        if errors:
+            more = f" and {plural(warnings, 'warning')}" if warnings else ""
+            return f"{pairs}: training would be a mistake ({plural(errors, 'error')}{more})"
+        if warnings:
+            return f"{pairs}: can be trained on, with {plural(warnings, 'warning')}"
+        return f"{pairs}: nothing speaks against training"
+
+
+def check_data(config: CheckDataSettings) -> Check:
+    """Checks a data folder, and writes report.html, report.md and findings.json to `out_dir`.
+
+    Where the masks do not fit the data settings, it also proposes a config for them, as
+    `data/proposed.yaml` in `out_dir`.
+
+    Raises:
+        DataError: If training would be a mistake, once the report is written; or if the folder
+            holds no images.
+        UserError: If `out_dir` holds anything else than an earlier report.
+    """
+    from geoseg_gan.data.audit.report import open_report
+
+    root, out = Path(config.data_root), Path(config.out_dir)
+    check_apart("out_dir", out, root)
+    with open_report(out) as report:
+        if config.data.demo is not None:
+            write_world(root, config.data.classes(), config.data.demo)
+        check = examine(config)
+        report.write(check)
+    _show(check, out)
+    line = f"{config.data_root}: {check.summary}. See {out / 'report.html'}"
+    if check.count("error"):
+        raise DataError(line)
+    print(line)
+    return check
+
+
+def examine(config: CheckDataSettings) -> Check:
+    """Reads a data folder and finds what is wrong with it; nothing is written.
+
+    Raises:
+        DataError: If the folder holds no images.
+    """
+    root = Path(config.data_root)
+    folder = find_entries(root)
+    facts = measure(folder.entries, mask_reader(config.data))
+    masks = mask_facts(facts)
+    reader = mask_reader(config.data)
+    rows = [row for row, f in enumerate(facts) if isinstance(f.mask, MaskFacts)]
+    pixels = np.array([mask.pixels for _, mask in masks], np.int64)
+    pixels = pixels.reshape(len(rows), reader.palette.num_classes + 1)
+    misfit = misfit_findings(masks, reader)
+    proposal = None
+    # A single class among all masks is a sign of numbers that are read as ignore.
+    is_misfit = bool(misfit) or np.count_nonzero(pixels[:, :-1].sum(0)) < 2
+    if masks and (config.propose == "always" or (config.propose == "auto" and is_misfit)):
+        proposal = _propose(masks, config.data)
+    findings = [*folder.findings]
+    findings += file_findings(facts, config.image_size, config.data.fit, folder.is_ready)
+    findings += mask_kind_findings(facts, config.data.mask_format)
+    if proposal is not None:
+        proposal = _completed(proposal, facts, config)
+        reader = mask_reader(proposed_settings(config.data, proposal))
+        counted = count_labels([facts[row].entry for row in rows], reader)
+        read = [(row, c) for row, c in zip(rows, counted, strict=True) if not isinstance(c, str)]
+        rows = [row for row, _ in read]
+        classes = reader.palette.num_classes + 1
+        pixels = np.array([c[0] for _, c in read], np.int64).reshape(len(read), classes)
+        repaired = sum(c[1] for _, c in read)
+        proposal = replace(proposal, repaired=repaired) if repaired else proposal
+        if misfit or config.propose == "always":
+            findings += misfit
+            findings.append(_about(proposal, config))
+        else:
+            findings.append(_about(proposal, config, "error"))
+    else:
+        findings += misfit
+    if len(rows):
+        read_pairs = [facts[row] for row in rows]
+        names = reader.palette.names
+        findings += class_findings(read_pairs, pixels, names, folder.is_ready)
+        findings += ignored_colors(masks, reader)
+    findings += image_findings(facts)
+    findings += place_findings(facts, config.data.gsd)
+    copies = find_copies(facts)
+    findings += copy_findings(facts, copies)
+    neighbours: list[Relation] = []
+    try:
+        windows, groups = _tiles(root, facts, config.data.group_regex)
+    except UserError as error:
+        findings.append(Finding("error", "groups", str(error).rstrip(".")))
+    else:
+        if len(folder.splits) > 1:
+            neighbours, source = find_neighbours(facts, windows)
+            findings += neighbour_findings(facts, neighbours, source)
+            findings += group_findings(facts, groups)
+    return Check(
+        config=config,
+        folder=folder,
+        facts=facts,
+        reader=reader,
+        rows=rows,
+        pixels=pixels,
+        proposal=proposal,
+        copies=copies,
+        neighbours=neighbours,
+        findings=by_severity(findings),
+    )
+
+
+def misfit_findings(
+    masks: Sequence[tuple[PairFacts, MaskFacts]], reader: MaskReader
+) -> list[Finding]:
+    """Findings on masks that the settings cannot read, or with colours or numbers they lack."""
+    findings = []
+    refused = [mask for _, mask in masks if mask.refusal is not None]
+    if refused:
+        text = f"{plural(len(refused), 'mask')} cannot be read with these data settings"
+        examples = some(mask.refusal for mask in refused)
+        advice = "Correct data.mask_format, or use the proposed config."
+        findings.append(Finding("error", "refused_masks", text, advice, len(refused), examples))
+    strange = [(f, mask) for f, mask in masks if mask.unknown]
+    if not strange:
+        return findings
+    pixels = sum(mask.unknown for _, mask in strange)
+    total = sum(int(mask.pixels.sum()) for _, mask in masks)
+    what = "colours" if reader.mask_format == "rgb" else "numbers"
+    text = (
+        f"{pixels:,} pixels ({pixels / max(1, total):.2%}) in {len(strange):,} of "
+        f"{plural(len(masks), 'mask')} have {what} that are not in the data config"
+    )
+    listed = unknown_values(strange, reader)
+    examples = [text for _, text, _ in listed[:_SHOWN]]
+    near = sum(count for count, _, distance in listed if distance <= _NEAR)
+    whole = sum(count for count, _, _ in listed)
+    severity: Severity = "error"
+    if reader.unknown != "error":
+        severity = "warning" if pixels > _MISFIT * total else "note"
+        advice = f"data.unknown={reader.unknown} reads them as {_meaning(reader)}."
+    elif reader.mask_format == "rgb" and near > 0.9 * whole:
+        advice = (
+            "All but few are near to a class's colour, as JPEG and smoothed edges make them: "
+            f"data.unknown=nearest repairs these {near:,} pixels."
+        )
+    else:
+        advice = "Add them to data.palette or data.ignore, or choose another data config."
+        if reader.mask_format == "index":
+            advice = "Say in data.index_map what they mean."
+    kind = "unknown_colors" if reader.mask_format == "rgb" else "unknown_numbers"
+    findings.append(Finding(severity, kind, text, advice, len(strange), examples))
+    return findings
+
+
+def unknown_values(
+    masks: Sequence[tuple[PairFacts, MaskFacts]], reader: MaskReader
+) -> list[tuple[int, str, float]]:
+    """What masks hold that the settings do not know, the most frequent first.
+
+    Returns:
+        Pixels, a description, and the distance in RGB from the nearest colour of the palette;
+        infinite for numbers.
+    """
+    if reader.mask_format == "index":
+        parts = [mask.numbers() for _, mask in masks]
+        values = Values.joined(part for part in parts if part is not None)
+        known = {value for value, _ in reader.index_map or ()} | {255}
+        if reader.index_map is None:
+            known |= set(range(reader.palette.num_classes))
+        return [
+            (int(count), f"{value}: {int(count):,} pixels in {plural(int(held), 'mask')}", np.inf)
+            for value, count, held in zip(
+                values.values.tolist(), values.pixels, values.masks, strict=True
+            )
+            if value not in known
+        ]
+    values = Values.joined(mask.colors() for _, mask in masks)
+    palette = reader.palette
+    colors = np.array([c.color for c in palette.classes] + [list(c) for c in palette.ignore])
+    names = [palette.describe(label) for label in range(palette.num_classes)]
+    names += [f"'ignore' {tuple(color)}" for color in palette.ignore]
+    listed = []
+    for number, rgb in enumerate(rgb_of(values.values)):
+        distances = np.sqrt(((colors - rgb) ** 2).sum(1))
+        best = int(distances.argmin())
+        if distances[best] == 0:
+            continue
+        count, held = int(values.pixels[number]), int(values.masks[number])
+        color = tuple(int(v) for v in rgb)
+        text = f"{color}: {count:,} pixels in {plural(held, 'mask')}, nearest is {names[best]}"
+        listed.append((count, text, float(distances[best])))
+    return listed
+
+
+def ignored_colors(
+    masks: Sequence[tuple[PairFacts, MaskFacts]], reader: MaskReader
+) -> list[Finding]:
+    """Findings on colours that are read as ignore: each in how many masks."""
+    if reader.mask_format != "rgb":
+        return []
+    values = Values.joined(mask.colors() for _, mask in masks)
+    findings = []
+    for color in reader.palette.ignore:
+        code = int(np.dot(color, (1, 1 << 8, 1 << 16)))
+        place = np.flatnonzero(values.values == code)
+        if not len(place):
+            continue
+        number = int(place[0])
+        held = int(values.masks[number])
+        found = (f.entry.name for f, mask in masks if code in mask.colors().values)
+        text = (
+            f"The colour {tuple(map(int, color))} is no class, but ignored: in {held:,} of "
+            f"{plural(len(masks), 'mask')}, {values.share(number):.2%} of all pixels"
+        )
+        advice = "If it stands for something, give it a class."
+        findings.append(Finding("note", "ignored_color", text, advice, held, some(found)))
+    return findings
+
+
+def proposed_settings(settings: DataSettings, proposal: Proposal) -> DataSettings:
+    """Data settings with what a proposal says of masks."""
+    classes = [PaletteClass(entry.name, list(entry.color)) for entry in proposal.classes]
+    return replace(
+        settings,
+        palette=classes,
+        ignore=[list(color) for color in proposal.ignore_colors],
+        mask_format=proposal.mask_format,
+        index_map=proposal.index_map,
+        unknown=proposal.unknown,
+    )
+
+
+def _propose(
+    masks: Sequence[tuple[PairFacts, MaskFacts]], settings: DataSettings
+) -> Proposal | None:
+    """A config by what the masks hold."""
+    is_lossy = any(mask.is_lossy for _, mask in masks)
+    count = len(masks)
+    if any(mask.shows_colors() for _, mask in masks):
+        values = Values.joined(mask.colors() for _, mask in masks)
+        return propose_colors(values, is_lossy, count, _known_palettes(settings))
+    parts = [mask.numbers() for _, mask in masks]
+    values = Values.joined(part for part in parts if part is not None)
+    colors = shared_colors(mask.table for _, mask in masks) or {}
+    nodata = {mask.nodata for _, mask in masks if mask.nodata is not None}
+    return propose_numbers(values, is_lossy, count, colors, nodata)
+
+
+def _known_palettes(settings: DataSettings) -> dict[str, Palette]:
+    """The palettes of all data configs of colours, and that which is set."""
+    known = {"": settings.classes()} if settings.mask_format == "rgb" else {}
+    for name in choices("data"):
+        data = compose(CheckDataSettings, [f"data={name}"]).data
+        if data.mask_format == "rgb" and data.classes() not in known.values():
+            known[name] = data.classes()
+    return known
+
+
+def _completed(
+    proposal: Proposal, facts: Sequence[PairFacts], config: CheckDataSettings
+) -> Proposal:
+    """A proposal with groups, resolution and fit, where these are plain to see."""
+    more: dict[str, tuple[Any, str]] = {}
+    settings = config.data
+    stems = [f.entry.stem for f in facts if f.image is not None]
+    has_table = (Path(config.data_root) / "tiles.csv").is_file()
+    if settings.group_regex is None and not has_table and (found := group_pattern(stems)):
+        more["group_regex"] = found[0], f"by the names: {plural(found[1], 'location group')}"
+    images = [f.image for f in facts if isinstance(f.image, ImageFacts)]
+    known = {
+        round(image.place.pixel[0] * image.place.meters, 6)
+        for image in images
+        if image.place is not None and image.place.meters is not None
+    }
+    if settings.gsd is None and len(known) == 1:
+        more["gsd"] = known.pop(), "metres a pixel, by the georeference"
+    if len({image.size for image in images}) > 1 and settings.fit == "crop":
+        least = min(min(image.size) for image in images)
+        if least < config.image_size // 2:
+            more["fit"] = "resize", f"sizes differ, and the smallest is {least} pixels"
+    return replace(proposal, more=more)
+
+
+def _about(
+    proposal: Proposal, config: CheckDataSettings, severity: Severity = "note"
+) -> Finding:
+    """The finding that a proposal was made, and what is in it."""
+    whole = proposal.source and not any(e.remark == "new" for e in proposal.classes)
+    kept = f"the classes of data={proposal.source}" if proposal.source else "new classes"
+    what = "colours" if proposal.mask_format == "rgb" else "numbers"
+    text = f"The masks hold {plural(len(proposal.classes), 'class')} by their {what}".replace(
+        "classs", "classes"
+    )
+    if proposal.source is not None:
+        text = f"The masks have {kept}" if proposal.source else "Most of the masks fit data.palette"
+    if proposal.repaired:
+        text += f"; {proposal.repaired:,} pixels of other {what} are read as {proposal.unknown}"
+    if proposal.notes:
+        text += f". {' '.join(note.rstrip('.') + '.' for note in proposal.notes)}".rstrip(".")
+    advice = (
+        f"Use data={proposal.source}."
+        if whole and proposal.source and proposal.source in choices("data")
+        else "Fill in the names in the proposed config, and train with it."
+    )
+    return Finding(severity, "proposal", text, advice, len(proposal.classes))
+
+
+def _meaning(reader: MaskReader) -> str:
+    return "ignore" if reader.unknown == "ignore" else "the class of the nearest colour"
+
+
+def _tiles(
+    root: Path, facts: Sequence[PairFacts], group_regex: str | None
+) -> tuple[list[Footprint | None], list[str]]:
+    """The window of every tile by tiles.csv, and its location group; its own name for none."""
+    table = root / "tiles.csv"
+    rows = {}
+    if table.is_file():
+        advice = "Correct it, or remove it."
+        rows = {row["stem"]: row for row in read_table(table, ("stem", "group"), advice)}
+    windows, groups = [], []
+    for f in facts:
+        row = rows.get(f.entry.stem)
+        windows.append(_window(row) if row else None)
+        if row:
+            groups.append(row["group"])
+        elif group_regex is not None:
+            groups.append(group_of(f.entry.stem, group_regex, "data.group_regex"))
+        else:
+            groups.append(f.entry.name)
+    return windows, groups
+
+
+def _window(row: dict[str, str]) -> Footprint | None:
+    try:
+        left, top, width, height = (float(part) for part in row["window"].split())
+    except (KeyError, ValueError, AttributeError):
+        return None
+    return Footprint(row.get("source", ""), left, top, left + width, top + height, 1.0)
+
+
+def _show(check: Check, out: Path) -> None:
+    """The findings as a table on the terminal."""
+    table = Table("", "what", "examples", box=None, padding=(0, 2, 0, 0))
+    for finding in check.findings:
+        table.add_row(finding.severity, f"{finding.text}. {finding.advice}".strip(),
+                      "\n".join(finding.examples[:2]))  # fmt: skip
+    console().print(table)
+    if check.proposal is not None:
+        print(f"Proposed {out / 'data'}: see report.md")
