@@ -5,7 +5,7 @@ import functools
 from dataclasses import fields, is_dataclass, replace
 
 from geoseg_gan.config import compose
-from geoseg_gan.data.settings import PackSettings, TileSettings
+from geoseg_gan.data.settings import CheckDataSettings, PackSettings, TileSettings
 from geoseg_gan.evaluation.settings import EvaluateConfig
 from geoseg_gan.export.settings import ExportConfig
 from geoseg_gan.synthesis.settings import GenerateConfig
@@ -19,6 +19,7 @@ SCHEMAS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "trial": TrialConfig,
     "tile": TileSettings,
+    "check_data": CheckDataSettings,
     "pack": PackSettings,
     "compare": CompareConfig,
     "export": ExportConfig,

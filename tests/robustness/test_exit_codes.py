@@ -13,7 +13,7 @@ from defaults import SCHEMAS, TINY
 
 import geoseg_gan.config
 from geoseg_gan.config import write_yaml
-from geoseg_gan.data.settings import pack_command, tile_command
+from geoseg_gan.data.settings import check_data_command, pack_command, tile_command
 from geoseg_gan.evaluation.settings import evaluate_command
 from geoseg_gan.export.settings import export_command
 from geoseg_gan.synthesis.settings import generate_command
@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": evaluate_command,
     "trial": trial_command,
     "tile": tile_command,
+    "check_data": check_data_command,
     "pack": pack_command,
     "compare": compare_command,
     "export": export_command,
@@ -55,6 +56,7 @@ ARGUMENTS = {
         "train_segmenter.bs=2", "train_segmenter.epochs=1", "train_segmenter.epoch_steps=2",
         "data.num_workers=0", "generate.num_workers=0", "trainer=cpu"),
     "tile": ("source=data/train", "data_root=out", "tile_size=32", TINY[0]),
+    "check_data": (*DATA, "out_dir=out", "image_size=32"),
     "pack": (*DATA, "out_dir=out"),
     "compare": ("folder=sweep",),
     "export": ("ckpt=run/G_e002.pt", "out_dir=out"),

@@ -118,8 +118,10 @@ def check_data(config: CheckDataSettings) -> Check:
         if config.data.demo is not None:
             write_world(root, config.data.classes(), config.data.demo)
         check = examine(config)
-        report.write(check)
-    _show(check, out)
+        config_name = report.write(check)
+    _show(check)
+    if config_name is not None:
+        print(f"Proposed a data config: --config-dir {out} data={config_name}")
     line = f"{config.data_root}: {check.summary}. See {out / 'report.html'}"
     if check.count("error"):
         raise DataError(line)
@@ -158,13 +160,11 @@ def examine(config: CheckDataSettings) -> Check:
         rows = [row for row, _ in read]
         classes = reader.palette.num_classes + 1
         pixels = np.array([c[0] for _, c in read], np.int64).reshape(len(read), classes)
-        repaired = sum(c[1] for _, c in read)
-        proposal = replace(proposal, repaired=repaired) if repaired else proposal
-        if misfit or config.propose == "always":
-            findings += misfit
-            findings.append(_about(proposal, config))
-        else:
-            findings.append(_about(proposal, config, "error"))
+        if proposal.unknown == "nearest":
+            proposal = proposal.counted(pixels)
+        proposal = replace(proposal, repaired=sum(c[1] for _, c in read))
+        misfit = [replace(finding, advice=_advice(proposal)) for finding in misfit]
+        findings += [*misfit, _about(proposal, "error" if is_misfit and not misfit else "note")]
     else:
         findings += misfit
     if len(rows):
@@ -253,8 +253,7 @@ def unknown_values(
         infinite for numbers.
     """
     if reader.mask_format == "index":
-        parts = [mask.numbers() for _, mask in masks]
-        values = Values.joined(part for part in parts if part is not None)
+        values = Values.joined(mask.numbers() for _, mask in masks)
         known = {value for value, _ in reader.index_map or ()} | {255}
         if reader.index_map is None:
             known |= set(range(reader.palette.num_classes))
@@ -298,7 +297,7 @@ def ignored_colors(
             continue
         number = int(place[0])
         held = int(values.masks[number])
-        found = (f.entry.name for f, mask in masks if code in mask.colors().values)
+        found = (f.entry.mask_name for f, mask in masks if code in mask.colors().values)
         text = (
             f"The colour {tuple(map(int, color))} is no class, but ignored: in {held:,} of "
             f"{plural(len(masks), 'mask')}, {values.share(number):.2%} of all pixels"
@@ -328,13 +327,16 @@ def _propose(
     is_lossy = any(mask.is_lossy for _, mask in masks)
     count = len(masks)
     if any(mask.shows_colors() for _, mask in masks):
-        values = Values.joined(mask.colors() for _, mask in masks)
-        return propose_colors(values, is_lossy, count, _known_palettes(settings))
-    parts = [mask.numbers() for _, mask in masks]
-    values = Values.joined(part for part in parts if part is not None)
+        values, even = (
+            Values.joined(mask.colors(part) for _, mask in masks) for part in (False, True)
+        )
+        return propose_colors(values, even, is_lossy, count, _known_palettes(settings))
+    values, even = (
+        Values.joined(mask.numbers(part) for _, mask in masks) for part in (False, True)
+    )
     colors = shared_colors(mask.table for _, mask in masks) or {}
     nodata = {mask.nodata for _, mask in masks if mask.nodata is not None}
-    return propose_numbers(values, is_lossy, count, colors, nodata)
+    return propose_numbers(values, even, is_lossy, count, colors, nodata)
 
 
 def _known_palettes(settings: DataSettings) -> dict[str, Palette]:
@@ -355,7 +357,9 @@ def _completed(
     settings = config.data
     stems = [f.entry.stem for f in facts if f.image is not None]
     has_table = (Path(config.data_root) / "tiles.csv").is_file()
-    if settings.group_regex is None and not has_table and (found := group_pattern(stems)):
+    is_known = bool(proposal.source)
+    found = None if settings.group_regex or has_table or is_known else group_pattern(stems)
+    if found:
         more["group_regex"] = found[0], f"by the names: {plural(found[1], 'location group')}"
     images = [f.image for f in facts if isinstance(f.image, ImageFacts)]
     known = {
@@ -372,28 +376,30 @@ def _completed(
     return replace(proposal, more=more)
 
 
-def _about(
-    proposal: Proposal, config: CheckDataSettings, severity: Severity = "note"
-) -> Finding:
+def _about(proposal: Proposal, severity: Severity) -> Finding:
     """The finding that a proposal was made, and what is in it."""
-    whole = proposal.source and not any(e.remark == "new" for e in proposal.classes)
-    kept = f"the classes of data={proposal.source}" if proposal.source else "new classes"
+    count = len(proposal.classes)
     what = "colours" if proposal.mask_format == "rgb" else "numbers"
-    text = f"The masks hold {plural(len(proposal.classes), 'class')} by their {what}".replace(
-        "classs", "classes"
-    )
-    if proposal.source is not None:
-        text = f"The masks have {kept}" if proposal.source else "Most of the masks fit data.palette"
+    if proposal.source is None:
+        text = f"The masks hold {count} classes by their {what}"
+    else:
+        named = f"data={proposal.source}" if proposal.source else "the data config"
+        new = sum(entry.remark == "new" for entry in proposal.classes)
+        text = f"The masks have the classes of {named}" + f", and {new} more" * bool(new)
     if proposal.repaired:
-        text += f"; {proposal.repaired:,} pixels of other {what} are read as {proposal.unknown}"
-    if proposal.notes:
-        text += f". {' '.join(note.rstrip('.') + '.' for note in proposal.notes)}".rstrip(".")
-    advice = (
-        f"Use data={proposal.source}."
-        if whole and proposal.source and proposal.source in choices("data")
-        else "Fill in the names in the proposed config, and train with it."
-    )
-    return Finding(severity, "proposal", text, advice, len(proposal.classes))
+        share = proposal.repaired / max(1, proposal.total)
+        meaning = "as ignore" if proposal.unknown == "ignore" else "as the class of the nearest"
+        text += f"; {proposal.repaired:,} pixels ({share:.2%}) of other {what} are read {meaning}"
+    text = " ".join([f"{text}.", *proposal.notes]).rstrip(".")
+    return Finding(severity, "proposal", text, _advice(proposal), count)
+
+
+def _advice(proposal: Proposal) -> str:
+    """Which config to use."""
+    fits = all(entry.remark != "new" for entry in proposal.classes) and not proposal.repaired
+    if proposal.source and fits:
+        return f"Use data={proposal.source}."
+    return "Fill in the names in the proposed config, and use it."
 
 
 def _meaning(reader: MaskReader) -> str:
@@ -430,12 +436,9 @@ def _window(row: dict[str, str]) -> Footprint | None:
     return Footprint(row.get("source", ""), left, top, left + width, top + height, 1.0)
 
 
-def _show(check: Check, out: Path) -> None:
+def _show(check: Check) -> None:
     """The findings as a table on the terminal."""
-    table = Table("", "what", "examples", box=None, padding=(0, 2, 0, 0))
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for finding in check.findings:
-        table.add_row(finding.severity, f"{finding.text}. {finding.advice}".strip(),
-                      "\n".join(finding.examples[:2]))  # fmt: skip
+        table.add_row(finding.severity, finding.line())
     console().print(table)
-    if check.proposal is not None:
-        print(f"Proposed {out / 'data'}: see report.md")

@@ -71,9 +71,7 @@ def file_findings(
         examples = some(
             f"{f.entry.name}: image {_size(f.image)}, mask {_size(f.mask)}" for f in differing
         )
-        findings.append(
-            Finding("error", "size_mismatch", text, advice, len(differing), examples)
-        )
+        findings.append(Finding("error", "size_mismatch", text, advice, len(differing), examples))
     kinds = Counter((image.bands, image.dtype) for _, image in images)
     if len(kinds) > 1:
         named = "; ".join(
@@ -111,28 +109,31 @@ def mask_kind_findings(facts: Sequence[PairFacts], mask_format: str) -> list[Fin
     if len(kinds) > 1:
         named = ", ".join(f"{count:,} x {kind}" for kind, count in kinds.most_common())
         rarest = kinds.most_common()[-1][0]
-        examples = some(f.entry.name for f, mask in masks if mask.kind == rarest)
+        examples = some(f.entry.mask_name for f, mask in masks if mask.kind == rarest)
         text = f"The masks are stored in {len(kinds)} ways: {named}"
         advice = "All are read, each as it says of itself; other tools may mix them up."
         findings.append(Finding("note", "mixed_masks", text, advice, len(masks), examples))
     tables = [(f, mask) for f, mask in masks if mask.table]
     if tables:
         agree = shared_colors(mask.table for _, mask in tables) is not None
-        text = f"{len(tables):,} of {plural(len(masks), 'mask')} are palette-mode: numbers that a colour table gives colours"
+        text = (
+            f"{len(tables):,} of {plural(len(masks), 'mask')} are palette-mode: numbers, and a "
+            "table of their colours"
+        )
         advice = "data.mask_format=rgb reads their colours, which is right where colours are known."
         severity: Severity = "note"
         if not agree:
             text += ", and the same number has different colours in different files"
             advice = "Read them by colour: data.mask_format=rgb."
             severity = "warning" if mask_format == "index" else "note"
-        examples = some(f.entry.name for f, _ in tables)
+        examples = some(f.entry.mask_name for f, _ in tables)
         findings.append(Finding(severity, "palette_masks", text, advice, len(tables), examples))
-    lossy = [f.entry.name for f, mask in masks if mask.is_lossy]
+    lossy = [f.entry.mask_name for f, mask in masks if mask.is_lossy]
     if lossy:
         text = f"{plural(len(lossy), 'mask')} are JPEGs, which change the colours around every edge"
         advice = "Export masks as PNG if you can; else data.unknown=nearest repairs them."
         findings.append(Finding("warning", "jpeg_masks", text, advice, len(lossy), some(lossy)))
-    fractions = [f.entry.name for f, mask in masks if mask.kind.endswith("not whole")]
+    fractions = [f.entry.mask_name for f, mask in masks if mask.kind.endswith("not whole")]
     if fractions:
         text = f"{plural(len(fractions), 'mask')} hold numbers that are not whole, or NaN"
         advice = "Are they probabilities? Export class numbers instead."
@@ -172,7 +173,9 @@ def class_findings(
             findings.append(Finding("error", "one_class", text, advice))
         elif absent:
             text = f"Never in the {where} masks: {', '.join(absent)}"
-            advice = "It cannot be learned. Leave it out of the palette, or move tiles that have it."
+            advice = (
+                "It cannot be learned. Leave it out of the palette, or move tiles that have it."
+            )
             findings.append(
                 Finding("warning", "absent_classes", text, advice, len(absent), some(absent))
             )
@@ -234,9 +237,7 @@ def _between_splits(
         if a and b and max(a, b) > 0.01 and max(a / b, b / a) > _SHIFTED_SHARES
     ]
     if shifted:
-        text = f"{plural(len(shifted), 'class')} differ in share between the splits".replace(
-            "classs", "classes"
-        )
+        text = f"Classes whose shares differ much between the splits: {len(shifted)}"
         advice = "Scores of these depend on few places; choose groups that are more alike."
         findings.append(
             Finding("note", "shifted_classes", text, advice, len(shifted), some(shifted))
@@ -258,12 +259,12 @@ def image_findings(facts: Sequence[PairFacts]) -> list[Finding]:
         findings.append(Finding("warning", "empty_images", text, advice, len(blank), some(blank)))
     outliers = exposure_outliers(facts)
     if outliers:
-        text = f"{plural(len(outliers), 'image')} are far darker, brighter or flatter than the others"
+        text = (
+            f"{plural(len(outliers), 'image')} are far darker, brighter or flatter than the others"
+        )
         advice = "Look at them: night, snow, haze, or another scaling? Remove what does not belong."
         examples = some(f"{facts[row].entry.name}: {why}" for row, why in outliers)
-        findings.append(
-            Finding("warning", "exposure", text, advice, len(outliers), examples)
-        )
+        findings.append(Finding("warning", "exposure", text, advice, len(outliers), examples))
     return findings
 
 
@@ -318,12 +319,15 @@ def _constant_bands(images: Sequence[tuple[PairFacts, ImageFacts]]) -> list[Find
     if len(always) and len(same) > 1:
         named = ", ".join(str(band + 1) for band in always)
         value = same[0][1].means[always[0]]
-        text = f"Of {plural(bands, 'band')}, these are constant in every image: {named} (value {value:g})"
+        text = (
+            f"Of {plural(bands, 'band')}, these are constant in every image: {named} (value "
+            f"{value:g})"
+        )
         advice = "They teach nothing (alpha, or left empty?). Export the images without them."
         severity: Severity = "error" if len(always) == bands else "warning"
         findings.append(Finding(severity, "constant_bands", text, advice, len(always)))
-    sometimes = np.flatnonzero(constant.any(1) & ~constant.all(1) & ~constant[:, always].all(1)) \
-        if len(always) else np.flatnonzero(constant.any(1) & ~constant.all(1))
+    constant[:, always] = False
+    sometimes = np.flatnonzero(constant.any(1) & ~constant.all(1))
     if len(sometimes):
         text = f"{plural(len(sometimes), 'image')} have a band that is constant"
         examples = some(
@@ -332,9 +336,7 @@ def _constant_bands(images: Sequence[tuple[PairFacts, ImageFacts]]) -> list[Find
             for row in sometimes
         )
         advice = "A band was lost there. Export them again, or remove the pairs."
-        findings.append(
-            Finding("warning", "lost_bands", text, advice, len(sometimes), examples)
-        )
+        findings.append(Finding("warning", "lost_bands", text, advice, len(sometimes), examples))
     return findings
 
 
@@ -410,7 +412,9 @@ def place_findings(facts: Sequence[PairFacts], gsd: float | None) -> list[Findin
         and not _same_place(f.image.place, f.mask.place)
     ]
     if differing:
-        text = f"{plural(len(differing), 'mask')} lie elsewhere than their image by the georeference"
+        text = (
+            f"{plural(len(differing), 'mask')} lie elsewhere than their image, by the georeference"
+        )
         advice = "Pixels would be paired with other ground. Export both from the same window."
         findings.append(
             Finding("error", "elsewhere", text, advice, len(differing), some(differing))

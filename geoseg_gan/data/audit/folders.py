@@ -22,7 +22,10 @@ _SPLIT_WORDS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_MASK_WORDS = r"masks?|labels?|lbls?|gts?|gt_?masks?|annotations?|ann_?dir|segmentations?|targets?|ground_?truth"
+_MASK_WORDS = (
+    r"masks?|labels?|lbls?|gts?|gt_?masks?|annotations?|ann_?dir|segmentations?|targets?|"
+    r"ground_?truth"
+)
 _IS_MASK = re.compile(rf"(?:^|[^a-z])(?:{_MASK_WORDS})(?:[^a-z]|$)")
 _ROLE = re.compile(rf"[ _.-]+(?:sat|images?|imgs?|rgb|irrg|{_MASK_WORDS}|noboundary)(?=[ _.-]|$)")
 """What tells an image's name from that of its mask, as in `7_sat.jpg` and `7_mask.png`."""
@@ -47,6 +50,11 @@ class Entry:
         path = self.image or self.mask
         assert path is not None, "an entry has a file"
         return f"{self.split}/{path.name}"
+
+    @property
+    def mask_name(self) -> str:
+        """How reports name its mask."""
+        return self.name if self.mask is None else f"{self.split}/{self.mask.name}"
 
 
 @dataclass(frozen=True)
@@ -207,9 +215,7 @@ def _lonely(entries: Sequence[Entry]) -> list[Finding]:
     return findings
 
 
-def _alike_names(
-    split: str, images: Sequence[Entry], masks: Sequence[Entry]
-) -> list[Finding]:
+def _alike_names(split: str, images: Sequence[Entry], masks: Sequence[Entry]) -> list[Finding]:
     """A finding on partners whose names differ only in how their letters are encoded or cased."""
 
     def plain(entry: Entry) -> str:
@@ -224,7 +230,7 @@ def _alike_names(
         "in the encoding or the case of letters"
     )
     advice = "Rename one of each two, so that their stems are equal."
-    examples = some(f"{ascii(i.stem)} and {ascii(m.stem)}" for i, m in alike)
+    examples = some(f"{i.stem!a} and {m.stem!a}" for i, m in alike)
     return [Finding("error", "alike_names", text, advice, len(alike), examples)]
 
 
@@ -238,9 +244,7 @@ def _guess(root: Path) -> tuple[list[tuple[str, Path, Path]], list[Finding]]:
     images = [folder for folder in stems if folder not in masks]
     for folder in masks:
         cores = {_core(stem) for stem in stems[folder]}
-        shared = {
-            image: len(cores & {_core(stem) for stem in stems[image]}) for image in images
-        }
+        shared = {image: len(cores & {_core(stem) for stem in stems[image]}) for image in images}
         best = max(images, key=lambda i: (shared[i], _common(i, folder)), default=None)
         if best is not None and shared[best]:
             places.append((_split_name(root, best), best, folder))
@@ -252,7 +256,8 @@ def _guess(root: Path) -> tuple[list[tuple[str, Path, Path]], list[Finding]]:
         return _renamed(places), []
     places = _renamed(places)
     named = "; ".join(
-        f"{split}: images in {_shown(root, i)}, masks in {_shown(root, m)}" for split, i, m in places
+        f"{split}: images in {_shown(root, i)}, masks in {_shown(root, m)}"
+        for split, i, m in places
     )
     text = f"Taken for pairs, by the names of folders and files: {named}"
     advice = "See the pictures below for whether that is right."

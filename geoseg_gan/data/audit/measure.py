@@ -23,6 +23,8 @@ from geoseg_gan.utils.errors import UserError, plural
 _BAR_FROM = 200  # fewer pairs take a moment, which needs no progress bar
 _BLOCK = 512  # pairs that are handed to the threads at a time
 _MOST_VALUES = 1024  # of a mask that are kept: JPEGs have tens of thousands
+_PLAIN = 16  # values up to which a mask is taken to have no smoothed edges
+_EVEN = 12  # grey levels by which JPEG changes an even region, away from edges
 _FILLERS = (-9_999, -32_768, 65_535)
 """Values that usually mean "no data"."""
 
@@ -66,6 +68,7 @@ class MaskFacts:
     is_color: bool  # whether `values` are colours rather than numbers
     is_lossy: bool
     values: Values
+    even: Values  # the same of pixels that are like those around them, where values are damaged
     table: dict[int, int]  # 24-bit code of the colour of each number, where a file has a table
     step: int  # what one number counts as a grey level
     nodata: int | None  # the number that the file says to be no data
@@ -75,23 +78,21 @@ class MaskFacts:
     digest: bytes  # of the label map
     place: Georeference | None
 
-    def colors(self) -> Values:
+    def colors(self, even: bool = False) -> Values:
         """Its values as colours."""
+        values = self.even if even else self.values
         if self.is_color:
-            return self.values
+            return values
         codes = [
             self.table.get(value, (value * self.step & 255) * 0x010101)
-            for value in self.values.values.tolist()
+            for value in values.values.tolist()
         ]
-        return self.values.renamed(codes)
+        return values.renamed(codes)
 
-    def numbers(self) -> Values | None:
-        """Its values as numbers; None for colours that are not grey."""
-        if not self.is_color:
-            return self.values
-        codes = self.values.values
-        is_gray = (codes & 255) * 0x010101 == codes
-        return self.values.renamed((codes & 255).tolist()) if is_gray.all() else None
+    def numbers(self, even: bool = False) -> Values:
+        """Its values as numbers: grey levels where it has colours."""
+        values = self.even if even else self.values
+        return values.renamed((values.values & 255).tolist()) if self.is_color else values
 
     def shows_colors(self) -> bool:
         """Whether it has colours, and not only grey levels."""
@@ -261,6 +262,11 @@ def _mask_facts(
                 kind += ", not whole"
             codes = np.where(finite, codes.clip(-(2.0**31), 2.0**31), -1)
     counted = _counted(codes, empty if empty is not None and empty.shape == size else None)
+    even = counted
+    is_lossy = path.suffix.lower() in (".jpg", ".jpeg")
+    if values.dtype == np.uint8 and (is_lossy or len(counted.values) > _PLAIN):
+        inside = _is_even(values[..., :3])
+        even = _counted(codes[inside], None)
     table = {}
     if stored.table is not None:
         rgb = stored.table.astype(np.int64) @ (1, 1 << 8, 1 << 16)
@@ -277,8 +283,9 @@ def _mask_facts(
         size=size,
         kind=kind,
         is_color=is_color,
-        is_lossy=path.suffix.lower() in (".jpg", ".jpeg"),
+        is_lossy=is_lossy,
         values=counted,
+        even=even,
         table=table,
         step=stored.step,
         nodata=int(nodata) if nodata is not None and np.isfinite(nodata) else None,
@@ -297,16 +304,27 @@ def _kind(path: Path, values: npt.NDArray[Any], has_table: bool, step: int) -> s
     if has_table:
         return f"{file} with a colour table"
     if step > 1:
-        return f"{file} of {({255: 1, 85: 2, 17: 4}[step])} bit"
+        return f"{file} of { ({255: 1, 85: 2, 17: 4}[step]) } bit"
     channels = values.shape[2]
     if channels == 1:
         return f"{file} of one channel, {values.dtype}"
     return f"{file} of colours" if channels == 3 else f"{file} of {channels} channels"
 
 
+def _is_even(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Where a mask (H, W, K) hardly changes around a pixel: apart from edges and their damage."""
+    kernel = np.ones((3, 3), np.uint8)
+    planes = [np.ascontiguousarray(values[..., band]) for band in range(values.shape[2])]
+    changes = [cv2.morphologyEx(plane, cv2.MORPH_GRADIENT, kernel) for plane in planes]
+    even: npt.NDArray[np.bool_] = np.max(changes, axis=0) <= _EVEN
+    return even
+
+
 def _counted(codes: npt.NDArray[Any], empty: npt.NDArray[np.bool_] | None) -> Values:
     """How often the values of one mask occur, and how often on empty pixels of the image."""
     flat = codes.ravel()
+    if not flat.size:
+        return Values.joined(())
     if empty is not None and not empty.any():
         empty = None
     # Masks are even: sorting runs of equal pixels takes a small part of the time of sorting pixels.
@@ -347,4 +365,3 @@ def _georeference(path: Path) -> Georeference | None:
             pixel=source.res,
             meters=meters,
         )
-

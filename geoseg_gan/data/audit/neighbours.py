@@ -14,7 +14,7 @@ _LEAST_OVERLAP = 0.01  # of the smaller one's area; less is rounding
 
 _GRID = re.compile(r"(?i)^(.*?)[ _-]*r(?:ow)?[_-]?(\d+)[ _-]*c(?:ol)?[_-]?(\d+)$")
 _OFFSETS = re.compile(r"^(.*?)[ _-](\d+)[ _-](\d+)$")
-_SERIES = re.compile(r"^(.*?)(\d+)$")
+_SERIES = re.compile(r"^(.*?)[ _-]*(\d+)$")
 
 
 class Footprint(NamedTuple):
@@ -113,7 +113,7 @@ def group_pattern(stems: Sequence[str]) -> tuple[str, int] | None:
     for pattern, text in (
         (_GRID, r"(?i)^(.*?)[ _-]*r(?:ow)?[_-]?\d+[ _-]*c(?:ol)?[_-]?\d+$"),
         (_OFFSETS, r"^(.*?)[ _-]\d+[ _-]\d+$"),
-        (_SERIES, r"^(.*?)\d+$"),
+        (_SERIES, r"^(.*?)[ _-]*\d+$"),
     ):
         found = [pattern.match(stem) for stem in stems]
         if all(found):
@@ -130,9 +130,7 @@ def _place(stem: str) -> tuple[str, str, tuple[int, ...]]:
     return "", "", ()
 
 
-def _steps(
-    kind: str, grid: dict[tuple[int, ...], list[tuple[int, int]]]
-) -> list[tuple[int, ...]]:
+def _steps(kind: str, grid: dict[tuple[int, ...], list[tuple[int, int]]]) -> list[tuple[int, ...]]:
     """Differences of numbers between neighbours."""
     if kind == "series":
         return [(1,)]

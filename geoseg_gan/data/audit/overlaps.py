@@ -77,9 +77,7 @@ def find_neighbours(
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, f in enumerate(facts):
         rows_of[f.entry.split].append(row)
-    places = [
-        _footprint(f.image.place) if isinstance(f.image, ImageFacts) else None for f in facts
-    ]
+    places = [_footprint(f.image.place) if isinstance(f.image, ImageFacts) else None for f in facts]
     for source, prints in (("tiles.csv", windows), ("georeference", places)):
         if any(place is not None for place in prints):
             found = []
@@ -180,16 +178,16 @@ def neighbour_findings(
         text += f" by their names; the borders of {share:.0%} of these fit"
         if share < _CONFIRMED:
             severity = "note"
-            advice = "Probably numbers without meaning; if they are places, split by location group."
+            advice = (
+                "Probably numbers without meaning; if they are places, split by location group."
+            )
         else:
             severity = "warning"
             beside = fitting
     else:
         text += f", by {source}"
     examples = some(_two(facts, r) for r in beside)
-    findings.append(
-        Finding(severity, "neighbours_across", text, advice, len(touched), examples)
-    )
+    findings.append(Finding(severity, "neighbours_across", text, advice, len(touched), examples))
     return findings
 
 

@@ -194,7 +194,9 @@ def _markdown(block: Block) -> list[str]:
         case Code():
             return ["```yaml", *block.lines, "```"]
         case Notice():
-            lines = [f"- **{block.severity}**: {_plain(block.text)}. {_plain(block.advice)}".strip()]
+            lines = [
+                f"- **{block.severity}**: {_plain(block.text)}. {_plain(block.advice)}".strip()
+            ]
             return lines + [f"  - {_plain(example)}" for example in block.examples]
         case Table():
             rows = [
@@ -250,8 +252,8 @@ p{margin:0 0 10px}
 .notice.error{border-color:var(--error)}.notice.error>b{color:var(--error)}
 .notice.warning{border-color:var(--warning)}.notice.warning>b{color:var(--warning)}
 .notice p{margin:0;overflow-wrap:anywhere}.notice .advice{color:var(--soft)}
-.notice ul{margin:4px 0 0;padding-left:18px;font:12.5px/1.5 ui-monospace,monospace;color:var(--soft);
-overflow-wrap:anywhere}
+.notice ul{margin:4px 0 0;padding:0;list-style:none;display:flex;flex-wrap:wrap;gap:2px 18px;
+font:12.5px/1.5 ui-monospace,monospace;color:var(--soft);overflow-wrap:anywhere}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;margin:0 0 10px;font-size:14px}
 th,td{text-align:right;padding:5px 10px;border-bottom:1px solid var(--line);white-space:nowrap}
 th{color:var(--soft);font-weight:600;font-size:12.5px}
@@ -262,7 +264,8 @@ td s{display:inline-block;width:110px;height:10px;background:var(--line);border-
 margin-right:10px;overflow:hidden;text-decoration:none}td u{display:block;height:10px;min-width:1px}
 pre{background:var(--page);border:1px solid var(--line);border-radius:8px;padding:12px 14px;
 overflow-x:auto;font:12.5px/1.55 ui-monospace,monospace}
-.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(320px,1fr));gap:16px;margin:10px 0}
+.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr));gap:18px;
+margin:10px 0}
 figure{margin:0}img{width:100%;border-radius:6px;display:block;image-rendering:auto}
 figcaption{font-size:12.5px;color:var(--soft);margin-top:5px;overflow-wrap:anywhere}
 """

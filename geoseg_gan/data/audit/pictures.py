@@ -69,7 +69,9 @@ def marked(image: Path, mask: Path, reader: MaskReader) -> RGB | None:
         return None
     if picture is None:
         return None
-    unknown = _like(((label == IGNORE) & ~known).astype(np.uint8), picture) > 0
+    unknown = ((label == IGNORE) & ~known).astype(np.float32)
+    unknown = cv2.resize(unknown, picture.shape[1::-1], interpolation=cv2.INTER_AREA)
+    unknown = cv2.dilate((unknown > 0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     small = cv2.resize(colors, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     found = (0.25 * small + 150).astype(np.uint8)
     found[unknown] = _MARK
@@ -106,4 +108,3 @@ def _shrunk(pixels: npt.NDArray[np.generic], side: int) -> npt.NDArray[np.generi
         np.ascontiguousarray(pixels), size, interpolation=cv2.INTER_AREA
     )
     return smaller
-

@@ -3,14 +3,14 @@
 import colorsys
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from geoseg_gan.data.audit.values import Peaks, Values, find_peaks, ladder, rgb_of
+from geoseg_gan.data.audit.values import Peaks, Values, find_peaks, gray_of, ladder, rgb_of
 from geoseg_gan.data.palette import IGNORE, MAX_CLASSES, Palette
-from geoseg_gan.data.settings import DataSettings
 
 _SAME_COLOR = 3.0  # distance in RGB of a colour and a known one that it stands for
 _SAME_DAMAGED = 24.0  # the same after JPEG
@@ -69,6 +69,17 @@ class Proposal:
         free = [c for c in ((0, 0, 0), (255, 255, 255), (1, 1, 1), (2, 2, 2)) if c not in taken]
         return listed or free[:1]
 
+    def counted(self, pixels: npt.NDArray[np.int64]) -> "Proposal":
+        """The same with pixels and masks of each class as they are read by it.
+
+        `pixels` are those of every class and, last, of ignore in each mask: shape (N, C + 1).
+        """
+        classes = [
+            replace(entry, pixels=int(column.sum()), masks=int((column > 0).sum()))
+            for entry, column in zip(self.classes, pixels.T, strict=False)
+        ]
+        return replace(self, classes=classes)
+
     def lines(self, head: Sequence[str]) -> list[str]:
         """The config as YAML, with what was found as comments; `head` becomes comments too."""
         ignored = [entry for entry in self.ignored if entry.value is None]
@@ -81,7 +92,9 @@ class Proposal:
             text.append("ignore:")
             text += [f"  - {list(entry.color)}  # {self._found(entry)}" for entry in ignored]
         elif self.ignore_colors != [(0, 0, 0)]:
-            text.append(f"ignore: {[list(c) for c in self.ignore_colors]}  # to write ignored pixels")
+            text.append(
+                f"ignore: {[list(c) for c in self.ignore_colors]}  # to write ignored pixels"
+            )
         text.append(f"mask_format: {self.mask_format}")
         if self.index_map is not None:
             text.append("index_map:  # the class of each number")
@@ -106,12 +119,13 @@ class Proposal:
 
 
 def propose_colors(
-    values: Values, is_lossy: bool, masks: int, known: Mapping[str, Palette]
+    values: Values, even: Values, is_lossy: bool, masks: int, known: Mapping[str, Palette]
 ) -> Proposal | None:
     """A config for masks of colours.
 
     Args:
         values: Their colours.
+        even: Those apart from edges.
         is_lossy: Whether some are JPEGs.
         masks: How many masks there are.
         known: Palettes by the name of their config; that which fits best names the classes.
@@ -119,7 +133,7 @@ def propose_colors(
     Returns:
         None where no palette can be made of them.
     """
-    peaks = find_peaks(values, is_lossy, rgb_of(values.values))
+    peaks = find_peaks(values, even, is_lossy, rgb_of)
     tolerance = _SAME_COLOR if peaks.is_exact else _SAME_DAMAGED
     source = _best_known(peaks, known, tolerance)
     palette = None if source is None else known[source]
@@ -171,6 +185,7 @@ def propose_colors(
 
 def propose_numbers(
     values: Values,
+    even: Values,
     is_lossy: bool,
     masks: int,
     colors: Mapping[int, int],
@@ -182,6 +197,7 @@ def propose_numbers(
 
     Args:
         values: The numbers.
+        even: Those apart from edges.
         is_lossy: Whether some masks are JPEGs.
         masks: How many masks there are.
         colors: 24-bit colour codes by number, where masks have colour tables.
@@ -190,13 +206,12 @@ def propose_numbers(
     Returns:
         None where no palette can be made of them.
     """
-    gray = np.repeat(values.values[:, None], 3, axis=1)
-    peaks = find_peaks(values, is_lossy, gray)
+    peaks = find_peaks(values, even, is_lossy, gray_of)
     numbers = [int(values.values[place]) for place in peaks.places]
-    if not peaks.is_exact and not peaks.strays and values.values.min() >= 0 and max(numbers) < 256:
-        codes = values.values * 0x010101
-        as_colors = Values(codes, values.pixels, values.masks, values.empty, values.others)
-        return propose_colors(as_colors, True, masks, {})
+    is_damaged = bool(peaks.repaired) and not peaks.strays
+    if is_damaged and values.values.min() >= 0 and values.values.max() < 256:
+        grays = [replace(part, values=part.values * 0x010101) for part in (values, even)]
+        return propose_colors(*grays, True, masks, {})
     entries = [_entry(values, peaks, number) for number in range(len(peaks.places))]
     ordered = sorted(zip(numbers, range(len(numbers)), strict=True))
     reasons = _ignored_numbers(values, peaks, [number for number, _ in ordered])

@@ -86,8 +86,12 @@ class Report:
     proposed: dict[str, str] = field(default_factory=dict)
     config_name: str | None = None
 
-    def write(self, check: Check) -> None:
-        """Writes all files, each whole or not at all; findings.json, by which it is known, first."""
+    def write(self, check: Check) -> str | None:
+        """Writes all files, each whole or not at all; findings.json, by which it is known, first.
+
+        Returns:
+            The name of the proposed config; None where there is none.
+        """
         config = self._config(check)
         write_json(self.folder / FINDINGS, _facts(check) | {"proposed": self.proposed})
         if config is not None:
@@ -97,6 +101,7 @@ class Report:
         for name, text in ((HTML, as_html(page)), (MARKDOWN, as_markdown(page))):
             with atomic_path(self.folder / name) as scratch:
                 scratch.write_text(text)
+        return self.config_name
 
     def _config(self, check: Check) -> str | None:
         """The text of the proposed config; a file that the user has changed keeps its name."""
@@ -237,8 +242,7 @@ def _values(check: Check) -> list[Block]:
             shown_color = ", ".join(map(str, rgb))
             rows.append([Color(rgb, shown_color), meaning, *_counts(values, number)])
     else:
-        parts = [mask.numbers() for mask in masks]
-        values = Values.joined(part for part in parts if part is not None)
+        values = Values.joined(mask.numbers() for mask in masks)
         meanings = dict(reader.index_map or enumerate(palette.names))
         for number, value in enumerate(values.values[:_VALUES].tolist()):
             label = meanings.get(value, 255 if value == 255 else None)

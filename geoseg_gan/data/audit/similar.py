@@ -1,6 +1,6 @@
 """Images that show the same: copies, near-duplicates, and whether tiles continue each other."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2

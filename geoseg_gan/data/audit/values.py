@@ -1,12 +1,14 @@
 """The colours or numbers that masks hold, and which of them stand for classes."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
+
+Codes = npt.NDArray[np.int64]
 
 _MOST_EXACT = 64
 """Different colours up to which masks are taken to be free of damage, unless they are JPEGs."""
@@ -88,24 +90,34 @@ class Peaks:
         return self.repaired == 0
 
 
+def gray_of(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Grey colours (N, 3) of numbers (N,)."""
+    return np.repeat(numbers[:, None], 3, axis=1)
+
+
 def rgb_of(codes: npt.NDArray[np.int64] | Sequence[int]) -> npt.NDArray[np.int64]:
     """Colours (N, 3) of 24-bit codes (N,)."""
     codes = np.asarray(codes, np.int64)
     return np.stack([codes & 255, codes >> 8 & 255, codes >> 16 & 255], -1)
 
 
-def find_peaks(values: Values, is_lossy: bool, rgb: npt.NDArray[np.int64]) -> Peaks:
-    """Finds the colours that stand for classes among damaged ones.
+def find_peaks(
+    values: Values, even: Values, is_lossy: bool, color_of: Callable[[Codes], Codes]
+) -> Peaks:
+    """Finds the values that stand for classes among damaged ones.
 
     JPEG spreads a colour over those around it, and anti-aliasing puts blends of two colours between
-    them. Colours are taken by their frequency: one is a class if it is far from those before it,
-    and no blend of two of them.
+    them. Both happen at edges, so that classes are looked for inside of regions: colours are taken
+    by their frequency there, and one is a class if it is far from those before it, and no blend of
+    two of them.
 
     Args:
         values: What the masks hold.
+        even: What they hold apart from edges.
         is_lossy: Whether some are JPEGs.
-        rgb: The colour of each value, shape (N, 3); grey for numbers.
+        color_of: Makes RGB colours (N, 3) of values (N,), grey ones of numbers.
     """
+    rgb = color_of(values.values)
     if not is_lossy and not _is_damaged(values, rgb):
         strays = [
             place
@@ -115,18 +127,28 @@ def find_peaks(values: Values, is_lossy: bool, rgb: npt.NDArray[np.int64]) -> Pe
         places = [place for place in range(len(values.values)) if place not in strays]
         repaired = int(values.pixels[strays].sum()) + values.others
         return Peaks(places, rgb[places], values.pixels[places], repaired, strays)
-    count = min(len(values.values), _MOST_COMPARED)
-    colors, pixels = rgb[:count].astype(np.float32), values.pixels[:count]
-    places: list[int] = []
+    centres = _centres(even if even.total else values, color_of)
+    if not len(centres):
+        return Peaks([], centres.astype(np.int64), np.zeros(0, np.int64), values.total, [])
+    nearest = cKDTree(centres).query(rgb)[1]
+    owned = np.bincount(nearest, values.pixels, len(centres)).astype(np.int64)
+    places = cKDTree(rgb).query(centres)[1].tolist()
+    exact = int(values.pixels[np.unique(places)].sum())
+    return Peaks(places, centres.round().astype(np.int64), owned, values.total - exact, [])
+
+
+def _centres(even: Values, color_of: Callable[[Codes], Codes]) -> npt.NDArray[np.float64]:
+    """RGB colours of the classes among damaged colours, shape (P, 3), the most frequent first."""
+    count = min(len(even.values), _MOST_COMPARED)
+    colors = color_of(even.values[:count]).astype(np.float64)
+    pixels = even.pixels[:count]
     chosen: list[npt.NDArray[np.float64]] = []
     masses: list[float] = []
-    for place in range(count):
-        color = colors[place]
+    for color in colors:
         if chosen and min(np.linalg.norm(color - other) for other in chosen) < _NEAR:
             continue
-        around = ((colors - color) ** 2).sum(1) <= _MASS_RADIUS**2
-        mass = float(pixels[around].sum())
-        if mass < _LEAST_MASS * values.total:
+        mass = float(pixels[((colors - color) ** 2).sum(1) <= _MASS_RADIUS**2].sum())
+        if mass < _LEAST_MASS * even.total:
             continue
         if any(
             _is_blend(color, chosen[one], chosen[other])
@@ -135,14 +157,9 @@ def find_peaks(values: Values, is_lossy: bool, rgb: npt.NDArray[np.int64]) -> Pe
             for other in range(one)
         ):
             continue
-        places.append(place)
+        chosen.append(color)
         masses.append(mass)
-        chosen.append(color.astype(np.float64))
-    centres = np.array(chosen).reshape(-1, 3)
-    nearest = cKDTree(centres).query(rgb)[1]
-    exact = int(values.pixels[places].sum())
-    owned = np.bincount(nearest, values.pixels, len(places)).astype(np.int64)
-    return Peaks(places, centres.round().astype(np.int64), owned, values.total - exact, [])
+    return np.array(chosen).reshape(-1, 3)
 
 
 def _is_damaged(values: Values, rgb: npt.NDArray[np.int64]) -> bool:
@@ -156,7 +173,7 @@ def _is_damaged(values: Values, rgb: npt.NDArray[np.int64]) -> bool:
     rare = np.flatnonzero(shares < _LEAST_MASS)
     blends = sum(
         any(
-            _is_blend(rgb[place].astype(np.float32), rgb[one], rgb[other])
+            _is_blend(*rgb[[place, one, other]].astype(np.float64))
             for one in frequent
             for other in frequent
             if one < other
@@ -167,15 +184,13 @@ def _is_damaged(values: Values, rgb: npt.NDArray[np.int64]) -> bool:
 
 
 def _is_blend(
-    color: npt.NDArray[np.float32], one: npt.NDArray[np.generic], other: npt.NDArray[np.generic]
+    color: npt.NDArray[np.float64], one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]
 ) -> bool:
     """Whether a colour lies between two others, close to the line that joins them."""
-    way = other.astype(np.float64) - one.astype(np.float64)
+    way = other - one
     length = float(way @ way)
-    at = float((color - one.astype(np.float64)) @ way) / length if length else 0.0
-    if not 0.02 < at < 0.98:
-        return False
-    return float(np.linalg.norm(color - (one.astype(np.float64) + at * way))) <= _ON_EDGE
+    at = float((color - one) @ way) / length if length else 0.0
+    return 0.02 < at < 0.98 and float(np.linalg.norm(color - one - at * way)) <= _ON_EDGE
 
 
 def ladder(values: Sequence[int]) -> tuple[int, int] | None:
