@@ -50,8 +50,9 @@ from geoseg_gan.utils.reading import read_table
 from geoseg_gan.utils.tables import console
 
 _NEAR = 48.0  # distance in RGB of a damaged colour and that of its class
+_MANY = 64  # unknown colours that no palette was written for, but damage has made
 _SHOWN = 8  # unknown colours that a finding names
-_MISFIT = 0.2  # share of pixels outside the palette above which another config is proposed
+_MISFIT = 0.5  # share of pixels far from the palette above which another config is proposed
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def examine(config: CheckDataSettings) -> Check:
     misfit = misfit_findings(masks, reader)
     proposal = None
     # A single class among all masks is a sign of numbers that are read as ignore.
-    is_misfit = bool(misfit) or np.count_nonzero(pixels[:, :-1].sum(0)) < 2
+    is_misfit = any(finding.severity != "note" for finding in misfit) or np.count_nonzero(pixels[:, :-1].sum(0)) < 2
     if masks and (config.propose == "always" or (config.propose == "auto" and is_misfit)):
         proposal = _propose(masks, config.data)
     findings = [*folder.findings]
@@ -170,7 +171,8 @@ def examine(config: CheckDataSettings) -> Check:
     if len(rows):
         read_pairs = [facts[row] for row in rows]
         names = reader.palette.names
-        findings += class_findings(read_pairs, pixels, names, folder.is_ready)
+        if proposal is not None or not any(finding.severity == "error" for finding in misfit):
+            findings += class_findings(read_pairs, pixels, names, folder.is_ready)
         findings += ignored_colors(masks, reader)
     findings += image_findings(facts)
     findings += place_findings(facts, config.data.gsd)
@@ -227,12 +229,13 @@ def misfit_findings(
     whole = sum(count for count, _, _ in listed)
     severity: Severity = "error"
     if reader.unknown != "error":
-        severity = "warning" if pixels > _MISFIT * total else "note"
+        strange_pixels = pixels if reader.unknown == "ignore" else pixels - near
+        severity = "warning" if strange_pixels > _MISFIT * total else "note"
         advice = f"data.unknown={reader.unknown} reads them as {_meaning(reader)}."
-    elif reader.mask_format == "rgb" and near > 0.9 * whole:
+    elif reader.mask_format == "rgb" and len(listed) > _MANY and near > 0.5 * whole:
         advice = (
-            "All but few are near to a class's colour, as JPEG and smoothed edges make them: "
-            f"data.unknown=nearest repairs these {near:,} pixels."
+            f"{near:,} of them are near to a class's colour, as JPEG and smoothed edges make them: "
+            "repair them with data.unknown=nearest."
         )
     else:
         advice = "Add them to data.palette or data.ignore, or choose another data config."
@@ -344,7 +347,7 @@ def _known_palettes(settings: DataSettings) -> dict[str, Palette]:
     known = {"": settings.classes()} if settings.mask_format == "rgb" else {}
     for name in choices("data"):
         data = compose(CheckDataSettings, [f"data={name}"]).data
-        if data.mask_format == "rgb" and data.classes() not in known.values():
+        if data.mask_format == "rgb" and data.classes() != settings.classes():
             known[name] = data.classes()
     return known
 
@@ -398,7 +401,9 @@ def _advice(proposal: Proposal) -> str:
     """Which config to use."""
     fits = all(entry.remark != "new" for entry in proposal.classes) and not proposal.repaired
     if proposal.source and fits:
-        return f"Use data={proposal.source}."
+        rivals = [f"data={name}" for name in proposal.rivals if name]
+        same = f" ({', '.join(rivals)} has the same colours)" if rivals else ""
+        return f"Use data={proposal.source}{same}."
     return "Fill in the names in the proposed config, and use it."
 
 

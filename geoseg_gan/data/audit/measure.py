@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rich.progress import track
 
 from geoseg_gan.data.audit.folders import Entry
-from geoseg_gan.data.audit.similar import thumbnail
+from geoseg_gan.data.audit.similar import border_lines, thumbnail
 from geoseg_gan.data.audit.values import Values
 from geoseg_gan.data.images import MaskReader, UnreadableError, _opened, _read
 from geoseg_gan.data.palette import IGNORE
@@ -56,6 +56,7 @@ class ImageFacts:
     fillers: dict[int, int]  # pixels of values that usually mean "no data", but are not tagged
     digest: bytes  # of its pixels
     thumbnail: npt.NDArray[np.uint8]
+    borders: npt.NDArray[np.uint8]  # see `border_lines`
     place: Georeference | None
 
 
@@ -198,6 +199,7 @@ def _image_facts(
             at = ((pixels == value).any(-1)) & valid
             if count := int(np.count_nonzero(at)):
                 fillers[value] = count
+    gray = _gray(pixels, valid)
     header = f"{pixels.shape}{pixels.dtype}".encode()
     facts = ImageFacts(
         size=(height, width),
@@ -212,7 +214,8 @@ def _image_facts(
         nodata=next((value for value in stored.nodata if value is not None), None),
         fillers=fillers,
         digest=hashlib.sha256(header + pixels.tobytes()).digest(),
-        thumbnail=thumbnail(_gray(pixels, valid)),
+        thumbnail=thumbnail(gray),
+        borders=border_lines(gray),
         place=_georeference(path),
     )
     return facts, black | ~valid, missing

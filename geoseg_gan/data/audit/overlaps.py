@@ -206,7 +206,7 @@ def group_findings(facts: Sequence[PairFacts], groups: Sequence[str]) -> list[Fi
 
 def _borders_fit(facts: Sequence[PairFacts], relation: Relation) -> bool:
     images = [facts[row].image for row in (relation.first, relation.second)]
-    one, other = (i.thumbnail if isinstance(i, ImageFacts) else None for i in images)
+    one, other = (i.borders if isinstance(i, ImageFacts) else None for i in images)
     return one is not None and other is not None and continue_each_other(one, other)
 
 

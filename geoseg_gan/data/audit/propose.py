@@ -4,6 +4,7 @@ import colorsys
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from geoseg_gan.data.palette import IGNORE, MAX_CLASSES, Palette
 _SAME_COLOR = 3.0  # distance in RGB of a colour and a known one that it stands for
 _SAME_DAMAGED = 24.0  # the same after JPEG
 _MOSTLY_EMPTY = 0.9  # share of a value's pixels on empty ones of the image: it stands for no data
+_FITS = 0.99  # share of the pixels that a config of the package has to have the colours of
+_FITS_SET = 0.5  # the same of the config that is set
 _SMALL = 0.05  # share of pixels up to which black, white or grey is taken for "unlabelled"
 _IN_FEW = 0.5  # share of the masks up to which it is
 
@@ -43,6 +46,7 @@ class Proposal:
     masks: int
     repaired: int = 0  # pixels of other colours, which are read as the nearest class
     source: str | None = None  # the config whose classes it has; "" for that which was set
+    rivals: Sequence[str] = field(default=())  # other configs that have the same colours
     notes: Sequence[str] = field(default=())
     more: Mapping[str, Any] = field(default_factory=dict)  # group_regex, gsd, fit
 
@@ -65,9 +69,12 @@ class Proposal:
     def ignore_colors(self) -> list[tuple[int, int, int]]:
         """Colours that are read as ignore, and with which ignored pixels are written."""
         listed = [entry.color for entry in self.ignored if entry.value is None]
-        taken = {entry.color for entry in self.classes}
-        free = [c for c in ((0, 0, 0), (255, 255, 255), (1, 1, 1), (2, 2, 2)) if c not in taken]
-        return listed or free[:1]
+        taken = [entry.color for entry in self.classes]
+        if listed or (self.unknown != "nearest" and (0, 0, 0) not in taken):
+            return listed or [(0, 0, 0)]
+        # Far from all classes, so that no damaged colour is nearest to it.
+        corners = [_triple(corner) for corner in product((0, 255), repeat=3)]
+        return [max(corners, key=lambda corner: min(_distance(corner, c) for c in taken))]
 
     def counted(self, pixels: npt.NDArray[np.int64]) -> "Proposal":
         """The same with pixels and masks of each class as they are read by it.
@@ -128,14 +135,16 @@ def propose_colors(
         even: Those apart from edges.
         is_lossy: Whether some are JPEGs.
         masks: How many masks there are.
-        known: Palettes by the name of their config; that which fits best names the classes.
+        known: Palettes by the name of their config, "" for the one that is set; that which fits
+            best names the classes.
 
     Returns:
         None where no palette can be made of them.
     """
     peaks = find_peaks(values, even, is_lossy, rgb_of)
     tolerance = _SAME_COLOR if peaks.is_exact else _SAME_DAMAGED
-    source = _best_known(peaks, known, tolerance)
+    sources = _fitting(peaks, known, tolerance)
+    source = sources[0] if sources else None
     palette = None if source is None else known[source]
     entries = [_entry(values, peaks, number) for number in range(len(peaks.places))]
     classes: list[ProposedClass] = []
@@ -154,7 +163,7 @@ def propose_colors(
             pixels, held = sum(e.pixels for e in mine), max((e.masks for e in mine), default=0)
             ignored.append(ProposedClass("ignore", color, None, pixels, held, ""))
         rest = [entry for entry, match in zip(entries, matches, strict=True) if match is None]
-    for number, entry in enumerate(rest):
+    for entry in rest:
         reason = _unlabelled(values, peaks, entries.index(entry), source)
         if reason:
             ignored.append(_named(entry, "ignore", f"{reason}, so it is ignored here"))
@@ -162,7 +171,8 @@ def propose_colors(
             remark = "" if source is None else "new"
             if _is_gray(entry.color) and _mostly_colored(peaks):
                 remark = "if this stands for unlabelled, move it to ignore"
-            classes.append(_named(entry, f"class_{number + 1}", remark))
+            new = sum(name.startswith("class_") for name in (c.name for c in classes))
+            classes.append(_named(entry, f"class_{new + 1}", remark))
     if not 2 <= len(classes) <= MAX_CLASSES:
         return None
     notes = [
@@ -179,6 +189,7 @@ def propose_colors(
         masks=masks,
         repaired=peaks.repaired,
         source=source,
+        rivals=sources[1:],
         notes=notes,
     )
 
@@ -325,17 +336,22 @@ def _is_gray(color: tuple[int, int, int]) -> bool:
     return max(color) - min(color) <= 4
 
 
-def _best_known(peaks: Peaks, known: Mapping[str, Palette], tolerance: float) -> str | None:
-    """The config whose palette has most of the colours: nine in ten pixels, of two classes."""
+def _fitting(peaks: Peaks, known: Mapping[str, Palette], tolerance: float) -> list[str]:
+    """The configs whose palettes have the colours, the best first.
+
+    Data sets share colours, as pure red, so that a config of the package must have all of them; the
+    one that is set, "", may lack some.
+    """
     total = max(1, int(peaks.pixels.sum()))
-    best, most = None, 0.9
+    found = []
     for name, palette in known.items():
         matches = [_match(palette, _triple(color), tolerance) for color in peaks.colors]
-        fitting = [m is not None for m in matches]
-        share = float(peaks.pixels[fitting].sum()) / total
-        if share > most and len({m for m in matches if m is not None and m != IGNORE}) >= 2:
-            best, most = name, share
-    return best
+        fits = [match is not None for match in matches]
+        share = float(peaks.pixels[fits].sum()) / total
+        classes = {match for match in matches if match is not None and match != IGNORE}
+        if share >= (_FITS if name else _FITS_SET) and len(classes) >= 2:
+            found.append((share, len(classes) / palette.num_classes, name))
+    return [name for *_, name in sorted(found, key=lambda entry: entry[:2], reverse=True)]
 
 
 def _match(palette: Palette, color: tuple[int, int, int], tolerance: float) -> int | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,7 +29,8 @@ _SAME_DETAIL = 0.8  # least correlation of what remains of them without their br
 _MOST = 8  # matches of an image that are looked at closely
 _BLOCK = 1024  # images that are compared with all others at a time
 _MOST_TURNED = 20_000  # images up to which turned ones are looked for: the time grows with N²
-_CONTINUES = 0.75  # least correlation of the borders of two tiles that continue each other
+_BORDER = 2  # pixels of the strip along a border
+_CONTINUES = 0.8  # least correlation of the borders of two tiles that continue each other
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,24 @@ def near_duplicates(thumbnails: Thumbnails) -> list[Match]:
     return sorted(matches.values(), key=lambda match: -match.correlation)
 
 
+def border_lines(gray: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The outermost pixels of a grey image (H, W): top, bottom, left, right; shape (4, 32)."""
+    lines = (gray[:_BORDER], gray[-_BORDER:], gray[:, :_BORDER].T, gray[:, -_BORDER:].T)
+    size = (SIDE, 1)
+    rows = [
+        cv2.resize(np.ascontiguousarray(strip), size, interpolation=cv2.INTER_AREA)
+        for strip in lines
+    ]
+    return np.concatenate(rows).astype(np.uint8, copy=False)
+
+
 def continue_each_other(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> bool:
-    """Whether a border of one thumbnail looks like the opposite border of another one's."""
-    borders = (
-        (first[:, -1], second[:, 0]),
-        (first[:, 0], second[:, -1]),
-        (first[-1], second[0]),
-        (first[0], second[-1]),
-    )
+    """Whether a border of one image looks like the opposite one of another: see `border_lines`."""
+    top, bottom, left, right = range(4)
     return any(
-        min(one.std(), other.std()) >= _FLAT and _correlation(one, other) >= _CONTINUES
-        for one, other in borders
+        min(first[one].std(), second[other].std()) >= _FLAT
+        and _correlation(first[one], second[other]) >= _CONTINUES
+        for one, other in ((right, left), (left, right), (bottom, top), (top, bottom))
     )
 
 
@@ -124,7 +133,7 @@ def _closeness(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> 
     return whole if _correlation(*details) >= _SAME_DETAIL else 0.0
 
 
-def _correlation(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
+def _correlation(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
     parts = [part.astype(np.float64).ravel() - part.mean() for part in (one, other)]
     scale = np.linalg.norm(parts[0]) * np.linalg.norm(parts[1])
     return float(parts[0] @ parts[1] / scale) if scale else 0.0

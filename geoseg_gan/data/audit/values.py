@@ -70,8 +70,12 @@ class Values:
             masks.update(listed)
             others += part.others
         found = sorted(pixels, key=lambda value: (-pixels[value], value))
-        columns = ([counts[v] for v in found] for counts in (pixels, masks, empty))
-        return cls(np.array(found, np.int64), *(np.array(c, np.int64) for c in columns), others)
+
+        def column(counts: Counter[int]) -> npt.NDArray[np.int64]:
+            return np.array([counts[value] for value in found], np.int64)
+
+        listed_values = np.array(found, np.int64)
+        return cls(listed_values, column(pixels), column(masks), column(empty), others)
 
 
 @dataclass(frozen=True)
@@ -165,9 +169,9 @@ def _centres(even: Values, color_of: Callable[[Codes], Codes]) -> npt.NDArray[np
 def _is_damaged(values: Values, rgb: npt.NDArray[np.int64]) -> bool:
     """Whether many rare colours are blends of few frequent ones."""
     if len(values.values) > _MOST_EXACT or values.others:
-        frequent = values.pixels >= _LEAST_MASS * values.total
         # A map of many classes has many frequent values.
-        return bool(frequent.sum() <= len(values.values) / 4)
+        many = int(np.count_nonzero(values.pixels >= _LEAST_MASS * values.total))
+        return many <= len(values.values) / 4
     shares = values.pixels / max(1, values.total)
     frequent = np.flatnonzero(shares >= 0.005)
     rare = np.flatnonzero(shares < _LEAST_MASS)
