@@ -147,7 +147,10 @@ def examine(config: CheckDataSettings) -> Check:
     misfit = misfit_findings(masks, reader)
     proposal = None
     # A single class among all masks is a sign of numbers that are read as ignore.
-    is_misfit = any(finding.severity != "note" for finding in misfit) or np.count_nonzero(pixels[:, :-1].sum(0)) < 2
+    is_misfit = (
+        any(finding.severity != "note" for finding in misfit)
+        or np.count_nonzero(pixels[:, :-1].sum(0)) < 2
+    )
     if masks and (config.propose == "always" or (config.propose == "auto" and is_misfit)):
         proposal = _propose(masks, config.data)
     findings = [*folder.findings]

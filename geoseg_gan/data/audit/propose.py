@@ -104,12 +104,12 @@ class Proposal:
             )
         text.append(f"mask_format: {self.mask_format}")
         if self.index_map is not None:
-            text.append("index_map:  # the class of each number")
-            known = {entry.value: entry for entry in (*self.classes, *self.ignored)}
+            text.append(
+                "index_map:  # numbers in the masks: classes by their position above, from 0"
+            )
+            known = {entry.value: entry.remark for entry in (*self.classes, *self.ignored)}
             for value, target in self.index_map.items():
-                name = target if isinstance(target, str) else self.classes[target].name
-                remark = known[value].remark
-                text.append(f"  {value}: {_yaml(name)}" + (f"  # {remark}" if remark else ""))
+                text.append(f"  {value}: {target}" + f"  # {known[value]}" * bool(known[value]))
         if self.unknown != "error":
             share = self.repaired / max(1, self.total)
             text.append(f"unknown: {self.unknown}  # {self.repaired:,} pixels ({share:.2%})")

@@ -109,9 +109,13 @@ def test_neighbours_by_tiles_csv(shift, kind, severity, root, audit):
     write_tiles(root, rows)
     found = audit(root)
     assert kinds(found).get(kind) == severity
-    assert kinds(found) == QUIET | ({kind: severity} if kind else {}) | (
-        {"neighbours_across": "error"} if kind == "overlaps_across" else {}
-    ) or kind == "overlaps_across"
+    assert (
+        kinds(found)
+        == QUIET
+        | ({kind: severity} if kind else {})
+        | ({"neighbours_across": "error"} if kind == "overlaps_across" else {})
+        or kind == "overlaps_across"
+    )
     write_tiles(root, [(*row[:3], "same", *row[4:]) for row in rows])
     assert kinds(audit(root))["shared_groups"] == "error"
 
@@ -162,7 +166,9 @@ def test_neighbours_by_georeference(tmp_path, audit):
     for part, pixels in (("images", texture(99)), ("masks", COLORS[regions(99, 4)])):
         save_tiff(root / "val" / part / "val0x.tif", pixels, left=SIDE * 0.5 * 5.5, top=0)
     near = finding(audit(root), "overlaps_across")
-    assert near.severity == "error" and near.count == 1 and "50% the same ground" in near.examples[0]
+    assert (
+        near.severity == "error" and near.count == 1 and "50% the same ground" in near.examples[0]
+    )
 
 
 def test_nodata_nan_and_untagged_fillers(tmp_path, audit):
@@ -186,7 +192,11 @@ def test_nodata_nan_and_untagged_fillers(tmp_path, audit):
 def test_exposure_and_lost_bands(root, audit):
     dark, bright, flat, lost, empty = images(root)[:5]
     save(dark, (texture(0) * 0.1).astype(np.uint8))
-    save(bright, np.full((SIDE, SIDE, 3), 255, np.uint8) - (np.indices((64, 64)).sum(0) % 2)[..., None].astype(np.uint8))
+    save(
+        bright,
+        np.full((SIDE, SIDE, 3), 255, np.uint8)
+        - (np.indices((64, 64)).sum(0) % 2)[..., None].astype(np.uint8),
+    )
     save(flat, (texture(2) * 0.02 + 120).astype(np.uint8))
     pixels = texture(3)
     pixels[..., 2] = 77
