@@ -1,6 +1,7 @@
 """The check_data command: what a data folder holds, what is wrong, and how to read it."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from geoseg_gan.data.audit.checks import (
     mask_kind_findings,
     place_findings,
 )
-from geoseg_gan.data.audit.findings import Finding, Severity, by_severity, some
+from geoseg_gan.data.audit.findings import Finding, Severity, by_severity, some, those
 from geoseg_gan.data.audit.folders import Folder, find_entries
 from geoseg_gan.data.audit.measure import (
     ImageFacts,
@@ -40,13 +41,12 @@ from geoseg_gan.data.audit.propose import Proposal, propose_colors, propose_numb
 from geoseg_gan.data.audit.values import Values, rgb_of, shared_colors
 from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.images import MaskReader, mask_reader
-from geoseg_gan.data.pairs import DataError, group_of
+from geoseg_gan.data.pairs import TILES_CSV, DataError, group_of, known_groups, read_stems
 from geoseg_gan.data.palette import Palette, PaletteClass
 from geoseg_gan.data.settings import CheckDataSettings, DataSettings
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import check_apart
 from geoseg_gan.utils.messages import choices
-from geoseg_gan.utils.reading import read_table
 from geoseg_gan.utils.tables import console
 
 _NEAR = 48.0  # distance in RGB of a damaged colour and that of its class
@@ -212,7 +212,7 @@ def misfit_findings(
     findings = []
     refused = [mask for _, mask in masks if mask.refusal is not None]
     if refused:
-        text = f"{plural(len(refused), 'mask')} cannot be read with these data settings"
+        text = f"{those(len(refused), 'mask', 'cannot')} be read with these data settings"
         examples = some(mask.refusal for mask in refused)
         advice = "Correct data.mask_format, or use the proposed config."
         findings.append(Finding("error", "refused_masks", text, advice, len(refused), examples))
@@ -224,7 +224,7 @@ def misfit_findings(
     what = "colours" if reader.mask_format == "rgb" else "numbers"
     text = (
         f"{pixels:,} pixels ({pixels / max(1, total):.2%}) in {len(strange):,} of "
-        f"{plural(len(masks), 'mask')} have {what} that are not in the data config"
+        f"{those(len(masks), 'mask', 'have')} {what} that are not in the data config"
     )
     listed = unknown_values(strange, reader)
     examples = [text for _, text, _ in listed[:_SHOWN]]
@@ -361,11 +361,11 @@ def _completed(
     """A proposal with groups, resolution and fit, where these are plain to see."""
     more: dict[str, tuple[Any, str]] = {}
     settings = config.data
-    stems = [f.entry.stem for f in facts if f.image is not None]
-    has_table = (Path(config.data_root) / "tiles.csv").is_file()
+    stems = [f.entry.stem for f in facts]
+    has_table = (Path(config.data_root) / TILES_CSV).is_file()
     is_known = bool(proposal.source)
     found = None if settings.group_regex or has_table or is_known else group_pattern(stems)
-    if found:
+    if found and not _straddles(found[0], facts):
         more["group_regex"] = found[0], f"by the names: {plural(found[1], 'location group')}"
     images = [f.image for f in facts if isinstance(f.image, ImageFacts)]
     known = {
@@ -380,6 +380,13 @@ def _completed(
         if least < config.image_size // 2:
             more["fit"] = "resize", f"sizes differ, and the smallest is {least} pixels"
     return replace(proposal, more=more)
+
+
+def _straddles(group_regex: str, facts: Sequence[PairFacts]) -> bool:
+    """Whether a pattern makes groups that are in more than one split."""
+    groups = [group_of(f.entry.stem, group_regex, "data.group_regex") for f in facts]
+    pairs = {(group, f.entry.split) for group, f in zip(groups, facts, strict=True)}
+    return len(pairs) > len(set(groups))
 
 
 def _about(proposal: Proposal, severity: Severity) -> Finding:
@@ -407,7 +414,9 @@ def _advice(proposal: Proposal) -> str:
         rivals = [f"data={name}" for name in proposal.rivals if name]
         same = f" ({', '.join(rivals)} has the same colours)" if rivals else ""
         return f"Use data={proposal.source}{same}."
-    return "Fill in the names in the proposed config, and use it."
+    if any(entry.name.startswith("class_") for entry in proposal.classes):
+        return "Fill in the names in the proposed config, and use it."
+    return "Use the proposed config."
 
 
 def _meaning(reader: MaskReader) -> str:
@@ -418,30 +427,25 @@ def _tiles(
     root: Path, facts: Sequence[PairFacts], group_regex: str | None
 ) -> tuple[list[Footprint | None], list[str]]:
     """The window of every tile by tiles.csv, and its location group; its own name for none."""
-    table = root / "tiles.csv"
-    rows = {}
+    stems = [f.entry.stem for f in facts]
+    groups = known_groups(root, stems)
+    table = root / TILES_CSV
+    places: list[dict[str, str]] = [{}, {}]
     if table.is_file():
-        advice = "Correct it, or remove it."
-        rows = {row["stem"]: row for row in read_table(table, ("stem", "group"), advice)}
-    windows, groups = [], []
-    for f in facts:
-        row = rows.get(f.entry.stem)
-        windows.append(_window(row) if row else None)
-        if row:
-            groups.append(row["group"])
-        elif group_regex is not None:
-            groups.append(group_of(f.entry.stem, group_regex, "data.group_regex"))
-        else:
-            groups.append(f.entry.name)
-    return windows, groups
+        with suppress(UserError):  # a table of the user's own, of groups alone
+            places = [read_stems(table, column, "", stems) for column in ("source", "window")]
+    windows = [_window(places[0].get(stem, ""), places[1].get(stem, "")) for stem in stems]
+    if group_regex is not None:
+        groups = {s: groups.get(s) or group_of(s, group_regex, "data.group_regex") for s in stems}
+    return windows, [groups.get(f.entry.stem, f.entry.name) for f in facts]
 
 
-def _window(row: dict[str, str]) -> Footprint | None:
+def _window(source: str, window: str) -> Footprint | None:
     try:
-        left, top, width, height = (float(part) for part in row["window"].split())
-    except (KeyError, ValueError, AttributeError):
+        left, top, width, height = (float(part) for part in window.split())
+    except ValueError:
         return None
-    return Footprint(row.get("source", ""), left, top, left + width, top + height, 1.0)
+    return Footprint(source, left, top, left + width, top + height, 1.0)
 
 
 def _show(check: Check) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.data.audit.findings import Finding, Severity, some
+from geoseg_gan.data.audit.findings import Finding, Severity, some, those
 from geoseg_gan.data.audit.measure import Georeference, ImageFacts, MaskFacts, PairFacts
 from geoseg_gan.data.audit.values import shared_colors
 from geoseg_gan.data.transplant import rare_classes
@@ -51,7 +51,7 @@ def file_findings(
     for what in ("image", "mask"):
         broken = [f for f in facts if isinstance(getattr(f, what), str)]
         if broken:
-            text = f"{plural(len(broken), what)} cannot be read"
+            text = f"{those(len(broken), what, 'cannot')} be read"
             examples = some(getattr(f, what) for f in broken)
             advice = "Export them again, or remove the pairs."
             findings.append(
@@ -66,7 +66,7 @@ def file_findings(
         and f.image.size != f.mask.size
     ]
     if differing:
-        text = f"{plural(len(differing), 'mask')} differ in size from their image"
+        text = f"{those(len(differing), 'mask', 'differ')} in size from their image"
         advice = "Export both from the same window, or remove the pairs."
         examples = some(
             f"{f.entry.name}: image {_size(f.image)}, mask {_size(f.mask)}" for f in differing
@@ -86,7 +86,7 @@ def file_findings(
     small = [(f, image) for f, image in images if min(image.size) < image_size]
     if small and fit == "crop":
         least = min(min(image.size) for _, image in small)
-        text = f"{plural(len(small), 'image')} are smaller than image_size={image_size}"
+        text = f"{those(len(small), 'image', 'are')} smaller than image_size={image_size}"
         severity: Severity = "error" if is_ready else "warning"
         advice = f"Train with image_size={least} or less, or data.fit=resize."
         if not is_ready:
@@ -95,7 +95,7 @@ def file_findings(
         findings.append(Finding(severity, "small_images", text, advice, len(small), examples))
     training = sum(f.entry.split == "train" for f, _ in images)
     if is_ready and 0 < training < _FEW:
-        text = f"{plural(training, 'training image')} are few"
+        text = f"{those(training, 'training image', 'are')} few"
         advice = "Expect a generator that repeats them; label more, or cut smaller tiles."
         findings.append(Finding("note", "few_pairs", text, advice, training))
     return findings
@@ -117,7 +117,7 @@ def mask_kind_findings(facts: Sequence[PairFacts], mask_format: str) -> list[Fin
     if tables:
         agree = shared_colors(mask.table for _, mask in tables) is not None
         text = (
-            f"{len(tables):,} of {plural(len(masks), 'mask')} are palette-mode: numbers, and a "
+            f"{len(tables):,} of {those(len(masks), 'mask', 'are')} palette-mode: numbers, and a "
             "table of their colours"
         )
         advice = "data.mask_format=rgb reads their colours, which is right where colours are known."
@@ -130,12 +130,12 @@ def mask_kind_findings(facts: Sequence[PairFacts], mask_format: str) -> list[Fin
         findings.append(Finding(severity, "palette_masks", text, advice, len(tables), examples))
     lossy = [f.entry.mask_name for f, mask in masks if mask.is_lossy]
     if lossy:
-        text = f"{plural(len(lossy), 'mask')} are JPEGs, which change the colours around every edge"
+        text = f"{those(len(lossy), 'mask', 'are')} JPEGs, which change the colours around every edge"
         advice = "Export masks as PNG if you can; else data.unknown=nearest repairs them."
         findings.append(Finding("warning", "jpeg_masks", text, advice, len(lossy), some(lossy)))
     fractions = [f.entry.mask_name for f, mask in masks if mask.kind.endswith("not whole")]
     if fractions:
-        text = f"{plural(len(fractions), 'mask')} hold numbers that are not whole, or NaN"
+        text = f"{those(len(fractions), 'mask', 'hold')} numbers that are not whole, or NaN"
         advice = "Are they probabilities? Export class numbers instead."
         findings.append(
             Finding("error", "fractions", text, advice, len(fractions), some(fractions))
@@ -189,7 +189,7 @@ def class_findings(
     if len(void):
         entirely = int((ignored[void] == 1).sum())
         text = (
-            f"{plural(len(void), 'tile')} are ignored for more than {MOSTLY_IGNORED:.0%}"
+            f"{those(len(void), 'tile', 'are')} ignored for more than {MOSTLY_IGNORED:.0%}"
             f", {entirely:,} of them entirely"
         )
         severity: Severity = "error" if len(void) > len(facts) / 2 else "warning"
@@ -198,7 +198,7 @@ def class_findings(
         findings.append(Finding(severity, "mostly_ignored", text, advice, len(void), examples))
     single = int(((pixels[:, :-1] > 0).sum(1) == 1).sum())
     if 2 * single > len(facts):
-        text = f"{single:,} of {plural(len(facts), 'tile')} show a single class"
+        text = f"{single:,} of {those(len(facts), 'tile', 'show')} a single class"
         advice = "Larger tiles show how classes lie beside each other."
         findings.append(Finding("note", "single_class", text, advice, single))
     return findings
@@ -254,13 +254,13 @@ def image_findings(facts: Sequence[PairFacts]) -> list[Finding]:
     findings += _without_data(images)
     blank = [f.entry.name for f, image in images if image.blank + image.missing >= _BLANK]
     if blank:
-        text = f"{plural(len(blank), 'image')} are empty: 0 or without data all over"
+        text = f"{those(len(blank), 'image', 'are')} empty: 0 or without data all over"
         advice = "Remove the pairs."
         findings.append(Finding("warning", "empty_images", text, advice, len(blank), some(blank)))
     outliers = exposure_outliers(facts)
     if outliers:
         text = (
-            f"{plural(len(outliers), 'image')} are far darker, brighter or flatter than the others"
+            f"{those(len(outliers), 'image', 'are')} far darker, brighter or flatter than the others"
         )
         advice = "Look at them: night, snow, haze, or another scaling? Remove what does not belong."
         examples = some(f"{facts[row].entry.name}: {why}" for row, why in outliers)
@@ -329,7 +329,7 @@ def _constant_bands(images: Sequence[tuple[PairFacts, ImageFacts]]) -> list[Find
     constant[:, always] = False
     sometimes = np.flatnonzero(constant.any(1) & ~constant.all(1))
     if len(sometimes):
-        text = f"{plural(len(sometimes), 'image')} have a band that is constant"
+        text = f"{those(len(sometimes), 'image', 'have')} a band that is constant"
         examples = some(
             f"{same[row][0].entry.name}: band "
             + ", ".join(str(band + 1) for band in np.flatnonzero(constant[row]))
@@ -349,7 +349,7 @@ def _without_data(images: Sequence[tuple[PairFacts, ImageFacts]]) -> list[Findin
         ways = [f"nodata {', '.join(values)}"] * bool(values)
         ways += ["NaN or infinity"] * any(image.nonfinite for _, image in holes)
         named = f" ({'; '.join(ways)})" if ways else ""
-        text = f"{plural(len(holes), 'image')} have pixels without data{named}, {share:.2%} of all"
+        text = f"{those(len(holes), 'image', 'have')} pixels without data{named}, {share:.2%} of all"
         examples = some(
             f"{f.entry.name}: {image.missing:.1%}"
             for f, image in sorted(holes, key=lambda pair: -pair[1].missing)
@@ -364,7 +364,7 @@ def _without_data(images: Sequence[tuple[PairFacts, ImageFacts]]) -> list[Findin
                 by_value[value].append(f"{f.entry.name}: {share:.1%} of pixels")
     for value, names in by_value.items():
         severity: Severity = "warning" if value == 65_535 else "error"
-        text = f"{plural(len(names), 'image')} hold the value {value}, which usually means no data"
+        text = f"{those(len(names), 'image', 'hold')} the value {value}, which usually means no data"
         advice = (
             "They would be trained on as ground. Tag it, as in: gdal_edit.py "
             f"-a_nodata {value} FILE."
@@ -413,7 +413,7 @@ def place_findings(facts: Sequence[PairFacts], gsd: float | None) -> list[Findin
     ]
     if differing:
         text = (
-            f"{plural(len(differing), 'mask')} lie elsewhere than their image, by the georeference"
+            f"{those(len(differing), 'mask', 'lie')} elsewhere than their image, by the georeference"
         )
         advice = "Pixels would be paired with other ground. Export both from the same window."
         findings.append(

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from geoseg_gan.utils.errors import plural
+
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """From the gravest: with an error, training would be a mistake."""
@@ -27,6 +29,12 @@ class Finding:
         """The finding in a line, with its first example."""
         example = f" (e.g. {self.examples[0]})" if self.examples else ""
         return f"{self.text.rstrip('.')}{example}. {self.advice}".strip()
+
+
+def those(count: int, noun: str, verb: str) -> str:
+    """A count with its noun and verb, which is given in the plural: "3 images have"."""
+    single = {"have": "has", "are": "is", "cannot": "cannot"}.get(verb, f"{verb}s")
+    return f"{plural(count, noun)} {single if count == 1 else verb}"
 
 
 def some(names: Iterable[object]) -> list[str]:

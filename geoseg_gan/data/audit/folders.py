@@ -2,7 +2,6 @@
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from geoseg_gan.data.audit.findings import Finding, some
 from geoseg_gan.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
-from geoseg_gan.data.pairs import SPLITS, STREAM, DataError
+from geoseg_gan.data.pairs import SPLITS, STREAM, DataError, normal
 from geoseg_gan.utils.errors import plural
 
 WHOLE = "all"
@@ -111,7 +110,7 @@ def find_entries(root: Path) -> Folder:
             "images/ and masks/, or any other folders. Correct data_root."
         )
     findings += _lonely(entries)
-    if not splits:
+    if not splits and any(entry.mask for entry in entries):
         findings.append(_not_split(root, [split for split, *_ in places]))
     names = list(dict.fromkeys(entry.split for entry in entries))
     return Folder(entries, names, bool(splits), findings)
@@ -166,13 +165,13 @@ def _by_stem(
             continue
         if path.suffix.lower() not in suffixes:
             others.append(path)
-        elif path.stem in found:
+        elif (stem := normal(path.stem)) in found:
             twice.append(path)
         else:
-            found[path.stem] = path
+            found[stem] = path
     findings = []
     if twice:
-        text = f"{plural(len(twice), 'file')} in {folder} share the stem of another one"
+        text = f"{plural(len(twice), 'file')} in {folder} with the stem of another one"
         advice = "Images and masks are paired by stem: rename or remove one of each."
         examples = some(path.name for path in twice)
         findings.append(Finding("error", "same_stem", text, advice, len(twice), examples))
@@ -205,32 +204,25 @@ def _lonely(entries: Sequence[Entry]) -> list[Finding]:
             findings.append(Finding("error", "no_images", text, "Add the images.", len(masks)))
             continue
         findings += _alike_names(split, images, masks)
-        for what, partner, those in (("image", "mask", images), ("mask", "image", masks)):
-            if those:
-                text = f"{plural(len(those), what)} in {split} without a {partner} of the same stem"
+        for what, partner, lonely in (("image", "mask", images), ("mask", "image", masks)):
+            if lonely:
+                text = f"{plural(len(lonely), what)} in {split} without a {partner} of the same stem"
                 advice = f"Add each {partner}, or remove the {what}."
-                examples = some(entry.name for entry in those)
+                examples = some(entry.name for entry in lonely)
                 kind = f"{what}_without_{partner}"
-                findings.append(Finding("error", kind, text, advice, len(those), examples))
+                findings.append(Finding("error", kind, text, advice, len(lonely), examples))
     return findings
 
 
 def _alike_names(split: str, images: Sequence[Entry], masks: Sequence[Entry]) -> list[Finding]:
-    """A finding on partners whose names differ only in how their letters are encoded or cased."""
-
-    def plain(entry: Entry) -> str:
-        return unicodedata.normalize("NFC", entry.stem).casefold()
-
-    known = {plain(entry): entry for entry in masks}
-    alike = [(entry, known[plain(entry)]) for entry in images if plain(entry) in known]
+    """A finding on partners whose names differ in the case of letters alone."""
+    known = {entry.stem.casefold(): entry for entry in masks}
+    alike = [entry for entry in images if entry.stem.casefold() in known]
     if not alike:
         return []
-    text = (
-        f"{plural(len(alike), 'image')} in {split} have a mask whose name looks alike, but differs "
-        "in the encoding or the case of letters"
-    )
+    text = f"{plural(len(alike), 'image')} in {split} with a mask whose name differs in upper case"
     advice = "Rename one of each two, so that their stems are equal."
-    examples = some(f"{i.stem!a} and {m.stem!a}" for i, m in alike)
+    examples = some(f"{e.name} and {known[e.stem.casefold()].name}" for e in alike)
     return [Finding("error", "alike_names", text, advice, len(alike), examples)]
 
 

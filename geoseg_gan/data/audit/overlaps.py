@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from geoseg_gan.data.audit.checks import image_facts, mask_facts
-from geoseg_gan.data.audit.findings import Finding, Severity, some
+from geoseg_gan.data.audit.findings import Finding, Severity, some, those
 from geoseg_gan.data.audit.measure import Georeference, ImageFacts, PairFacts
 from geoseg_gan.data.audit.neighbours import (
     Footprint,
@@ -106,21 +106,23 @@ def find_neighbours(
 def copy_findings(facts: Sequence[PairFacts], copies: Sequence[Relation]) -> list[Finding]:
     """Findings on copies and near-duplicates, and on masks that several images share."""
     findings = []
-    for kind, noun in (("copy", "image"), ("near-duplicate", "image")):
+    for kind in ("copy", "near-duplicate"):
         mine = [relation for relation in copies if relation.kind == kind]
         across = [r for r in mine if facts[r.first].entry.split != facts[r.second].entry.split]
         within = [r for r in mine if r not in set(across)]
-        what = "have the same pixels" if kind == "copy" else "show the same but for small changes"
+        verb, what = ("have", "the same pixels")
+        if kind != "copy":
+            verb, what = ("show", "the same but for small changes")
         name = "copies" if kind == "copy" else "near_duplicates"
         if across:
             count = len({r.second for r in across})
-            text = f"{plural(count, noun)} {what} as one of another split"
+            text = f"{those(count, 'image', verb)} {what} as one of another split"
             advice = f"Scores on these prove nothing: remove them from one split. {_SPLIT}."
             examples = some(_two(facts, r) for r in across)
             findings.append(Finding("error", f"{name}_across", text, advice, count, examples))
         if within:
             count = len({r.second for r in within})
-            text = f"{plural(count, noun)} {what} as another one of the same split"
+            text = f"{those(count, 'image', verb)} {what} as another one of the same split"
             advice = "They count double: remove one of each, if that is not meant."
             examples = some(_two(facts, r) for r in within)
             findings.append(Finding("note", f"{name}_within", text, advice, count, examples))
@@ -143,7 +145,7 @@ def _shared_masks(facts: Sequence[PairFacts], copies: Sequence[Relation]) -> lis
     ]
     if not shared:
         return []
-    text = f"{plural(len(shared), 'mask')} are the same as that of another image"
+    text = f"{those(len(shared), 'mask', 'are')} the same as that of another image"
     examples = some(f"{facts[a].entry.name} and {facts[b].entry.name}" for a, b in shared)
     advice = "One of each two was probably exported under a wrong name."
     return [Finding("warning", "shared_masks", text, advice, len(shared), examples)]
@@ -160,7 +162,7 @@ def neighbour_findings(
     beside = [r for r in neighbours if "same ground" not in r.why]
     if same:
         count = len({r.second for r in same})
-        text = f"{plural(count, 'tile')} share ground with tiles of another split, by {source}"
+        text = f"{those(count, 'tile', 'share')} ground with tiles of another split, by {source}"
         advice = f"{_TOUCHING[0].upper()}{_TOUCHING[1:]}. {_SPLIT}."
         examples = some(_two(facts, r) for r in same)
         findings.append(Finding("error", "overlaps_across", text, advice, count, examples))
@@ -199,7 +201,7 @@ def group_findings(facts: Sequence[PairFacts], groups: Sequence[str]) -> list[Fi
     shared = sorted(group for group, names in splits.items() if len(names) > 1)
     if not shared:
         return []
-    text = f"{plural(len(shared), 'location group')} stand in more than one split"
+    text = f"{those(len(shared), 'location group', 'stand')} in more than one split"
     advice = f"{_TOUCHING[0].upper()}{_TOUCHING[1:]}. {_SPLIT}."
     return [Finding("error", "shared_groups", text, advice, len(shared), some(shared))]
 

@@ -266,6 +266,6 @@ pre{background:var(--page);border:1px solid var(--line);border-radius:8px;paddin
 overflow-x:auto;font:12.5px/1.55 ui-monospace,monospace}
 .figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr));gap:18px;
 margin:10px 0}
-figure{margin:0}img{width:100%;border-radius:6px;display:block;image-rendering:auto}
+figure{margin:0}img{max-width:100%;border-radius:6px;display:block;image-rendering:auto}
 figcaption{font-size:12.5px;color:var(--soft);margin-top:5px;overflow-wrap:anywhere}
 """
