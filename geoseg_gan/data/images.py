@@ -129,7 +129,7 @@ def read_masked_image(
         The pixels, and a map of shape (H, W), true where there is no data; None where there is
         everywhere.
     """
-    stored = _read(path, content)
+    stored = read_stored(path, content)
     pixels, missing = stored.shown(), stored.missing()
     if missing is not None:
         filled = pixels.copy()
@@ -208,7 +208,7 @@ class MaskReader:
             UnreadableError: If the file does not decode, or contradicts the settings.
             UnknownColorError: If a colour or ID is unknown and the policy is "error".
         """
-        stored = _read(path, content)
+        stored = read_stored(path, content)
         try:
             if self.mask_format == "index":
                 return self._read_ids(stored)
@@ -304,7 +304,7 @@ class MaskReader:
         at = np.searchsorted(listed, values).clip(max=len(listed) - 1)
         return np.where(listed[at] == values, labels[at], np.uint8(UNKNOWN))  # NaN equals nothing
 
-    def _read_ids(self, stored: "_Stored") -> tuple[npt.NDArray[np.uint8], int]:
+    def _read_ids(self, stored: "Stored") -> tuple[npt.NDArray[np.uint8], int]:
         values = stored.single_channel()
         if stored.table is not None and self.index_map is None:
             self._check_colors(stored.path, values, stored.table)
@@ -320,7 +320,7 @@ class MaskReader:
         label[unlisted] = IGNORE
         return label, count
 
-    def _blank(self, stored: "_Stored", values: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+    def _blank(self, stored: "Stored", values: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
         """Which pixels of an index mask its file itself says to be empty; None for none."""
         nodata = stored.nodata[0] if stored.nodata else None
         if nodata is None:
@@ -416,7 +416,7 @@ def count_pixels(path: Path) -> int:
     return height * width
 
 
-class _Stored(NamedTuple):
+class Stored(NamedTuple):
     """What a file holds, upright; alpha is no band.
 
     Attributes:
@@ -524,12 +524,13 @@ def _equal(values: npt.NDArray[Any], nodata: float) -> npt.NDArray[np.bool_]:
     return equal
 
 
-def _read(path: Path, content: bytes | None) -> _Stored:
+def read_stored(path: Path, content: bytes | None = None) -> Stored:
+    """Reads what a file holds as it is stored; an UnreadableError as of `read_image`."""
     reads = _read_tiff if path.suffix.lower() in _TIFF else _read_picture
     return reads(path, content)
 
 
-def _read_picture(path: Path, content: bytes | None) -> _Stored:
+def _read_picture(path: Path, content: bytes | None) -> Stored:
     """Decodes with Pillow, or with GDAL the PNGs that Pillow would cut to 8 bits."""
     table, step, alpha = None, 1, None
     with _opened(path, content) as picture:
@@ -562,7 +563,7 @@ def _read_picture(path: Path, content: bytes | None) -> _Stored:
     if turn is not None:
         values = np.ascontiguousarray(turn(values))
         transparent = None if transparent is None else turn(transparent)
-    return _Stored(path, values, table, step, transparent)
+    return Stored(path, values, table, step, transparent)
 
 
 def _opacity(
@@ -590,7 +591,7 @@ def _read_deep_png(path: Path, picture: Any) -> npt.NDArray[Any]:
         return np.ascontiguousarray(np.moveaxis(source.read(), 0, -1))
 
 
-def _read_tiff(path: Path, content: bytes | None) -> _Stored:
+def _read_tiff(path: Path, content: bytes | None) -> Stored:
     with _opened(path, content, as_bands=True) as source:
         bands = source.read()
         kinds, flags = source.colorinterp, source.mask_flag_enums
@@ -635,7 +636,7 @@ def _read_tiff(path: Path, content: bytes | None) -> _Stored:
         step, table = 1, np.zeros((max(256, np.iinfo(values.dtype).max + 1), 3), np.uint8)
         table[: len(colormap)] = colormap
     nodata = nodata if any(value is not None for value in nodata) else ()
-    return _Stored(path, values, table, step, transparent, hidden, nodata)
+    return Stored(path, values, table, step, transparent, hidden, nodata)
 
 
 def _clear(alpha: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:

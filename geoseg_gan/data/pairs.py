@@ -194,7 +194,7 @@ def find_pairs(root: Path, split: Split, group_regex: str | None = None) -> Pair
         )
 
     def groups(stems: Sequence[str]) -> list[str]:
-        known = _known_groups(root, stems)
+        known = known_groups(root, stems)
         return [
             known.get(stem) or group_of(stem, group_regex, "data.group_regex") for stem in stems
         ]
@@ -277,7 +277,7 @@ def _check_partners(
         )
 
 
-def _known_groups(root: Path, stems: Sequence[str]) -> dict[str, str]:
+def known_groups(root: Path, stems: Sequence[str]) -> dict[str, str]:
     """The groups that `root/tiles.csv` names; a DataError if it is of other pairs altogether."""
     table = root / TILES_CSV
     if not table.is_file():

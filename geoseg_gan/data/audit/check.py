@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from geoseg_gan.data.audit.checks import (
     image_findings,
     mask_facts,
     mask_kind_findings,
+    meters_of,
     place_findings,
 )
 from geoseg_gan.data.audit.findings import Finding, Severity, by_severity, some, those
@@ -346,13 +348,17 @@ def _propose(
 
 
 def _known_palettes(settings: DataSettings) -> dict[str, Palette]:
-    """The palettes of all data configs of colours, and that which is set."""
+    """The palettes of all data configs of colours; "" is that which is set."""
     known = {"": settings.classes()} if settings.mask_format == "rgb" else {}
-    for name in choices("data"):
-        data = compose(CheckDataSettings, [f"data={name}"]).data
-        if data.mask_format == "rgb" and data.classes() != settings.classes():
-            known[name] = data.classes()
-    return known
+    own = settings.classes()
+    return known | {name: other for name, other in _package_palettes().items() if other != own}
+
+
+@cache
+def _package_palettes() -> dict[str, Palette]:
+    """The palettes of the data configs of the package whose masks are coloured, by name."""
+    found = {name: compose(CheckDataSettings, [f"data={name}"]).data for name in choices("data")}
+    return {name: data.classes() for name, data in found.items() if data.mask_format == "rgb"}
 
 
 def _completed(
@@ -368,11 +374,8 @@ def _completed(
     if found and not _straddles(found[0], facts):
         more["group_regex"] = found[0], f"by the names: {plural(found[1], 'location group')}"
     images = [f.image for f in facts if isinstance(f.image, ImageFacts)]
-    known = {
-        round(image.place.pixel[0] * image.place.meters, 6)
-        for image in images
-        if image.place is not None and image.place.meters is not None
-    }
+    places = [image.place for image in images if image.place is not None]
+    known = {meters for place in places if (meters := meters_of(place)) is not None}
     if settings.gsd is None and len(known) == 1:
         more["gsd"] = known.pop(), "metres a pixel, by the georeference"
     if len({image.size for image in images}) > 1 and settings.fit == "crop":

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg_gan.data.audit.findings import Finding, Severity, some, those
-from geoseg_gan.data.audit.measure import Georeference, ImageFacts, MaskFacts, PairFacts
+from geoseg_gan.data.audit.measure import ImageFacts, MaskFacts, PairFacts
 from geoseg_gan.data.audit.values import shared_colors
+from geoseg_gan.data.georeference import Georeference
 from geoseg_gan.data.transplant import rare_classes
 from geoseg_gan.utils.errors import plural
 
@@ -130,7 +131,9 @@ def mask_kind_findings(facts: Sequence[PairFacts], mask_format: str) -> list[Fin
         findings.append(Finding(severity, "palette_masks", text, advice, len(tables), examples))
     lossy = [f.entry.mask_name for f, mask in masks if mask.is_lossy]
     if lossy:
-        text = f"{those(len(lossy), 'mask', 'are')} JPEGs, which change the colours around every edge"
+        text = (
+            f"{those(len(lossy), 'mask', 'are')} JPEGs, which change the colours around every edge"
+        )
         advice = "Export masks as PNG if you can; else data.unknown=nearest repairs them."
         findings.append(Finding("warning", "jpeg_masks", text, advice, len(lossy), some(lossy)))
     fractions = [f.entry.mask_name for f, mask in masks if mask.kind.endswith("not whole")]
@@ -259,9 +262,8 @@ def image_findings(facts: Sequence[PairFacts]) -> list[Finding]:
         findings.append(Finding("warning", "empty_images", text, advice, len(blank), some(blank)))
     outliers = exposure_outliers(facts)
     if outliers:
-        text = (
-            f"{those(len(outliers), 'image', 'are')} far darker, brighter or flatter than the others"
-        )
+        found = those(len(outliers), "image", "are")
+        text = f"{found} far darker, brighter or flatter than the others"
         advice = "Look at them: night, snow, haze, or another scaling? Remove what does not belong."
         examples = some(f"{facts[row].entry.name}: {why}" for row, why in outliers)
         findings.append(Finding("warning", "exposure", text, advice, len(outliers), examples))
@@ -349,7 +351,9 @@ def _without_data(images: Sequence[tuple[PairFacts, ImageFacts]]) -> list[Findin
         ways = [f"nodata {', '.join(values)}"] * bool(values)
         ways += ["NaN or infinity"] * any(image.nonfinite for _, image in holes)
         named = f" ({'; '.join(ways)})" if ways else ""
-        text = f"{those(len(holes), 'image', 'have')} pixels without data{named}, {share:.2%} of all"
+        text = (
+            f"{those(len(holes), 'image', 'have')} pixels without data{named}, {share:.2%} of all"
+        )
         examples = some(
             f"{f.entry.name}: {image.missing:.1%}"
             for f, image in sorted(holes, key=lambda pair: -pair[1].missing)
@@ -364,7 +368,9 @@ def _without_data(images: Sequence[tuple[PairFacts, ImageFacts]]) -> list[Findin
                 by_value[value].append(f"{f.entry.name}: {share:.1%} of pixels")
     for value, names in by_value.items():
         severity: Severity = "warning" if value == 65_535 else "error"
-        text = f"{those(len(names), 'image', 'hold')} the value {value}, which usually means no data"
+        text = (
+            f"{those(len(names), 'image', 'hold')} the value {value}, which usually means no data"
+        )
         advice = (
             "They would be trained on as ground. Tag it, as in: gdal_edit.py "
             f"-a_nodata {value} FILE."
@@ -387,11 +393,11 @@ def place_findings(facts: Sequence[PairFacts], gsd: float | None) -> list[Findin
         findings.append(
             Finding("note", "some_georeferenced", text, advice, len(without), some(without))
         )
-    findings += _mixed(placed, lambda place: place.crs, "coordinate reference system", "mixed_crs",
+    findings += _mixed(placed, lambda place: place.name, "coordinate reference system", "mixed_crs",
                        "Reproject all to one, so that north and scale are the same.")  # fmt: skip
     findings += _mixed(placed, resolution_of, "resolution", "mixed_resolution",
                        "Resample all to one: a network learns sizes in pixels.")  # fmt: skip
-    known = {_meters(place) for _, place in placed} - {None}
+    known = {meters_of(place) for _, place in placed} - {None}
     if len(known) == 1:
         (found,) = known
         assert found is not None, "None was taken out"
@@ -402,36 +408,33 @@ def place_findings(facts: Sequence[PairFacts], gsd: float | None) -> list[Findin
         elif abs(found / gsd - 1) > _SAME_PIXEL:
             text = f"A pixel measures {found:g} m by the georeference, but data.gsd={gsd:g}"
             findings.append(Finding("warning", "gsd", text, f"Set data.gsd={found:g}."))
-    differing = [
-        f.entry.name
-        for f in facts
-        if isinstance(f.image, ImageFacts)
-        and isinstance(f.mask, MaskFacts)
-        and f.image.place is not None
-        and f.mask.place is not None
-        and not _same_place(f.image.place, f.mask.place)
-    ]
+    differing = [f for f in facts if f.elsewhere is not None]
     if differing:
-        text = (
-            f"{those(len(differing), 'mask', 'lie')} elsewhere than their image, by the georeference"
-        )
-        advice = "Pixels would be paired with other ground. Export both from the same window."
-        findings.append(
-            Finding("error", "elsewhere", text, advice, len(differing), some(differing))
-        )
+        found = those(len(differing), "mask", "lie")
+        text = f"{found} elsewhere than the image, by the georeference"
+        examples = some(f.elsewhere for f in differing)
+        findings.append(Finding("error", "elsewhere", text, "", len(differing), examples))
     return findings
+
+
+def pixel_size(place: Georeference) -> float:
+    """The width of a pixel in units of the reference system."""
+    return float(np.hypot(place.transform.a, place.transform.d))
+
+
+def meters_of(place: Georeference) -> float | None:
+    """The width of a pixel in metres; None where the system measures degrees, or is not known."""
+    if place.crs is None or not place.crs.is_projected:
+        return None
+    return round(pixel_size(place) * float(place.crs.linear_units_factor[1]), 6)
 
 
 def resolution_of(place: Georeference) -> str:
     """The size of a pixel in words."""
-    meters = _meters(place)
+    meters = meters_of(place)
     if meters is not None:
         return f"{meters:.4g} m"
-    return f"{place.pixel[0]:.4g} degrees"
-
-
-def _meters(place: Georeference) -> float | None:
-    return None if place.meters is None else round(place.pixel[0] * place.meters, 6)
+    return f"{pixel_size(place):.4g} {'units' if place.crs is None else 'degrees'}"
 
 
 def _mixed(
@@ -449,12 +452,6 @@ def _mixed(
     named = ", ".join(f"{name} ({plural(count, 'image')})" for name, count in counts.most_common(6))
     text = f"The images have {len(counts)} {what}s: {named}"
     return [Finding("warning", kind, text, advice, len(others), some(others))]
-
-
-def _same_place(one: Georeference, other: Georeference) -> bool:
-    slack = 0.51 * max(*one.pixel, *other.pixel)
-    near = all(abs(a - b) <= slack for a, b in zip(one.bounds, other.bounds, strict=True))
-    return one.crs == other.crs and near
 
 
 def _size(facts: Any) -> str:

@@ -206,7 +206,9 @@ def _lonely(entries: Sequence[Entry]) -> list[Finding]:
         findings += _alike_names(split, images, masks)
         for what, partner, lonely in (("image", "mask", images), ("mask", "image", masks)):
             if lonely:
-                text = f"{plural(len(lonely), what)} in {split} without a {partner} of the same stem"
+                text = (
+                    f"{plural(len(lonely), what)} in {split} without a {partner} of the same stem"
+                )
                 advice = f"Add each {partner}, or remove the {what}."
                 examples = some(entry.name for entry in lonely)
                 kind = f"{what}_without_{partner}"

@@ -16,7 +16,8 @@ from rich.progress import track
 from geoseg_gan.data.audit.folders import Entry
 from geoseg_gan.data.audit.similar import border_lines, thumbnail
 from geoseg_gan.data.audit.values import Values
-from geoseg_gan.data.images import MaskReader, UnreadableError, _opened, _read
+from geoseg_gan.data.georeference import Georeference, georeference_problem, read_georeference
+from geoseg_gan.data.images import MaskReader, UnreadableError, read_stored
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.utils.errors import UserError, plural
 
@@ -27,16 +28,6 @@ _PLAIN = 16  # values up to which a mask is taken to have no smoothed edges
 _EVEN = 12  # grey levels by which JPEG changes an even region, away from edges
 _FILLERS = (-9_999, -32_768, 65_535)
 """Values that usually mean "no data"."""
-
-
-@dataclass(frozen=True)
-class Georeference:
-    """Where on Earth an image lies."""
-
-    crs: str  # name of the coordinate reference system
-    bounds: tuple[float, float, float, float]  # left, bottom, right, top in its units
-    pixel: tuple[float, float]  # width and height of a pixel in its units
-    meters: float | None  # metres in a unit; None where units are degrees
 
 
 @dataclass(frozen=True)
@@ -77,7 +68,6 @@ class MaskFacts:
     pixels: npt.NDArray[np.int64]  # of every class and, last, of ignore: shape (C + 1,)
     unknown: int  # pixels outside the palette
     digest: bytes  # of the label map
-    place: Georeference | None
 
     def colors(self, even: bool = False) -> Values:
         """Its values as colours."""
@@ -108,6 +98,7 @@ class PairFacts:
     entry: Entry
     image: ImageFacts | str | None
     mask: MaskFacts | str | None
+    elsewhere: str | None = None  # how the georeferences of both contradict
 
 
 def measure(entries: Sequence[Entry], reader: MaskReader) -> list[PairFacts]:
@@ -169,14 +160,17 @@ def _measure(entry: Entry, reader: MaskReader) -> PairFacts:
             mask = _mask_facts(entry.mask, reader, missing, empty)
         except UnreadableError as error:
             mask = str(error)
-    return PairFacts(entry, image, mask)
+    elsewhere = None
+    if isinstance(image, ImageFacts) and isinstance(mask, MaskFacts) and image.place is not None:
+        elsewhere = georeference_problem(*(path for path in (entry.image, entry.mask) if path))
+    return PairFacts(entry, image, mask, elsewhere)
 
 
 def _image_facts(
     path: Path,
 ) -> tuple[ImageFacts, npt.NDArray[np.bool_], npt.NDArray[np.bool_] | None]:
     """What an image holds, where it is empty (no data, or 0 in all bands), and has no data."""
-    stored = _read(path, None)
+    stored = read_stored(path)
     pixels, missing = stored.shown(), stored.missing()
     height, width, bands = pixels.shape
     black = _everywhere(pixels, 0)
@@ -216,7 +210,7 @@ def _image_facts(
         digest=hashlib.sha256(header + pixels.tobytes()).digest(),
         thumbnail=thumbnail(gray),
         borders=border_lines(gray),
-        place=_georeference(path),
+        place=read_georeference(path),
     )
     return facts, black | ~valid, missing
 
@@ -248,7 +242,7 @@ def _mask_facts(
     missing: npt.NDArray[np.bool_] | None,
     empty: npt.NDArray[np.bool_] | None,
 ) -> MaskFacts:
-    stored = _read(path, None)
+    stored = read_stored(path)
     values, refusal = stored.values, None
     size = (values.shape[0], values.shape[1])
     is_color = values.shape[2] >= 3 and values.dtype == np.uint8
@@ -296,7 +290,6 @@ def _mask_facts(
         pixels=_class_pixels(label, reader),
         unknown=unknown,
         digest=hashlib.sha256(f"{size}".encode() + label.tobytes()).digest(),
-        place=_georeference(path),
     )
 
 
@@ -349,22 +342,3 @@ def _counted(codes: npt.NDArray[Any], empty: npt.NDArray[np.bool_] | None) -> Va
 def _class_pixels(label: npt.NDArray[np.uint8], reader: MaskReader) -> npt.NDArray[np.int64]:
     counts = np.bincount(label.ravel(), minlength=IGNORE + 1)
     return np.append(counts[: reader.palette.num_classes], counts[IGNORE]).astype(np.int64)
-
-
-def _georeference(path: Path) -> Georeference | None:
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        return None
-    with _opened(path, None, as_bands=True) as source:
-        if source.crs is None or source.transform.is_identity:
-            return None
-        crs = source.crs
-        code = crs.to_epsg()
-        name = f"EPSG:{code}" if code else str(crs.to_wkt())[:60]
-        meters = float(crs.linear_units_factor[1]) if crs.is_projected else None
-        box = source.bounds
-        return Georeference(
-            crs=name,
-            bounds=(box.left, box.bottom, box.right, box.top),
-            pixel=source.res,
-            meters=meters,
-        )

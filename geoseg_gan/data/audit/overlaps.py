@@ -7,16 +7,16 @@ from itertools import combinations
 
 import numpy as np
 
-from geoseg_gan.data.audit.checks import image_facts, mask_facts
+from geoseg_gan.data.audit.checks import image_facts, mask_facts, pixel_size
 from geoseg_gan.data.audit.findings import Finding, Severity, some, those
-from geoseg_gan.data.audit.measure import Georeference, ImageFacts, PairFacts
+from geoseg_gan.data.audit.measure import ImageFacts, PairFacts
 from geoseg_gan.data.audit.neighbours import (
     Footprint,
     footprint_neighbours,
     name_neighbours,
 )
 from geoseg_gan.data.audit.similar import TURNS, continue_each_other, near_duplicates
-from geoseg_gan.utils.errors import plural
+from geoseg_gan.data.georeference import Georeference
 
 _MANY = 0.5  # share of validation tiles beside training tiles that makes scores worthless
 _CONFIRMED = 0.3  # share of neighbours by name whose borders fit, above which names are believed
@@ -220,5 +220,6 @@ def _two(facts: Sequence[PairFacts], relation: Relation) -> str:
 def _footprint(place: Georeference | None) -> Footprint | None:
     if place is None:
         return None
-    left, bottom, right, top = place.bounds
-    return Footprint(place.crs, left, min(bottom, top), right, max(bottom, top), place.pixel[0])
+    corners = [place.point(x, y) for x in (0, place.width) for y in (0, place.height)]
+    (left, *_, right), (top, *_, bottom) = (sorted(axis) for axis in zip(*corners, strict=True))
+    return Footprint(place.name, left, top, right, bottom, pixel_size(place))

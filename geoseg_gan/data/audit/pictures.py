@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.data.images import MaskReader, _read, read_image
+from geoseg_gan.data.images import MaskReader, read_image, read_stored
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.pictures import RGB, beside
@@ -53,7 +53,7 @@ def marked(image: Path, mask: Path, reader: MaskReader) -> RGB | None:
     """Image, mask, and in magenta what of the mask the reader does not know."""
     picture = shown(image)
     try:
-        stored = _read(mask, None)
+        stored = read_stored(mask)
         label, _ = replace(reader, unknown="ignore").read(mask)
         if reader.mask_format == "index":
             values = stored.single_channel()

@@ -199,7 +199,7 @@ def _files(check: Check) -> list[Block]:
     row("width x height", counted(images, lambda i: f"{i.size[1]}x{i.size[0]}"))
     row("bands and type", counted(images, lambda i: f"{i.bands} x {i.dtype}"))
     row("masks", counted(masks, lambda m: m.kind))
-    row("reference system", counted(images, lambda i: i.place and i.place.crs))
+    row("reference system", counted(images, lambda i: i.place and i.place.name))
     row("resolution", counted(images, lambda i: i.place and resolution_of(i.place)))
     return [Table(head, rows)]
 
