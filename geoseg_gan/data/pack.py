@@ -27,7 +27,7 @@ from geoseg_gan.data.stream import (
     require_litdata,
 )
 from geoseg_gan.data.synthetic import refuse_synthetic
-from geoseg_gan.data.tile import train_command
+from geoseg_gan.data.tile import script_command
 from geoseg_gan.utils.errors import plural
 from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder, write_json
 from geoseg_gan.utils.tables import console
@@ -87,7 +87,7 @@ def pack(config: PackSettings) -> dict[Split, PackedSplit]:
         "data.format=stream",
         "data.cache=none",
     ]
-    shown.print(f"Wrote {config.out_dir}. Next: {train_command(words)}")
+    shown.print(f"Wrote {config.out_dir}. Next: {script_command('train', words)}")
     return packed
 
 

@@ -495,12 +495,12 @@ def _summarise(settings: TileSettings, reports: dict[Split, SplitReport]) -> Non
         words.append(f"image_size={settings.tile_size}")
     shown = console(soft_wrap=True)  # so that the command below can be copied
     shown.print(table)
-    shown.print(f"Wrote {settings.data_root}. Next: {train_command(words)}")
+    shown.print(f"Wrote {settings.data_root}. Next: {script_command('train', words)}")
 
 
-def train_command(words: Sequence[str]) -> str:
-    """The training command with the data settings of this one, and `words` in place of theirs."""
+def script_command(name: str, words: Sequence[str]) -> str:
+    """Another command with the data settings of this one, and `words` in place of theirs."""
     given = [word for word in command_line() if word.startswith(("data=", "data."))]
     replaced = {word.split("=")[0] for word in words}
     kept = [word for word in given if word.split("=")[0] not in replaced]
-    return shlex.join(["python", "scripts/train.py", *kept, *words])
+    return shlex.join(["python", f"scripts/{name}.py", *kept, *words])

@@ -11,9 +11,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.table import Table
 
 from geoseg_gan.config import plain, write_yaml
+from geoseg_gan.data.audit.checks import mostly_ignored, named_rare_classes
 from geoseg_gan.data.datamodule import PairDataModule
 from geoseg_gan.data.fingerprint import Fingerprints, refuse_change
 from geoseg_gan.data.stream import check_root
+from geoseg_gan.data.tile import script_command
 from geoseg_gan.models.checkpoints import read_training_state
 from geoseg_gan.models.settings import current_config
 from geoseg_gan.training.settings import TrainingConfig
@@ -191,10 +193,20 @@ def data_summary(
     validation = f"{plural(windows, 'validation window')} of {config.image_size} px"
     images = f"{plural(index.bands, 'band')} of {index.dtype}"
     shares = zip(data.palette.names, index.class_shares(), strict=True)
-    return {
+    rows = {
         "data": f"{config.data_root}: {training}{validation}, {images}",
         "classes": ", ".join(f"{name} {share:.1%}" for name, share in shares),
     }
+    if config.data.format == "folder":
+        rare = [
+            text.partition(",")[0] for text in named_rare_classes(index.pixels, data.palette.names)
+        ]
+        void = len(mostly_ignored(index.pixels))
+        found = f"rare: {', '.join(rare)}" if rare else "no rare class"
+        found += f"; {plural(void, 'tile')} mostly ignored" * bool(void)
+        words = [f"data_root={config.data_root}", f"image_size={config.image_size}"]
+        rows["check"] = f"{found}. More: {script_command('check_data', words)}"
+    return rows
 
 
 def announce(trainer: L.Trainer, config: TrainingConfig, rows: Mapping[str, str]) -> None:

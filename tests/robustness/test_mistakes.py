@@ -32,7 +32,7 @@ CHOICES = {
     "layout", "sampling", "crops", "scale_lr", "monitor", "select", "features", "split",
     "precision", "mixing.schedule", "optimizer.schedule", "data.mask_format", "data.unknown",
     "data.fit", "data.format", "data.cache", "compose.generate", "remainder", "image_format",
-    "keep_checkpoints", "loss.adversarial", "trainer.accelerator",
+    "keep_checkpoints", "loss.adversarial", "trainer.accelerator", "propose",
 }  # fmt: skip
 """Settings that are one of some words."""
 

@@ -182,13 +182,17 @@ def class_findings(
             findings.append(
                 Finding("warning", "absent_classes", text, advice, len(absent), some(absent))
             )
-        if len(occurring) >= 2:
-            findings += _rare(mine, names)
+        if len(occurring) >= 2 and (rare := named_rare_classes(mine, names)):
+            text = f"Rare, below half of an even share: {'; '.join(rare)}"
+            advice = (
+                "Use crops=rare in train, oversample_classes or augment=copy_paste in "
+                "train_segmenter."
+            )
+            findings.append(Finding("note", "rare_classes", text, advice, len(rare)))
     if is_ready and (splits == "val").any() and fitted.any():
         findings += _between_splits(mine, pixels[splits == "val"], names)
-    labelled = pixels.sum(1)
-    ignored = pixels[:, -1] / np.maximum(1, labelled)
-    void = np.flatnonzero((ignored > MOSTLY_IGNORED) & (labelled > 0))
+    ignored = pixels[:, -1] / np.maximum(1, pixels.sum(1))
+    void = mostly_ignored(pixels)
     if len(void):
         entirely = int((ignored[void] == 1).sum())
         text = (
@@ -207,21 +211,27 @@ def class_findings(
     return findings
 
 
-def _rare(pixels: npt.NDArray[np.int64], names: Sequence[str]) -> list[Finding]:
+def named_rare_classes(pixels: npt.NDArray[np.int64], names: Sequence[str]) -> list[str]:
+    """The classes with less than half of an even share of the labelled pixels, the rarest first.
+
+    Args:
+        pixels: Pixels of every class and, last, of ignore in each tile: shape (N, C + 1).
+        names: The classes.
+    """
     totals = pixels[:, :-1].sum(0)
-    even = 1 / max(1, np.count_nonzero(totals))
     shares = totals / max(1, totals.sum())
-    rare = [c for c in rare_classes(pixels) if shares[c] < even / 2]
-    if not rare:
-        return []
-    rare.sort(key=lambda c: shares[c])
-    named = [
+    even = 1 / max(1, np.count_nonzero(totals))
+    rare = sorted((c for c in rare_classes(pixels) if shares[c] < even / 2), key=shares.__getitem__)
+    return [
         f"{names[c]} {shares[c]:.2%}, in {plural(int((pixels[:, c] > 0).sum()), 'tile')}"
         for c in rare
     ]
-    text = f"Rare, below half of an even share: {'; '.join(named)}"
-    advice = "Use crops=rare in train, oversample_classes or augment=copy_paste in train_segmenter."
-    return [Finding("note", "rare_classes", text, advice, len(rare))]
+
+
+def mostly_ignored(pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The rows of tiles that are ignored for more than 75 %; pixels are as above."""
+    whole = pixels.sum(1)
+    return np.flatnonzero((pixels[:, -1] > MOSTLY_IGNORED * whole) & (whole > 0))
 
 
 def _between_splits(

@@ -110,7 +110,9 @@ def test_the_proposed_config_is_used_at_once_and_an_edited_one_is_kept(
     networks = [text for text in TINY if not text.startswith("data.palette")]
     assert run_command(train_command, *own, *networks, "data_root=data", "epochs=1") == 0
     assert (tmp_path / "runs" / "label2img" / "G_e001.pt").is_file()
-    assert "Road" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Road" in shown
+    assert "no rare class. More: python scripts/check_data.py data=proposed data_root=data" in shown
 
 
 @pytest.mark.filterwarnings("ignore:.*outside the palette")
