@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from geoseg_gan.config import plain
-from geoseg_gan.data.audit.check import Check
 from geoseg_gan.data.audit.checks import (
     MOSTLY_IGNORED,
     exposure_outliers,
@@ -19,6 +18,7 @@ from geoseg_gan.data.audit.checks import (
     mask_facts,
     resolution_of,
 )
+from geoseg_gan.data.audit.examine import Check
 from geoseg_gan.data.audit.findings import SEVERITIES, Severity
 from geoseg_gan.data.audit.measure import ImageFacts, MaskFacts
 from geoseg_gan.data.audit.overlaps import Relation

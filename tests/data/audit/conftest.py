@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from made import regions, save, texture
 
-from geoseg_gan.data.audit.check import examine
+from geoseg_gan.data.audit.examine import examine
 
 
 @pytest.fixture

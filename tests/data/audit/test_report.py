@@ -112,7 +112,7 @@ def test_the_proposed_config_is_used_at_once_and_an_edited_one_is_kept(
     assert (tmp_path / "runs" / "label2img" / "G_e001.pt").is_file()
     shown = " ".join(capsys.readouterr().out.split())
     assert "Road" in shown
-    assert "no rare class. More: python scripts/check_data.py data=proposed data_root=data" in shown
+    assert "no rare class. More: python scripts/check_data.py data=proposed " in shown
 
 
 @pytest.mark.filterwarnings("ignore:.*outside the palette")
