@@ -220,8 +220,9 @@ def named_rare_classes(pixels: npt.NDArray[np.int64], names: Sequence[str]) -> l
     """
     totals = pixels[:, :-1].sum(0)
     shares = totals / max(1, totals.sum())
-    even = 1 / max(1, np.count_nonzero(totals))
-    rare = sorted((c for c in rare_classes(pixels) if shares[c] < even / 2), key=shares.__getitem__)
+    even = 1 / max(1, int(np.count_nonzero(totals)))
+    found = [c for c in rare_classes(pixels) if shares[c] < even / 2]
+    rare = sorted(found, key=lambda c: float(shares[c]))
     return [
         f"{names[c]} {shares[c]:.2%}, in {plural(int((pixels[:, c] > 0).sum()), 'tile')}"
         for c in rare
@@ -420,8 +421,8 @@ def place_findings(facts: Sequence[PairFacts], gsd: float | None) -> list[Findin
             findings.append(Finding("warning", "gsd", text, f"Set data.gsd={found:g}."))
     differing = [f for f in facts if f.elsewhere is not None]
     if differing:
-        found = those(len(differing), "mask", "lie")
-        text = f"{found} elsewhere than the image, by the georeference"
+        lie = those(len(differing), "mask", "lie")
+        text = f"{lie} elsewhere than the image, by the georeference"
         examples = some(f.elsewhere for f in differing)
         findings.append(Finding("error", "elsewhere", text, "", len(differing), examples))
     return findings

@@ -92,6 +92,7 @@ def find_entries(root: Path) -> Folder:
         )
     splits = [s for s in SPLITS if any((root / s / part).is_dir() for part in ("images", "masks"))]
     findings: list[Finding] = []
+    places: list[tuple[str, Path, Path]]
     if splits:
         places = [(split, root / split / "images", root / split / "masks") for split in splits]
         findings += _missing_splits(root, splits)

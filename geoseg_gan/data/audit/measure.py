@@ -227,13 +227,16 @@ def _everywhere(pixels: npt.NDArray[Any], value: int) -> npt.NDArray[np.bool_]:
 
 def _gray(pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     """The mean over bands as 8 bits, other types between their 2nd and 98th percentile."""
-    if pixels.dtype == np.uint8 and pixels.shape[2] in (1, 3):
-        return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.shape[2] == 3 else pixels[..., 0]
-    gray = pixels.mean(-1, dtype=np.float32)
+    gray: npt.NDArray[Any] = pixels[..., 0]
+    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+        gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    elif pixels.shape[2] > 1:
+        gray = pixels.mean(-1, dtype=np.float32)
     if pixels.dtype != np.uint8:
         low, high = np.percentile(gray[valid], (2, 98)) if valid.any() else (0, 1)
-        gray = np.nan_to_num((gray - low) * (255 / max(high - low, 1e-9)))
-    return gray.clip(0, 255).astype(np.uint8)
+        scale = 255 / max(float(high) - float(low), 1e-9)
+        gray = np.nan_to_num((gray.astype(np.float32) - low) * scale)
+    return gray.clip(0, 255).astype(np.uint8, copy=False)
 
 
 def _mask_facts(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,9 +31,8 @@ def shown(path: Path, side: int = _SIDE) -> RGB | None:
     pixels = _shrunk(pixels, side)
     if pixels.dtype != np.uint8:
         low, high = np.percentile(pixels.reshape(-1, 3), (2, 98), axis=0)
-        stretched = (pixels - low) * (255 / np.maximum(high - low, 1e-9))
-        return stretched.clip(0, 255).astype(np.uint8)
-    return pixels
+        pixels = ((pixels - low) * (255 / np.maximum(high - low, 1e-9))).clip(0, 255)
+    return pixels.astype(np.uint8, copy=False)
 
 
 def triple(image: Path, mask: Path, reader: MaskReader) -> RGB | None:
@@ -99,12 +99,12 @@ def _square(picture: RGB) -> RGB:
     return cv2.resize(square, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
-def _shrunk(pixels: npt.NDArray[np.generic], side: int) -> npt.NDArray[np.generic]:
+def _shrunk(pixels: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     longer = max(pixels.shape[:2])
     if longer <= side:
         return pixels
     size = tuple(max(1, round(length * side / longer)) for length in pixels.shape[1::-1])
-    smaller: npt.NDArray[np.generic] = cv2.resize(
+    smaller: npt.NDArray[Any] = cv2.resize(
         np.ascontiguousarray(pixels), size, interpolation=cv2.INTER_AREA
     )
     return smaller

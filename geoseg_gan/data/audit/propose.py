@@ -221,8 +221,10 @@ def propose_numbers(
     numbers = [int(values.values[place]) for place in peaks.places]
     is_damaged = bool(peaks.repaired) and not peaks.strays
     if is_damaged and values.values.min() >= 0 and values.values.max() < 256:
-        grays = [replace(part, values=part.values * 0x010101) for part in (values, even)]
-        return propose_colors(*grays, True, masks, {})
+        as_colors, even_colors = (
+            replace(part, values=part.values * 0x010101) for part in (values, even)
+        )
+        return propose_colors(as_colors, even_colors, True, masks, {})
     entries = [_entry(values, peaks, number) for number in range(len(peaks.places))]
     ordered = sorted(zip(numbers, range(len(numbers)), strict=True))
     reasons = _ignored_numbers(values, peaks, [number for number, _ in ordered])

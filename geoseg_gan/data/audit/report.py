@@ -40,6 +40,7 @@ from geoseg_gan.data.audit.page import (
 from geoseg_gan.data.audit.pictures import marked, shown, triple, two
 from geoseg_gan.data.audit.values import Values, rgb_of
 from geoseg_gan.data.images import mask_reader
+from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path, held, is_unused, write_json
 from geoseg_gan.utils.pictures import evenly_spaced
@@ -243,12 +244,12 @@ def _values(check: Check) -> list[Block]:
             rows.append([Color(rgb, shown_color), meaning, *_counts(values, number)])
     else:
         values = Values.joined(mask.numbers() for mask in masks)
-        meanings = dict(reader.index_map or enumerate(palette.names))
+        own = [(label, label) for label in range(palette.num_classes)]
+        labels = {IGNORE: IGNORE} | dict(reader.index_map or own)
+        names = dict(enumerate(palette.names)) | {IGNORE: "ignore"}
         for number, value in enumerate(values.values[:_VALUES].tolist()):
-            label = meanings.get(value, 255 if value == 255 else None)
-            if isinstance(label, int):
-                label = "ignore" if label == 255 else palette.names[label]
-            rows.append([str(value), label or "not in the config", *_counts(values, number)])
+            meaning = names[labels[value]] if value in labels else "not in the config"
+            rows.append([str(value), meaning, *_counts(values, number)])
     head = ["value", "read as", "pixels", "share", "masks"]
     blocks: list[Block] = [Table(head, rows)]
     more = len(values.values) - _VALUES
