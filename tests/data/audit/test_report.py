@@ -89,6 +89,7 @@ def test_a_report_is_replaced_and_nothing_else(root, tmp_path, run_command, caps
     assert "lies inside of the data" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_proposed_config_is_used_at_once_and_an_edited_one_is_kept(
     folder, tmp_path, run_command, capsys
 ):
@@ -115,6 +116,7 @@ def test_the_proposed_config_is_used_at_once_and_an_edited_one_is_kept(
     assert "no rare class. More: python scripts/check_data.py data=proposed " in shown
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*outside the palette")
 def test_the_proposed_config_of_damaged_masks_cuts_tiles(tmp_path, run_command):
     for number in range(4):
