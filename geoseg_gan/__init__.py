@@ -60,6 +60,7 @@ train = _command("training.train", "Trains a generator and a discriminator")
 generate = _command("synthesis.generate", "Generates image-mask pairs")
 train_segmenter = _command("training.train_segmenter", "Trains and evaluates a segmenter")
 evaluate = _command("evaluation.evaluate", "Measures how good generated images are")
+predict = _command("evaluation.predict", "Maps images with a segmenter")
 trial = _command("trials.trial", "Measures whether generated pairs improve a segmenter")
 
 

@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass, replace
 
 from geoseg_gan.config import compose
 from geoseg_gan.data.settings import CheckDataSettings, PackSettings, TileSettings
-from geoseg_gan.evaluation.settings import EvaluateConfig
+from geoseg_gan.evaluation.settings import EvaluateConfig, PredictConfig
 from geoseg_gan.export.settings import ExportConfig
 from geoseg_gan.synthesis.settings import GenerateConfig
 from geoseg_gan.training.settings import CompareConfig, TrainConfig, TrainSegmenterConfig
@@ -17,6 +17,7 @@ SCHEMAS: dict[str, type] = {
     "generate": GenerateConfig,
     "train_segmenter": TrainSegmenterConfig,
     "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
     "trial": TrialConfig,
     "tile": TileSettings,
     "check_data": CheckDataSettings,

@@ -13,7 +13,7 @@ from geoseg_gan.training.settings import TrainConfig
 from geoseg_gan.utils.errors import UserError
 
 DOCS = Path(__file__).parents[1] / "docs"
-COMMANDS = ["train", "generate", "train_segmenter", "evaluate", "trial"]
+COMMANDS = ["train", "generate", "train_segmenter", "evaluate", "predict", "trial"]
 
 
 def test_the_package_is_imported_without_torch():
@@ -125,8 +125,8 @@ def test_the_documented_example_runs_as_it_stands(trained, segmenter, monkeypatc
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_refuse_what_the_command_line_refuses(name):
-    with pytest.raises(UserError, match=r"there is no setting 'sead'\. Did you mean 'seed"):
-        getattr(gg, name)(sead=3)
+    with pytest.raises(UserError, match=r"there is no setting 'traner'\. Did you mean 'trainer"):
+        getattr(gg, name)(traner=3)
 
 
 def test_a_segmenter_is_loaded(segmenter):

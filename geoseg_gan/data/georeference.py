@@ -11,7 +11,7 @@ from rasterio import Affine
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.warp import reproject, transform_bounds
 
-from geoseg_gan.data.images import _TIFF, _open_tiff, _opened
+from geoseg_gan.data.images import TIFF_SUFFIXES, open_tiff, opened
 from geoseg_gan.data.palette import IGNORE
 
 _NEAR = 0.5  # pixels by which the corners of an image and its mask may differ
@@ -64,9 +64,9 @@ def read_georeference(path: Path) -> Georeference | None:
     Raises:
         UnreadableError: If it does not decode.
     """
-    if path.suffix.lower() not in _TIFF:
+    if path.suffix.lower() not in TIFF_SUFFIXES:
         return None
-    with _opened(path, None, as_bands=True) as source:
+    with opened(path, None, as_bands=True, by_rows=True) as source:
         if source.transform.is_identity:
             return None
         return Georeference(source.crs, source.transform, source.height, source.width)
@@ -74,13 +74,13 @@ def read_georeference(path: Path) -> Georeference | None:
 
 def write_georeference(path: Path, place: Georeference) -> None:
     """Gives a GeoTIFF its place; other images get a world file beside them, without the CRS."""
-    if path.suffix.lower() in _TIFF:
-        with _open_tiff(path) as source:
+    if path.suffix.lower() in TIFF_SUFFIXES:
+        with open_tiff(path) as source:
             profile, bands = source.profile, source.read()
             has_table = source.colorinterp[0] == ColorInterp.palette
             colors = source.colormap(1) if has_table else None
         profile |= {"crs": place.crs, "transform": place.transform, "compress": "deflate"}
-        with _open_tiff(path, "w", **profile) as target:
+        with open_tiff(path, "w", **profile) as target:
             target.write(bands)
             if colors:
                 target.write_colormap(1, colors)

@@ -23,6 +23,7 @@ import rasterio
 from PIL import Image, UnidentifiedImageError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
 
 from geoseg_gan.data.palette import (
     IGNORE,
@@ -66,7 +67,7 @@ _BEGINNINGS = {
     b"<VRT": "VRT",
     b"<": "XML or HTML",
 }
-_TIFF = (".tif", ".tiff")
+TIFF_SUFFIXES = (".tif", ".tiff")
 _TURNS: dict[int, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
     2: lambda stored: stored[:, ::-1],
     3: lambda stored: stored[::-1, ::-1],
@@ -84,7 +85,7 @@ _NO_NUMBER = 1e30  # floating-point values of this size are fillers, such as -3.
 _FILTERS = threading.Lock()
 _SMALL = 2**26  # bytes that are taken without asking how much memory is free
 # No other files beside a GeoTIFF, which could be of any format and lead anywhere.
-_ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
+ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
 
 
 class UnreadableError(UserError):
@@ -116,20 +117,21 @@ def read_image(path: Path, content: bytes | None = None) -> npt.NDArray[Any]:
 
 
 def read_masked_image(
-    path: Path, content: bytes | None = None
+    path: Path, content: bytes | None = None, rows: "Rows | None" = None
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
     """Reads an image as `read_image` does, and which pixels have no data.
 
     Those are pixels of alpha 0, outside the file's internal mask, of its nodata value (in all bands
     of 8-bit images, where black may be nodata and shadow, else in any band), NaN or infinite. They
     are given the mean of the others: resampling mixes them with their neighbours, networks need
-    finite numbers, and a value far from the others would be an edge to learn.
+    finite numbers, and a value far from the others would be an edge to learn. Of a TIFF only `rows`
+    are read where they are given; it may be of any size then.
 
     Returns:
         The pixels, and a map of shape (H, W), true where there is no data; None where there is
         everywhere.
     """
-    stored = read_stored(path, content)
+    stored = read_stored(path, content, rows)
     pixels, missing = stored.shown(), stored.missing()
     if missing is not None:
         filled = pixels.copy()
@@ -151,7 +153,7 @@ def write_image(path: Path, pixels: npt.NDArray[Any], quality: int = 95) -> None
             learn compression artefacts.
     """
     with atomic_path(path) as scratch:
-        if path.suffix.lower() in _TIFF:
+        if path.suffix.lower() in TIFF_SUFFIXES:
             _write_tiff(scratch, pixels)
             return
         picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
@@ -195,11 +197,14 @@ class MaskReader:
             return bool(self.palette.ignore)
         return bool(self._written[IGNORE] >= 0)
 
-    def read(self, path: Path, content: bytes | None = None) -> tuple[npt.NDArray[np.uint8], int]:
+    def read(
+        self, path: Path, content: bytes | None = None, rows: "Rows | None" = None
+    ) -> tuple[npt.NDArray[np.uint8], int]:
         """Reads a mask, from the file's content where it is given, as a label map.
 
-        Alpha changes nothing. In index masks, the file's nodata value and what its internal mask
-        hides become ignore.
+        Of a TIFF only `rows` are read where they are given; it may be of any size then. Alpha
+        changes nothing. In index masks, the file's nodata value and what its internal mask hides
+        become ignore.
 
         Returns:
             Label map of shape (H, W), uint8, and the number of pixels of unknown colour.
@@ -208,7 +213,7 @@ class MaskReader:
             UnreadableError: If the file does not decode, or contradicts the settings.
             UnknownColorError: If a colour or ID is unknown and the policy is "error".
         """
-        stored = read_stored(path, content)
+        stored = read_stored(path, content, rows)
         try:
             if self.mask_format == "index":
                 return self._read_ids(stored)
@@ -406,7 +411,7 @@ def stored_mask_reader(palette: Palette, data: Mapping[str, Any]) -> MaskReader:
 
 def picture_size(path: Path) -> tuple[int, int]:
     """Height and width of an image, by its first bytes; an UnreadableError as of `read_image`."""
-    with _opened(path, None, path.suffix.lower() in _TIFF) as source:
+    with opened(path, None, path.suffix.lower() in TIFF_SUFFIXES) as source:
         return int(source.height), int(source.width)
 
 
@@ -414,6 +419,20 @@ def count_pixels(path: Path) -> int:
     """How many pixels an image has."""
     height, width = picture_size(path)
     return height * width
+
+
+class Rows(NamedTuple):
+    """Some rows of a TIFF.
+
+    Attributes:
+        first: The first one.
+        last: The one behind the last one.
+        has_alpha: Whether a band that is tagged as alpha is alpha in the whole file.
+    """
+
+    first: int
+    last: int
+    has_alpha: bool
 
 
 class Stored(NamedTuple):
@@ -524,16 +543,17 @@ def _equal(values: npt.NDArray[Any], nodata: float) -> npt.NDArray[np.bool_]:
     return equal
 
 
-def read_stored(path: Path, content: bytes | None = None) -> Stored:
+def read_stored(path: Path, content: bytes | None = None, rows: Rows | None = None) -> Stored:
     """Reads what a file holds as it is stored; an UnreadableError as of `read_image`."""
-    reads = _read_tiff if path.suffix.lower() in _TIFF else _read_picture
-    return reads(path, content)
+    if path.suffix.lower() in TIFF_SUFFIXES:
+        return _read_tiff(path, content, rows)
+    return _read_picture(path, content)
 
 
 def _read_picture(path: Path, content: bytes | None) -> Stored:
     """Decodes with Pillow, or with GDAL the PNGs that Pillow would cut to 8 bits."""
     table, step, alpha = None, 1, None
-    with _opened(path, content) as picture:
+    with opened(path, content) as picture:
         raw = str(picture.tile[0][3]) if picture.format == "PNG" else ""
         if raw in ("RGB;16B", "LA;16B", "RGBA;16B"):
             values = _read_deep_png(path, picture)
@@ -585,15 +605,16 @@ def _read_deep_png(path: Path, picture: Any) -> npt.NDArray[Any]:
     # From memory, so that no file beside it is opened.
     with (
         io.BytesIO(picture.fp.read()) as file,
-        rasterio.Env(**_ALONE),
-        _open_tiff(file, driver="PNG") as source,
+        rasterio.Env(**ALONE),
+        open_tiff(file, driver="PNG") as source,
     ):
         return np.ascontiguousarray(np.moveaxis(source.read(), 0, -1))
 
 
-def _read_tiff(path: Path, content: bytes | None) -> Stored:
-    with _opened(path, content, as_bands=True) as source:
-        bands = source.read()
+def _read_tiff(path: Path, content: bytes | None, rows: Rows | None) -> Stored:
+    with opened(path, content, as_bands=True, by_rows=rows is not None) as source:
+        window = rows and Window(0, rows.first, source.width, rows.last - rows.first)
+        bands = source.read(window=window)
         kinds, flags = source.colorinterp, source.mask_flag_enums
         described: dict[str, str] = {}
         if source.count == 1:
@@ -603,7 +624,7 @@ def _read_tiff(path: Path, content: bytes | None) -> Stored:
         if ColorInterp.palette in kinds:
             colormap = np.array(list(source.colormap(1).values()), np.uint8)[:, :3]
         own_mask = [flag for flag in flags if flag == [MaskFlags.per_dataset]]
-        hidden = source.read_masks(1) == 0 if own_mask else None
+        hidden = source.read_masks(1, window=window) == 0 if own_mask else None
         nodata = source.nodatavals
     if bands.dtype.kind == "c":
         raise UnreadableError(
@@ -618,7 +639,7 @@ def _read_tiff(path: Path, content: bytes | None) -> Stored:
     transparent = None
     if ColorInterp.alpha in kinds:
         band = kinds.index(ColorInterp.alpha)
-        clear = _clear(values[..., band])
+        clear = clear_of(values[..., band], rows and rows.has_alpha)
         if clear is not None:
             values = np.ascontiguousarray(np.delete(values, band, -1))
             nodata = (*nodata[:band], *nodata[band + 1 :])
@@ -639,30 +660,38 @@ def _read_tiff(path: Path, content: bytes | None) -> Stored:
     return Stored(path, values, table, step, transparent, hidden, nodata)
 
 
-def _clear(alpha: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+def clear_of(alpha: npt.NDArray[Any], is_alpha: bool | None = None) -> npt.NDArray[np.bool_] | None:
     """Where a band that is tagged as alpha is clear; None where it is no alpha.
+
+    Whether it is one is found out of its values where `is_alpha` does not say so.
 
     GDAL tags the fourth of four 8-bit bands as alpha unless told otherwise, so that it often is
     near infrared. Alpha is clear or opaque but for a few pixels, and off by little after JPEG.
     """
-    most = float(alpha.max())
+    is_whole = is_alpha is not None and np.issubdtype(alpha.dtype, np.integer)
+    most = float(np.iinfo(alpha.dtype).max if is_whole else alpha.max())
     clear: npt.NDArray[np.bool_] = alpha <= 0.02 * most
-    return clear if np.mean(clear | (alpha >= 0.98 * most)) >= 0.9 else None
+    if is_alpha is None:
+        is_alpha = bool(np.mean(clear | (alpha >= 0.98 * most)) >= 0.9)
+    return clear if is_alpha else None
 
 
 def _write_tiff(path: Path, pixels: npt.NDArray[Any]) -> None:
     height, width, bands = pixels.shape
     # Otherwise GDAL would call the fourth of four 8-bit bands alpha.
     profile = {"compress": "deflate", "dtype": pixels.dtype, "alpha": "NO"}
-    with _open_tiff(path, "w", height=height, width=width, count=bands, **profile) as target:
+    with open_tiff(path, "w", height=height, width=width, count=bands, **profile) as target:
         target.write(np.moveaxis(pixels, -1, 0))
 
 
 @contextmanager
-def _opened(path: Path, content: bytes | None, as_bands: bool = False) -> Iterator[Any]:
+def opened(
+    path: Path, content: bytes | None = None, as_bands: bool = False, by_rows: bool = False
+) -> Iterator[Any]:
     """Opens an image as the one format that its ending names, within bounds of its size.
 
-    Pillow opens it, or rasterio a TIFF `as_bands`. What fails in the block is an UnreadableError.
+    Pillow opens it, or rasterio a TIFF `as_bands`; one that is read `by_rows` may be of any size.
+    What fails in the block is an UnreadableError.
     """
     kind = _FORMATS[path.suffix.lower()]
     try:
@@ -680,11 +709,12 @@ def _opened(path: Path, content: bytes | None, as_bands: bool = False) -> Iterat
             if as_bands:
                 _check_upright(path, file)
                 place = Path(os.path.abspath(path)) if content is None else file  # noqa: PTH100
-                with rasterio.Env(**_ALONE), _open_tiff(place) as source:
+                with rasterio.Env(**ALONE), open_tiff(place) as source:
                     if source.count > _MAX_BANDS:
                         raise ValueError(f"{source.count} bands, where {_MAX_BANDS} are the limit")
                     values = sum(np.dtype(name).itemsize for name in source.dtypes)
-                    _check_size(path, source.height, source.width, 2 * values)
+                    if not by_rows:
+                        _check_size(path, source.height, source.width, 2 * values)
                     if pages := len(source.subdatasets):
                         raise UnreadableError(
                             f"{path} has {pages} pages, of which all but one would be lost. Save "
@@ -780,7 +810,7 @@ def _check_size(path: Path, height: int, width: int, per_pixel: int) -> None:
         )
 
 
-def _open_tiff(path: Path | BinaryIO, mode: str = "r", **profile: Any) -> Any:
+def open_tiff(path: Path | BinaryIO | str, mode: str = "r", **profile: Any) -> Any:
     """Opens with rasterio, without its warning about images that are not georeferenced."""
     # Warning filters belong to the whole process: without the lock, threads restore each other's.
     with _FILTERS, warnings.catch_warnings():

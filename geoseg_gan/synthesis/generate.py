@@ -46,6 +46,7 @@ from geoseg_gan.synthesis.report import (
     write_histogram,
 )
 from geoseg_gan.synthesis.sampling import SAMPLINGS, expected_shares, mask_weights
+from geoseg_gan.synthesis.scene import check_scene, generate_scene
 from geoseg_gan.synthesis.settings import LARGEST_BATCH, GenerateConfig
 from geoseg_gan.synthesis.writer import (
     MANIFEST,
@@ -67,12 +68,14 @@ _PILOT = 256  # candidates whose scores tau=auto looks at
 
 _MAY_DIFFER_ON_RERUN = {
     *("save_dir", "gen_ckpt", "segmenter_ckpt", "num_samples", "keep", "max_tries"),
-    *("bs", "num_workers", "devices", "trainer"),
+    *("bs", "num_workers", "devices", "trainer", "mask_path", "overlap"),
 }
 
 
 def generate(config: GenerateConfig) -> dict[str, float]:
     """Samples training masks, jitters them, generates their images, and saves the good pairs.
+
+    With `mask_path` it renders that mask in place of all this: see `synthesis.scene`.
 
     The same seed gives the same pairs whatever the batch size and the number of workers and
     devices; calling again continues where an interrupted call stopped.
@@ -91,6 +94,8 @@ def generate(config: GenerateConfig) -> dict[str, float]:
 
 def _generate(config: GenerateConfig) -> dict[str, float]:
     fabric = open_fabric(config.trainer)
+    if config.mask_path is not None:
+        return generate_scene(config, fabric.device)
     with fabric.rank_zero_first():  # what it caches, the others find
         inputs = open_inputs(config, fabric)
     folder, facts = Path(config.save_dir), facts_of(config, inputs)
@@ -452,6 +457,7 @@ def check(config: GenerateConfig) -> None:
         *(("variants", 1000), ("bs", LARGEST_BATCH), ("image_size", LARGEST_SIDE)),
     ):
         check_range(key, getattr(config, key), 1, most)
+    check_scene(config)
     check_range("num_workers", config.num_workers, 0, 1024)
     check_range("seed", config.seed, 0, LARGEST_SEED)
     check_choice("layout", config.layout, get_args(Layout))
@@ -472,5 +478,7 @@ def check(config: GenerateConfig) -> None:
         )
     config.onnx.check()
     config.trainer.check(config.devices)
+    if config.mask_path is not None:
+        return
     config.compose.check(config.jitter.transplant.p)
     stored_facts(Path(config.save_dir), {})

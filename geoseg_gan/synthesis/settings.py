@@ -73,6 +73,8 @@ class GenerateConfig:
 
     gen_ckpt: str
     data_root: str | None
+    mask_path: str | None
+    overlap: int | None
     save_dir: str
     num_samples: int
     variants: int

@@ -159,10 +159,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         # A folder that is not yet whole is brought to the disk at once, in its end.
         is_part = any(part.startswith(SCRATCH) for part in path.absolute().parts)
         if not is_part:
-            _to_disk(scratch)
+            sync(scratch)
         scratch.replace(path)
         if not is_part:
-            _to_disk(path.parent)
+            sync(path.parent)
     except (OSError, RuntimeError) as error:
         error.add_note(f"{WRITING}'{path}'")
         raise
@@ -199,9 +199,9 @@ def atomic_folder(path: Path, key: str, wait: bool = False) -> Iterator[Path]:
             folder.mkdir()
             yield folder
             for entry in _entries(folder):
-                _to_disk(Path(entry.path))
+                sync(Path(entry.path))
             folder.replace(path)
-            _to_disk(path.parent)
+            sync(path.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -219,7 +219,7 @@ def sweep_beside(path: Path) -> None:
             shutil.rmtree(scratch)
 
 
-def _to_disk(path: Path) -> None:
+def sync(path: Path) -> None:
     """Waits until a file, or the list of a folder's files, is on the disk."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:

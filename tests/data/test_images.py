@@ -138,7 +138,7 @@ def test_a_geotiff_is_read_without_the_files_beside_it(tmp_path):
 def claimed(path, width, height, bands=1):
     """Writes a TIFF of a few kB that says it is as large."""
     profile = {"sparse_ok": True, "tiled": True, "dtype": "uint8"}
-    with module._open_tiff(path, "w", width=width, height=height, count=bands, **profile):
+    with module.open_tiff(path, "w", width=width, height=height, count=bands, **profile):
         return path
 
 

@@ -57,6 +57,16 @@ CASES = {
         (*GENERATE, "num_samples=16", "num_workers=0", "devices=2"),
     ),
     "evaluate": ("evaluate", (*EVALUATE, "segmenter_ckpt=../segmenter/segmenter.pt")),
+    "predict": (
+        "predict",
+        (
+            "segmenter_ckpt=../segmenter/segmenter.pt",
+            "image_path=../data/val/images",
+            "out_dir=out",
+            "overlap=16",
+            "trainer=cpu",
+        ),
+    ),
     "tile": ("tile", (PALETTE, "source=../data/train", "data_root=out", "tile_size=16")),
     "pack": ("pack", (PALETTE, "data_root=../data", "out_dir=out", "chunk_mb=0.01")),
     "trial": ("trial", (*TRIAL, *ALONE, "generate.num_workers=0")),

@@ -22,6 +22,7 @@ PRELOADED = [
     "geoseg_gan.data.pack",
     "geoseg_gan.data.tile",
     "geoseg_gan.evaluation.evaluate",
+    "geoseg_gan.evaluation.predict",
     "geoseg_gan.synthesis.generate",
     "geoseg_gan.training.compare",
     "geoseg_gan.training.train",

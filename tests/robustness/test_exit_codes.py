@@ -14,7 +14,7 @@ from defaults import SCHEMAS, TINY
 import geoseg_gan.config
 from geoseg_gan.config import write_yaml
 from geoseg_gan.data.settings import check_data_command, pack_command, tile_command
-from geoseg_gan.evaluation.settings import evaluate_command
+from geoseg_gan.evaluation.settings import evaluate_command, predict_command
 from geoseg_gan.export.settings import export_command
 from geoseg_gan.synthesis.settings import generate_command
 from geoseg_gan.training.runs import write_outcome
@@ -28,6 +28,7 @@ COMMANDS = {
     "generate": generate_command,
     "train_segmenter": train_segmenter_command,
     "evaluate": evaluate_command,
+    "predict": predict_command,
     "trial": trial_command,
     "tile": tile_command,
     "check_data": check_data_command,
@@ -50,6 +51,8 @@ ARGUMENTS = {
         "image_size=32", "data.num_workers=0", "trainer=cpu"),
     "evaluate": ("gen_ckpt=run/G_e002.pt", "data_root=more", "out_dir=out", "num_samples=16",
         "variants=2", "controls=false", "trainer=cpu"),
+    "predict": ("segmenter_ckpt=segmenter.pt", "image_path=data/val/images", "out_dir=out",
+        "trainer=cpu"),
     "trial": (*NETWORKS, *SEGMENTER, *DATA, "out_dir=out", "image_size=32", "seeds=1",
         "ratios=[0.5]", "arms=[real,synthetic_0.5]", "inner_share=0.3", "train.bs=2",
         "train.epochs=1", "train.epoch_steps=2", "generate.num_samples=4", "generate.tau=0",
@@ -67,6 +70,7 @@ MISTAKES = {name: "gen_ckpt=none.pt" for name in ("generate", "evaluate")} | {
     "tile": "source=none",
     "compare": "folder=none",
     "export": "ckpt=none.pt",
+    "predict": "image_path=none",
 }
 LONG = {
     "train": ("epochs=100000",),
@@ -118,8 +122,9 @@ def test_what_ends_a_command_is_its_exit_code(
 
 
 @pytest.fixture
-def begin(trained, composed, make_folder, tmp_path):
+def begin(trained, segmenter, composed, make_folder, tmp_path):
     """Starts a command in a folder that holds what it reads: `begin("train", "bs=0")`."""
+    segmenter()  # for predict
     make_folder(tmp_path / "more", val=4)  # figures need 16 validation windows
     for lr in (0.1, 0.2):
         run = tmp_path / "sweep" / f"lr={lr}"

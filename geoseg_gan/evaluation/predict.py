@@ -1,0 +1,283 @@
+"""The predict command: a segmenter's map of images of any size."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from geoseg_gan.data.batch import to_device
+from geoseg_gan.data.images import IMAGE_SUFFIXES, MaskReader
+from geoseg_gan.data.palette import IGNORE, Palette
+from geoseg_gan.data.scene import Export, LineStore, Scene, check_same_settings, little_memory
+from geoseg_gan.data.windows import Floats, WindowGrid, blend, check_windows, default_overlap
+from geoseg_gan.evaluation.settings import PredictConfig
+from geoseg_gan.models.checkpoints import LoadedSegmenter, load_segmenter
+from geoseg_gan.models.segmenters import segmenter_stride
+from geoseg_gan.utils.errors import UserError, plural
+from geoseg_gan.utils.files import check_apart, held, write_json
+from geoseg_gan.utils.reading import read_json, whole
+from geoseg_gan.utils.tables import console
+
+RECORD = "predict.json"
+"""Settings of the maps of a folder, and what they show."""
+
+_OVERLAP = 0.25  # of a window, if none is given
+_ROWS = 512  # of a map that are counted at once
+_FLIPS = ((0, False), (0, True), (2, False), (2, True))
+_VIEWS = {
+    "none": _FLIPS[:1],
+    "flips": _FLIPS,
+    "d4": tuple((turns, flip) for turns in range(4) for flip in (False, True)),
+}
+"""Quarter turns, and whether left and right are mirrored after them, by the name of `tta`."""
+
+
+def predict(config: PredictConfig) -> dict[str, float]:
+    """Writes the classes and the confidence of an image, or of all images of a folder.
+
+    Windows are blended by their probabilities (see `data.windows`). What is finished stays, and the
+    same call goes on.
+
+    Args:
+        config: Which segmenter, which images, and where to.
+
+    Returns:
+        The share of each class in all pixels that have data, by name.
+
+    Raises:
+        UserError: If configuration, segmenter, images or folder are not as they must be.
+    """
+    config.trainer.check()
+    files, out_dir = _files(Path(config.image_path)), Path(config.out_dir)
+    root = files[0].parent
+    check_apart("out_dir", out_dir, root, ())
+    segmenter = load_segmenter(Path(config.segmenter_ckpt), config.trainer.device())
+    windows = _windows(config, segmenter)
+    settings = {
+        "format": 1,
+        "segmenter": {"sha256": segmenter.digest},
+        "palette": segmenter.facts.palette.to_dict(),
+        "folder": str(root),
+        "image_size": windows.side,
+        "overlap": windows.overlap,
+        "tta": config.tta,
+    }
+    with held(out_dir), little_memory():
+        maps = [_Map(path, out_dir) for path in files]
+        _begin(maps, out_dir, settings)
+        where = "the GPU" if config.trainer.on_gpu() else "the CPU"
+        print(
+            f"Predicting {plural(len(files), 'image')} of {root} on {where}, in windows of "
+            f"{windows.side}x{windows.side} px that overlap by {windows.overlap}, into {out_dir}."
+        )
+        with Progress() as bar:
+            task = bar.add_task("Predicting images", total=len(maps), visible=len(maps) > 1)
+            for entry in maps:
+                _predict_one(entry, segmenter, windows, settings, bar)
+                bar.advance(task)
+        return _report(maps, segmenter.facts.palette, settings, out_dir)
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """How images are cut and seen; on a CPU `batch` is 1, as the last bits depend on it."""
+
+    side: int
+    overlap: int
+    views: tuple[tuple[int, bool], ...]
+    batch: int
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class _Map:
+    """An image, and the files of its map."""
+
+    image: Path
+    folder: Path
+
+    @property
+    def classes(self) -> Path:
+        return self.folder / f"{self.image.stem}_classes.tif"
+
+    @property
+    def confidence(self) -> Path:
+        return self.folder / f"{self.image.stem}_confidence.tif"
+
+    @property
+    def part(self) -> Path:
+        """What a killed call leaves behind."""
+        return self.folder / f"{self.image.stem}.part"
+
+
+def _files(path: Path) -> list[Path]:
+    """The image, or the images of a folder."""
+    if path.is_dir():
+        names = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        files = [p for p in names if p.is_file() and not p.name.startswith(".")]
+    elif path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+        files = [path]
+    else:
+        raise UserError(
+            f"image_path={path} is neither a folder nor an image ({', '.join(IMAGE_SUFFIXES)})."
+        )
+    if not files:
+        raise UserError(f"image_path={path} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+    stems: dict[str, Path] = {}
+    for file in files:
+        if (other := stems.setdefault(file.stem, file)) != file:
+            raise UserError(
+                f"{file} and {other.name} have one stem, by which maps are named. Rename one."
+            )
+    return files
+
+
+def _windows(config: PredictConfig, segmenter: LoadedSegmenter) -> _Windows:
+    trained = segmenter.facts.config
+    if trained.get("data", {}).get("fit") == "resize":
+        raise UserError(
+            f"{config.segmenter_ckpt} has seen whole tiles resized to one size (data.fit=resize), "
+            "so that the length of a pixel on the ground is not known. Train with data.fit=crop."
+        )
+    stride = segmenter_stride(segmenter.network)
+    side = config.image_size or trained["image_size"]
+    if side % stride:
+        raise UserError(f"image_size={side}: this segmenter takes multiples of {stride} px.")
+    overlap = config.overlap
+    if overlap is None:
+        overlap = default_overlap(side, 1, _OVERLAP)
+    check_windows(side, overlap, 1)
+    device = config.trainer.device()
+    batch = 1 if device.type == "cpu" else config.bs
+    return _Windows(side, overlap, _VIEWS[config.tta], batch, device)
+
+
+def _begin(maps: list[_Map], out_dir: Path, settings: dict[str, Any]) -> None:
+    """Writes the settings, or sees that maps in the folder are of the same ones."""
+    record = out_dir / RECORD
+    if record.is_file():
+        known = read_json(record, {"format": whole()}, "Choose another out_dir.")
+        check_same_settings(record, known, settings)
+        return
+    for path in (path for entry in maps for path in (entry.classes, entry.confidence)):
+        if path.exists():
+            raise UserError(f"{path} exists already. Choose another out_dir, or remove it.")
+    write_json(record, settings)
+
+
+def _predict_one(
+    entry: _Map,
+    segmenter: LoadedSegmenter,
+    windows: _Windows,
+    settings: dict[str, Any],
+    bar: Progress,
+) -> None:
+    """Makes the map of an image, unless it is there already."""
+    if not entry.part.exists() and entry.classes.is_file():
+        return
+    image, scaling = Scene(entry.image), segmenter.facts.scaling
+    found, known = f"{image.bands}-band {image.dtype}", f"{len(scaling.low)}-band {scaling.dtype}"
+    if found != known:
+        raise UserError(
+            f"{entry.image} is {found}, but the segmenter was trained on {known} images. Give "
+            "images of the same kind, or a segmenter of theirs."
+        )
+    grid = WindowGrid(image.height, image.width, windows.side, windows.overlap)
+    shape = (2, image.height, image.width)
+    store = LineStore(entry.part, shape, "uint8", settings | {"image": image.facts()})
+    palette = segmenter.facts.palette
+    if store.done < image.height:
+        task = bar.add_task(entry.image.name, total=grid.count)
+        bar.advance(task, grid.first_needed(store.done) * len(grid.lefts))
+
+        def results(number: int) -> Iterator[tuple[int, Floats]]:
+            pixels = grid.read(image.rows, number)
+            for first in range(0, len(grid.lefts), windows.batch):
+                lefts = grid.lefts[first : first + windows.batch]
+                parts = np.stack([pixels[:, left : left + windows.side] for left in lefts])
+                yield from zip(lefts, _probabilities(segmenter, parts, windows), strict=True)
+                bar.advance(task, len(lefts))
+
+        for first, shares in blend(grid, palette.num_classes, results, store.done):
+            valid = image.valid_rows(first, first + shares.shape[1])
+            percent = np.rint(100 * shares.max(0)).clip(0, 100)
+            lines = np.stack([shares.argmax(0), percent]).astype(np.uint8)
+            store.append(np.where(valid, lines, IGNORE).astype(np.uint8))
+        bar.remove_task(task)
+    names = {f"CLASS_{label}": name for label, name in enumerate(palette.names)}
+    confidence = {"UNIT": "probability of the class in percent"}
+    store.finish(
+        [
+            Export(entry.confidence, [2], image.place, nodata=IGNORE, tags=confidence),
+            Export(
+                entry.classes, [1], image.place,
+                nodata=IGNORE, colors=palette.color_table, tags=names,
+            ),
+        ]
+    )  # fmt: skip
+    store.remove()
+
+
+@torch.inference_mode()
+def _probabilities(
+    segmenter: LoadedSegmenter, pixels: npt.NDArray[Any], windows: _Windows
+) -> Floats:
+    """Probabilities (B, C, S, S) of the classes in images (B, S, S, K) of stored values."""
+    # Invalid pixels of floating images may be NaN, which would spread.
+    known = np.nan_to_num(pixels, copy=False) if pixels.dtype.kind == "f" else pixels
+    stored = to_device(np.ascontiguousarray(np.moveaxis(known, -1, 1)), windows.device)
+    images = segmenter.facts.scaling.to_network(stored)
+    total = torch.zeros(())
+    for turns, flip in windows.views:
+        logits: Tensor = segmenter.network(_turned(images, turns, flip))
+        total = _turned_back(logits.float().softmax(1), turns, flip) + total
+    mean: Floats = (total / len(windows.views)).cpu().numpy()
+    return mean
+
+
+def _turned(images: Tensor, turns: int, flip: bool) -> Tensor:
+    turned = images.rot90(turns, (2, 3))
+    return turned.flip(3) if flip else turned
+
+
+def _turned_back(images: Tensor, turns: int, flip: bool) -> Tensor:
+    return (images.flip(3) if flip else images).rot90(-turns, (2, 3))
+
+
+def _report(
+    maps: list[_Map], palette: Palette, settings: dict[str, Any], out_dir: Path
+) -> dict[str, float]:
+    """Counts what the maps show, and writes and prints it."""
+    images, total = {}, np.zeros(256, np.int64)
+    for entry in maps:
+        classes = Scene(entry.classes, MaskReader(palette, "index"))
+        confidence = Scene(entry.confidence)
+        pixels, percent = np.zeros(256, np.int64), np.zeros(256, np.int64)
+        for first in range(0, classes.height, _ROWS):
+            last = min(first + _ROWS, classes.height)
+            pixels += np.bincount(classes.rows(first, last).ravel(), minlength=256)
+            percent += np.bincount(confidence.rows(first, last).ravel(), minlength=256)
+        total += pixels
+        known = percent[:IGNORE]
+        mean = float(known @ np.arange(IGNORE) / known.sum()) if known.any() else None
+        images[entry.image.name] = {"shares": _shares(pixels, palette), "confidence": mean}
+    shares = _shares(total, palette)
+    write_json(out_dir / RECORD, settings | {"shares": shares, "images": images})
+    shown = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    console(soft_wrap=True).print(
+        f"Wrote {plural(len(maps), 'map')} into {out_dir}, {int(total.sum()):,} px: {shown}."
+    )
+    return shares
+
+
+def _shares(pixels: npt.NDArray[np.int64], palette: Palette) -> dict[str, float]:
+    """Each class's share of the pixels that have data."""
+    known = pixels[: palette.num_classes]
+    shares = (known / max(1, int(known.sum()))).tolist()
+    return dict(zip(palette.names, shares, strict=True))

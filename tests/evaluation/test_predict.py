@@ -1,0 +1,182 @@
+"""A segmenter's map of images of any size, checked against the network itself."""
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from rasterio.enums import ColorInterp
+
+from geoseg_gan.data.scene import LineStore
+from geoseg_gan.evaluation.predict import predict
+from geoseg_gan.models.checkpoints import load_segmenter
+from geoseg_gan.utils.errors import UserError
+
+TRANSFORM = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 256, (3, 48, 80)).astype(np.uint8)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(pixels, name="images/scene.tif", **profile):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        profile = {"driver": "GTiff", "dtype": pixels.dtype, "count": len(pixels)} | profile
+        height, width = pixels.shape[1:]
+        with rasterio.open(
+            path, "w", height=height, width=width, crs="EPSG:32633", transform=TRANSFORM, **profile
+        ) as target:
+            target.write(pixels)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def run(segmenter, composed, tmp_path):
+    """Predicts `images/`, or an image, and returns the folder: `run(path, "tta=d4")`."""
+
+    def call(path, *overrides, out="out", **kind):
+        checkpoint = f"segmenter_ckpt={segmenter(**kind)}"
+        places = (f"image_path='{path}'", f"out_dir={tmp_path / out}", "trainer=cpu")
+        predict(composed("predict", checkpoint, *places, *overrides))
+        return tmp_path / out
+
+    return call
+
+
+def maps(folder, name="scene"):
+    found = []
+    for kind in ("classes", "confidence"):
+        with rasterio.open(folder / f"{name}_{kind}.tif", driver="GTiff") as source:
+            found.append(source.read(1))
+    return found
+
+
+def probabilities(path, pixels):
+    """What the network says of one window, (C, S, S)."""
+    with torch.inference_mode():
+        scaled = torch.from_numpy(pixels.astype(np.float32))[None] / 127.5 - 1
+        return load_segmenter(path).network(scaled).softmax(1)[0].numpy()
+
+
+def test_one_window_is_what_the_network_says(run, write, image, tmp_path):
+    folder = run(write(image[:, :32, :32]))
+    expected = probabilities(tmp_path / "segmenter.pt", image[:, :32, :32])
+    classes, confidence = maps(folder)
+    np.testing.assert_array_equal(classes, expected.argmax(0))
+    assert np.abs(confidence - 100 * expected.max(0)).max() <= 0.51
+
+
+@pytest.mark.parametrize(("tta", "views"), [("flips", 4), ("d4", 8)])
+def test_views_are_averaged(tta, views, run, write, image, tmp_path):
+    pixels = image[:, :32, :32]
+    folder = run(write(pixels), f"tta={tta}")
+    turned = [np.rot90(pixels, k, (1, 2)) for k in range(4)]
+    if tta == "flips":
+        turned = turned[::2]
+    total = np.zeros((3, 32, 32))
+    for k, view in zip(range(0, 4, 4 // len(turned)), turned, strict=True):
+        for flip in (False, True):
+            seen = view[..., ::-1] if flip else view
+            found = probabilities(tmp_path / "segmenter.pt", np.ascontiguousarray(seen))
+            total += np.rot90(found[..., ::-1] if flip else found, -k, (1, 2)) / views
+    _, confidence = maps(folder)
+    assert np.abs(confidence - 100 * total.max(0)).max() <= 0.51
+
+
+def test_a_map_lies_where_its_image_lies(run, write, image, palette, capsys):
+    image[:, 3, 4] = 0
+    folder = run(write(image, nodata=0))
+    with rasterio.open(folder / "scene_classes.tif", driver="GTiff") as source:
+        assert (source.crs, source.transform) == ("EPSG:32633", TRANSFORM)
+        assert source.shape == (48, 80) and source.nodata == 255
+        assert source.colorinterp == (ColorInterp.palette,)
+        table = source.colormap(1)
+        assert [table[n][:3] for n in range(3)] == [tuple(c.color) for c in palette.classes]
+        assert source.tags()["CLASS_1"] == "Forest land"
+        classes = source.read(1)
+    assert classes[3, 4] == 255 and (classes == 255).sum() == 1
+    confidence = maps(folder)[1]
+    assert confidence[3, 4] == 255 and confidence[classes != 255].min() >= 33
+    assert confidence[classes != 255].max() <= 100
+    facts = json.loads((folder / "predict.json").read_text())
+    shares = [(classes == n).sum() / (classes != 255).sum() for n in range(3)]
+    np.testing.assert_allclose(list(facts["shares"].values()), shares)
+    assert facts["images"]["scene.tif"]["shares"] == facts["shares"]
+    assert f"Forest land {shares[1]:.1%}" in " ".join(capsys.readouterr().out.split())
+    assert {p.name for p in folder.iterdir()} == {
+        *(".lock", "predict.json", "scene_classes.tif", "scene_confidence.tif")
+    }
+
+
+def test_a_folder_is_mapped_image_by_image(run, write, image, tmp_path, capsys):
+    for name in ("a.tif", "b c.tif"):
+        write(image, f"images/{name}")
+    write(image[:, :20, :9], "images/small.tif")  # smaller than a window
+    folder = run(tmp_path / "images")
+    assert len(list(folder.glob("*_classes.tif"))) == 3
+    assert maps(folder, "small")[0].shape == (20, 9)
+    times = {path: path.stat().st_mtime_ns for path in folder.glob("*.tif")}
+    write(image, "images/z.tif")
+    run(tmp_path / "images")
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert (folder / "z_classes.tif").is_file()
+    with pytest.raises(UserError, match="is of another call: tta was none, now d4"):
+        run(tmp_path / "images", "tta=d4")
+
+
+def test_a_map_goes_on_after_it_was_stopped(run, write, image, tmp_path, monkeypatch):
+    path = write(image)
+    whole = run(path, "overlap=16", out="whole")
+    append = LineStore.append
+
+    def stop(self, lines):
+        append(self, lines)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LineStore, "append", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(path, "overlap=16")
+    assert not (tmp_path / "out" / "scene_classes.tif").exists()
+    monkeypatch.setattr(LineStore, "append", append)
+    folder = run(path, "overlap=16")
+    for name in ("scene_classes.tif", "scene_confidence.tif", "predict.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((4, 9, 9), np.uint8), "scene.tif is 4-band uint8, .* trained on 3-band uint8"),
+        (np.zeros((3, 9, 9), np.uint16), "scene.tif is 3-band uint16"),
+    ],
+)
+def test_images_of_another_kind_are_refused(pixels, message, run, write):
+    with pytest.raises(UserError, match=message):
+        run(write(pixels, photometric="minisblack"))
+
+
+def test_what_does_not_fit_is_refused(run, write, image, tmp_path):
+    path = write(image)
+    for override, message in (
+        ("overlap=32", "overlap=32: use less than the 32 px of a window"),
+        ("image_size=20", "image_size=20: this segmenter takes multiples of 8 px"),
+        (f"out_dir={tmp_path / 'images'}", "lies inside of the data"),
+        ("image_path=none", "image_path=none is neither a folder nor an image"),
+        (f"image_path={tmp_path / 'segmenter.pt'}", "neither a folder nor an image"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(path, override)
+    write(image, "images/scene.tiff")
+    with pytest.raises(UserError, match="have one stem, by which maps are named"):
+        run(tmp_path / "images")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "scene_classes.tif").touch()
+    with pytest.raises(UserError, match="exists already"):
+        run(path, out="other")
