@@ -1,8 +1,9 @@
 """Generated folders: reading them for training, and keeping them out of real data."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -11,10 +12,21 @@ from geoseg_gan.data.pairs import DataError, Pair
 from geoseg_gan.data.palette import IGNORE, PALETTE, Palette, index_map_ids
 from geoseg_gan.data.settings import MaskFormat
 from geoseg_gan.utils.errors import UserError
-from geoseg_gan.utils.reading import Number, read_json, whole
+from geoseg_gan.utils.reading import Number, check_content, parse_json, read_bytes, read_json, whole
 
 GENERATION = "generation.json"
 """The file that identifies a generated folder."""
+
+MANIFEST = "manifest.jsonl"
+"""The file that lists the candidates of a generated folder, a line each."""
+
+MANIFEST_ADVICE = "Restore it, or generate into a new folder."
+
+Line = dict[str, Any]
+"""A candidate as the manifest lists it. Only those with "kept" are trained on."""
+
+_LINE = {"index": whole(0, 10**9), "kept": bool, "score?": Number(), "why?": str}
+_LARGEST = 2**30  # bytes of a manifest, which are millions of lines
 
 _GSD_TOLERANCE = 0.01  # relative
 _PATTERNS = {
@@ -54,8 +66,15 @@ class SyntheticFolder:
         return MaskReader(self.palette, self.mask_format, index_map=self.index_map)
 
 
-def read_synthetic(folder: Path) -> SyntheticFolder:
+def read_synthetic(
+    folder: Path, key: str = "synthetic", dropped_too: bool = False
+) -> SyntheticFolder:
     """Reads a generated folder's generation.json, and lists its pairs.
+
+    Args:
+        folder: The folder.
+        key: What it is called in the configuration.
+        dropped_too: Whether pairs are listed, too, that were dropped by hand.
 
     Raises:
         UserError: If it is not a generated folder, holds no pair, or an image lacks its mask.
@@ -63,7 +82,7 @@ def read_synthetic(folder: Path) -> SyntheticFolder:
     path = folder / GENERATION
     if not path.is_file():
         raise DataError(
-            f"synthetic={folder} is not a generated folder: it holds no {GENERATION}. Give the "
+            f"{key}={folder} is not a generated folder: it holds no {GENERATION}. Give the "
             "save_dir of scripts/generate.py."
         )
     content = read_json(path, _CONTENT, "Generate the folder again.")
@@ -86,7 +105,7 @@ def read_synthetic(folder: Path) -> SyntheticFolder:
         gsd=content["gsd"],
         data_root=content["config"]["data_root"],
         filter_digest=(content.get("segmenter") or {}).get("sha256"),
-        pairs=_pairs(folder, layout),
+        pairs=_pairs(folder, layout, key, dropped_too),
     )
 
 
@@ -134,7 +153,45 @@ def refuse_synthetic(root: Path) -> None:
             )
 
 
-def _pairs(folder: Path, layout: str) -> list[Pair]:
+def pair_stem(index: int) -> str:
+    """The name of a pair in a generated folder, by the number of its candidate."""
+    return f"pair_{index:05d}"
+
+
+def read_manifest(folder: Path) -> list[Line]:
+    """The manifest's lines but for a last one that is cut off; none without a manifest.
+
+    Raises:
+        UserError: If it holds others than a generation writes.
+    """
+    return [json.loads(line) for line in manifest_lines(folder / MANIFEST).values()]
+
+
+def manifest_lines(path: Path) -> dict[int, str]:
+    """The whole lines of a manifest, or of a part of one, by the index of their candidate.
+
+    Raises:
+        UserError: If it holds others than a generation writes.
+    """
+    lines: dict[int, str] = {}
+    number = 0
+    try:
+        text = read_bytes(path, _LARGEST).decode()
+        for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], 1):
+            content = parse_json(line)
+            check_content(f"{path}, line {number},", content, _LINE, MANIFEST_ADVICE)
+            if content["index"] in lines:
+                raise ValueError(f"pair {content['index']} stands twice")
+            lines[content["index"]] = line
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        place = f"{path}, line {number}," if number else path
+        raise UserError(f"{place} cannot be read ({error}). {MANIFEST_ADVICE}") from None
+    return lines
+
+
+def _pairs(folder: Path, layout: str, key: str, dropped_too: bool) -> list[Pair]:
     image_names, image_end, mask_names, mask_end = _PATTERNS[layout]
     images = {
         path.stem.removesuffix(image_end): path
@@ -142,15 +199,22 @@ def _pairs(folder: Path, layout: str) -> list[Pair]:
         if path.suffix.lower() in IMAGE_SUFFIXES
     }
     masks = {path.stem.removesuffix(mask_end): path for path in folder.glob(mask_names)}
-    if not images and not masks:
-        raise DataError(
-            f"synthetic={folder} holds no pairs: none was generated yet, or the filter kept none "
-            "(see its manifest.jsonl). Generate with a lower tau, or drop the folder."
-        )
     if single := sorted(images.keys() ^ masks.keys()):
         missing = "image" if single[0] in masks else "mask"
         raise DataError(
-            f"synthetic={folder}: {single[0]} has no {missing}. Repeat the command that generated "
+            f"{key}={folder}: {single[0]} has no {missing}. Repeat the command that generated "
             "the folder to complete it."
         )
-    return [Pair(stem, images[stem], masks[stem], stem) for stem in sorted(images)]
+    dropped: set[str] = set()
+    if not dropped_too:  # their files stay, so that they can be taken back
+        dropped = {pair_stem(line["index"]) for line in read_manifest(folder) if not line["kept"]}
+    pairs = [
+        Pair(stem, images[stem], masks[stem], stem) for stem in sorted(images.keys() - dropped)
+    ]
+    if not pairs:
+        raise DataError(
+            f"{key}={folder} holds no pairs: none was generated yet, the filter kept none, or all "
+            f"were dropped by hand (see its {MANIFEST}). Generate with a lower tau, or drop the "
+            "folder."
+        )
+    return pairs

@@ -21,7 +21,7 @@ from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
 from geoseg_gan.data.settings import LARGEST_SIDE
 from geoseg_gan.data.split import split_pairs
-from geoseg_gan.data.synthetic import GENERATION
+from geoseg_gan.data.synthetic import GENERATION, MANIFEST, Line, read_manifest
 from geoseg_gan.data.transplant import Transplanter
 from geoseg_gan.models.checkpoints import LoadedGenerator, load_generator
 from geoseg_gan.synthesis.candidates import CandidateMasks, check_variants
@@ -49,13 +49,10 @@ from geoseg_gan.synthesis.sampling import SAMPLINGS, expected_shares, mask_weigh
 from geoseg_gan.synthesis.scene import check_scene, generate_scene
 from geoseg_gan.synthesis.settings import LARGEST_BATCH, GenerateConfig
 from geoseg_gan.synthesis.writer import (
-    MANIFEST,
     Layout,
-    Line,
     PairFiles,
     PairWriter,
     merge_manifest,
-    read_manifest,
     stored_facts,
 )
 from geoseg_gan.utils.distributed import launch, open_fabric, share_of, where_in_words

@@ -11,11 +11,12 @@ from rich.table import Table
 
 from geoseg_gan.data.images import read_image
 from geoseg_gan.data.palette import IGNORE, Palette
+from geoseg_gan.data.synthetic import Line
 from geoseg_gan.models.checkpoints import LoadedGenerator
 from geoseg_gan.synthesis.candidates import CandidateMasks
 from geoseg_gan.synthesis.generate_images import generate_batches
 from geoseg_gan.synthesis.recognizer import Recognizer
-from geoseg_gan.synthesis.writer import Line, PairFiles
+from geoseg_gan.synthesis.writer import PairFiles
 from geoseg_gan.utils.errors import plural
 from geoseg_gan.utils.pictures import beside, captioned, write_picture
 from geoseg_gan.utils.plots import score_histogram

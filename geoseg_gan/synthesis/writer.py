@@ -11,22 +11,24 @@ from typing import Any, Literal, Self
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.fingerprint import FINGERPRINTS, refuse_change
 from geoseg_gan.data.images import MaskReader, write_image
-from geoseg_gan.data.synthetic import GENERATION
+from geoseg_gan.data.synthetic import (
+    GENERATION,
+    MANIFEST,
+    MANIFEST_ADVICE,
+    Line,
+    manifest_lines,
+    pair_stem,
+    read_manifest,
+)
 from geoseg_gan.synthesis.filter import GeneratedPair
 from geoseg_gan.utils.errors import UserError
-from geoseg_gan.utils.files import atomic_path, is_unused, open_append
-from geoseg_gan.utils.reading import Number, check_content, parse_json, read_bytes, read_json, whole
+from geoseg_gan.utils.files import atomic_path, held, is_unused, open_append
+from geoseg_gan.utils.reading import Number, read_json, whole
 
-MANIFEST = "manifest.jsonl"
-
-_LINE = {"index": whole(0, 10**9), "kept": bool, "score?": Number()}
-_ADVICE = "Restore it, or generate into a new folder."
-_LARGEST = 2**30  # bytes of a manifest, which are millions of lines
+BY_HAND = "dropped by hand"
+"""Why a pair is not kept although its files are there."""
 
 Layout = Literal["pairs", "folders"]
-
-Line = dict[str, Any]
-"""A candidate as the manifest lists it."""
 
 
 def stored_facts(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
@@ -85,10 +87,12 @@ def merge_manifest(folder: Path) -> list[Line]:
     parts = sorted(folder.glob("manifest.part*.jsonl"))
     by_index: dict[int, str] = {}
     for file in (path, *parts):
-        for index, line in _whole_lines(file).items():
+        for index, line in manifest_lines(file).items():
             # Listed twice is what had been merged when the call before was stopped.
             if by_index.setdefault(index, line) != line:
-                raise UserError(f"{file} lists pair {index} otherwise than before. {_ADVICE}")
+                raise UserError(
+                    f"{file} lists pair {index} otherwise than before. {MANIFEST_ADVICE}"
+                )
     merged = "".join(f"{by_index[index]}\n" for index in sorted(by_index))
     if (path.is_file() and merged != path.read_text()) or parts:
         with atomic_path(path) as scratch:
@@ -98,33 +102,34 @@ def merge_manifest(folder: Path) -> list[Line]:
     return read_manifest(folder)
 
 
-def read_manifest(folder: Path) -> list[Line]:
-    """The manifest's lines but for a last one that is cut off; none without a manifest.
+def drop_by_hand(folder: Path, index: int, dropped: bool = True) -> None:
+    """Notes in the manifest that a user drops a kept pair, or takes it back; its files stay.
+
+    Training leaves dropped pairs out, and `generate` counts them as dropped.
+
+    Args:
+        folder: A generated folder, which no other process may hold meanwhile.
+        index: The number of the pair's candidate.
+        dropped: Whether to drop it.
 
     Raises:
-        UserError: If it holds others than `PairWriter` writes.
+        UserError: If another process holds the folder, the manifest cannot be read or does not
+            list the pair, or the pair is not one that can be dropped or taken back.
     """
-    return [json.loads(line) for line in _whole_lines(manifest_path(folder)).values()]
-
-
-def _whole_lines(path: Path) -> dict[int, str]:
-    """The lines of a manifest by the index of their candidate."""
-    lines: dict[int, str] = {}
-    number = 0
-    try:
-        text = read_bytes(path, _LARGEST).decode()
-        for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], 1):
-            content = parse_json(line)
-            check_content(f"{path}, line {number},", content, _LINE, _ADVICE)
-            if content["index"] in lines:
-                raise ValueError(f"pair {content['index']} stands twice")
-            lines[content["index"]] = line
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        place = f"{path}, line {number}," if number else path
-        raise UserError(f"{place} cannot be read ({error}). {_ADVICE}") from None
-    return lines
+    with held(folder, "save_dir"):
+        merge_manifest(folder)
+        path = manifest_path(folder)
+        lines = manifest_lines(path)
+        line = json.loads(lines.get(index, "{}"))
+        if not line or not (line["kept"] or line.get("why") == BY_HAND):
+            raise UserError(
+                f"{path} does not list pair {index} as kept: only such a pair can be dropped."
+            )
+        line.pop("why", None)
+        line["kept"] = not dropped
+        lines[index] = json.dumps(line | ({"why": BY_HAND} if dropped else {}))
+        with atomic_path(path) as scratch:
+            scratch.write_text("".join(f"{lines[index]}\n" for index in sorted(lines)))
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,7 @@ class PairFiles:
     def paths(self, index: int) -> tuple[Path, Path]:
         """Paths of a pair's image and mask."""
         is_picture = self.scaling.dtype == "uint8" and len(self.scaling.low) in (1, 3)
-        stem, suffix = f"pair_{index:05d}", ".jpg" if is_picture else ".tif"
+        stem, suffix = pair_stem(index), ".jpg" if is_picture else ".tif"
         if self.layout == "folders":
             return self.folder / "images" / f"{stem}{suffix}", self.folder / "masks" / f"{stem}.png"
         return self.folder / f"{stem}_img{suffix}", self.folder / f"{stem}_mask.png"

@@ -1,3 +1,4 @@
+import json
 import re
 import warnings
 from collections import Counter
@@ -162,6 +163,14 @@ def test_several_folders_are_mixed_each_with_its_own_reader(
     for batch in data.train_dataloader():
         assert batch["image"].shape == (4, 3, 32, 32)
         assert set(batch["label"].unique().tolist()) <= {1, 2}
+
+
+def test_pairs_that_were_dropped_by_hand_are_not_mixed_in(root, settings, made):
+    lines = [json.dumps({"index": index, "kept": index != 2}) + "\n" for index in range(5)]
+    (made / "manifest.jsonl").write_text("".join(lines))
+    data = ready(root, settings, synthetic=[made], synthetic_ratio=1.0, epoch_steps=4)
+    seen = {stem for batch in stems(data) for stem in batch}
+    assert seen == {f"pair_{index:05d}" for index in (0, 1, 3, 4)}
 
 
 @pytest.mark.parametrize("changes", [{"cache": "ram"}, {"num_workers": 1}])

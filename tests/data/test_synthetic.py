@@ -79,6 +79,29 @@ def test_a_folder_that_cannot_be_used_is_refused(generated, spoil, message):
         read_synthetic(generated)
 
 
+def list_pairs(folder, kept):
+    lines = [json.dumps({"index": index, "kept": keep}) + "\n" for index, keep in kept.items()]
+    (folder / "manifest.jsonl").write_text("".join(lines))
+
+
+@pytest.mark.parametrize("layout", ["pairs", "folders"])
+def test_pairs_that_the_manifest_does_not_keep_are_left_out(tmp_path, make_generated, layout):
+    folder = make_generated(tmp_path / "made", [0, 3, 12], layout=layout)
+    list_pairs(folder, {0: True, 1: False, 3: False, 12: True})
+    assert [pair.stem for pair in read_synthetic(folder).pairs] == ["pair_00000", "pair_00012"]
+    every = read_synthetic(folder, "save_dir", dropped_too=True).pairs
+    assert [pair.stem for pair in every] == ["pair_00000", "pair_00003", "pair_00012"]
+    list_pairs(folder, dict.fromkeys((0, 3, 12), False))
+    with pytest.raises(DataError, match=r"holds no pairs: .*all were dropped by hand"):
+        read_synthetic(folder)
+
+
+def test_a_damaged_manifest_is_refused_since_it_says_what_is_dropped(generated):
+    (generated / "manifest.jsonl").write_text("no JSON\n")
+    with pytest.raises(UserError, match=r"line 1, cannot be read .* generate into a new folder"):
+        read_synthetic(generated)
+
+
 def test_a_folder_of_the_same_classes_passes_in_silence(generated, palette):
     facts = read_synthetic(generated)
     with warnings.catch_warnings():

@@ -14,13 +14,13 @@ from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.scan import scan
 from geoseg_gan.data.settings import JitterSettings, TransplantStep
+from geoseg_gan.data.synthetic import read_manifest
 from geoseg_gan.data.transplant import Transplanter, region_map
 from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.synthesis.compose import Blend, Composition, Styles, match_styles
 from geoseg_gan.synthesis.filter import PairFilter
 from geoseg_gan.synthesis.generate_images import generate_batches, generate_images, stored
 from geoseg_gan.synthesis.settings import ComposeSettings
-from geoseg_gan.synthesis.writer import read_manifest
 
 CPU = torch.device("cpu")
 STEP = defaults(TransplantStep, p=0.7, max_share=0.8, min_pixels=8)

@@ -9,9 +9,8 @@ from synthesis_helpers import facts, files, refused
 from geoseg_gan.data.images import MaskReader, read_image
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.split import split_rows
-from geoseg_gan.data.synthetic import read_synthetic
+from geoseg_gan.data.synthetic import read_manifest, read_synthetic
 from geoseg_gan.synthesis.generate import generate
-from geoseg_gan.synthesis.writer import read_manifest
 
 
 @pytest.fixture

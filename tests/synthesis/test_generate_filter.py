@@ -19,9 +19,9 @@ from geoseg_gan.data.images import MaskReader, write_image
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.data.settings import JitterSettings, TransplantStep
+from geoseg_gan.data.synthetic import read_manifest
 from geoseg_gan.synthesis import generate as command_module
 from geoseg_gan.synthesis.recognizer import Recognizer
-from geoseg_gan.synthesis.writer import read_manifest
 
 SIDE = 32
 

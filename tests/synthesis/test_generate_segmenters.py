@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from geoseg_gan.data.images import MaskReader, read_image
 from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.synthetic import read_manifest
 from geoseg_gan.synthesis.generate import check
 from geoseg_gan.synthesis.recognizer import ClassLosses
-from geoseg_gan.synthesis.writer import read_manifest
 
 
 def test_an_onnx_model_scores_with_losses_measured_once(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from synthesis_helpers import files, refused
 
-from geoseg_gan.synthesis.writer import read_manifest
+from geoseg_gan.data.synthetic import read_manifest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "generate.py"
 

@@ -9,9 +9,9 @@ from PIL import Image
 from synthesis_helpers import files, printed, refused
 from torch.nn import functional as F
 
+from geoseg_gan.data.synthetic import read_manifest
 from geoseg_gan.synthesis import generate as command_module
 from geoseg_gan.synthesis.recognizer import Recognizer
-from geoseg_gan.synthesis.writer import read_manifest
 
 
 @pytest.fixture

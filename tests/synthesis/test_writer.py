@@ -8,18 +8,18 @@ from synthesis_helpers import BYTES, refused
 from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.jitter import draw_warp
 from geoseg_gan.data.settings import JitterSettings
-from geoseg_gan.data.synthetic import GENERATION
+from geoseg_gan.data.synthetic import GENERATION, read_manifest
 from geoseg_gan.synthesis import writer as module
 from geoseg_gan.synthesis.candidates import Candidate
 from geoseg_gan.synthesis.filter import Decision, GeneratedPair
 from geoseg_gan.synthesis.writer import (
     PairFiles,
     PairWriter,
+    drop_by_hand,
     merge_manifest,
-    read_manifest,
     stored_facts,
 )
-from geoseg_gan.utils.files import write_json
+from geoseg_gan.utils.files import held, write_json
 
 LABEL = np.zeros((8, 8), np.uint8)
 
@@ -94,6 +94,47 @@ def test_a_manifest_that_generate_did_not_write_is_refused_by_its_line(tmp_path,
     (tmp_path / "manifest.part1.jsonl").write_text(GOOD.replace("true", "false"))
     with refused(r"manifest\.part1\.jsonl lists pair 0 otherwise than before"):
         merge_manifest(tmp_path)
+
+
+# Pairs that are dropped by hand
+
+
+@pytest.fixture
+def four(files, tmp_path):
+    with PairWriter(files) as writer:
+        writer.add([pair(index) for index in range(3)])
+        writer.add([pair(3)._replace(decision=Decision(LABEL, "score is not above tau=0.5", 0.2))])
+    return tmp_path
+
+
+def test_a_pair_is_dropped_and_taken_back_in_the_manifest_alone(four):
+    path = four / "manifest.jsonl"
+    before, names = path.read_text(), sorted(four.iterdir())
+    drop_by_hand(four, 1)
+    lines = path.read_text().splitlines()
+    assert [lines[row] for row in (0, 2, 3)] == [before.splitlines()[row] for row in (0, 2, 3)]
+    changed, original = json.loads(lines[1]), json.loads(before.splitlines()[1])
+    assert changed == original | {"kept": False, "why": "dropped by hand"}
+    drop_by_hand(four, 1)  # again changes nothing
+    assert path.read_text().splitlines() == lines
+    drop_by_hand(four, 1, dropped=False)
+    assert path.read_text() == before
+    assert sorted(four.iterdir()) == sorted([*names, four / ".lock"])
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+@pytest.mark.parametrize("index", [3, 4])
+def test_what_is_not_kept_can_neither_be_dropped_nor_taken_back(four, index, dropped):
+    before = (four / "manifest.jsonl").read_text()
+    with refused(f"manifest.jsonl does not list pair {index} as kept"):
+        drop_by_hand(four, index, dropped)
+    assert (four / "manifest.jsonl").read_text() == before
+
+
+def test_nothing_is_dropped_while_another_call_holds_the_folder(four):
+    with held(four), refused("is in use by process"):
+        drop_by_hand(four, 1)
+    assert all(line["kept"] for line in read_manifest(four)[:3])
 
 
 # What a folder says of its generation
