@@ -8,6 +8,7 @@ from geoseg_gan.config import compose
 from geoseg_gan.data.settings import CheckDataSettings, PackSettings, TileSettings
 from geoseg_gan.evaluation.settings import EvaluateConfig, PredictConfig
 from geoseg_gan.export.settings import ExportConfig
+from geoseg_gan.studio.settings import StudioConfig
 from geoseg_gan.synthesis.settings import GenerateConfig
 from geoseg_gan.training.settings import CompareConfig, TrainConfig, TrainSegmenterConfig
 from geoseg_gan.trials.settings import TrialConfig
@@ -24,6 +25,7 @@ SCHEMAS: dict[str, type] = {
     "pack": PackSettings,
     "compare": CompareConfig,
     "export": ExportConfig,
+    "studio": StudioConfig,
 }
 """The configuration of every command."""
 

@@ -27,7 +27,10 @@ CONFIGS = ROOT / "configs"
 CHOICES = sorted(
     (path.parent.relative_to(CONFIGS).as_posix(), path.stem) for path in CONFIGS.rglob("*/*.yaml")
 )
-ROOMS = ("data", "losses", "models", "synthesis", "training", "evaluation", "export", "trials")
+ROOMS = (
+    *("data", "losses", "models", "synthesis", "training", "evaluation", "export", "trials"),
+    "studio",
+)
 
 PAIRED = ("oasis", "both")
 """Discriminators that tell classes, and losses that want it."""

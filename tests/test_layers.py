@@ -17,7 +17,7 @@ MODULES = {
 }
 ROOMS = (
     "utils", "config", "data", "models", "losses", "synthesis", "evaluation", "training", "export",
-    "trials",
+    "trials", "studio",
 )  # fmt: skip
 """From the lowest to the highest: each may import those before it."""
 

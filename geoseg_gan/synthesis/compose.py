@@ -45,7 +45,7 @@ class Styles:
         rows = evenly_spaced(len(pairs), _MOST_TILES)
         tiles = [pairs[row] for row in rows]
         with ThreadPoolExecutor() as pool:
-            styles = pool.map(lambda pair: _style_of(pair, reader, scaling), tiles)
+            styles = pool.map(lambda pair: style_of(pair, reader, scaling), tiles)
             found = list(track(styles, "Measuring styles of classes", total=len(tiles)))
         return cls([pair.stem for pair in tiles], np.stack(found))
 
@@ -85,7 +85,8 @@ def match_styles(images: Tensor, labels: Tensor, styles: Tensor, match: float) -
     return moved
 
 
-def _style_of(pair: Pair, reader: MaskReader, scaling: ImageScaling) -> Style:
+def style_of(pair: Pair, reader: MaskReader, scaling: ImageScaling) -> Style:
+    """The style of the classes in a real tile; NaN for classes of under 64 pixels."""
     pixels, label, _ = reader.read_pair(pair.image, pair.mask)
     stored = torch.from_numpy(np.moveaxis(pixels, -1, 0).copy())
     image = scaling.to_network(stored[None])[0].permute(1, 2, 0).numpy()

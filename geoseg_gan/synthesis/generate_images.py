@@ -19,7 +19,7 @@ from geoseg_gan.data.transplant import region_map
 from geoseg_gan.models.checkpoints import LoadedGenerator
 from geoseg_gan.models.generators.noise import NoiseSpec, draw_noise, noise_maps
 from geoseg_gan.synthesis.candidates import Candidate, CandidateMasks
-from geoseg_gan.synthesis.compose import Blend
+from geoseg_gan.synthesis.compose import Blend, Style
 from geoseg_gan.utils.errors import UserError
 
 Predict = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
@@ -41,6 +41,8 @@ def generate_images(
     seed: int,
     indices: Sequence[int],
     device: torch.device,
+    styles: Sequence[Style] = (),
+    match: float = 0.0,
 ) -> list[npt.NDArray[Any]]:
     """Generates one image for each label map.
 
@@ -53,6 +55,8 @@ def generate_images(
         seed: The run's seed.
         indices: Number of each pair, which with the seed fixes its noise.
         device: Where the generator is.
+        styles: Styles that the images take on, one each; empty for none.
+        match: How far, see `match_styles`.
 
     Returns:
         Images of shape (H, W, K) in the stored dtype of the training images.
@@ -64,7 +68,8 @@ def generate_images(
         part = labels[rows]
         regions = [region_map(label) for label in part] if generator.network.noise.region else []
         inputs = _inputs(generator, part, regions, seed, indices[rows], device)
-        images += list(_images(generator, inputs).cpu().numpy())
+        blend = Blend.of((), styles[rows], match, device)
+        images += list(_images(generator, inputs, blend).cpu().numpy())
     return images
 
 

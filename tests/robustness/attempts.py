@@ -22,6 +22,7 @@ NEEDED = {
     "tile": ("source=pictures",),
     "compare": ("folder=sweep",),
     "export": ("ckpt=G.pt",),
+    "studio": ("gen_ckpt=G.pt", "port=0"),
 }
 """What a command does not start without."""
 
@@ -67,6 +68,7 @@ class Attempts:
             "evaluation.evaluate",
         ):  # fmt: skip
             self.patch.setattr(f"geoseg_gan.{module}.launch", checked)
+        self.patch.setattr("geoseg_gan.studio.studio.serve", lambda *_: None)
         from geoseg_gan.trials import trial
 
         self.patch.setattr(trial, "trial", lambda config: trial.check(config) or {})

@@ -16,6 +16,7 @@ from geoseg_gan.config import write_yaml
 from geoseg_gan.data.settings import check_data_command, pack_command, tile_command
 from geoseg_gan.evaluation.settings import evaluate_command, predict_command
 from geoseg_gan.export.settings import export_command
+from geoseg_gan.studio.settings import studio_command
 from geoseg_gan.synthesis.settings import generate_command
 from geoseg_gan.training.runs import write_outcome
 from geoseg_gan.training.settings import compare_command, train_command, train_segmenter_command
@@ -35,6 +36,7 @@ COMMANDS = {
     "pack": pack_command,
     "compare": compare_command,
     "export": export_command,
+    "studio": studio_command,
 }
 STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 SEGMENTER = (
@@ -63,15 +65,19 @@ ARGUMENTS = {
     "pack": (*DATA, "out_dir=out"),
     "compare": ("folder=sweep",),
     "export": ("ckpt=run/G_e002.pt", "out_dir=out"),
+    "studio": ("gen_ckpt=run/G_e002.pt", "data_root=data", "port=0", "trainer=cpu"),
 }  # fmt: skip
 """Arguments with which each command has little to do."""
 
-MISTAKES = {name: "gen_ckpt=none.pt" for name in ("generate", "evaluate")} | {
+MISTAKES = {name: "gen_ckpt=none.pt" for name in ("generate", "evaluate", "studio")} | {
     "tile": "source=none",
     "compare": "folder=none",
     "export": "ckpt=none.pt",
     "predict": "image_path=none",
 }
+WRITING = [name for name in COMMANDS if name != "studio"]
+"""Commands that end by themselves, and write. How the studio ends is tested beside it."""
+
 LONG = {
     "train": ("epochs=100000",),
     "train_segmenter": ("epochs=100000",),
@@ -164,7 +170,7 @@ def check_told(lines):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", WRITING)
 def test_success_is_0(name, begin):
     assert end_of(begin(name)) == (0, [])
 
@@ -178,7 +184,7 @@ def test_a_mistake_is_1(name, begin):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", WRITING)
 def test_a_disk_that_takes_no_more_is_1(name, begin):
     """Files may not grow, as by a quota; a full disk takes the rights of root to make."""
 
