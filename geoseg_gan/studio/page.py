@@ -24,11 +24,12 @@ _NO_STYLE = "none"
 
 CSS = """
 .gradio-container {max-width: 1500px !important}
-.swatch {display: inline-block; width: 1em; height: 1em; margin-right: .4em; border-radius: 3px;
-  vertical-align: -.1em; border: 1px solid #8888}
+.class-color {display: inline-block; width: 1em; height: 1em; margin-right: .4em;
+  border-radius: 3px; vertical-align: -.1em; border: 1px solid #8888}
 .legend {display: flex; flex-wrap: wrap; gap: .2em 1.2em}
 .agreement {font-size: 1.6em; font-weight: 600}
 table.iou {width: 100%; border-collapse: collapse}
+table.iou, table.iou tr {border: 0 !important}
 table.iou td, table.iou th {padding: .15em .5em !important; text-align: left; border: 0 !important}
 table.iou td.number {text-align: right; font-variant-numeric: tabular-nums}
 .bar {height: .7em; background: #2a9d8f; border-radius: 3px}
@@ -52,7 +53,7 @@ def build_page(bench: Workbench | None, folder: PairFolder | None, scratch: Path
             with gr.Tab("Generate"):
                 _generate_tab(page, bench, scratch, seed)
         if folder is not None:
-            with gr.Tab("Pairs", elem_id="pairs_tab"):
+            with gr.Tab("Pairs"):
                 _pairs_tab(page, folder)
     return page
 
@@ -188,6 +189,7 @@ def _generate_tab(page: Any, bench: Workbench, scratch: Path, seed: int) -> None
         (tile.input, bench.mask_of_tile, [tile]),
         (upload.upload, lambda path: bench.mask_of_file(Path(path)), [upload]),
         (fill.click, bench.blank, [kind]),
+        (editor.clear, bench.blank, [kind]),
     ]
     for event, find, inputs in sources:
         loaded = _on(event, lambda value, find=find: load(find(value)), inputs, (below, editor))
@@ -221,7 +223,7 @@ def _hex(color: Sequence[int]) -> str:
 def _swatch(palette: Palette, label: int) -> str:
     name = "ignore" if label == IGNORE else palette.names[label]
     color = _hex(palette.color_table[label].tolist())
-    return f'<span class="swatch" style="background: {color}"></span>{escape(name)}'
+    return f'<span class="class-color" style="background: {color}"></span>{escape(name)}'
 
 
 def _legend(palette: Palette) -> str:
