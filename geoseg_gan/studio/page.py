@@ -331,13 +331,14 @@ def _shown(folder: PairFolder, entry: Entry | None) -> tuple[Any, ...]:
     """A pair large, what is known of it, and which buttons can be pressed."""
     if entry is None:
         return None, None, "", gr.Button(interactive=False), gr.Button(interactive=False)
+    picture = folder.picture(entry, _CANVAS)
     facts = [f"**{entry.pair.stem}**", "kept" if entry.is_kept else "dropped by hand"]
     if entry.score is not None:
         facts.append(f"score {entry.score:.3f}")
     facts.append(f"mask of {entry.line.get('source', 'an unknown tile')}")
     return (
         entry.index,
-        folder.picture(entry, _CANVAS),
+        enlarged(picture, max(1, _CANVAS // len(picture))),
         ", ".join(facts),
         gr.Button(interactive=entry.is_kept),
         gr.Button(interactive=not entry.is_kept),
