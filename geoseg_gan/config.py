@@ -83,11 +83,11 @@ def command(name: str, schema: type[ConfigT], run: str) -> Callable[[], None]:
         _JobError.count = 0
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, which are explained below
         try:
-            parser, options = _command_line(schema)
-            if options.help:
-                print(help_text(name))
-            else:
-                with raising_signals():  # as hydra.main does, which reads the command line itself
+            with raising_signals():
+                parser, options = _command_line(schema)
+                if options.help:
+                    print(help_text(name))
+                else:  # as hydra.main does, which reads the command line itself
                     hydra.version.setbase("1.3")
                     _run_hydra(options, parser, task, f"pkg://{CONFIGS}", name)
             sys.stdout.flush()
