@@ -208,7 +208,10 @@ def find_pairs(root: Path, split: Split, group_regex: str | None = None) -> Pair
 
 
 def find_folder_pairs(
-    folder: Path, groups: Callable[[Sequence[str]], list[str]], advice: str
+    folder: Path,
+    groups: Callable[[Sequence[str]], list[str]],
+    advice: str,
+    polygons: Path | None = None,
 ) -> PairList:
     """Lists the pairs of `folder/{images,masks}`, sorted by stem.
 
@@ -216,15 +219,20 @@ def find_folder_pairs(
         folder: The folder.
         groups: Returns the location groups of stems.
         advice: What the folder must be and what to do otherwise, for messages.
+        polygons: What stands for all masks, if there is no folder of masks.
 
     Raises:
         DataError: If a folder is missing or empty, a file has no partner, or a stem stands twice.
     """
-    for part in ("images", "masks"):
+    for part in ("images", "masks") if polygons is None else ("images",):
         if not (folder / part).is_dir():
             raise DataError(f"{folder / part} is missing: {advice}")
+    mask_folder = folder / "masks" if polygons is None else polygons.parent
     images = _by_stem(folder / "images", IMAGE_SUFFIXES)
-    masks = _by_stem(folder / "masks", MASK_SUFFIXES)
+    if polygons is None:
+        masks = _by_stem(mask_folder, MASK_SUFFIXES)
+    else:
+        masks = dict.fromkeys(images, polygons.name)
     if not images and not masks:
         raise DataError(
             f"{folder / 'images'} holds no images ({', '.join(IMAGE_SUFFIXES)}). "
@@ -236,7 +244,7 @@ def find_folder_pairs(
     names = ([part[stem] for stem in stems] for part in (images, masks))
     with limited(SEARCH_SECONDS, DataError(f"group_regex {TOO_LONG}")):
         columns = (stems, *names, groups(stems))
-    return PairList(folder / "images", folder / "masks", *map(PackedStrings, columns))
+    return PairList(folder / "images", mask_folder, *map(PackedStrings, columns))
 
 
 def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:

@@ -284,6 +284,9 @@ class TileSettings:
     gap: int
     join_overlaps: bool
     align: bool
+    masks: str | None
+    class_field: str | None
+    background: str
     data: DataSettings
 
     def __post_init__(self) -> None:

@@ -49,6 +49,7 @@ from geoseg_gan.data.pairs import (
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.scan import refuse_binary_masks, size_problem
 from geoseg_gan.data.settings import TileSettings
+from geoseg_gan.data.vectors import Vectors, read_vectors
 from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder
@@ -106,12 +107,20 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
         return {}
     check_new_folder("data_root", root)
     check_apart("data_root", root, source, [""])
+    polygons = None if config.masks is None else Path(config.masks)
+    wanted = "and masks/ with files of the same stems" if polygons is None else "beside masks"
     pairs = find_folder_pairs(
         source,
         lambda stems: [group_of(stem, config.group_regex, "group_regex") for stem in stems],
-        f"source={source} must hold images/ and masks/ with files of the same stems.",
+        f"source={source} must hold images/ {wanted}.",
+        polygons,
     )
     places = [read_georeference(pair.image) for pair in pairs]
+    reader = mask_reader(config.data)
+    vectors = None
+    if polygons is not None:
+        vectors = read_vectors(polygons, config.class_field, config.background, reader.palette)
+        vectors.check(pairs, places)
     groups = (
         join_groups(pairs, places) if config.join_overlaps else {p.group: p.group for p in pairs}
     )
@@ -133,7 +142,6 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
         val_groups = choose_groups(groups, config)
         pairs = replace(pairs, groups=PackedStrings(groups[pair.group] for pair in pairs))
         splits = ["val" if pair.group in val_groups else "train" for pair in pairs]
-    reader = mask_reader(config.data)
     with atomic_folder(root, "data_root") as folder, _no_size_limit():
         largest = max(count_pixels(pair.image) for pair in pairs)
         fitting = int(0.8 * free_memory() / (_BYTES_PER_PIXEL * largest))
@@ -142,12 +150,13 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
                 (folder / split / part).mkdir(parents=True)
 
         def cut(pair: Pair, split: Split) -> _Cut:
-            return _cut(pair, split, folder, reader, config, blocks)
+            return _cut(pair, split, folder, reader, config, blocks, vectors)
 
         with ThreadPoolExecutor(min(max(1, fitting), _IMAGES_AT_ONCE)) as pool:
             work = pool.map(cut, pairs, splits)
             cuts = list(track(work, f"Cutting {plural(len(pairs), 'picture')}", len(pairs)))
-        refuse_binary_masks(np.stack([cut.whole for cut in cuts]), reader, source / "masks")
+        if vectors is None:
+            refuse_binary_masks(np.stack([cut.whole for cut in cuts]), reader, source / "masks")
         reports = {split: _report(split, cuts, splits, config) for split in SPLITS}
         write_yaml(folder / "config.yaml", config)
         with (folder / "tiles.csv").open("w", newline="") as target:
@@ -345,18 +354,23 @@ def _cut(
     reader: MaskReader,
     settings: TileSettings,
     blocks: Blocks | None = None,
+    vectors: Vectors | None = None,
 ) -> _Cut:
-    place, mask_place = read_georeference(pair.image), read_georeference(pair.mask)
-    if settings.align and place and mask_place:
+    place = read_georeference(pair.image)
+    missing = None
+    if vectors is not None:
+        image, missing = read_masked_image(pair.image)
+        label, unknown = vectors.burn(pair, place, *image.shape[:2]), 0
+    elif settings.align and place and (mask_place := read_georeference(pair.mask)):
         image, missing = read_masked_image(pair.image)
         label, unknown = reader.read(pair.mask)
         label = aligned(label, mask_place, place)
-        if missing is not None:
-            label[missing] = IGNORE
     else:
         image, label, unknown = reader.read_pair(pair.image, pair.mask)
         if problem := georeference_problem(pair.image, pair.mask):
             raise DataError(problem)
+    if missing is not None:
+        label[missing] = IGNORE
     is_again = blocks is not None and split == "val"  # told of once, for its other split
     height, width = label.shape
     if problem := size_problem(pair, image, label):
