@@ -138,7 +138,7 @@ class Page:
         events = (json.loads(e["message"])["message"] for e in self.browser.get_log("performance"))
         sent = (e["params"] for e in events if e["method"] == "Network.requestWillBeSent")
         parts = (urlsplit(params["request"]["url"]) for params in sent)
-        return {part.netloc for part in parts if part.scheme not in ("data", "blob")}
+        return {part.netloc for part in parts if part.scheme in ("http", "https", "ws", "wss")}
 
 
 def connections(process):
