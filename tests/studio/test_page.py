@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import numpy as np
 import psutil
@@ -254,7 +256,8 @@ def test_a_user_draws_masks_sees_images_and_drops_pairs(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 def test_signals_end_it_in_one_line(start, pairs, number, code):
-    process, _ = start(f"save_dir={pairs}")
+    process, address = start(f"save_dir={pairs}")
+    urlopen(address).close()  # it has started by then
     process.send_signal(number)
     out, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, errors.count("\n")) == (code, "", 1)
@@ -262,9 +265,6 @@ def test_signals_end_it_in_one_line(start, pairs, number, code):
 
 
 def test_what_the_studio_did_not_make_is_not_served(start, pairs, tmp_path):
-    from urllib.error import HTTPError
-    from urllib.request import urlopen
-
     (tmp_path / "private.txt").write_text("secret")
     _, address = start(f"save_dir={pairs}")
     for path in (tmp_path / "private.txt", pairs / "generation.json", "/etc/hostname"):
