@@ -11,7 +11,7 @@ from rasterio import Affine
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.warp import reproject, transform_bounds
 
-from geoseg_gan.data.images import TIFF_SUFFIXES, open_tiff, opened
+from geoseg_gan.data.images import TIFF_SUFFIXES, open_tiff, opened, without_place
 from geoseg_gan.data.palette import IGNORE
 
 _NEAR = 0.5  # pixels by which the corners of an image and its mask may differ
@@ -126,17 +126,18 @@ def aligned(
 ) -> npt.NDArray[np.uint8]:
     """A label map (H, W) on the grid of another raster; 255 where it does not reach."""
     warped = np.full((target.height, target.width), IGNORE, np.uint8)
-    reproject(
-        label,
-        warped,
-        src_transform=source.transform,
-        src_crs=source.crs or target.crs,
-        dst_transform=target.transform,
-        dst_crs=target.crs or source.crs,
-        src_nodata=IGNORE,
-        dst_nodata=IGNORE,
-        resampling=Resampling.nearest,
-    )
+    with without_place():
+        reproject(
+            label,
+            warped,
+            src_transform=source.transform,
+            src_crs=source.crs or target.crs,
+            dst_transform=target.transform,
+            dst_crs=target.crs or source.crs,
+            src_nodata=IGNORE,
+            dst_nodata=IGNORE,
+            resampling=Resampling.nearest,
+        )
     return warped
 
 

@@ -812,10 +812,20 @@ def _check_size(path: Path, height: int, width: int, per_pixel: int) -> None:
 
 def open_tiff(path: Path | BinaryIO | str, mode: str = "r", **profile: Any) -> Any:
     """Opens with rasterio, without its warning about images that are not georeferenced."""
-    # Warning filters belong to the whole process: without the lock, threads restore each other's.
+    with without_place():
+        return rasterio.open(path, mode, **{"driver": "GTiff", **profile})
+
+
+@contextmanager
+def without_place() -> Iterator[None]:
+    """Within it rasterio does not warn of what is not georeferenced, in one thread at a time.
+
+    What of rasterio works on arrays in memory belongs into it as well: it changes the filters of
+    warnings, too, which are those of the whole process, so that threads restore each other's.
+    """
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path, mode, **{"driver": "GTiff", **profile})
+        yield
 
 
 def resize_image(pixels: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:

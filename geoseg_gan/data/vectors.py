@@ -17,6 +17,7 @@ from rasterio.features import rasterize
 from rasterio.warp import transform_bounds, transform_geom
 
 from geoseg_gan.data.georeference import Georeference
+from geoseg_gan.data.images import without_place
 from geoseg_gan.data.pairs import DataError, Pair, normal
 from geoseg_gan.data.palette import IGNORE, Palette, class_ids
 from geoseg_gan.utils.reading import Number, check_content, read_json, whole
@@ -159,7 +160,8 @@ class Vectors:
         label = np.full((height, width), self.background, np.uint8)
         if polygons:
             labels = [polygon.label for polygon in polygons]
-            rasterize(zip(geometries, labels, strict=True), out=label, transform=transform)
+            with without_place():
+                rasterize(zip(geometries, labels, strict=True), out=label, transform=transform)
         return label
 
     def _warped(self, warp: Callable[..., Any], *values: Any) -> Any:
