@@ -15,6 +15,7 @@ from geoseg_gan.data.palette import (
     class_ids,
     index_map_ids,
 )
+from geoseg_gan.data.published import PUBLISHED
 from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range
 
 MaskFormat = Literal["rgb", "index"]
@@ -61,6 +62,7 @@ class DataSettings:
     cache: str
     num_workers: int | None
     demo: DemoSettings | None
+    published: str | None
 
     def __post_init__(self) -> None:
         """Refuses values out of range: a UserError that names key, value and range."""
@@ -74,6 +76,8 @@ class DataSettings:
                 "data.cache=ram keeps all pairs in memory, which data.format=stream is not made "
                 "for. Set data.cache=none."
             )
+        if self.published is not None:
+            check_choice("data.published", self.published, tuple(PUBLISHED))
         check_range("data.num_workers", self.num_workers, 0, 1024)
         check_range("data.gsd", self.gsd, 0, 1e6, "(]")
         palette = self.classes()
@@ -310,6 +314,31 @@ class TileSettings:
 
 
 @dataclass
+class PrepareSettings:
+    """Which published data set scripts/prepare.py makes a data folder of, how, and where to."""
+
+    source: str | None
+    data_root: str
+    tile_size: int | None
+    remainder: str
+    max_ignore: float
+    split: str
+    val_share: float
+    seed: int
+    download: bool
+    data: DataSettings
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range: a UserError that names key, value and range."""
+        check_range("tile_size", self.tile_size, 1, LARGEST_SIDE)
+        check_choice("remainder", self.remainder, get_args(Remainder))
+        check_range("max_ignore", self.max_ignore, 0, 1)
+        check_choice("split", self.split, ("published", "groups"))
+        check_range("val_share", self.val_share, 0, 1, "()")
+        check_range("seed", self.seed, 0, LARGEST_SEED)
+
+
+@dataclass
 class PackSettings:
     """What scripts/pack.py packs, and where to."""
 
@@ -346,6 +375,7 @@ class CheckDataSettings:
 
 
 tile_command = command("tile", TileSettings, "geoseg_gan.data.tile:tile")
+prepare_command = command("prepare", PrepareSettings, "geoseg_gan.data.prepare:prepare")
 pack_command = command("pack", PackSettings, "geoseg_gan.data.pack:pack")
 check_data_command = command(
     "check_data", CheckDataSettings, "geoseg_gan.data.audit.check:check_data"

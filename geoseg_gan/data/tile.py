@@ -142,29 +142,61 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
         val_groups = choose_groups(groups, config)
         pairs = replace(pairs, groups=PackedStrings(groups[pair.group] for pair in pairs))
         splits = ["val" if pair.group in val_groups else "train" for pair in pairs]
-    with atomic_folder(root, "data_root") as folder, _no_size_limit():
+    with atomic_folder(root, "data_root") as folder:
+        reports = cut_pairs(pairs, splits, folder, config, blocks, vectors)
+        write_yaml(folder / "config.yaml", config)
+    summarise(config, reports)
+    return reports
+
+
+def cut_pairs(
+    pairs: Sequence[Pair],
+    splits: Sequence[Split],
+    folder: Path,
+    settings: TileSettings,
+    blocks: "Blocks | None" = None,
+    vectors: Vectors | None = None,
+    grey_bands: int = 1,
+) -> dict[Split, SplitReport]:
+    """Cuts pairs into `folder/{train,val}/{images,masks}` and tiles.csv, and warns of what is odd.
+
+    Args:
+        pairs: Images and masks; their stems begin the names of the tiles.
+        splits: The split of each pair.
+        folder: An empty folder.
+        settings: How they are cut; source and data_root are not used.
+        blocks: The blocks to cut them by; None where each pair is in one split.
+        vectors: The polygons that stand for masks; None where there are masks.
+        grey_bands: To how many equal bands images of one band are widened.
+
+    Returns:
+        The result of each split.
+
+    Raises:
+        UserError: If a file is not as it must be, or a split gets no tile.
+    """
+    reader = mask_reader(settings.data)
+    for split in SPLITS:
+        for part in ("images", "masks"):
+            (folder / split / part).mkdir(parents=True)
+
+    def cut(pair: Pair, split: Split) -> _Cut:
+        return _cut(pair, split, folder, reader, settings, blocks, vectors, grey_bands)
+
+    with _no_size_limit():
         largest = max(count_pixels(pair.image) for pair in pairs)
         fitting = int(0.8 * free_memory() / (_BYTES_PER_PIXEL * largest))
-        for split in SPLITS:
-            for part in ("images", "masks"):
-                (folder / split / part).mkdir(parents=True)
-
-        def cut(pair: Pair, split: Split) -> _Cut:
-            return _cut(pair, split, folder, reader, config, blocks, vectors)
-
         with ThreadPoolExecutor(min(max(1, fitting), _IMAGES_AT_ONCE)) as pool:
             work = pool.map(cut, pairs, splits)
             cuts = list(track(work, f"Cutting {plural(len(pairs), 'picture')}", len(pairs)))
-        if vectors is None:
-            refuse_binary_masks(np.stack([cut.whole for cut in cuts]), reader, source / "masks")
-        reports = {split: _report(split, cuts, splits, config) for split in SPLITS}
-        write_yaml(folder / "config.yaml", config)
-        with (folder / "tiles.csv").open("w", newline="") as target:
-            table = csv.writer(target)
-            table.writerow([entry.name for entry in fields(Tile)])
-            table.writerows(astuple(tile) for cut in cuts for tile in cut.tiles)
-    _warn(cuts, reports, config)
-    _summarise(config, reports)
+    if vectors is None:
+        refuse_binary_masks(np.stack([cut.whole for cut in cuts]), reader, pairs[0].mask.parent)
+    reports = {split: _report(split, cuts, splits, settings) for split in SPLITS}
+    with (folder / "tiles.csv").open("w", newline="") as target:
+        table = csv.writer(target)
+        table.writerow([entry.name for entry in fields(Tile)])
+        table.writerows(astuple(tile) for cut in cuts for tile in cut.tiles)
+    _warn(cuts, reports, settings)
     return reports
 
 
@@ -353,8 +385,9 @@ def _cut(
     folder: Path,
     reader: MaskReader,
     settings: TileSettings,
-    blocks: Blocks | None = None,
-    vectors: Vectors | None = None,
+    blocks: Blocks | None,
+    vectors: Vectors | None,
+    grey_bands: int,
 ) -> _Cut:
     place = read_georeference(pair.image)
     missing = None
@@ -375,6 +408,8 @@ def _cut(
     height, width = label.shape
     if problem := size_problem(pair, image, label):
         raise DataError(problem)
+    if image.shape[2] == 1:
+        image = image.repeat(grey_bands, 2)
     suffix = _suffix(pair.image, image, settings.image_format, place)
     pixels = np.zeros(reader.palette.num_classes, np.int64)
     whole = np.bincount(label.ravel(), minlength=256)[[*range(len(pixels)), IGNORE]]
@@ -489,7 +524,8 @@ def _warn(cuts: Sequence[_Cut], reports: dict[Split, SplitReport], settings: Til
             )
 
 
-def _summarise(settings: TileSettings, reports: dict[Split, SplitReport]) -> None:
+def summarise(settings: TileSettings, reports: dict[Split, SplitReport]) -> None:
+    """Prints what was cut, and the command that trains on it."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("")
     for split in SPLITS:
