@@ -5,7 +5,12 @@ import functools
 from dataclasses import fields, is_dataclass, replace
 
 from geoseg_gan.config import compose
-from geoseg_gan.data.settings import CheckDataSettings, PackSettings, TileSettings
+from geoseg_gan.data.settings import (
+    CheckDataSettings,
+    PackSettings,
+    PrepareSettings,
+    TileSettings,
+)
 from geoseg_gan.evaluation.settings import EvaluateConfig, PredictConfig
 from geoseg_gan.export.settings import ExportConfig
 from geoseg_gan.studio.settings import StudioConfig
@@ -22,6 +27,7 @@ SCHEMAS: dict[str, type] = {
     "trial": TrialConfig,
     "tile": TileSettings,
     "check_data": CheckDataSettings,
+    "prepare": PrepareSettings,
     "pack": PackSettings,
     "compare": CompareConfig,
     "export": ExportConfig,

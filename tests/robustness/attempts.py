@@ -20,6 +20,7 @@ LIMIT = 20
 NEEDED = {
     "generate": ("gen_ckpt=G.pt",),
     "tile": ("source=pictures",),
+    "prepare": ("data=loveda", "source=pictures"),
     "compare": ("folder=sweep",),
     "export": ("ckpt=G.pt",),
     "studio": ("gen_ckpt=G.pt", "port=0"),
@@ -57,7 +58,7 @@ class Attempts:
         self.code, self.text = 0, ""
 
     def without_work(self):
-        """Has commands end where their checks have passed, tile, pack and compare aside."""
+        """Has commands end where their checks have passed, tile, prepare, pack, compare aside."""
 
         def checked(function, config, check, **_):
             check(config)

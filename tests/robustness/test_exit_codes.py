@@ -10,10 +10,16 @@ from pathlib import Path
 
 import pytest
 from defaults import SCHEMAS, TINY
+from published_folders import draw
 
 import geoseg_gan.config
 from geoseg_gan.config import write_yaml
-from geoseg_gan.data.settings import check_data_command, pack_command, tile_command
+from geoseg_gan.data.settings import (
+    check_data_command,
+    pack_command,
+    prepare_command,
+    tile_command,
+)
 from geoseg_gan.evaluation.settings import evaluate_command, predict_command
 from geoseg_gan.export.settings import export_command
 from geoseg_gan.studio.settings import studio_command
@@ -33,6 +39,7 @@ COMMANDS = {
     "trial": trial_command,
     "tile": tile_command,
     "check_data": check_data_command,
+    "prepare": prepare_command,
     "pack": pack_command,
     "compare": compare_command,
     "export": export_command,
@@ -62,6 +69,7 @@ ARGUMENTS = {
         "data.num_workers=0", "generate.num_workers=0", "trainer=cpu"),
     "tile": ("source=data/train", "data_root=out", "tile_size=32", TINY[0]),
     "check_data": (*DATA, "out_dir=out", "image_size=32"),
+    "prepare": ("data=loveda", "source=download", "data_root=out"),
     "pack": (*DATA, "out_dir=out"),
     "compare": ("folder=sweep",),
     "export": ("ckpt=run/G_e002.pt", "out_dir=out"),
@@ -71,6 +79,7 @@ ARGUMENTS = {
 
 MISTAKES = {name: "gen_ckpt=none.pt" for name in ("generate", "evaluate", "studio")} | {
     "tile": "source=none",
+    "prepare": "source=none",
     "compare": "folder=none",
     "export": "ckpt=none.pt",
     "predict": "image_path=none",
@@ -131,6 +140,7 @@ def test_what_ends_a_command_is_its_exit_code(
 def begin(trained, segmenter, composed, make_folder, tmp_path):
     """Starts a command in a folder that holds what it reads: `begin("train", "bs=0")`."""
     segmenter()  # for predict
+    draw("loveda", tmp_path / "download")
     make_folder(tmp_path / "more", val=4)  # figures need 16 validation windows
     for lr in (0.1, 0.2):
         run = tmp_path / "sweep" / f"lr={lr}"
