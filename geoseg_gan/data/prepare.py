@@ -72,9 +72,13 @@ def prepare(config: PrepareSettings) -> dict[Split, int]:
         download(published, source)
     tiling = replace(
         compose(TileSettings, ["source=."]),
-        **{"source": config.source, "data_root": config.data_root, "data": config.data},
-        **{"val_share": config.val_share, "seed": config.seed},
-        **{"remainder": config.remainder, "max_ignore": config.max_ignore},
+        source=config.source,
+        data_root=config.data_root,
+        remainder=config.remainder,
+        max_ignore=config.max_ignore,
+        val_share=config.val_share,
+        seed=config.seed,
+        data=config.data,
     )
     found = find(published, source, config.split == "published", tiling)
     side = config.tile_size or published.tile_size
@@ -140,7 +144,7 @@ def download(published: PublishedSet, source: Path) -> None:
     try:
         for keywords in published.download.calls:
             kind = getattr(datasets, published.download.name)
-            kind(root=str(source), download=True, checksum=True, **keywords)
+            kind(str(source), download=True, checksum=True, **keywords)
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"torchgeo could not download {published.title} into source={source}: {error}. Call "
