@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 from rich.progress import track
 from rich.table import Table
 
-from geoseg_gan.config import compose, write_yaml
+from geoseg_gan.config import as_override, compose, is_made, plain, stored_yaml, write_yaml
 from geoseg_gan.data.pairs import SPLITS, DataError, Pair, Split
 from geoseg_gan.data.published import PUBLISHED, PublishedSet
 from geoseg_gan.data.settings import PrepareSettings, TileSettings
-from geoseg_gan.data.tile import choose_groups, cut_pairs, is_made, summarise, train_command
+from geoseg_gan.data.tile import choose_groups, cut_pairs, summarise, train_command
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder
 from geoseg_gan.utils.tables import console
@@ -64,7 +64,7 @@ def prepare(config: PrepareSettings) -> dict[Split, int]:
         print("\n".join(instructions(published, config.data.published)))
         raise UserError("source is not set: give the folder of the download described above.")
     source, root = Path(config.source), Path(config.data_root)
-    if is_made(root, config):
+    if is_made(root, plain(config), stored_yaml(root)):
         return {}
     check_new_folder("data_root", root)
     check_apart("data_root", root, source, [""])
@@ -306,5 +306,5 @@ def _summarise(config: PrepareSettings, found: Found) -> None:
     table.add_row("groups", *(f"{len(groups[split]):,}" for split in SPLITS))
     shown = console(soft_wrap=True)  # so that the command below can be copied
     shown.print(table)
-    command = train_command([f"data_root={config.data_root}"])
+    command = train_command([as_override("data_root", config.data_root, PrepareSettings)])
     shown.print(f"Wrote {config.data_root}. Next: {command}")
