@@ -188,7 +188,7 @@ def find(published: PublishedSet, source: Path, keep_split: bool, settings: Tile
     if keep_split and (published.val or published.lists):
         splits = _published_splits(published, source, paths, places)
     else:
-        chosen = choose_groups({pair.group for pair in pairs}, settings)
+        chosen = choose_groups({pair.group: pair.group for pair in pairs}, settings)
         splits = ["val" if pair.group in chosen else "train" for pair in pairs]
     if published.test:
         kept = [not re.search(published.test, place) for place in places]
