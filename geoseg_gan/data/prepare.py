@@ -17,7 +17,7 @@ from geoseg_gan.config import as_override, compose, is_made, plain, stored_yaml,
 from geoseg_gan.data.pairs import SPLITS, DataError, Pair, Split
 from geoseg_gan.data.published import PUBLISHED, PublishedSet
 from geoseg_gan.data.settings import PrepareSettings, TileSettings
-from geoseg_gan.data.tile import choose_groups, cut_pairs, summarise, train_command
+from geoseg_gan.data.tile import choose_groups, cut_pairs, script_command, summarise
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder
 from geoseg_gan.utils.tables import console
@@ -306,5 +306,5 @@ def _summarise(config: PrepareSettings, found: Found) -> None:
     table.add_row("groups", *(f"{len(groups[split]):,}" for split in SPLITS))
     shown = console(soft_wrap=True)  # so that the command below can be copied
     shown.print(table)
-    command = train_command([as_override("data_root", config.data_root, PrepareSettings)])
+    command = script_command("train", [as_override("data_root", config.data_root, PrepareSettings)])
     shown.print(f"Wrote {config.data_root}. Next: {command}")
