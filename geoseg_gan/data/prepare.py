@@ -87,7 +87,9 @@ def prepare(config: PrepareSettings) -> dict[Split, int]:
             counts = _link(found, folder)
         else:
             tiling = replace(tiling, tile_size=side)
-            reports = cut_pairs(found.pairs, found.splits, folder, tiling, published.grey_bands)
+            reports = cut_pairs(
+                found.pairs, found.splits, folder, tiling, grey_bands=published.grey_bands
+            )
             counts = {split: len(report.tiles) for split, report in reports.items()}
         write_yaml(folder / "config.yaml", config)
     if found.lonely:
