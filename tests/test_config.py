@@ -301,7 +301,7 @@ def test_cfg_job_shows_every_setting(composed, capsys, run_command):
         ("out_dir='${nope}'", "'nope' not found"),
         ("out_dir='${oc.env:NOPE_NOT_SET}'", "'NOPE_NOT_SET' not found"),
         ("data.palette=${data_root}", "data.palette"),
-        ("data=null", "data=null: use one of demo, dubai, landcover"),
+        ("data=null", "data=null: use one of chesapeake, "),
         ("loss=3", "loss=3: use one of both, "),
         ("trainer=[1,1]", "trainer=[1,1]: use one of auto, cpu, ddp, gpu"),
         ("model=null", "model=null: use one of clade, "),
