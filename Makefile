@@ -21,7 +21,7 @@ type: setup
 
 # A worker on each core; each computes on one.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 # What takes minutes rather than seconds.
 slow: setup

@@ -57,6 +57,7 @@ def test_job_folders_are_named_by_what_differs_between_jobs(arguments, names, sw
     assert {Path(config.out_dir).parent.name for config in jobs} == {"sweep"}
 
 
+@pytest.mark.slow
 def test_a_failing_job_prints_its_line_and_the_others_run(sweep, jobs, capsys):
     assert sweep("lr=9,1,2") == 1
     assert [config.lr for config in jobs] == [9, 1, 2]
@@ -81,6 +82,7 @@ def test_a_job_fails_where_only_its_type_is_wrong(sweep, jobs, capsys):
     assert "error: epochs=many: use a whole number.\n" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_only_jobs_with_a_checkpoint_are_resumed(sweep, jobs, tmp_path):
     assert sweep("lr=1,2") == 0
     (tmp_path / "sweep" / "lr=1" / "last.ckpt").touch()

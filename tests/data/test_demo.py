@@ -29,6 +29,7 @@ def test_every_size_gives_an_image_and_a_mask_of_valid_ids(size):
         draw_tile(np.random.default_rng(0), 15)
 
 
+@pytest.mark.slow
 def test_classes_are_unbalanced_as_documented():
     labels = world()[1]
     share = np.bincount(labels.ravel(), minlength=256)[:NUM_CLASSES] / labels.size

@@ -178,6 +178,7 @@ def test_an_address_keeps_the_slash_that_paths_take_away(tmp_path):
     assert address(tmp_path) == str(tmp_path)
 
 
+@pytest.mark.slow
 def test_training_on_a_stream_goes_on_with_the_next_epochs_order(stream, tmp_path, composed, tiny):
     common = (*tiny, f"data_root={stream}", "data.format=stream", "optimizer.schedule=constant")
 

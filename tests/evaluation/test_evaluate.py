@@ -142,6 +142,7 @@ def paired(make_generated, tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_a_folder_of_pairs_is_measured_by_its_own_masks(run, data, paired, segmenter):
     pairs, path = paired(data, 18), segmenter()
     facts = json.loads((pairs / GENERATION).read_text())

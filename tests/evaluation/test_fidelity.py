@@ -57,6 +57,7 @@ def extractor(bands=3):
     return Extractor(Lite0Features(bands), scaling, CPU, batch_size=5)
 
 
+@pytest.mark.slow
 def test_worse_blur_and_noise_cost_more_and_a_little_is_no_gain():
     images, extract = drawn(16), extractor()
     whole = controls(extract, images, seed=0, quiet=True)

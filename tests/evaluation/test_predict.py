@@ -73,6 +73,7 @@ def test_one_window_is_what_the_network_says(run, write, image, tmp_path):
     assert np.abs(confidence - 100 * expected.max(0)).max() <= 0.51
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tta", "views"), [("flips", 4), ("d4", 8)])
 def test_views_are_averaged(tta, views, run, write, image, tmp_path):
     pixels = image[:, :32, :32]

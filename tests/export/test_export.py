@@ -325,7 +325,8 @@ class Hub(BaseHTTPRequestHandler):
             lines = [json.loads(line) for line in body.splitlines()]
             files = [line["value"] for line in lines if line["key"] == "file"]
             self.server.files |= {f["path"]: b64decode(f["content"]) for f in files}
-            answer = {"commitUrl": f"{self.server.address}/x/commit/1", "commitOid": "1" * 40}
+            place = f"{self.server.address}/somebody/fields/commit/1"
+            answer = {"commitUrl": place, "commitOid": "1" * 40}
             return self.answer(answer | {"hookOutput": "", "success": True})
         return self.answer({}, 404)
 

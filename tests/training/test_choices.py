@@ -109,6 +109,7 @@ def test_every_data_choice_trains(choice, smoke, tmp_path):
         smoke(f"data={choice}")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*never occurs in the masks")
 @pytest.mark.parametrize("choice", choices("experiment"))
 def test_every_experiment_trains(choice, smoke, tmp_path):

@@ -133,6 +133,7 @@ def test_the_same_seed_trains_the_same_networks(trained, tmp_path, go_on):
     assert differ(weights(out_dir / "G_e001.pt"), weights(other / "G_e001.pt"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crops", ["uniform", "rare"])
 def test_a_run_that_trains_on_ends_as_one_that_was_longer(crops, tmp_path, make_folder, run):
     make_folder(tmp_path / "data", train=7, size=48)
@@ -184,6 +185,7 @@ def test_a_run_that_a_signal_stops_ends_as_an_undisturbed_one(
     assert figures | {"images_per_second": 0} == again | {"images_per_second": 0}
 
 
+@pytest.mark.slow
 def test_what_the_end_of_an_epoch_lacks_is_written_on_resume(run, monkeypatch):
     whole, figures = run("whole", "epochs=2")
 
@@ -409,6 +411,7 @@ def test_a_time_budget_ends_training_after_saving(run):
     assert (out_dir / f"G_e{epoch + 1:03d}.pt").is_file()
 
 
+@pytest.mark.slow
 def test_the_rate_of_a_resumed_run_follows_the_time_used(run):
     common = ("epoch_steps=1", "max_minutes=1000", "data.num_workers=null")
     out_dir, _ = run("run", *common, "epochs=1")
@@ -469,6 +472,7 @@ def test_a_value_out_of_range_is_refused(asked, message, tmp_path, run):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_gives_each_job_its_folder_and_outlives_a_failing_one(
     tmp_path, make_folder, tiny, monkeypatch, capsys
 ):

@@ -85,6 +85,7 @@ def test_any_figure_that_is_a_number_may_choose_in_its_direction(run, monkeypatc
     assert torch.load(out_dir / "G_best.pt", weights_only=True)["epoch"] == 2
 
 
+@pytest.mark.slow
 def test_the_last_epoch_is_evaluated_and_a_resumed_run_knows_the_best(run, monkeypatch):
     values = iter([0.3, 0.1, 0.2])
     monkeypatch.setattr(QuickEvaluation, "__call__", lambda *_: {"kid": next(values)})

@@ -68,6 +68,7 @@ def test_networks_of_other_settings_or_classes_are_refused(train_on, tiny, tmp_p
     assert not (tmp_path / "again").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [("projected", "patch"), (None, "projected")])
 def test_a_discriminator_may_get_and_lose_a_head_beside_it(
     before, after, tmp_path, make_folder, composed, tiny

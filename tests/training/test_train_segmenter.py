@@ -92,6 +92,7 @@ def test_a_run_leaves_the_best_segmenter_its_figures_and_pictures(fit, capsys):
     assert stored["judged"]["scores"]["inner/miou"] == pytest.approx(max(held_out), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_it_learns_to_tell_the_classes_apart(fit):
     _, scores = fit("run", "epochs=2", "epoch_steps=60", "select=last", "lr=0.01")
     assert scores["val/miou"] > 0.7
@@ -116,6 +117,7 @@ def test_last_weights_can_be_kept_and_figures_are_those_of_an_independent_librar
     assert scores["val/miou"] == pytest.approx(expected.mean().item(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_held_out_tiles_are_checked_as_often_as_asked_and_nothing_else_changes(fit):
     trained, checks = [], []
     for every in (1, 3):
@@ -127,6 +129,7 @@ def test_held_out_tiles_are_checked_as_often_as_asked_and_nothing_else_changes(f
     assert_same_weights(*trained)
 
 
+@pytest.mark.slow
 def test_a_run_that_signals_stop_ends_as_an_undisturbed_one(
     tmp_path, make_folder, make_generated, composed, tiny_segmenter
 ):
@@ -217,6 +220,7 @@ def test_a_generated_folder_is_refused_as_validation(fit, make_generated, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_faster_precision_is_measured_where_asked_and_leaves_no_trace(fit, capsys, monkeypatch):
     monkeypatch.setattr("geoseg_gan.training.callbacks.precision._GAIN", 1e9)
     measured, _ = fit("measured", "epochs=1", "precision=auto")

@@ -17,6 +17,9 @@ from geoseg_gan.trials.trial import check, trial
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import LOCK, held
 
+# On one worker, since most of them look at one trial.
+pytestmark = pytest.mark.xdist_group("trial")
+
 ARMS = ["real", "oversample", "copy_paste", "synthetic_0.25", "synthetic_0.5", "synthetic_only"]
 
 
@@ -147,6 +150,7 @@ def test_an_interrupted_trial_gives_what_an_uninterrupted_one_gives(
     check_equal(copied, finished.folder)
 
 
+@pytest.mark.slow
 def test_a_trial_that_signals_stop_inside_of_trainings_gives_what_an_undisturbed_one_gives(
     finished, copied, trial_config
 ):
@@ -177,6 +181,7 @@ def test_a_run_has_finished_once_its_last_file_is_there(trial_config, tmp_path, 
     assert len(asked) == 1 and not (tmp_path / "seed_000/gan/last.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_arms_without_a_pair_that_passed_the_filter_are_real_only(
     copied, trial_config, no_runs, monkeypatch
 ):
@@ -213,6 +218,7 @@ def test_processes_that_share_a_generator_find_what_one_process_finds(
     assert entry["seed"] == 0 and entry["seconds"] > 0 and entry["generators"]["gan"] > 0
 
 
+@pytest.mark.slow
 def test_results_of_other_machines_are_merged(finished, trial_config, tmp_path, no_runs):
     for seed, name in enumerate(("a", "b")):
         (tmp_path / "jobs" / name).mkdir(parents=True)
@@ -233,6 +239,7 @@ def test_results_of_other_machines_are_merged(finished, trial_config, tmp_path, 
         trial(trial_config(tmp_path / "unknown", merge))
 
 
+@pytest.mark.slow
 def test_other_settings_do_not_enter_the_same_folder(finished, trial_config, copied):
     with pytest.raises(UserError, match=r"holds a trial with train_segmenter.epochs=1, not 2"):
         trial(trial_config(copied, "train_segmenter.epochs=2"))
@@ -245,6 +252,7 @@ def test_other_settings_do_not_enter_the_same_folder(finished, trial_config, cop
         trial(trial_config(copied))
 
 
+@pytest.mark.slow
 def test_later_seeds_on_other_data_are_refused(copied, trial_config, trial_root, tmp_path, no_runs):
     root = shutil.copytree(trial_root, tmp_path / "data")
     same = trial_config(copied, f"data_root={root}")

@@ -53,6 +53,7 @@ def test_every_recipe_is_checked_above():
     assert {name for name, _ in marks} == set(choices("recipe"))
 
 
+@pytest.mark.slow
 def test_recipes_that_generate_alike_share_their_pairs(trial_config, tmp_path):
     names = ["synthetic", "first", "filtered", "grafts", "refined"]
     config = trial_config(tmp_path, f"recipe=[{','.join(names)}]")
@@ -74,6 +75,7 @@ def test_a_recipe_s_settings_reach_generation_and_training(trial_config, tmp_pat
     assert segmenter.augment.copy_paste.p == 0.5
 
 
+@pytest.mark.slow
 def test_a_recipe_may_refine_the_generator_of_the_others(finished, trial_config, tmp_path):
     seed = tmp_path / "trial/seed_000"
     for part in ("gan", "real"):
@@ -144,6 +146,7 @@ def test_a_recipe_of_a_user_s_own_is_checked(trial_config, tmp_path):
             check(config)
 
 
+@pytest.mark.slow
 def test_recipes_may_be_added_but_not_changed(copied, trial_config, no_runs):
     trial(trial_config(copied, "recipe=[synthetic,first]", "arms=[real]"))
     trial(trial_config(copied))

@@ -62,6 +62,7 @@ def share(config):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_processes_share_what_they_find_and_listen_nowhere_but_on_this_machine(devices, tmp_path):
     found = launch(share, Config(devices, out_dir=str(tmp_path)), accept)

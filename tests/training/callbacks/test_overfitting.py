@@ -132,6 +132,7 @@ def strength_of(out_dir):
     return last_checkpoint(out_dir)["state_dict"]["objective._extra_state"]["strength"]
 
 
+@pytest.mark.slow
 def test_a_run_logs_its_overfitting_and_a_resumed_one_goes_on_with_it(run):
     whole, parts = run("whole"), run("parts", "epochs=1")
     tags = board_of(whole).Tags()["scalars"]
