@@ -42,6 +42,7 @@ def stored(folder):
     return json.loads((folder / "evaluation.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_generator_is_measured_beside_real_images(run, data, generator, segmenter, capsys):
     folder, main = run("out", f"gen_ckpt={generator(data)}", f"segmenter_ckpt={segmenter()}")
     content = stored(folder)

@@ -116,6 +116,7 @@ def test_a_map_lies_where_its_image_lies(run, write, image, palette, capsys):
     }
 
 
+@pytest.mark.slow
 def test_a_folder_is_mapped_image_by_image(run, write, image, tmp_path, capsys):
     for name in ("a.tif", "b c.tif"):
         write(image, f"images/{name}")

@@ -65,6 +65,7 @@ def test_a_recomputed_network_keeps_less_from_its_forward_pass():
     assert kept(defaults(SpeedSettings, recompute=["generator"])) < 0.6 * kept(None)
 
 
+@pytest.mark.slow
 def test_compiling_leaves_the_keys_of_a_state_alone():
     plain = build().state_dict()
     module = build(speed=defaults(SpeedSettings, compile=list(NETWORKS)))

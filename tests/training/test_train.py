@@ -149,6 +149,7 @@ def test_a_run_that_trains_on_ends_as_one_that_was_longer(crops, tmp_path, make_
 ADAPTIVE = ("inner_share=0.3", "loss.augment.adaptive=true", "loss.augment.color=true")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "steps", "number", "settings"),
     [
@@ -398,6 +399,7 @@ def test_a_run_that_goes_on_is_not_finished_until_it_ends(trained, go_on):
     assert len(list(out_dir.glob("epoch*.jpg"))) == 4 * 4
 
 
+@pytest.mark.slow
 def test_a_time_budget_ends_training_after_saving(run):
     out_dir, _ = run("run", "epochs=100000", "max_minutes=0.03")
     epoch = last_checkpoint(out_dir)["epoch"] + 1

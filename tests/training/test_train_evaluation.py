@@ -37,6 +37,7 @@ def logged(out_dir, name):
     return [event.value for event in board_of(out_dir).Scalars(f"evaluation/{name}")]
 
 
+@pytest.mark.slow
 def test_figures_are_logged_the_best_epoch_is_kept_and_nothing_else_changes(run, capsys):
     out_dir, figures = run("run")
     tags = board_of(out_dir).Tags()["scalars"]

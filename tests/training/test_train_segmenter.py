@@ -158,6 +158,7 @@ def test_a_run_that_signals_stop_ends_as_an_undisturbed_one(
     assert (whole / "scores.json").read_text() == (parts / "scores.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_is_not_overwritten_and_one_interrupted_while_it_is_evaluated_goes_on_with_that(
     fit, capsys
 ):
@@ -195,6 +196,7 @@ def test_a_run_of_an_earlier_version_resumes_unless_it_uses_a_removed_knob(
                 find_run(config, FREE, "scores.json")
 
 
+@pytest.mark.slow
 def test_synthetic_pairs_are_mixed_in_without_changing_the_number_of_steps(
     fit, make_generated, made, tmp_path, capsys
 ):

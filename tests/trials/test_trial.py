@@ -133,6 +133,7 @@ def test_a_second_call_computes_only_what_is_missing(copied, trial_config, no_ru
     assert changed == {removed}
 
 
+@pytest.mark.slow
 def test_an_interrupted_trial_gives_what_an_uninterrupted_one_gives(
     finished, copied, trial_config, monkeypatch
 ):
@@ -282,6 +283,7 @@ def test_validation_images_that_stand_in_training_are_refused(trial_config, tria
     assert not (tmp_path / "trial").exists()
 
 
+@pytest.mark.slow
 def test_groups_in_both_splits_are_warned_of_in_the_report(copied, trial_config, no_runs):
     config = trial_config(copied, "data.group_regex='[0-9]+'")
     write_yaml(copied / "config.yaml", config)
