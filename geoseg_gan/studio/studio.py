@@ -4,6 +4,7 @@ import os
 import re
 import socket
 import tempfile
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from geoseg_gan.data.settings import LARGEST_SIDE
 from geoseg_gan.studio.settings import StudioConfig
 from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_range
+from geoseg_gan.utils.signals import noting_signals
 
 HOST = "127.0.0.1"
 
@@ -29,6 +31,8 @@ _HEADERS = [
 ]
 _FETCHES = re.compile(r"/(proxy=|file[=/]https?:)", re.IGNORECASE)  # what Gradio would fetch
 _PATIENCE = 1  # seconds that open connections have to end
+_LOOK = 0.1  # seconds after which a signal is looked for again
+_LONGEST_END = 10  # seconds that the server has to end
 _LARGEST_UPLOAD = "200mb"
 
 Receive = Callable[[], Awaitable[Any]]
@@ -141,7 +145,16 @@ def serve(page: Any, theme: Any, css: str, listener: socket.socket) -> None:
     print(
         f"The studio is at http://{HOST}:{port}, on this machine only; Ctrl-C ends it.", flush=True
     )
-    uvicorn.Server(settings).run(sockets=[listener])
+    server = uvicorn.Server(settings)
+    # Signals end what the main thread does, and asyncio may swallow what is raised within it; so
+    # the server has a thread of its own, in which it leaves signals alone.
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    with noting_signals() as noted:
+        thread.start()
+        while thread.is_alive() and not noted.number:
+            thread.join(_LOOK)
+        server.should_exit = True
+        thread.join(_LONGEST_END)
 
 
 class Guard:
