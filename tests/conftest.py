@@ -17,7 +17,8 @@ from defaults import SCHEMAS, TINY
 
 from geoseg_gan.config import compose, plain
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.data.images import MaskReader, write_image
+from geoseg_gan.data.images import write_image
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass
 from geoseg_gan.data.settings import MaskFormat
 from geoseg_gan.data.synthetic import GENERATION

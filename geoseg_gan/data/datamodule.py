@@ -16,7 +16,7 @@ from geoseg_gan.data.batch import ImageScaling, Sample
 from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset
 from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.fingerprint import Fingerprints, fingerprint
-from geoseg_gan.data.images import MaskReader, mask_reader
+from geoseg_gan.data.masks import MaskReader, mask_reader
 from geoseg_gan.data.pairs import Pair, Split, find_pairs, some_pairs
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.data.sampler import EpochSampler, Focus, batches_per_epoch, crop_focus

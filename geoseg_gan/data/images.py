@@ -1,20 +1,17 @@
-"""Reading and writing of images and masks."""
+"""Reading and writing of image files."""
 
 import io
-import math
 import os
 import stat
 import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from errno import EISDIR
-from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -25,17 +22,6 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from geoseg_gan.data.palette import (
-    IGNORE,
-    LARGEST_VALUE,
-    UNKNOWN,
-    Palette,
-    UnknownColorError,
-    UnknownPolicy,
-    index_map_ids,
-    index_map_text,
-)
-from geoseg_gan.data.settings import DataSettings, MaskFormat
 from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path
@@ -98,329 +84,6 @@ class UnreadableError(UserError):
     errno: int | None = None
 
 
-def read_image(path: Path, content: bytes | None = None) -> npt.NDArray[Any]:
-    """Reads an image with all its bands in its stored dtype, upright.
-
-    Args:
-        path: A picture (8 or 16 bits, colour tables shown as RGB) or a GeoTIFF of any bands.
-        content: The file's content where it is known; no file is read then.
-
-    Returns:
-        Array of shape (H, W, K) in uint8, uint16, int16 or float32 (what other types become).
-        Alpha is no band; pixels without data are as `read_masked_image` fills them.
-
-    Raises:
-        UnreadableError: If the file does not decode as the format that its ending names, says
-            something of itself that cannot be honoured, or is too large for this machine's memory.
-    """
-    return read_masked_image(path, content)[0]
-
-
-def read_masked_image(
-    path: Path, content: bytes | None = None, rows: "Rows | None" = None
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
-    """Reads an image as `read_image` does, and which pixels have no data.
-
-    Those are pixels of alpha 0, outside the file's internal mask, of its nodata value (in all bands
-    of 8-bit images, where black may be nodata and shadow, else in any band), NaN or infinite. They
-    are given the mean of the others: resampling mixes them with their neighbours, networks need
-    finite numbers, and a value far from the others would be an edge to learn. Of a TIFF only `rows`
-    are read where they are given; it may be of any size then.
-
-    Returns:
-        The pixels, and a map of shape (H, W), true where there is no data; None where there is
-        everywhere.
-    """
-    stored = read_stored(path, content, rows)
-    pixels, missing = stored.shown(), stored.missing()
-    if missing is not None:
-        filled = pixels.copy()
-        seen = pixels[~missing]
-        mean = seen.mean(0, np.float64) if len(seen) else np.zeros(pixels.shape[2])
-        is_whole = np.issubdtype(pixels.dtype, np.integer)
-        filled[missing] = (np.rint(mean) if is_whole else mean).astype(pixels.dtype)
-        pixels = filled
-    return pixels if str(pixels.dtype) in DTYPES else pixels.astype(np.float32), missing
-
-
-def write_image(path: Path, pixels: npt.NDArray[Any], quality: int = 95) -> None:
-    """Writes an image whole or not at all, in the format its ending names.
-
-    Args:
-        path: Ending in .jpg, .png or .tif.
-        pixels: Shape (H, W, K). JPEG and PNG take uint8 with 1 or 3 bands, TIFF takes all.
-        quality: JPEG quality; colours are kept at full resolution (4:4:4), since a network can
-            learn compression artefacts.
-    """
-    with atomic_path(path) as scratch:
-        if path.suffix.lower() in TIFF_SUFFIXES:
-            _write_tiff(scratch, pixels)
-            return
-        picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        if path.suffix.lower() in (".jpg", ".jpeg"):
-            picture.save(scratch, quality=quality, subsampling=0)
-        else:
-            picture.save(scratch)
-
-
-@dataclass(frozen=True)
-class MaskReader:
-    """Turns mask files into label maps and back.
-
-    Attributes:
-        palette: Classes and colours.
-        mask_format: "rgb" for colours of the palette, "index" for one channel of class IDs (255 is
-            ignore; a palette-mode PNG holds IDs as its indices).
-        unknown: How colours or IDs outside the palette are treated.
-        index_map: What the values of index masks mean, pairs of value and class ID or 255; None
-            where values are IDs. Values that it lacks are unknown, but 255 is ignore.
-    """
-
-    palette: Palette
-    mask_format: MaskFormat = "rgb"
-    unknown: UnknownPolicy = "error"
-    index_map: tuple[tuple[int, int], ...] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """What decides how masks become label maps, as plain types."""
-        return {
-            "palette": self.palette.to_dict(),
-            "mask_format": self.mask_format,
-            "unknown": self.unknown,
-            "index_map": None if self.index_map is None else [list(p) for p in self.index_map],
-        }
-
-    @property
-    def can_write_ignore(self) -> bool:
-        """Whether masks have a colour or a value for ignored pixels."""
-        if self.mask_format == "rgb":
-            return bool(self.palette.ignore)
-        return bool(self._written[IGNORE] >= 0)
-
-    def read(
-        self, path: Path, content: bytes | None = None, rows: "Rows | None" = None
-    ) -> tuple[npt.NDArray[np.uint8], int]:
-        """Reads a mask, from the file's content where it is given, as a label map.
-
-        Of a TIFF only `rows` are read where they are given; it may be of any size then. Alpha
-        changes nothing. In index masks, the file's nodata value and what its internal mask hides
-        become ignore.
-
-        Returns:
-            Label map of shape (H, W), uint8, and the number of pixels of unknown colour.
-
-        Raises:
-            UnreadableError: If the file does not decode, or contradicts the settings.
-            UnknownColorError: If a colour or ID is unknown and the policy is "error".
-        """
-        stored = read_stored(path, content, rows)
-        try:
-            if self.mask_format == "index":
-                return self._read_ids(stored)
-            return self.palette.encode(stored.colors(), self.unknown)
-        except UnknownColorError as error:
-            raise UnknownColorError(f"{path}: {error}") from None
-
-    def read_pair(
-        self, image: Path, mask: Path, contents: tuple[bytes, bytes] | None = None
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8], int]:
-        """Reads an image and its mask, from their contents where they are given.
-
-        Returns:
-            The image as `read_image` gives it, the label map and the number of unknown pixels as
-            `read` gives them; the label is ignore where the image has no data.
-
-        Raises:
-            UnreadableError: As `read_image` and `read` do.
-            UnknownColorError: As `read` does.
-        """
-        image_content, mask_content = contents or (None, None)
-        pixels, missing = read_masked_image(image, image_content)
-        label, unknown = self.read(mask, mask_content)
-        if missing is not None and missing.shape == label.shape:  # else a scan refuses the pair
-            label[missing] = IGNORE
-        return pixels, label, unknown
-
-    def write(self, path: Path, label: npt.NDArray[np.uint8]) -> None:
-        """Writes a label map as PNG, so that `read` gives it back exactly.
-
-        Index masks are written in palette mode: IDs to a program, colours to the eye; with values
-        above 255 in 16 bits.
-
-        Raises:
-            UserError: If pixels are ignored, but masks have no colour or value for that.
-        """
-        if not self.can_write_ignore and (label == IGNORE).any():
-            key = "data.ignore=[[0,0,0]]"
-            if self.mask_format == "index":
-                taken = {value for value, _ in self.index_map or ()}
-                unused = max(set(range(IGNORE)) - taken, default=max(taken) + 1)
-                key = f"'{unused}: ignore' in data.index_map"
-            raise UserError(
-                f"{path}: some pixels are to be ignored, for which masks have no "
-                f"{'colour' if self.mask_format == 'rgb' else 'value'}. Give one, e.g. {key}."
-            )
-        if self.mask_format == "rgb":
-            picture = Image.fromarray(self.palette.decode(label))
-        elif (largest := int(self._written.max())) > IGNORE:
-            picture = Image.fromarray(self._written.take(label).astype(np.uint16))
-        else:
-            colors = np.zeros((256, 3), np.uint8)
-            listed = self._written >= 0
-            colors[self._written[listed]] = self.palette.color_table[listed]
-            picture = Image.fromarray(self._written.take(label).astype(np.uint8)).convert("P")
-            picture.putpalette(colors[: largest + 1].ravel().tolist())
-        with atomic_path(path) as scratch:
-            picture.save(scratch)
-
-    @cached_property
-    def _listed(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-        """The values that index masks may hold, ascending, and the label of each."""
-        known = self.index_map
-        if known is None:
-            known = tuple((label, label) for label in range(self.palette.num_classes))
-        values, labels = zip(*sorted(({IGNORE: IGNORE} | dict(known)).items()), strict=True)
-        return np.array(values, np.int64), np.array(labels, np.uint8)
-
-    @cached_property
-    def _written(self) -> npt.NDArray[np.int64]:
-        """The value that stands for each label in index masks, shape (256,); -1 for none."""
-        written = np.full(256, -1, np.int64)
-        known = (*(self.index_map or zip(*self._listed, strict=True)), (IGNORE, IGNORE))
-        taken = dict(self.index_map or ())
-        for value, label in known:
-            free = 0 <= value <= LARGEST_VALUE and taken.get(value, label) == label
-            if written[label] < 0 and free:  # the first one that a PNG can hold
-                written[label] = value
-        return written
-
-    @cached_property
-    def _tables(self) -> dict[str, npt.NDArray[np.uint8]]:
-        """Labels of all values of the types in which most index masks are."""
-        sizes = {"uint8": 1 << 8, "uint16": 1 << 16}
-        return {name: self._labels_of(np.arange(size)) for name, size in sizes.items()}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leaves the look-up tables out of pickles; they are built again on first use."""
-        return {name: vars(self)[name] for name in self.__dataclass_fields__}
-
-    def _labels_of(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        listed, labels = self._listed
-        at = np.searchsorted(listed, values).clip(max=len(listed) - 1)
-        return np.where(listed[at] == values, labels[at], np.uint8(UNKNOWN))  # NaN equals nothing
-
-    def _read_ids(self, stored: "Stored") -> tuple[npt.NDArray[np.uint8], int]:
-        values = stored.single_channel()
-        if stored.table is not None and self.index_map is None:
-            self._check_colors(stored.path, values, stored.table)
-        table = self._tables.get(values.dtype.name)
-        label = self._labels_of(values) if table is None else table.take(values)
-        blank = self._blank(stored, values)
-        if blank is not None:
-            label[blank] = IGNORE
-        unlisted = label == UNKNOWN
-        count = int(np.count_nonzero(unlisted))
-        if count and self.unknown == "error":
-            self._refuse_values(values, unlisted)
-        label[unlisted] = IGNORE
-        return label, count
-
-    def _blank(self, stored: "Stored", values: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
-        """Which pixels of an index mask its file itself says to be empty; None for none."""
-        nodata = stored.nodata[0] if stored.nodata else None
-        if nodata is None:
-            return stored.hidden
-        found = _equal(values, nodata)
-        label = int(self._labels_of(np.array(nodata)))
-        if label < self.palette.num_classes:
-            if self.index_map is None and found.any():
-                names = dict(enumerate(self.palette.names))
-                examples = (
-                    index_map_text(names | {label: text})
-                    for text in ("ignore", self.palette.names[label])
-                )
-                raise UnreadableError(
-                    f"{stored.path} says of itself that {label} is nodata, but {label} is the "
-                    f"class {self.palette.describe(label)}. Say which holds: set "
-                    f"{' or '.join(examples)}."
-                )
-            return stored.hidden
-        return found if stored.hidden is None else found | stored.hidden
-
-    def _check_colors(
-        self, path: Path, values: npt.NDArray[Any], table: npt.NDArray[np.uint8]
-    ) -> None:
-        """Refuses a mask whose indices are of one class and whose colours are of another.
-
-        Colours of ignore do not count: a grey or a customary table often has black at index 0.
-        """
-        shown, _ = self.palette.encode(table[None], "ignore")
-        shown, own = shown[0], self._labels_of(np.arange(len(table)))
-        wrong = (shown != IGNORE) & (shown != own)
-        if not wrong.any():
-            return
-        used = np.flatnonzero(np.bincount(values.ravel(), minlength=len(table)))
-        for index in used[wrong[used]].tolist():
-            label = int(own[index])
-            reading = "no class" if label == UNKNOWN else self.palette.describe(label)
-            names = self.palette.names
-            meant = {i: names[shown[i]] for i in used.tolist() if shown[i] != IGNORE}
-            raise UnreadableError(
-                f"{path}: index {index} has the colour of {self.palette.describe(shown[index])} in "
-                f"the file's colour table, but data.mask_format=index reads {index} as {reading}. "
-                "Set data.mask_format=rgb to go by colours, or say what indices mean, as in "
-                f"{index_map_text(meant)}."
-            )
-
-    def _refuse_values(self, values: npt.NDArray[Any], unlisted: npt.NDArray[np.bool_]) -> None:
-        found, pixels = np.unique(values[unlisted], return_counts=True)
-        worst = f"{found[pixels.argmax()]} in {pixels.max()} pixels"
-        if self.index_map is not None:
-            raise UnknownColorError(
-                f"the value {worst} is not in data.index_map. Add it, as a class or as ignore, or "
-                "set data.unknown=ignore."
-            )
-        names, last = self.palette.names, self.palette.num_classes - 1
-        example = index_map_text(_likely_map(np.unique(values), names))
-        raise UnknownColorError(
-            f"class ID {worst}, but the palette has IDs 0 to {last} (and 255 for ignore). If masks "
-            f"number classes otherwise, say how, as in {example}; else correct data.palette, or "
-            "set data.unknown=ignore."
-        )
-
-
-def mask_reader(settings: DataSettings) -> MaskReader:
-    """The mask reader that data settings describe."""
-    return stored_mask_reader(settings.classes(), vars(settings))
-
-
-def stored_mask_reader(palette: Palette, data: Mapping[str, Any]) -> MaskReader:
-    """The mask reader of a run's data settings, as its checkpoints keep them.
-
-    Raises:
-        UserError: If their index map is not as it must be.
-    """
-    index_map = data.get("index_map")  # which older checkpoints lack
-    return MaskReader(
-        palette,
-        cast(MaskFormat, data["mask_format"]),
-        cast(UnknownPolicy, data["unknown"]),
-        None if index_map is None else index_map_ids(index_map, palette),
-    )
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image, by its first bytes; an UnreadableError as of `read_image`."""
-    with opened(path, None, path.suffix.lower() in TIFF_SUFFIXES) as source:
-        return int(source.height), int(source.width)
-
-
-def count_pixels(path: Path) -> int:
-    """How many pixels an image has."""
-    height, width = picture_size(path)
-    return height * width
-
-
 class Rows(NamedTuple):
     """Some rows of a TIFF.
 
@@ -466,14 +129,10 @@ class Stored(NamedTuple):
         """Where an image has no data; None where it has everywhere."""
         found = [part for part in (self.transparent, self.hidden) if part is not None]
         if self.nodata:
-            planes = [
-                _equal(self.values[..., band], value)
-                for band, value in enumerate(self.nodata)
-                if value is not None
-            ]
+            planes = [self.is_nodata(band) for band in range(len(self.nodata))]
             # Of 8-bit images, black or white may well be a value of a single band.
             merge = np.logical_and if self.values.dtype == np.uint8 else np.logical_or
-            found.append(merge.reduce(planes))
+            found.append(merge.reduce([plane for plane in planes if plane is not None]))
         if np.issubdtype(self.values.dtype, np.floating):
             # Most images are plain: their extremes, which NaN would be, tell so at once.
             extremes = float(self.values.min()), float(self.values.max())
@@ -484,63 +143,100 @@ class Stored(NamedTuple):
         missing: npt.NDArray[np.bool_] = np.logical_or.reduce(found)
         return missing if missing.any() else None
 
-    def colors(self) -> npt.NDArray[np.uint8]:
-        """A mask's colours, shape (H, W, 3), contiguous."""
-        pixels = self.shown()
-        bands = pixels.shape[-1]
-        if pixels.dtype != np.uint8:
-            advice = "Convert it to 8-bit RGB."
-            if bands == 1:
-                advice = "Set data.mask_format=index if they are class IDs."
-            raise UnreadableError(
-                f"{self.path}: holds {pixels.dtype} values, but coloured masks are 8-bit. {advice}"
-            )
-        if bands == 2:
-            raise UnreadableError(
-                f"{self.path}: has 2 bands, but coloured masks have 3, or 1 of grey. Convert it to "
-                "8-bit RGB."
-            )
-        _check_size(self.path, pixels.shape[0], pixels.shape[1], 16)
-        if bands == 1:
-            return pixels.repeat(3, 2)
-        return np.ascontiguousarray(pixels[..., :3])
-
-    def single_channel(self) -> npt.NDArray[Any]:
-        """An index mask's values, shape (H, W)."""
-        first = self.values[..., 0]
-        if (self.values[..., 1:] != first[..., None]).any():
-            raise UnreadableError(
-                f"{self.path}: has {self.values.shape[-1]} channels that differ, but "
-                "data.mask_format=index expects class IDs: one channel, or equal ones. Use "
-                "data.mask_format=rgb for coloured masks."
-            )
-        return first
+    def is_nodata(self, band: int) -> npt.NDArray[np.bool_] | None:
+        """Where a band has the nodata value, shape (H, W); None where it has no such value."""
+        nodata = self.nodata[band] if self.nodata else None
+        if nodata is None:
+            return None
+        values = self.values[..., band]
+        equal: npt.NDArray[np.bool_]
+        if np.isnan(nodata):
+            equal = np.isnan(values)
+        elif np.issubdtype(values.dtype, np.floating):
+            # Files of floating point keep it in their own precision.
+            with np.errstate(over="ignore"):
+                equal = np.equal(values, np.float64(nodata).astype(values.dtype))
+        else:
+            is_whole = abs(nodata) < 2**62 and nodata == int(nodata)
+            equal = np.equal(values, int(nodata) if is_whole else nodata)
+        return equal
 
 
-def _likely_map(values: npt.NDArray[Any], names: Sequence[str]) -> dict[int, str]:
-    """What the values of a mask that are no class IDs may mean: counted from 1, or in steps."""
-    whole = [int(v) for v in values if v != IGNORE and 0 <= v <= LARGEST_VALUE and v == int(v)]
-    step, most = math.gcd(*whole), max(whole, default=0)
-    if step > 1 and most > len(names) > most // step:
-        return {step * label: name for label, name in enumerate(names)}
-    if len(whole) == len(names) < most:
-        return dict(zip(whole, names, strict=True))
-    counted = dict(enumerate(names, 1))
-    return {0: "ignore"} | counted if 0 in whole else counted
+def read_image(path: Path, content: bytes | None = None) -> npt.NDArray[Any]:
+    """Reads an image with all its bands in its stored dtype, upright.
+
+    Args:
+        path: A picture (8 or 16 bits, colour tables shown as RGB) or a GeoTIFF of any bands.
+        content: The file's content where it is known; no file is read then.
+
+    Returns:
+        Array of shape (H, W, K) in uint8, uint16, int16 or float32 (what other types become).
+        Alpha is no band; pixels without data are as `read_masked_image` fills them.
+
+    Raises:
+        UnreadableError: If the file does not decode as the format that its ending names, says
+            something of itself that cannot be honoured, or is too large for this machine's memory.
+    """
+    return read_masked_image(path, content)[0]
 
 
-def _equal(values: npt.NDArray[Any], nodata: float) -> npt.NDArray[np.bool_]:
-    """Where values are nodata, which floating-point files keep in their own precision."""
-    equal: npt.NDArray[np.bool_]
-    if np.isnan(nodata):
-        equal = np.isnan(values)
-    elif np.issubdtype(values.dtype, np.floating):
-        with np.errstate(over="ignore"):
-            equal = np.equal(values, np.float64(nodata).astype(values.dtype))
-    else:
-        is_whole = abs(nodata) < 2**62 and nodata == int(nodata)
-        equal = np.equal(values, int(nodata) if is_whole else nodata)
-    return equal
+def read_masked_image(
+    path: Path, content: bytes | None = None, rows: Rows | None = None
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+    """Reads an image as `read_image` does, and which pixels have no data.
+
+    Those are pixels of alpha 0, outside the file's internal mask, of its nodata value (in all bands
+    of 8-bit images, where black may be nodata and shadow, else in any band), NaN or infinite. They
+    are given the mean of the others: resampling mixes them with their neighbours, networks need
+    finite numbers, and a value far from the others would be an edge to learn. Of a TIFF only `rows`
+    are read where they are given; it may be of any size then.
+
+    Returns:
+        The pixels, and a map of shape (H, W), true where there is no data; None where there is
+        everywhere.
+    """
+    stored = read_stored(path, content, rows)
+    pixels, missing = stored.shown(), stored.missing()
+    if missing is not None:
+        filled = pixels.copy()
+        seen = pixels[~missing]
+        mean = seen.mean(0, np.float64) if len(seen) else np.zeros(pixels.shape[2])
+        is_whole = np.issubdtype(pixels.dtype, np.integer)
+        filled[missing] = (np.rint(mean) if is_whole else mean).astype(pixels.dtype)
+        pixels = filled
+    return pixels if str(pixels.dtype) in DTYPES else pixels.astype(np.float32), missing
+
+
+def write_image(path: Path, pixels: npt.NDArray[Any], quality: int = 95) -> None:
+    """Writes an image whole or not at all, in the format its ending names.
+
+    Args:
+        path: Ending in .jpg, .png or .tif.
+        pixels: Shape (H, W, K). JPEG and PNG take uint8 with 1 or 3 bands, TIFF takes all.
+        quality: JPEG quality; colours are kept at full resolution (4:4:4), since a network can
+            learn compression artefacts.
+    """
+    with atomic_path(path) as scratch:
+        if path.suffix.lower() in TIFF_SUFFIXES:
+            _write_tiff(scratch, pixels)
+            return
+        picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        if path.suffix.lower() in (".jpg", ".jpeg"):
+            picture.save(scratch, quality=quality, subsampling=0)
+        else:
+            picture.save(scratch)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image, by its first bytes; an UnreadableError as of `read_image`."""
+    with opened(path, None, path.suffix.lower() in TIFF_SUFFIXES) as source:
+        return int(source.height), int(source.width)
+
+
+def count_pixels(path: Path) -> int:
+    """How many pixels an image has."""
+    height, width = picture_size(path)
+    return height * width
 
 
 def read_stored(path: Path, content: bytes | None = None, rows: Rows | None = None) -> Stored:
@@ -600,7 +296,7 @@ def _opacity(
 
 def _read_deep_png(path: Path, picture: Any) -> npt.NDArray[Any]:
     """Reads all bands of a PNG in 16 bits, shape (H, W, K), alpha last."""
-    _check_size(path, picture.height, picture.width, 24)
+    check_size(path, picture.height, picture.width, 24)
     picture.fp.seek(0)
     # From memory, so that no file beside it is opened.
     with (
@@ -714,7 +410,7 @@ def opened(
                         raise ValueError(f"{source.count} bands, where {_MAX_BANDS} are the limit")
                     values = sum(np.dtype(name).itemsize for name in source.dtypes)
                     if not by_rows:
-                        _check_size(path, source.height, source.width, 2 * values)
+                        check_size(path, source.height, source.width, 2 * values)
                     if pages := len(source.subdatasets):
                         raise UnreadableError(
                             f"{path} has {pages} pages, of which all but one would be lost. Save "
@@ -728,7 +424,7 @@ def opened(
                     raise ValueError(f"{scans} scans, where {_MAX_SCANS} are the limit")
             with Image.open(file, formats=[kind]) as picture:
                 # Pillow keeps 4 bytes a pixel, and up to as many are made of them.
-                _check_size(path, picture.height, picture.width, 8)
+                check_size(path, picture.height, picture.width, 8)
                 yield picture
     except Image.DecompressionBombError as error:
         raise UnreadableError(
@@ -796,7 +492,7 @@ def _unreadable(path: Path, error: Exception, is_file: bool) -> UnreadableError:
     return wrong
 
 
-def _check_size(path: Path, height: int, width: int, per_pixel: int) -> None:
+def check_size(path: Path, height: int, width: int, per_pixel: int) -> None:
     """Refuses an image of too many pixels, or of more than fit into memory."""
     size, needed = f"{path} has {width:,} x {height:,} pixels", height * width * per_pixel
     if height * width > MAX_PIXELS or max(height, width) > _MAX_SIDE:

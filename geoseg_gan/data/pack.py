@@ -12,7 +12,7 @@ from rich.progress import track
 
 from geoseg_gan.config import as_override, is_made, plain, stored_yaml, write_yaml
 from geoseg_gan.data.demo.world import write_world
-from geoseg_gan.data.images import mask_reader
+from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.pairs import SPLITS, STREAM, Pair, PairList, Split, find_pairs
 from geoseg_gan.data.scan import FolderIndex, check_same_type, refuse_binary_masks, scan
 from geoseg_gan.data.settings import PackSettings

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from rich.progress import track
 
 from geoseg_gan.data.georeference import georeference_problem
-from geoseg_gan.data.images import DTYPES, MaskReader, UnreadableError
+from geoseg_gan.data.images import DTYPES, UnreadableError
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import DataError, PackedStrings, Pair, PairList, some_pairs
 from geoseg_gan.data.palette import IGNORE, UnknownColorError, index_map_text
 from geoseg_gan.utils.errors import UserError, plural

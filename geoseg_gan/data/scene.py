@@ -25,7 +25,6 @@ from geoseg_gan.data.georeference import Georeference, read_georeference
 from geoseg_gan.data.images import (
     ALONE,
     TIFF_SUFFIXES,
-    MaskReader,
     Rows,
     UnreadableError,
     clear_of,
@@ -33,6 +32,7 @@ from geoseg_gan.data.images import (
     opened,
     read_masked_image,
 )
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path, sync, write_json
 from geoseg_gan.utils.reading import read_json, whole

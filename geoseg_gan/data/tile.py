@@ -26,14 +26,8 @@ from geoseg_gan.data.georeference import (
     read_georeference,
     write_georeference,
 )
-from geoseg_gan.data.images import (
-    MaskReader,
-    count_pixels,
-    mask_reader,
-    picture_size,
-    read_masked_image,
-    write_image,
-)
+from geoseg_gan.data.images import count_pixels, picture_size, read_masked_image, write_image
+from geoseg_gan.data.masks import MaskReader, mask_reader
 from geoseg_gan.data.pairs import (
     SEARCH_SECONDS,
     SPLITS,

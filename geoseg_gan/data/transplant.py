@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import stems_of
 from geoseg_gan.data.palette import IGNORE, Palette, class_ids
 from geoseg_gan.data.scan import FolderIndex

@@ -16,7 +16,7 @@ from geoseg_gan.config import is_made, plain
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import PairSource, WindowDataset
 from geoseg_gan.data.fingerprint import Fingerprints, fingerprint
-from geoseg_gan.data.images import stored_mask_reader
+from geoseg_gan.data.masks import stored_mask_reader
 from geoseg_gan.data.pairs import Pair, find_pairs
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.data.scan import check_same_type, check_sizes, scan

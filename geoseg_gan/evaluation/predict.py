@@ -12,7 +12,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from geoseg_gan.data.batch import to_device
-from geoseg_gan.data.images import IMAGE_SUFFIXES, MaskReader
+from geoseg_gan.data.images import IMAGE_SUFFIXES
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.palette import IGNORE, Palette
 from geoseg_gan.data.scene import Export, LineStore, Scene, check_same_settings, little_memory
 from geoseg_gan.data.windows import Floats, WindowGrid, blend, check_windows, default_overlap

@@ -10,12 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from geoseg_gan.data.images import (
-    MASK_SUFFIXES,
-    resize_label,
-    stored_mask_reader,
-    write_image,
-)
+from geoseg_gan.data.images import MASK_SUFFIXES, resize_label, write_image
+from geoseg_gan.data.masks import stored_mask_reader
 from geoseg_gan.data.pairs import DataError, Pair
 from geoseg_gan.data.palette import IGNORE, Palette
 from geoseg_gan.data.split import split_pairs

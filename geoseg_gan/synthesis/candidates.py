@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.data.images import MaskReader, resize_image, resize_label
+from geoseg_gan.data.images import resize_image, resize_label
 from geoseg_gan.data.jitter import (
     FloatArray,
     Warp,
@@ -17,6 +17,7 @@ from geoseg_gan.data.jitter import (
     sample_image,
     sample_label,
 )
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import Pair
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.settings import Fit, JitterSettings

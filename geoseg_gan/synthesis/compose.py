@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor
 
 from geoseg_gan.data.batch import ImageScaling, to_device
-from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import Pair
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.transplant import Label, Mask, feather, region_map

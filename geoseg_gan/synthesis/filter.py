@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.models.checkpoints import LoadedGenerator
 from geoseg_gan.synthesis.candidates import Candidate, CandidateMasks

@@ -16,7 +16,7 @@ from rich.progress import Progress, track
 
 from geoseg_gan.config import plain
 from geoseg_gan.data.fingerprint import fingerprint
-from geoseg_gan.data.images import MaskReader, stored_mask_reader
+from geoseg_gan.data.masks import MaskReader, stored_mask_reader
 from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
 from geoseg_gan.data.settings import LARGEST_SIDE

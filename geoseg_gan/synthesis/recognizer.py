@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import PairSource, WindowDataset
-from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.palette import IGNORE, Palette
 from geoseg_gan.data.scan import FolderIndex
 from geoseg_gan.data.settings import Fit

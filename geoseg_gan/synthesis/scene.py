@@ -12,7 +12,7 @@ from rich.progress import Progress, track
 
 from geoseg_gan.config import compose, plain
 from geoseg_gan.data.batch import one_hot_of, to_device
-from geoseg_gan.data.images import stored_mask_reader
+from geoseg_gan.data.masks import stored_mask_reader
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.scene import Export, LineStore, Scene, check_same_settings, little_memory
 from geoseg_gan.data.transplant import region_map

@@ -10,7 +10,8 @@ from typing import Any, Literal, Self
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.fingerprint import FINGERPRINTS, refuse_change
-from geoseg_gan.data.images import MaskReader, write_image
+from geoseg_gan.data.images import write_image
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.synthetic import (
     GENERATION,
     MANIFEST,

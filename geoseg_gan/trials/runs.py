@@ -16,7 +16,7 @@ import torch
 
 from geoseg_gan.config import plain
 from geoseg_gan.data.dataset import PairSource, WindowDataset
-from geoseg_gan.data.images import mask_reader
+from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import FolderIndex, scan

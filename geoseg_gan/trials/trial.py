@@ -23,7 +23,7 @@ from geoseg_gan.data.fingerprint import (
     fingerprint,
     refuse_change,
 )
-from geoseg_gan.data.images import mask_reader
+from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import check_sizes, scan

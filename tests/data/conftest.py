@@ -3,7 +3,7 @@
 import pytest
 from defaults import defaults
 
-from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.settings import DataSettings
 
 

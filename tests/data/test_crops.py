@@ -8,8 +8,8 @@ from defaults import defaults
 from geometry import OFF, TURNS
 
 from geoseg_gan.data.datamodule import GanDataModule
-from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.jitter import Warp, draw_warp, sample_label
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.sampler import Focus, SampleIndex, crop_focus, draw_focused
 from geoseg_gan.data.settings import AffineStep, ElasticStep
 from geoseg_gan.synthesis.sampling import mask_weights

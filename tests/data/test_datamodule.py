@@ -12,7 +12,8 @@ from geometry import TURNS
 from geoseg_gan.data import datamodule as module
 from geoseg_gan.data.datamodule import GanDataModule
 from geoseg_gan.data.demo.world import MARKER
-from geoseg_gan.data.images import MaskReader, write_image
+from geoseg_gan.data.images import write_image
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import DataError
 from geoseg_gan.data.palette import PaletteClass
 from geoseg_gan.data.settings import DataSettings, DemoSettings

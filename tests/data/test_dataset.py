@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 from geoseg_gan.data import dataset as module
 from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset, window_starts
 from geoseg_gan.data.images import (
-    MaskReader,
     UnreadableError,
     read_image,
     resize_image,
@@ -19,6 +18,7 @@ from geoseg_gan.data.images import (
     write_image,
 )
 from geoseg_gan.data.jitter import draw_warp, draw_window, sample_image, sample_label
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.sampler import SampleIndex

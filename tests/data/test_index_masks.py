@@ -10,7 +10,8 @@ import rasterio.shutil
 from PIL import Image
 from rasters import write_geotiff
 
-from geoseg_gan.data.images import MaskReader, UnreadableError, stored_mask_reader
+from geoseg_gan.data.images import UnreadableError
+from geoseg_gan.data.masks import MaskReader, stored_mask_reader
 from geoseg_gan.data.palette import (
     IGNORE,
     Palette,

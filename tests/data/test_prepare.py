@@ -11,7 +11,7 @@ import yaml
 from defaults import TINY
 from published_folders import IGNORE, TINIES, draw, read
 
-from geoseg_gan.data.images import mask_reader
+from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.prepare import prepare
 from geoseg_gan.data.published import PUBLISHED

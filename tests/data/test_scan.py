@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.data.images import MaskReader, read_image, write_image
+from geoseg_gan.data.images import read_image, write_image
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import DataError, Pair, find_pairs
 from geoseg_gan.data.palette import IGNORE, Palette
 from geoseg_gan.data.scan import (

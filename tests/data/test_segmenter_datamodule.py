@@ -11,7 +11,8 @@ import torch
 from defaults import defaults
 from geometry import FLIPS, OFF
 
-from geoseg_gan.data.images import mask_reader, write_image
+from geoseg_gan.data.images import write_image
+from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.pairs import DataError
 from geoseg_gan.data.palette import IGNORE, PaletteClass
 from geoseg_gan.data.segmenter_datamodule import SegmenterDataModule

@@ -14,7 +14,8 @@ from rasterio import Affine
 
 from geoseg_gan.data import tile as module
 from geoseg_gan.data.georeference import georeference_problem
-from geoseg_gan.data.images import mask_reader, read_image, write_image
+from geoseg_gan.data.images import read_image, write_image
+from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.pairs import SPLITS, find_pairs
 from geoseg_gan.data.palette import PaletteClass
 from geoseg_gan.data.scan import scan

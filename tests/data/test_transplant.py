@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from defaults import defaults
 
-from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.jitter import Warp, draw_warp, draw_window, sample_label
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.scan import scan

@@ -12,7 +12,7 @@ from rasterio import Affine
 from rasterio.warp import transform
 
 from geoseg_gan.data.georeference import read_georeference
-from geoseg_gan.data.images import mask_reader
+from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.pairs import Pair
 from geoseg_gan.data.palette import PaletteClass
 from geoseg_gan.data.settings import DataSettings, TileSettings

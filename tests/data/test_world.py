@@ -8,7 +8,8 @@ from defaults import defaults
 
 from geoseg_gan.data.demo import world as module
 from geoseg_gan.data.demo.world import MARKER, is_drawn, write_world
-from geoseg_gan.data.images import MaskReader, read_image
+from geoseg_gan.data.images import read_image
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import Palette, PaletteClass
 from geoseg_gan.data.settings import DemoSettings

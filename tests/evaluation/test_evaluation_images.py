@@ -4,7 +4,7 @@ import torch
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import PairSource, WindowDataset
-from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.scan import scan
 from geoseg_gan.evaluation.images import ImageSet, collect, generate_like

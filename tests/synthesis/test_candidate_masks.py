@@ -6,8 +6,9 @@ from defaults import defaults
 from synthesis_helpers import GEOMETRY, candidate_masks, refused
 from torch.utils.data import DataLoader
 
-from geoseg_gan.data.images import MaskReader, resize_label
+from geoseg_gan.data.images import resize_label
 from geoseg_gan.data.jitter import draw_warp, draw_window, sample_label
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.scan import scan

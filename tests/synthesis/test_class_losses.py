@@ -8,7 +8,7 @@ from defaults import defaults
 from synthesis_helpers import BYTES, refused
 
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.scan import scan
 from geoseg_gan.synthesis import recognizer as class_losses

@@ -8,8 +8,9 @@ from PIL import Image
 from synthesis_helpers import GEOMETRY, candidate_masks, facts, files, refused
 
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.data.images import MaskReader, read_image, resize_image, resize_label
+from geoseg_gan.data.images import read_image, resize_image, resize_label
 from geoseg_gan.data.jitter import sample_image, sample_label
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.scan import scan

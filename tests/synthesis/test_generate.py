@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 from synthesis_helpers import facts, files, refused
 
-from geoseg_gan.data.images import MaskReader, read_image
+from geoseg_gan.data.images import read_image
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.split import split_rows
 from geoseg_gan.data.synthetic import read_manifest, read_synthetic

@@ -15,7 +15,8 @@ from PIL import Image
 from synthesis_helpers import GEOMETRY, facts, files, printed, refused
 from torch.nn import functional as F
 
-from geoseg_gan.data.images import MaskReader, write_image
+from geoseg_gan.data.images import write_image
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.data.settings import JitterSettings, TransplantStep

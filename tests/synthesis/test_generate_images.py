@@ -6,7 +6,7 @@ import torch
 from synthesis_helpers import candidate_masks
 
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.synthesis import generate_images as module

@@ -8,7 +8,8 @@ import torch
 from synthesis_helpers import facts, files, refused
 from torch.nn import functional as F
 
-from geoseg_gan.data.images import MaskReader, read_image
+from geoseg_gan.data.images import read_image
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.synthetic import read_manifest
 from geoseg_gan.synthesis.generate import check

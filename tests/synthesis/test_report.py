@@ -7,7 +7,8 @@ from PIL import Image
 from synthesis_helpers import BYTES, candidate_masks
 from torch.nn import functional as F
 
-from geoseg_gan.data.images import MaskReader, write_image
+from geoseg_gan.data.images import write_image
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.synthesis import report

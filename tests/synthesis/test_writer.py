@@ -5,8 +5,8 @@ import pytest
 from defaults import defaults
 from synthesis_helpers import BYTES, refused
 
-from geoseg_gan.data.images import MaskReader
 from geoseg_gan.data.jitter import draw_warp
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.settings import JitterSettings
 from geoseg_gan.data.synthetic import GENERATION, read_manifest
 from geoseg_gan.synthesis import writer as module

@@ -20,7 +20,8 @@ from run_folders import (
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from geoseg_gan.config import plain
-from geoseg_gan.data.images import MaskReader, read_image
+from geoseg_gan.data.images import read_image
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.models.checkpoints import load_segmenter
 from geoseg_gan.training.runs import FREE, find_run

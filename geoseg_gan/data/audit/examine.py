@@ -40,7 +40,7 @@ from geoseg_gan.data.audit.overlaps import (
 )
 from geoseg_gan.data.audit.propose import Proposal, propose_colors, propose_numbers
 from geoseg_gan.data.audit.values import Values, rgb_of, shared_colors
-from geoseg_gan.data.images import MaskReader, mask_reader
+from geoseg_gan.data.masks import MaskReader, mask_reader
 from geoseg_gan.data.pairs import TILES_CSV, group_of, known_groups, read_stems
 from geoseg_gan.data.palette import Palette, PaletteClass
 from geoseg_gan.data.settings import CheckDataSettings, DataSettings

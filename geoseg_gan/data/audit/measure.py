@@ -17,7 +17,8 @@ from geoseg_gan.data.audit.folders import Entry
 from geoseg_gan.data.audit.similar import border_lines, thumbnail
 from geoseg_gan.data.audit.values import Values
 from geoseg_gan.data.georeference import Georeference, georeference_problem, read_georeference
-from geoseg_gan.data.images import MaskReader, UnreadableError, read_stored
+from geoseg_gan.data.images import UnreadableError, read_stored
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.utils.errors import UserError, plural
 

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.data.images import MaskReader, read_image, read_stored
+from geoseg_gan.data.images import read_image, read_stored
+from geoseg_gan.data.masks import MaskReader, index_values, mask_colors
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.pictures import RGB, beside
@@ -56,12 +57,12 @@ def marked(image: Path, mask: Path, reader: MaskReader) -> RGB | None:
         stored = read_stored(mask)
         label, _ = replace(reader, unknown="ignore").read(mask)
         if reader.mask_format == "index":
-            values = stored.single_channel()
+            values = index_values(stored)
             ignored = [value for value, meaning in reader.index_map or () if meaning == IGNORE]
             known = np.isin(values, [IGNORE, *ignored])
             colors = reader.palette.color_table[label]
         else:
-            colors = stored.colors()
+            colors = mask_colors(stored)
             known = np.zeros(label.shape, bool)
             for color in reader.palette.ignore:
                 known |= (colors == np.array(color, np.uint8)).all(-1)

@@ -39,7 +39,7 @@ from geoseg_gan.data.audit.page import (
 )
 from geoseg_gan.data.audit.pictures import marked, shown, triple, two
 from geoseg_gan.data.audit.values import Values, rgb_of
-from geoseg_gan.data.images import mask_reader
+from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path, held, is_unused, write_json

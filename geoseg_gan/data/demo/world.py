@@ -12,7 +12,8 @@ import numpy as np
 from rich.progress import track
 
 from geoseg_gan.data.demo.tile import draw_tile
-from geoseg_gan.data.images import MaskReader, write_image
+from geoseg_gan.data.images import write_image
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import SPLITS
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.data.settings import DemoSettings

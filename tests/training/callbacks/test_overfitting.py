@@ -8,7 +8,7 @@ from run_folders import board_of, last_checkpoint, run_script
 from small_gan import PROJECTED, SPADE, build, fit, samples, settings
 
 from geoseg_gan.data.dataset import PairDataset, PairSource
-from geoseg_gan.data.images import MaskReader
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.sampler import SampleIndex
 from geoseg_gan.data.settings import JitterSettings

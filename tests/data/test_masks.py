@@ -1,0 +1,149 @@
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from rasters import noise, write_geotiff
+
+from geoseg_gan.data.images import UnreadableError, write_image
+from geoseg_gan.data.masks import MaskReader
+from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass, UnknownColorError
+
+
+def label_of(palette, height=20, width=31):
+    values = np.array([*range(palette.num_classes), IGNORE], np.uint8)
+    return np.random.default_rng(1).choice(values, (height, width))
+
+
+@pytest.mark.parametrize(("mask_format", "mode"), [("rgb", "RGB"), ("index", "P")])
+def test_masks_round_trip_and_show_their_colours(tmp_path, palette, mask_format, mode):
+    reader, label, path = (
+        MaskReader(palette, mask_format),
+        label_of(palette),
+        tmp_path / "new/m.png",
+    )
+    reader.write(path, label)
+    again, unknown = reader.read(path)
+    assert unknown == 0
+    np.testing.assert_array_equal(again, label, strict=True)
+    with Image.open(path) as stored:
+        assert stored.mode == mode
+        np.testing.assert_array_equal(np.asarray(stored.convert("RGB")), palette.decode(label))
+        if mode == "P":  # IDs to programs, colours to the eye
+            np.testing.assert_array_equal(np.asarray(stored), label)
+
+
+def test_an_index_mask_with_254_classes_round_trips(tmp_path):
+    palette = Palette([PaletteClass(f"{i}", [i, 7, 7]) for i in range(254)], [[0, 0, 0]])
+    label = np.array([[*range(254), 255]], np.uint8)
+    MaskReader(palette, "index").write(tmp_path / "m.png", label)
+    np.testing.assert_array_equal(MaskReader(palette, "index").read(tmp_path / "m.png")[0], label)
+
+
+def save_as(palette, label, path, how):
+    rgb = palette.decode(label)
+    match how:
+        case "rgb":
+            Image.fromarray(rgb).save(path)
+        case "rgba":
+            alpha = np.random.default_rng(0).integers(0, 256, label.shape, np.uint8)
+            Image.fromarray(np.dstack([rgb, alpha])).save(path)
+        case "palette":
+            # Indices that are not the class IDs: only the colours count.
+            picture = Image.fromarray(rgb).quantize(colors=256)
+            assert picture.mode == "P"
+            picture.save(path)
+        case "geotiff":
+            write_geotiff(path, rgb)
+        case "geotiff with alpha":
+            write_geotiff(path, np.dstack([rgb, np.full(label.shape, 255, np.uint8)]))
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("m.png", "rgb"), ("m.png", "rgba"), ("m.png", "palette"), ("m.bmp", "rgb"),
+        ("m.tif", "rgb"), ("m.tif", "palette"), ("m.tif", "geotiff"),
+        ("m.TIFF", "geotiff with alpha"),
+    ],
+)  # fmt: skip
+def test_coloured_masks_are_read_however_they_are_stored(tmp_path, palette, name, how):
+    label = label_of(palette)
+    save_as(palette, label, tmp_path / name, how)
+    read, unknown = MaskReader(palette).read(tmp_path / name)
+    np.testing.assert_array_equal(read, label)
+    assert unknown == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "convert"),
+    [
+        ("m.png", lambda label: Image.fromarray(label)),
+        ("m.png", lambda label: Image.fromarray(label.astype(np.uint16))),
+        ("m.png", lambda label: Image.fromarray(label).convert("P")),
+        ("m.tif", lambda label: Image.fromarray(label)),
+        ("m.tif", lambda label: Image.fromarray(label.astype(np.int16))),
+        ("m.tif", lambda label: Image.fromarray(label.astype(np.float32))),
+    ],
+)
+def test_index_masks_are_read_in_every_depth(tmp_path, palette, name, convert):
+    label = label_of(palette)
+    convert(label).save(tmp_path / name)
+    read, unknown = MaskReader(palette, "index").read(tmp_path / name)
+    assert read.dtype == np.uint8 and unknown == 0
+    np.testing.assert_array_equal(read, label)
+
+
+def test_a_two_colour_index_png_holds_ids_0_and_1(tmp_path, palette):
+    label = label_of(palette) % 2
+    Image.fromarray(label.astype(bool)).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(MaskReader(palette, "index").read(tmp_path / "m.png")[0], label)
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "mask_format", "error", "message"),
+    [
+        ("m.png", noise(3), "index", UnreadableError, "has 3 channels.*mask_format=rgb"),
+        ("m.png", np.ones((4, 4, 1), np.uint8), "rgb", UnknownColorError,
+         r"colour \(1, 1, 1\).*mask_format=index"),
+        ("m.png", np.uint8([[[0], [7], [7], [9]]]), "index", UnknownColorError,
+         "class ID 7 in 2 pixels, .* IDs 0 to 2 .*=ignore"),
+        ("m.tif", noise(3, "uint16"), "rgb", UnreadableError, "holds uint16 values, .* 8-bit RGB"),
+        ("m.tif", noise(2), "rgb", UnreadableError, "has 2 bands, but .* 8-bit RGB"),
+        ("m.tif", np.ones((4, 4, 1)), "rgb", UnreadableError, "holds float64 .*mask_format=index"),
+    ],
+)  # fmt: skip
+def test_a_mask_of_another_kind_is_refused_with_a_hint(
+    tmp_path, palette, name, pixels, mask_format, error, message
+):
+    write_image(tmp_path / name, pixels)
+    with pytest.raises(error, match=f"{re.escape(name)}: {message}"):
+        MaskReader(palette, mask_format).read(tmp_path / name)
+
+
+def test_unknown_ids_and_what_is_no_whole_number_can_be_ignored_and_are_counted(tmp_path, palette):
+    path, reader = tmp_path / "m.tif", MaskReader(palette, "index", "ignore")
+    write_image(path, np.array([[0, 1, 2, 3, -1, 255, 254, 1000]], np.int16)[..., None])
+    read, unknown = reader.read(path)
+    assert read.tolist() == [[0, 1, 2, 255, 255, 255, 255, 255]] and unknown == 4
+    write_image(path, np.array([[0, 1, 1.5, np.nan, 255, np.inf]], np.float32)[..., None])
+    read, unknown = reader.read(path)
+    assert read.tolist() == [[0, 1, 255, 255, 255, 255]] and unknown == 3
+    with pytest.raises(UnknownColorError, match="class ID"):
+        MaskReader(palette, "index").read(path)
+
+
+def test_unknown_colours_follow_the_policy(tmp_path, palette):
+    mask = np.array([[[168, 232, 84], [169, 232, 84], [255, 214, 33]]], np.uint8)
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    for policy, expected in (("ignore", [[1, 255, 2]]), ("nearest", [[1, 1, 2]])):
+        read, unknown = MaskReader(palette, "rgb", policy).read(tmp_path / "m.png")
+        assert read.tolist() == expected and unknown == 1
+
+
+@pytest.mark.parametrize("mask_format", ["rgb", "index"])
+@pytest.mark.parametrize("name", ["m.png", "m.tif"])
+def test_a_broken_mask_is_named(tmp_path, palette, mask_format, name):
+    (tmp_path / name).write_text("not a picture")
+    with pytest.raises(UnreadableError, match=re.escape(str(tmp_path / name))):
+        MaskReader(palette, mask_format).read(tmp_path / name)
