@@ -6,6 +6,7 @@ import logging
 import os
 import pkgutil
 import re
+import shlex
 import sys
 import traceback
 from argparse import ArgumentParser, Namespace
@@ -299,6 +300,29 @@ class SweepNames(Callback):
 def command_line() -> list[str]:
     """The overrides of the command that runs, of its job in a sweep; empty where none runs."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def script_command(name: str, words: Sequence[str], config_dir: Path | None = None) -> str:
+    """Another command with the data settings of the one that runs, and `words` in place of theirs.
+
+    Args:
+        name: The command.
+        words: Its settings, as overrides.
+        config_dir: The folder of config files for it; by default that of the one that runs.
+    """
+    given = [word for word in command_line() if word.startswith(("data=", "data."))]
+    replaced = {word.split("=")[0] for word in words}
+    kept = [word for word in given if word.split("=")[0] not in replaced]
+    if config_dir is None and HydraConfig.initialized():
+        sources = HydraConfig.get().runtime.config_sources
+        folders = [Path(source.path) for source in sources if source.provider == "command-line"]
+        config_dir = folders[0] if folders else None
+    options: list[str] = []
+    if config_dir is not None:
+        here = config_dir.absolute().is_relative_to(Path.cwd())
+        shown = config_dir.absolute().relative_to(Path.cwd()) if here else config_dir
+        options = ["--config-dir", str(shown)]
+    return shlex.join(["python", f"scripts/{name}.py", *options, *kept, *words])
 
 
 def compose(schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:

@@ -84,13 +84,29 @@ class MaskReader:
             UnreadableError: If the file does not decode, or contradicts the settings.
             UnknownColorError: If a colour or ID is unknown and the policy is "error".
         """
-        stored = read_stored(path, content, rows)
+        return self.label(read_stored(path, content, rows))
+
+    def label(self, stored: Stored) -> tuple[npt.NDArray[np.uint8], int]:
+        """The label map of a mask that is decoded already, as `read` gives it."""
         try:
             if self.mask_format == "index":
                 return self._read_ids(stored)
-            return self.palette.encode(mask_colors(stored), self.unknown)
+            return self.palette.encode(stored.colors(), self.unknown)
         except UnknownColorError as error:
-            raise UnknownColorError(f"{path}: {error}") from None
+            raise UnknownColorError(f"{stored.path}: {error}") from None
+
+    def labels_of(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """The labels of single values of masks, shape (N,); 255 where a value is unknown.
+
+        They are numbers in index masks, else 24-bit codes of colours, red in the lowest byte.
+        """
+        if self.mask_format == "index":
+            labels = self._labels_of(values)
+            labels[labels == UNKNOWN] = IGNORE
+            return labels
+        colors = np.stack([values, values >> 8, values >> 16], -1).astype(np.uint8)
+        policy: UnknownPolicy = "nearest" if self.unknown == "nearest" else "ignore"
+        return self.palette.encode(colors[None], policy)[0][0]
 
     def read_pair(
         self, image: Path, mask: Path, contents: tuple[bytes, bytes] | None = None

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
-from geoseg_gan.config import as_override, is_made, plain, stored_yaml, write_yaml
+from geoseg_gan.config import as_override, is_made, plain, script_command, stored_yaml, write_yaml
 from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.pairs import SPLITS, STREAM, Pair, PairList, Split, find_pairs
@@ -27,7 +27,6 @@ from geoseg_gan.data.stream import (
     require_litdata,
 )
 from geoseg_gan.data.synthetic import refuse_synthetic
-from geoseg_gan.data.tile import script_command
 from geoseg_gan.utils.errors import plural
 from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder, write_json
 from geoseg_gan.utils.tables import console

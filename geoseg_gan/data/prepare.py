@@ -13,11 +13,19 @@ from pathlib import Path, PurePosixPath
 from rich.progress import track
 from rich.table import Table
 
-from geoseg_gan.config import as_override, compose, is_made, plain, stored_yaml, write_yaml
+from geoseg_gan.config import (
+    as_override,
+    compose,
+    is_made,
+    plain,
+    script_command,
+    stored_yaml,
+    write_yaml,
+)
 from geoseg_gan.data.pairs import SPLITS, DataError, Pair, Split
 from geoseg_gan.data.published import PUBLISHED, PublishedSet
 from geoseg_gan.data.settings import PrepareSettings, TileSettings
-from geoseg_gan.data.tile import choose_groups, cut_pairs, script_command, summarise
+from geoseg_gan.data.tile import choose_groups, cut_pairs, summarise
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder
 from geoseg_gan.utils.tables import console

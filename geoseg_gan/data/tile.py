@@ -1,7 +1,6 @@
 """The tile command: cuts large images and their masks into a training folder."""
 
 import csv
-import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from PIL import Image
 from rich.progress import track
 from rich.table import Table
 
-from geoseg_gan.config import as_override, command_line, is_made, plain, stored_yaml, write_yaml
+from geoseg_gan.config import as_override, is_made, plain, script_command, stored_yaml, write_yaml
 from geoseg_gan.data.dataset import window_starts
 from geoseg_gan.data.georeference import (
     Georeference,
@@ -540,11 +539,3 @@ def summarise(settings: TileSettings, reports: dict[Split, SplitReport]) -> None
     shown = console(soft_wrap=True)  # so that the command below can be copied
     shown.print(table)
     shown.print(f"Wrote {settings.data_root}. Next: {script_command('train', words)}")
-
-
-def script_command(name: str, words: Sequence[str]) -> str:
-    """Another command with the data settings of this one, and `words` in place of theirs."""
-    given = [word for word in command_line() if word.startswith(("data=", "data."))]
-    replaced = {word.split("=")[0] for word in words}
-    kept = [word for word in given if word.split("=")[0] not in replaced]
-    return shlex.join(["python", f"scripts/{name}.py", *kept, *words])

@@ -10,12 +10,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.table import Table
 
-from geoseg_gan.config import plain, write_yaml
+from geoseg_gan.config import as_override, plain, script_command, write_yaml
 from geoseg_gan.data.audit.checks import mostly_ignored, named_rare_classes
 from geoseg_gan.data.datamodule import PairDataModule
 from geoseg_gan.data.fingerprint import Fingerprints, refuse_change
 from geoseg_gan.data.stream import check_root
-from geoseg_gan.data.tile import script_command
 from geoseg_gan.models.checkpoints import read_training_state
 from geoseg_gan.models.settings import current_config
 from geoseg_gan.training.settings import TrainingConfig
@@ -204,8 +203,7 @@ def data_summary(
         void = len(mostly_ignored(index.pixels))
         found = f"rare: {', '.join(rare)}" if rare else "no rare class"
         found += f"; {plural(void, 'tile')} mostly ignored" * bool(void)
-        words = [f"data_root={config.data_root}", f"image_size={config.image_size}"]
-        rows["check"] = f"{found}. More: {script_command('check_data', words)}"
+        rows["check"] = found
     return rows
 
 
@@ -225,7 +223,12 @@ def announce(trainer: L.Trainer, config: TrainingConfig, rows: Mapping[str, str]
     table.add_row("device", f"{config.devices} x {place}, precision {config.precision}")
     table.add_row("output", config.out_dir)
     table.add_row("watch", f"tensorboard --logdir {config.out_dir}")
-    console().print(table)
+    shown = console(soft_wrap=True)  # so that the command below can be copied
+    shown.print(table)
+    if "check" in rows:
+        root = as_override("data_root", config.data_root, type(config))
+        words = [root, f"image_size={config.image_size}"]
+        shown.print(f"More about the data: {script_command('check_data', words)}")
 
 
 def write_outcome(out_dir: Path, figures: Mapping[str, float], **facts: Any) -> None:

@@ -28,6 +28,8 @@ WARNINGS = {
     "deepglobe": "outside the palette; read as nearest",
 }
 """What training warns of by the nature of some sets."""
+UNDOCUMENTED = "1,744 pixels in 3 masks had a colour outside the palette; written as ignore"
+"""What prepare warns of: the black of Dubai's masks."""
 
 
 @pytest.fixture
@@ -66,7 +68,8 @@ def test_a_set_becomes_a_folder_whose_pixels_are_those_of_the_download(
     before = {path: path.read_bytes() for path in download.rglob("*") if path.is_file()}
     is_cut = PUBLISHED[name].tile_size is not None
     config = configured(name, *([f"tile_size={SIDE}"] if is_cut else []))
-    counts = prepare(config)
+    with pytest.warns(match=UNDOCUMENTED) if name == "dubai" else nullcontext():
+        counts = prepare(config)
     assert {path: path.read_bytes() for path in before} == before
     reader, classes = mask_reader(config.data), config.data.classes()
     ids = {class_name: number for number, class_name in enumerate(classes.names)} | {IGNORE: 255}
@@ -268,6 +271,7 @@ def test_what_torchgeo_cannot_do_is_said_in_a_line(configured, download, monkeyp
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*had a colour outside the palette; written as ignore")
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_training_runs_on_a_prepared_set(name, configured, download, composed, tmp_path):
     draw(name, download, SIZE)
