@@ -91,7 +91,7 @@ class MaskReader:
         try:
             if self.mask_format == "index":
                 return self._read_ids(stored)
-            return self.palette.encode(stored.colors(), self.unknown)
+            return self.palette.encode(mask_colors(stored), self.unknown)
         except UnknownColorError as error:
             raise UnknownColorError(f"{stored.path}: {error}") from None
 
@@ -106,7 +106,7 @@ class MaskReader:
             return labels
         colors = np.stack([values, values >> 8, values >> 16], -1).astype(np.uint8)
         policy: UnknownPolicy = "nearest" if self.unknown == "nearest" else "ignore"
-        return self.palette.encode(colors[None], policy)[0][0]
+        return self.palette.encode(colors[None], policy)[0].reshape(-1)
 
     def read_pair(
         self, image: Path, mask: Path, contents: tuple[bytes, bytes] | None = None
