@@ -492,7 +492,7 @@ def _unreadable(path: Path, error: Exception, is_file: bool) -> UnreadableError:
     return wrong
 
 
-def check_size(path: Path, height: int, width: int, per_pixel: int) -> None:
+def check_size(path: Path | str, height: int, width: int, per_pixel: int) -> None:
     """Refuses an image of too many pixels, or of more than fit into memory."""
     size, needed = f"{path} has {width:,} x {height:,} pixels", height * width * per_pixel
     if height * width > MAX_PIXELS or max(height, width) > _MAX_SIDE:

@@ -290,6 +290,7 @@ class TileSettings:
     align: bool
     masks: str | None
     class_field: str | None
+    layer: str | None
     background: str
     data: DataSettings
 

@@ -112,7 +112,9 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
     reader = mask_reader(config.data)
     vectors = None
     if polygons is not None:
-        vectors = read_vectors(polygons, config.class_field, config.background, reader.palette)
+        vectors = read_vectors(
+            polygons, config.class_field, config.background, reader, config.layer
+        )
         vectors.check(pairs, places)
     groups = (
         join_groups(pairs, places) if config.join_overlaps else {p.group: p.group for p in pairs}

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError
 
-_TEXT = 2**28  # bytes of a text: a manifest of a million pairs has as many
+TEXT = 2**28  # bytes of a text: a manifest of a million pairs has as many
 _ARRAYS = 2**34  # bytes of all arrays of a file
 _SEPARATORS = (",", ";", "\t")  # of the columns of a table
 
@@ -123,7 +123,7 @@ def read_bytes(path: Path, most: int) -> bytes:
     return content
 
 
-def read_json(path: Path, shape: Any, advice: str, most: int = _TEXT) -> Any:
+def read_json(path: Path, shape: Any, advice: str, most: int = TEXT) -> Any:
     """Reads a JSON file of at most `most` bytes.
 
     Raises:
@@ -189,7 +189,7 @@ def read_table(path: Path, columns: Sequence[str], advice: str) -> list[dict[str
         UserError: If it is no such file; it names the row.
     """
     try:
-        text = _decoded(read_bytes(path, _TEXT))
+        text = _decoded(read_bytes(path, TEXT))
         first = text.lstrip().partition("\n")[0]
         mark = max(_SEPARATORS, key=first.count)
         lines = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
