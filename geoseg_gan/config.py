@@ -35,6 +35,7 @@ from geoseg_gan.utils.errors import UserError, check_values, one_line, show_warn
 from geoseg_gan.utils.files import atomic_path, sweep_beside
 from geoseg_gan.utils.messages import (
     CONFIGS,
+    Texts,
     choices,
     explain,
     help_text,
@@ -183,13 +184,14 @@ def texts_as_typed(schema: type, overrides: Sequence[str]) -> list[str]:
 
 def _as_typed(kind: Any, override: str) -> str:
     key, _, text = override.partition("=")
-    if kind not in (str, str | None, list[str], list[str] | None):
+    if kind not in (str, str | None, list[str], list[str] | None, Texts):
         return override
     parser = OverridesParser.create()
     try:
         value = parser.parse_override(override).value()
     except HydraException:
-        whole = kind in (str, str | None) and text[:1] not in ("'", '"') and "," not in text
+        is_list = kind in (list[str], list[str] | None) or (kind == Texts and text[:1] == "[")
+        whole = not is_list and text[:1] not in ("'", '"') and "," not in text
         return quoted(key, text) if whole else override
     if isinstance(value, _NUMBERS):
         return quoted(key, text.strip())

@@ -10,6 +10,7 @@ import sys
 import types
 import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from geoseg_gan.config import FileConfigSource, as_override, plain, texts_as_typed
 from geoseg_gan.training.settings import TrainConfig, train_command, train_segmenter_command
 from geoseg_gan.utils.errors import UserError
-from geoseg_gan.utils.messages import help_text
+from geoseg_gan.utils.messages import Texts, help_text, settings_of
 from geoseg_gan.utils.signals import SIGNALS, Stopped
 
 ROOT = Path(__file__).parents[1]
@@ -111,6 +112,44 @@ def test_a_setting_that_is_a_text_is_what_was_typed(text):
 def test_a_part_s_setting_that_is_a_text_is_what_was_typed(composed):
     config = composed("trial", "data_root=2024_06", "data.split_file=1e5")
     assert (config.train.data_root, config.train.data.split_file) == ("2024_06", "1e5")
+
+
+def of_all_commands():
+    """Key and type of every setting of every command."""
+    return {(n, key): kind for n, schema in SCHEMAS.items() for key, kind in settings_of(schema)}
+
+
+PATHS = re.compile(
+    r"(.*_)?(root|dir|path|file|folder|ckpt|from)|source|synthetic|features|masks|merge"
+)
+NOT_TEXTS = {"tau", "seeds", "class_weights", "index_map"}  # of several types; none is a path
+
+
+def test_paths_are_texts_and_what_is_of_several_types_is_known():
+    kinds = of_all_commands()
+    paths = {kinds[at] for at in kinds if PATHS.fullmatch(at[1].rpartition(".")[2])}
+    assert paths <= {str, str | None, list[str], Texts}
+    loose = {key.rpartition(".")[2] for (_, key), kind in kinds.items() if kind is Any}
+    assert loose == NOT_TEXTS
+
+
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_every_setting_that_is_a_text_is_what_was_typed(command):
+    parse = OverridesParser.create().parse_override
+    for (name, key), kind in of_all_commands().items():
+        if name != command or kind not in (str, str | None, Texts):
+            continue
+        for text in ("2024_06", "1e5", "true", "a [1].b"):
+            [typed] = texts_as_typed(SCHEMAS[command], [f"{key}={text}"])
+            assert parse(typed).value() == text, typed
+        assert texts_as_typed(SCHEMAS[command], [f"{key}=null"]) == [f"{key}=null"]
+
+
+def test_one_folder_or_several_of_synthetic_pairs_are_what_was_typed(composed):
+    assert composed("train_segmenter", "synthetic=2024_06").synthetic == "2024_06"
+    several = composed("train_segmenter", "synthetic=[2024_06,1e5,'a b']").synthetic
+    assert several == ["2024_06", "1e5", "a b"]
+    assert composed("train_segmenter", "synthetic=null").synthetic is None
 
 
 def test_lists_sweeps_and_null_of_settings_that_are_texts(composed):

@@ -101,7 +101,7 @@ class MaskReader:
         They are numbers in index masks, else 24-bit codes of colours, red in the lowest byte.
         """
         if self.mask_format == "index":
-            labels = self._labels_of(values)
+            labels = self.meaning_of(values)
             labels[labels == UNKNOWN] = IGNORE
             return labels
         colors = np.stack([values, values >> 8, values >> 16], -1).astype(np.uint8)
@@ -185,13 +185,13 @@ class MaskReader:
     def _tables(self) -> dict[str, npt.NDArray[np.uint8]]:
         """Labels of all values of the types in which most index masks are."""
         sizes = {"uint8": 1 << 8, "uint16": 1 << 16}
-        return {name: self.labels_of(np.arange(size)) for name, size in sizes.items()}
+        return {name: self.meaning_of(np.arange(size)) for name, size in sizes.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the look-up tables out of pickles; they are built again on first use."""
         return {name: vars(self)[name] for name in self.__dataclass_fields__}
 
-    def labels_of(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    def meaning_of(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """The labels of an index mask's values; UNKNOWN for those that mean nothing."""
         listed, labels = self._listed
         at = np.searchsorted(listed, values).clip(max=len(listed) - 1)
@@ -202,7 +202,7 @@ class MaskReader:
         if stored.table is not None and self.index_map is None:
             self._check_colors(stored.path, values, stored.table)
         table = self._tables.get(values.dtype.name)
-        label = self.labels_of(values) if table is None else table.take(values)
+        label = self.meaning_of(values) if table is None else table.take(values)
         blank = self._blank(stored)
         if blank is not None:
             label[blank] = IGNORE
@@ -218,7 +218,7 @@ class MaskReader:
         found = stored.is_nodata(0)
         if found is None:
             return stored.hidden
-        label = int(self.labels_of(np.array(stored.nodata[0])))
+        label = int(self.meaning_of(np.array(stored.nodata[0])))
         if label < self.palette.num_classes:
             if self.index_map is None and found.any():
                 names = dict(enumerate(self.palette.names))
@@ -242,7 +242,7 @@ class MaskReader:
         Colours of ignore do not count: a grey or a customary table often has black at index 0.
         """
         shown, _ = self.palette.encode(table[None], "ignore")
-        shown, own = shown[0], self.labels_of(np.arange(len(table)))
+        shown, own = shown[0], self.meaning_of(np.arange(len(table)))
         wrong = (shown != IGNORE) & (shown != own)
         if not wrong.any():
             return

@@ -99,7 +99,7 @@ class ClassLabels:
                 f"{where} has the class {number}, which is no name. Give names of classes, or set "
                 "data.mask_format=index, and data.index_map where numbers are no class IDs."
             )
-        label = int(reader.labels_of(np.array(float(number))))
+        label = int(reader.meaning_of(np.array(float(number))))
         if label != UNKNOWN:
             return label
         if reader.unknown == "error":

@@ -17,6 +17,7 @@ from geoseg_gan.models.settings import ModelSettings, SegmenterSettings
 from geoseg_gan.synthesis.settings import LARGEST_BATCH, OnnxSettings
 from geoseg_gan.utils.device import TrainerSettings
 from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range
+from geoseg_gan.utils.messages import Texts
 
 SCHEDULES = ("constant", "linear")
 NETWORKS = ("generator", "discriminator")
@@ -166,7 +167,7 @@ class TrainSegmenterConfig(TrainingConfig):
 
     select: str
     validate_every: int
-    synthetic: Any
+    synthetic: Texts
     synthetic_ratio: float
     oversample_classes: list[Any]
     oversample_factor: float

@@ -57,6 +57,10 @@ _OF_LIBRARIES = {
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
+Texts = typing.Annotated[typing.Any, "texts"]
+"""The type of a setting that is a text, a list of texts, or null."""
+
+
 def choices(group: str) -> list[str]:
     """The choices of a config group; none if there is no such group."""
     return sorted(choice.stem for choice in (_FOLDER / group).glob("*.yaml"))
@@ -179,7 +183,7 @@ def _no_setting(key: str, schema: type) -> str:
 
 def settings_of(schema: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every key of a dataclass with its type, those of inner dataclasses included."""
-    for name, hint in typing.get_type_hints(schema).items():
+    for name, hint in typing.get_type_hints(schema, include_extras=True).items():
         yield path + name, hint
         for kind in (hint, *typing.get_args(hint)):
             if dataclasses.is_dataclass(kind) and typing.get_origin(hint) is not list:
