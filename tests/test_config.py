@@ -120,7 +120,7 @@ def of_all_commands():
 
 
 PATHS = re.compile(
-    r"(.*_)?(root|dir|path|file|folder|ckpt|from)|source|synthetic|features|masks|merge"
+    r"(.*_)?(root|dir|path|file|folder|ckpt)|init_from|source|synthetic|features|masks|merge"
 )
 NOT_TEXTS = {"tau", "seeds", "class_weights", "index_map"}  # of several types; none is a path
 
