@@ -1,6 +1,6 @@
 """Where rasters lie on the ground: whether pairs agree, which pictures overlap, tiles' places."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,15 @@ import numpy as np
 import numpy.typing as npt
 from rasterio import Affine
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.warp import reproject, transform_bounds
+from rasterio.warp import reproject, transform, transform_bounds
 
 from geoseg_gan.data.images import TIFF_SUFFIXES, open_tiff, opened, without_place
 from geoseg_gan.data.palette import IGNORE
 
+STRIP = 512
+"""Rows of a label map that are warped at once."""
+
+_MARGIN = 2  # rows by which warped positions may be off
 _NEAR = 0.5  # pixels by which the corners of an image and its mask may differ
 _WORLD_FILES = {".png": ".pgw", ".jpg": ".jgw"}
 
@@ -122,23 +126,48 @@ def _pixels_apart(ours: Georeference, theirs: Georeference) -> float:
 
 
 def aligned(
-    label: npt.NDArray[np.uint8], source: Georeference, target: Georeference
+    rows: Callable[[int, int], npt.NDArray[np.uint8]], source: Georeference, target: Georeference
 ) -> npt.NDArray[np.uint8]:
-    """A label map (H, W) on the grid of another raster; 255 where it does not reach."""
+    """A label map on the grid of another raster, (H, W) of that; 255 where it does not reach.
+
+    Args:
+        rows: Reads rows of the label map, from a first one to before a last one. Its strips always
+            begin at the same rows, so that they can be kept.
+        source: Where the label map lies.
+        target: The other raster, or a part of it.
+    """
     warped = np.full((target.height, target.width), IGNORE, np.uint8)
-    with without_place():
-        reproject(
-            label,
-            warped,
-            src_transform=source.transform,
-            src_crs=source.crs or target.crs,
-            dst_transform=target.transform,
-            dst_crs=target.crs or source.crs,
-            src_nodata=IGNORE,
-            dst_nodata=IGNORE,
-            resampling=Resampling.nearest,
-        )
+    systems = (target.crs or source.crs, source.crs or target.crs)
+    first, last = _rows_below(target, source, systems)
+    for top in range(first - first % STRIP, last, STRIP):
+        strip = rows(top, min(top + STRIP, source.height))
+        with without_place():
+            reproject(
+                strip,
+                warped,
+                src_transform=source.part(top, 0, *strip.shape).transform,
+                src_crs=systems[1],
+                dst_transform=target.transform,
+                dst_crs=systems[0],
+                src_nodata=IGNORE,
+                dst_nodata=IGNORE,
+                init_dest_nodata=False,  # keeps what other strips have put there
+                resampling=Resampling.nearest,
+            )
     return warped
+
+
+def _rows_below(target: Georeference, source: Georeference, systems: Any) -> tuple[int, int]:
+    """The rows of a raster that lie where another one does, from the first to before the last."""
+    steps = np.linspace(0, 1, 33)
+    outline = [(x, y) for side in (0, 1) for s in steps for x, y in ((s, side), (side, s))]
+    points = [target.point(x * target.width, y * target.height) for x, y in outline]
+    if systems[0] != systems[1]:
+        points = list(zip(*transform(*systems, *zip(*points, strict=True)), strict=True))
+    rows = np.array([source.pixel(*point)[1] for point in points])
+    if not np.isfinite(rows).all():
+        return 0, source.height
+    return max(0, int(rows.min()) - _MARGIN), min(source.height, int(rows.max()) + 1 + _MARGIN)
 
 
 def overlapping(places: Sequence[Georeference | None]) -> list[int]:

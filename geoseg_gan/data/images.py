@@ -7,7 +7,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from errno import EISDIR
 from pathlib import Path
@@ -67,6 +67,7 @@ _TURNS: dict[int, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
 
 _ORIENTATION = 274  # the tag's number, in EXIF and TIFF
 _BINARY = [[0, 0, 0], [255, 255, 255]]  # the colour table of two grey levels
+_CLEAR = 0.02  # share of full opacity by which alpha may be off
 _NO_NUMBER = 1e30  # floating-point values of this size are fillers, such as -3.4e38
 _FILTERS = threading.Lock()
 _SMALL = 2**26  # bytes that are taken without asking how much memory is free
@@ -90,12 +91,12 @@ class Rows(NamedTuple):
     Attributes:
         first: The first one.
         last: The one behind the last one.
-        has_alpha: Whether a band that is tagged as alpha is alpha in the whole file.
+        opaque: Of the whole file, what `opaque_value` says of a band that is tagged as alpha.
     """
 
     first: int
     last: int
-    has_alpha: bool
+    opaque: float | None
 
 
 class Stored(NamedTuple):
@@ -143,6 +144,17 @@ class Stored(NamedTuple):
         missing: npt.NDArray[np.bool_] = np.logical_or.reduce(found)
         return missing if missing.any() else None
 
+    def image(
+        self, mean: Callable[[], npt.NDArray[np.float64]]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+        """What `read_masked_image` gives; `mean` is asked for what fills pixels without data."""
+        pixels, missing = self.shown(), self.missing()
+        if missing is not None:
+            fill = np.rint(mean()) if np.issubdtype(pixels.dtype, np.integer) else mean()
+            pixels = pixels.copy()
+            pixels[missing] = fill.astype(pixels.dtype)
+        return pixels if str(pixels.dtype) in DTYPES else pixels.astype(np.float32), missing
+
     def is_nodata(self, band: int) -> npt.NDArray[np.bool_] | None:
         """Where a band has the nodata value, shape (H, W); None where it has no such value."""
         nodata = self.nodata[band] if self.nodata else None
@@ -160,6 +172,16 @@ class Stored(NamedTuple):
             is_whole = abs(nodata) < 2**62 and nodata == int(nodata)
             equal = np.equal(values, int(nodata) if is_whole else nodata)
         return equal
+
+
+def mean_of(parts: Iterable[Stored]) -> npt.NDArray[np.float64]:
+    """The mean of each band (K,) of an image in parts, over its pixels that have data; else 0."""
+    total, count = np.zeros(()), 0
+    for part in parts:
+        pixels, missing = part.shown(), part.missing()
+        seen = pixels.reshape(-1, pixels.shape[2]) if missing is None else pixels[~missing]
+        total, count = total + seen.sum(0, np.float64), count + len(seen)
+    return total / max(1, count)
 
 
 def read_image(path: Path, content: bytes | None = None) -> npt.NDArray[Any]:
@@ -181,30 +203,21 @@ def read_image(path: Path, content: bytes | None = None) -> npt.NDArray[Any]:
 
 
 def read_masked_image(
-    path: Path, content: bytes | None = None, rows: Rows | None = None
+    path: Path, content: bytes | None = None
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
     """Reads an image as `read_image` does, and which pixels have no data.
 
     Those are pixels of alpha 0, outside the file's internal mask, of its nodata value (in all bands
     of 8-bit images, where black may be nodata and shadow, else in any band), NaN or infinite. They
     are given the mean of the others: resampling mixes them with their neighbours, networks need
-    finite numbers, and a value far from the others would be an edge to learn. Of a TIFF only `rows`
-    are read where they are given; it may be of any size then.
+    finite numbers, and a value far from the others would be an edge to learn.
 
     Returns:
         The pixels, and a map of shape (H, W), true where there is no data; None where there is
         everywhere.
     """
-    stored = read_stored(path, content, rows)
-    pixels, missing = stored.shown(), stored.missing()
-    if missing is not None:
-        filled = pixels.copy()
-        seen = pixels[~missing]
-        mean = seen.mean(0, np.float64) if len(seen) else np.zeros(pixels.shape[2])
-        is_whole = np.issubdtype(pixels.dtype, np.integer)
-        filled[missing] = (np.rint(mean) if is_whole else mean).astype(pixels.dtype)
-        pixels = filled
-    return pixels if str(pixels.dtype) in DTYPES else pixels.astype(np.float32), missing
+    stored = read_stored(path, content)
+    return stored.image(lambda: mean_of([stored]))
 
 
 def write_image(path: Path, pixels: npt.NDArray[Any], quality: int = 95) -> None:
@@ -229,14 +242,8 @@ def write_image(path: Path, pixels: npt.NDArray[Any], quality: int = 95) -> None
 
 def picture_size(path: Path) -> tuple[int, int]:
     """Height and width of an image, by its first bytes; an UnreadableError as of `read_image`."""
-    with opened(path, None, path.suffix.lower() in TIFF_SUFFIXES) as source:
+    with opened(path, None, path.suffix.lower() in TIFF_SUFFIXES, by_rows=True) as source:
         return int(source.height), int(source.width)
-
-
-def count_pixels(path: Path) -> int:
-    """How many pixels an image has."""
-    height, width = picture_size(path)
-    return height * width
 
 
 def read_stored(path: Path, content: bytes | None = None, rows: Rows | None = None) -> Stored:
@@ -335,10 +342,12 @@ def _read_tiff(path: Path, content: bytes | None, rows: Rows | None) -> Stored:
     transparent = None
     if ColorInterp.alpha in kinds:
         band = kinds.index(ColorInterp.alpha)
-        clear = clear_of(values[..., band], rows and rows.has_alpha)
-        if clear is not None:
+        alpha = values[..., band]
+        opaque = opaque_value(lambda: [alpha]) if rows is None else rows.opaque
+        if opaque is not None:
             values = np.ascontiguousarray(np.delete(values, band, -1))
             nodata = (*nodata[:band], *nodata[band + 1 :])
+            clear = alpha <= _CLEAR * opaque
             transparent = clear if clear.any() else None
     bits = int(described.get("NBITS", 0))
     is_inverted = described.get("MINISWHITE") == "YES"
@@ -356,20 +365,21 @@ def _read_tiff(path: Path, content: bytes | None, rows: Rows | None) -> Stored:
     return Stored(path, values, table, step, transparent, hidden, nodata)
 
 
-def clear_of(alpha: npt.NDArray[Any], is_alpha: bool | None = None) -> npt.NDArray[np.bool_] | None:
-    """Where a band that is tagged as alpha is clear; None where it is no alpha.
-
-    Whether it is one is found out of its values where `is_alpha` does not say so.
+def opaque_value(parts: Callable[[], Iterable[npt.NDArray[Any]]]) -> float | None:
+    """The greatest value of a band that is tagged as alpha; None where it is no alpha.
 
     GDAL tags the fourth of four 8-bit bands as alpha unless told otherwise, so that it often is
     near infrared. Alpha is clear or opaque but for a few pixels, and off by little after JPEG.
+
+    Args:
+        parts: Gives the band in parts, each time that it is called.
     """
-    is_whole = is_alpha is not None and np.issubdtype(alpha.dtype, np.integer)
-    most = float(np.iinfo(alpha.dtype).max if is_whole else alpha.max())
-    clear: npt.NDArray[np.bool_] = alpha <= 0.02 * most
-    if is_alpha is None:
-        is_alpha = bool(np.mean(clear | (alpha >= 0.98 * most)) >= 0.9)
-    return clear if is_alpha else None
+    most = max(float(part.max()) for part in parts())
+    found = pixels = 0
+    for part in parts():
+        found += int(np.count_nonzero((part <= _CLEAR * most) | (part >= (1 - _CLEAR) * most)))
+        pixels += part.size
+    return most if found / pixels >= 0.9 else None
 
 
 def _write_tiff(path: Path, pixels: npt.NDArray[Any]) -> None:

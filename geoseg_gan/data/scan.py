@@ -191,7 +191,8 @@ def _read(pair: Pair, reader: MaskReader) -> _Statistics | str:
     """Statistics of one pair, or what is wrong with it."""
     try:
         image, label, unknown = reader.read_pair(pair.image, pair.mask)
-        problem = size_problem(pair, image, label) or georeference_problem(pair.image, pair.mask)
+        problem = size_problem(pair, image.shape[:2], label.shape)
+        problem = problem or georeference_problem(pair.image, pair.mask)
     except (UnreadableError, UnknownColorError) as error:
         return str(error)
     if problem:
@@ -237,11 +238,11 @@ def refuse_binary_masks(pixels: npt.NDArray[np.int64], reader: MaskReader, where
         )
 
 
-def size_problem(pair: Pair, image: npt.NDArray[Any], label: npt.NDArray[np.uint8]) -> str | None:
-    """What is wrong with a pair whose image and mask differ in size; None where they do not."""
-    if image.shape[:2] == label.shape:
+def size_problem(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> str | None:
+    """What is wrong with a pair whose heights and widths differ; None where they do not."""
+    if image == mask:
         return None
-    image_size, mask_size = (f"{part.shape[1]}x{part.shape[0]}" for part in (image, label))
+    image_size, mask_size = (f"{width}x{height}" for height, width in (image, mask))
     return (
         f"{pair.image} is {image_size} but {pair.mask} is {mask_size} (width x height). Export "
         "both from the same window, or remove the pair."

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from errno import ENOSPC
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -26,20 +27,24 @@ from geoseg_gan.data.images import (
     ALONE,
     TIFF_SUFFIXES,
     Rows,
+    Stored,
     UnreadableError,
-    clear_of,
+    mean_of,
+    opaque_value,
     open_tiff,
     opened,
     read_masked_image,
+    read_stored,
 )
 from geoseg_gan.data.masks import MaskReader
+from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path, sync, write_json
 from geoseg_gan.utils.reading import read_json, whole
 
 _CACHE = 128 * 2**20  # bytes of blocks that GDAL keeps
 _LARGEST_BLOCK = 2**28  # bytes of a block, which is read as a whole
-_SAMPLE = 512  # pixels a side of which alpha is looked at
+_PIXELS = 2**22  # that are read at once
 _LINES, _COMMIT, _MADE = "lines.part", "lines.json", "made.part"
 _TYPES = {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16", "float32": "Float32"}
 _RGB = ("Red", "Green", "Blue")
@@ -56,7 +61,7 @@ class Scene:
     """An image or a mask that is read a few rows at a time.
 
     A GeoTIFF stays in its file; a picture of another format is decoded at once, and must fit into
-    memory.
+    memory, as must a GeoTIFF that is stored in a few large blocks.
 
     Attributes:
         path: The file.
@@ -65,43 +70,53 @@ class Scene:
         bands: How many bands an image has; one of transparency does not count.
         dtype: NumPy's name of the type that an image is kept in.
         place: Where it lies.
+        step: How many rows, or about as many, are best read at once: whole blocks of the file.
     """
 
     def __init__(self, path: Path, reader: MaskReader | None = None) -> None:
         """Opens a mask, where there is a reader of masks, or else an image.
 
         Raises:
-            UnreadableError: If it cannot be read, or not by rows.
+            UnreadableError: If it cannot be read.
         """
         self.path, self._reader, self.place = path, reader, read_georeference(path)
         self._whole: tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None] | None = None
-        self._has_alpha = False
-        if path.suffix.lower() not in TIFF_SUFFIXES:
-            self._whole = (
-                read_masked_image(path) if reader is None else (reader.read(path)[0], None)
-            )
+        self._unknown: dict[int, int] = {}
+        self._opaque: float | None = None
+        block = self._open() if path.suffix.lower() in TIFF_SUFFIXES else None
+        if block is None:
+            self._whole = read_masked_image(path) if reader is None else (self._label(), None)
             self.height, self.width = self._whole[0].shape[:2]
-        else:
-            self._open()
-        first, _ = self._read(0, 1)
-        self.bands, self.dtype = first[0, 0].size, str(first.dtype)
+            block = 1
+        self.step = -(-max(1, _PIXELS // self.width) // block) * block
+        if reader is None:
+            first = self.rows(0, 1)
+            self.bands, self.dtype = first.shape[2], str(first.dtype)
 
-    def _open(self) -> None:
-        """Finds out what a GeoTIFF says of itself."""
+    def _open(self) -> int | None:
+        """Finds out what a GeoTIFF says of itself: the height of its blocks; None if too large."""
         with opened(self.path, as_bands=True, by_rows=True) as source:
             self.height, self.width = source.height, source.width
             rows, columns = source.block_shapes[0]
             size = rows * columns * source.count * np.dtype(source.dtypes[0]).itemsize
             if size > _LARGEST_BLOCK:
-                raise UnreadableError(
-                    f"{self.path} is stored in blocks of {columns:,}x{rows:,} pixels, each of "
-                    "which is read as a whole. Store it in tiles, as gdal_translate -co TILED=YES "
-                    "does."
-                )
+                whole = size * self.height * self.width / (rows * columns)
+                if whole > free_memory() / 8:
+                    raise UnreadableError(
+                        f"{self.path} is stored in blocks of {columns:,}x{rows:,} pixels, each of "
+                        "which is read as a whole. Store it in tiles, as gdal_translate -co "
+                        "TILED=YES does."
+                    )
+                return None
             if ColorInterp.alpha in source.colorinterp:
                 band = source.colorinterp.index(ColorInterp.alpha) + 1
-                sides = tuple(min(side, _SAMPLE) for side in source.shape)
-                self._has_alpha = clear_of(source.read(band, out_shape=sides)) is not None
+                strip = max(rows, _PIXELS // self.width)
+                windows = [
+                    Window(0, first, self.width, min(strip, self.height - first))
+                    for first in range(0, self.height, strip)
+                ]
+                self._opaque = opaque_value(lambda: (source.read(band, window=w) for w in windows))
+        return int(rows)
 
     def rows(self, first: int, last: int) -> npt.NDArray[Any]:
         """Some rows: a mask's label map (n, W), or an image's stored values (n, W, K).
@@ -109,21 +124,41 @@ class Scene:
         Raises:
             UserError: If they cannot be read, or hold what is no class.
         """
-        return self._read(first, last)[0]
+        return self.masked_rows(first, last)[0]
 
-    def valid_rows(self, first: int, last: int) -> npt.NDArray[np.bool_]:
-        """Where rows of an image have data, as `read_masked_image` says: (n, W)."""
-        pixels, missing = self._read(first, last)
-        return np.ones(pixels.shape[:2], bool) if missing is None else ~missing
-
-    def _read(self, first: int, last: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+    def masked_rows(
+        self, first: int, last: int
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+        """Some rows, and of those of an image where they have no data, as `read_masked_image`."""
         if self._whole is not None:
             pixels, missing = self._whole
             return pixels[first:last], None if missing is None else missing[first:last]
-        rows = Rows(first, last, self._has_alpha)
         if self._reader is not None:
-            return self._reader.read(self.path, rows=rows)[0], None
-        return read_masked_image(self.path, rows=rows)
+            return self._label(first, last), None
+        return self._stored(first, last).image(lambda: self._mean)
+
+    @property
+    def unknown(self) -> int:
+        """Pixels of unknown colours or values in those rows of a mask that have been read.
+
+        Rows that are read again count once, if the same rows are read at once as before.
+        """
+        return sum(self._unknown.values())
+
+    def _label(self, first: int = 0, last: int | None = None) -> npt.NDArray[np.uint8]:
+        assert self._reader is not None
+        rows = None if last is None else Rows(first, last, self._opaque)
+        label, self._unknown[first] = self._reader.read(self.path, rows=rows)
+        return label
+
+    def _stored(self, first: int, last: int) -> Stored:
+        return read_stored(self.path, rows=Rows(first, last, self._opaque))
+
+    @cached_property
+    def _mean(self) -> npt.NDArray[np.float64]:
+        """What fills pixels without data: a pass over the whole file, made if there are any."""
+        starts = range(0, self.height, self.step)
+        return mean_of(self._stored(n, min(n + self.step, self.height)) for n in starts)
 
     def facts(self) -> dict[str, Any]:
         """By what a changed file is noticed."""

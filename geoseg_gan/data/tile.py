@@ -2,17 +2,18 @@
 
 import csv
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field, fields, replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
 from geoseg_gan.config import as_override, is_made, plain, script_command, stored_yaml, write_yaml
@@ -25,7 +26,7 @@ from geoseg_gan.data.georeference import (
     read_georeference,
     write_georeference,
 )
-from geoseg_gan.data.images import count_pixels, picture_size, read_masked_image, write_image
+from geoseg_gan.data.images import TIFF_SUFFIXES, picture_size, write_image
 from geoseg_gan.data.masks import MaskReader, mask_reader
 from geoseg_gan.data.pairs import (
     SEARCH_SECONDS,
@@ -41,8 +42,10 @@ from geoseg_gan.data.pairs import (
 )
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.scan import refuse_binary_masks, size_problem
+from geoseg_gan.data.scene import Scene, little_memory
 from geoseg_gan.data.settings import TileSettings
 from geoseg_gan.data.vectors import Vectors, read_vectors
+from geoseg_gan.data.windows import Parts, rows_of_windows
 from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder
@@ -52,6 +55,8 @@ from geoseg_gan.utils.tables import console
 
 _IMAGES_AT_ONCE = 4
 _BYTES_PER_PIXEL = 20  # that an image takes while it is cut
+_ROWS_HELD = 1024  # of a GeoTIFF, beside those of a tile, if its blocks are not higher
+_STRIPS_KEPT = 8  # of a mask that is aligned
 
 
 @dataclass(frozen=True)
@@ -119,26 +124,23 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
     groups = (
         join_groups(pairs, places) if config.join_overlaps else {p.group: p.group for p in pairs}
     )
-    blocks = None
-    splits: list[Split]
+    splits: list[Split] | Blocks
     if config.split == "spatial":
         grounds = ground_grids(pairs, places, groups)
         blocks = Blocks(config.block_size or 4 * config.tile_size, config.gap, grounds)
-        sizes = [picture_size(pair.image) for pair in pairs]
-        windows = [
-            blocks.windows(pair, *size, config) for pair, size in zip(pairs, sizes, strict=True)
-        ]
-        found = {window.group for some in windows for window in some}
-        blocks = replace(
-            blocks, val=frozenset(choose_groups({name: name for name in found}, config))
-        )
-        pairs, splits = pairs.rows([n // 2 for n in range(2 * len(pairs))]), [*SPLITS] * len(pairs)
+        found = {
+            window.group
+            for pair in pairs
+            for window in blocks.windows(pair, *_size(pair.image), config)
+        }
+        val = choose_groups({name: name for name in found}, config)
+        splits = replace(blocks, val=frozenset(val))
     else:
         val_groups = choose_groups(groups, config)
         pairs = replace(pairs, groups=PackedStrings(groups[pair.group] for pair in pairs))
         splits = ["val" if pair.group in val_groups else "train" for pair in pairs]
     with atomic_folder(root, "data_root") as folder:
-        reports = cut_pairs(pairs, splits, folder, config, blocks, vectors)
+        reports = cut_pairs(pairs, splits, folder, config, vectors)
         write_yaml(folder / "config.yaml", config)
     summarise(config, reports)
     return reports
@@ -146,21 +148,21 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
 
 def cut_pairs(
     pairs: Sequence[Pair],
-    splits: Sequence[Split],
+    splits: "Sequence[Split] | Blocks",
     folder: Path,
     settings: TileSettings,
-    blocks: "Blocks | None" = None,
     vectors: Vectors | None = None,
     grey_bands: int = 1,
 ) -> dict[Split, SplitReport]:
     """Cuts pairs into `folder/{train,val}/{images,masks}` and tiles.csv, and warns of what is odd.
 
+    GeoTIFFs are read a few rows at a time; pictures of other formats are decoded at once.
+
     Args:
         pairs: Images and masks; their stems begin the names of the tiles.
-        splits: The split of each pair.
+        splits: The split of each pair, or the blocks that are in one split each.
         folder: An empty folder.
         settings: How they are cut; source and data_root are not used.
-        blocks: The blocks to cut them by; None where each pair is in one split.
         vectors: The polygons that stand for masks; None where there are masks.
         grey_bands: To how many equal bands images of one band are widened.
 
@@ -175,18 +177,30 @@ def cut_pairs(
         for part in ("images", "masks"):
             (folder / split / part).mkdir(parents=True)
 
-    def cut(pair: Pair, split: Split) -> _Cut:
-        return _cut(pair, split, folder, reader, settings, blocks, vectors, grey_bands)
+    sizes = [_size(pair.image) for pair in pairs]
+    held = max(
+        _pixels_held(pair, *size, settings, vectors)
+        for pair, size in zip(pairs, sizes, strict=True)
+    )
+    fitting = int(0.8 * free_memory() / (_BYTES_PER_PIXEL * held))
+    with (
+        _no_size_limit(),
+        little_memory(),
+        Progress() as bar,
+        ThreadPoolExecutor(min(max(1, fitting), _IMAGES_AT_ONCE)) as pool,
+    ):
+        total = sum(height * width for height, width in sizes)
+        task = bar.add_task(f"Cutting {plural(len(pairs), 'picture')}", total=total)
 
-    with _no_size_limit():
-        largest = max(count_pixels(pair.image) for pair in pairs)
-        fitting = int(0.8 * free_memory() / (_BYTES_PER_PIXEL * largest))
-        with ThreadPoolExecutor(min(max(1, fitting), _IMAGES_AT_ONCE)) as pool:
-            work = pool.map(cut, pairs, splits)
-            cuts = list(track(work, f"Cutting {plural(len(pairs), 'picture')}", len(pairs)))
+        def cut(pair: Pair, split: "Split | Blocks") -> _Cut:
+            source = _Source(pair, reader, settings, vectors, partial(bar.advance, task))
+            return _cut(source, split, folder, reader, settings, grey_bands)
+
+        each = [splits] * len(pairs) if isinstance(splits, Blocks) else splits
+        cuts = list(pool.map(cut, pairs, each))
     if vectors is None:
         refuse_binary_masks(np.stack([cut.whole for cut in cuts]), reader, pairs[0].mask.parent)
-    reports = {split: _report(split, cuts, splits, settings) for split in SPLITS}
+    reports = {split: _report(split, cuts, settings) for split in SPLITS}
     with (folder / "tiles.csv").open("w", newline="") as target:
         table = csv.writer(target)
         table.writerow([entry.name for entry in fields(Tile)])
@@ -259,13 +273,16 @@ class Window:
     top: int  # in pixels
     left: int  # in pixels
     group: str  # its location group
+    split: Split  # that of the group
 
 
-def grid_windows(height: int, width: int, settings: TileSettings, group: str) -> list[Window]:
+def grid_windows(
+    height: int, width: int, settings: TileSettings, group: str, split: Split
+) -> list[Window]:
     """The tiles of a picture of one location group."""
     grid = (settings.tile_size, settings.overlap, settings.remainder)
     rows, cols = (list(enumerate(grid_starts(length, *grid))) for length in (height, width))
-    return [Window(row, col, top, left, group) for row, top in rows for col, left in cols]
+    return [Window(row, col, top, left, group, split) for row, top in rows for col, left in cols]
 
 
 @dataclass(frozen=True)
@@ -289,11 +306,13 @@ class Blocks:
         """The tiles of a picture, none of which reaches out of its block."""
         ground, top, left = self.grounds[pair.stem]
         rows, cols = (self._starts(*ends, settings) for ends in ((height, top), (width, left)))
-        return [
-            Window(row, col, start, other, f"{ground}_b{block}_{other_block}")
-            for row, (block, start) in enumerate(rows)
-            for col, (other_block, other) in enumerate(cols)
-        ]
+        windows = []
+        for row, (block, start) in enumerate(rows):
+            for col, (other_block, other) in enumerate(cols):
+                group = f"{ground}_b{block}_{other_block}"
+                split: Split = "val" if group in self.val else "train"
+                windows.append(Window(row, col, start, other, group, split))
+        return windows
 
     def _starts(self, length: int, offset: int, settings: TileSettings) -> list[tuple[int, int]]:
         """Along one side of a picture that begins at `offset`: the block and start of each tile."""
@@ -362,116 +381,178 @@ def ground_grids(
     return grounds
 
 
+class _Source:
+    """A pair that is read a few rows at a time.
+
+    Attributes:
+        pair: The pair.
+        image: Its image.
+        pixels: Of every class and, last, of ignore in the rows that have been read, shape (C + 1,).
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        reader: MaskReader,
+        settings: TileSettings,
+        vectors: Vectors | None,
+        moved: Callable[[float], None],
+    ) -> None:
+        """Opens image and mask.
+
+        Args:
+            pair: The pair.
+            reader: What reads masks.
+            settings: Whether masks are aligned.
+            vectors: The polygons that stand for masks; None where there are masks.
+            moved: Is told of pixels that have been read.
+
+        Raises:
+            UserError: If one of them cannot be read, or they do not belong together.
+        """
+        self.pair, self.image, self._moved = pair, Scene(pair.image), moved
+        self.pixels = np.zeros(reader.palette.num_classes + 1, np.int64)
+        size, place = (self.image.height, self.image.width), self.image.place
+        self._mask = mask = None if vectors else Scene(pair.mask, reader)
+        self._labels: Callable[[int, int], npt.NDArray[np.uint8]]
+        if vectors is not None:
+            self._labels = partial(vectors.burn, pair, place, size)
+            return
+        assert mask is not None
+        if settings.align and place and (mask_place := mask.place):
+            strips = lru_cache(_STRIPS_KEPT)(mask.rows)
+            self._labels = lambda first, last: aligned(
+                strips, mask_place, place.part(first, 0, last - first, size[1])
+            )
+            return
+        problem = size_problem(pair, size, (mask.height, mask.width))
+        if problem := problem or georeference_problem(pair.image, pair.mask):
+            raise DataError(problem)
+        self._labels = mask.rows
+
+    @property
+    def unknown(self) -> int:
+        """Pixels of the mask of unknown colours or values."""
+        return self._mask.unknown if self._mask else 0
+
+    def windows(self, tops: Sequence[int], side: int) -> Iterator[tuple[int, Parts]]:
+        """Image (side, W, K) and label map (side, W) of each row of tiles; all rows are read."""
+        step = max(self.image.step, self._mask.step if self._mask else 1)
+        return rows_of_windows(self._read, self.image.height, step, tops, side)
+
+    def _read(self, first: int, last: int) -> Parts:
+        image, missing = self.image.masked_rows(first, last)
+        label = self._labels(first, last)
+        if missing is not None:
+            label[missing] = IGNORE
+        counts = np.bincount(label.ravel(), minlength=256)
+        self.pixels += counts[[*range(len(self.pixels) - 1), IGNORE]]
+        self._moved(label.size)
+        return image, label
+
+
 @dataclass(frozen=True)
 class _Cut:
     """The result of one image; `too_small` describes it if it is smaller than a tile."""
 
+    splits: tuple[Split, ...]  # that its tiles may be in
     tiles: list[Tile]
-    pixels: npt.NDArray[np.int64]  # of every class in the tiles, shape (C,)
+    pixels: dict[Split, npt.NDArray[np.int64]]  # of every class in the tiles, shape (C,)
+    dropped: Counter[Split]
     whole: npt.NDArray[np.int64]  # of every class and ignore in the image, shape (C + 1,)
-    dropped: int = 0
-    unknown: int = 0
-    too_small: str | None = None
+    unknown: int
+    too_small: str | None
 
 
 def _cut(
-    pair: Pair,
-    split: Split,
+    source: _Source,
+    split: "Split | Blocks",
     folder: Path,
     reader: MaskReader,
     settings: TileSettings,
-    blocks: Blocks | None,
-    vectors: Vectors | None,
     grey_bands: int,
 ) -> _Cut:
-    place = read_georeference(pair.image)
-    missing = None
-    if vectors is not None:
-        image, missing = read_masked_image(pair.image)
-        label, unknown = vectors.burn(pair, place, *image.shape[:2]), 0
-    elif settings.align and place and (mask_place := read_georeference(pair.mask)):
-        image, missing = read_masked_image(pair.image)
-        label, unknown = reader.read(pair.mask)
-        label = aligned(label, mask_place, place)
+    pair, image, side = source.pair, source.image, settings.tile_size
+    size = (image.height, image.width)
+    if isinstance(split, Blocks):
+        splits, windows = SPLITS, split.windows(pair, *size, settings)
     else:
-        image, label, unknown = reader.read_pair(pair.image, pair.mask)
-        if problem := georeference_problem(pair.image, pair.mask):
-            raise DataError(problem)
-    if missing is not None:
-        label[missing] = IGNORE
-    is_again = blocks is not None and split == "val"  # told of once, for its other split
-    height, width = label.shape
-    if problem := size_problem(pair, image, label):
-        raise DataError(problem)
-    if image.shape[2] == 1:
-        image = image.repeat(grey_bands, 2)
-    suffix = _suffix(pair.image, image, settings.image_format, place)
-    pixels = np.zeros(reader.palette.num_classes, np.int64)
-    whole = np.bincount(label.ravel(), minlength=256)[[*range(len(pixels)), IGNORE]]
-    side = settings.tile_size
-    if min(height, width) < side:
-        small = f"{pair.image.name} ({width}x{height})"
-        return _Cut([], pixels, whole, too_small=None if is_again else small)
-    if blocks is None:
-        windows = grid_windows(height, width, settings, pair.group)
-    else:
-        windows = [
-            window
-            for window in blocks.windows(pair, height, width, settings)
-            if (window.group in blocks.val) == (split == "val")
-        ]
+        splits, windows = (split,), grid_windows(*size, settings, pair.group, split)
+    bands = grey_bands if image.bands == 1 else image.bands
+    suffix = _suffix(image, bands, settings.image_format)
     # Masks follow their image, so that both of a tile say where it lies.
-    mask_suffix = suffix if place and suffix == ".tif" else ".png"
-    tiles = []
+    mask_suffix = suffix if image.place and suffix == ".tif" else ".png"
+    tiles: list[Tile] = []
+    pixels = {name: np.zeros(reader.palette.num_classes, np.int64) for name in splits}
+    dropped: Counter[Split] = Counter()
+    rows: dict[int, list[Window]] = {}
     for window in windows:
-        inside = np.s_[window.top : window.top + side, window.left : window.left + side]
-        counts = np.bincount(label[inside].ravel(), minlength=256)
-        if counts[IGNORE] > settings.max_ignore * side * side:
-            continue
-        stem = f"{pair.stem}_r{window.row:02d}_c{window.col:02d}"
-        paths = (
-            folder / split / "images" / f"{stem}{suffix}",
-            folder / split / "masks" / f"{stem}{mask_suffix}",
-        )
-        write_image(paths[0], image[inside])
-        reader.write(paths[1], label[inside])
-        if place:
-            for path in paths:
-                write_georeference(path, place.part(window.top, window.left, side, side))
-        where = (window.row, window.col, f"{window.left} {window.top} {side} {side}")
-        tiles.append(Tile(stem, split, pair.image.name, window.group, *where))
-        pixels += counts[: len(pixels)]
-    return _Cut(tiles, pixels, whole, len(windows) - len(tiles), 0 if is_again else unknown)
+        rows.setdefault(window.top, []).append(window)
+    for top, (shown, labels) in source.windows([*rows], side):
+        for window in rows[top]:
+            inside = np.s_[:, window.left : window.left + side]
+            counts = np.bincount(labels[inside].ravel(), minlength=256)
+            if counts[IGNORE] > settings.max_ignore * side * side:
+                dropped[window.split] += 1
+                continue
+            stem = f"{pair.stem}_r{window.row:02d}_c{window.col:02d}"
+            paths = (
+                folder / window.split / "images" / f"{stem}{suffix}",
+                folder / window.split / "masks" / f"{stem}{mask_suffix}",
+            )
+            write_image(paths[0], shown[inside].repeat(bands // image.bands, 2))
+            reader.write(paths[1], labels[inside])
+            if image.place:
+                for path in paths:
+                    write_georeference(path, image.place.part(top, window.left, side, side))
+            where = (window.row, window.col, f"{window.left} {top} {side} {side}")
+            tiles.append(Tile(stem, window.split, pair.image.name, window.group, *where))
+            pixels[window.split] += counts[: reader.palette.num_classes]
+    small = f"{pair.image.name} ({image.width}x{image.height})" if min(size) < side else None
+    tiles.sort(key=lambda tile: SPLITS.index(tile.split))
+    return _Cut(splits, tiles, pixels, dropped, source.pixels, source.unknown, small)
 
 
-def _suffix(
-    path: Path, image: npt.NDArray[Any], image_format: str, place: Georeference | None
-) -> str:
-    fits_png = image.dtype == np.uint8 and image.shape[2] in (1, 3)
-    if image_format == "auto" and place is not None:
+def _size(path: Path) -> tuple[int, int]:
+    """Height and width of an image of any size."""
+    with _no_size_limit():
+        return picture_size(path)
+
+
+def _pixels_held(
+    pair: Pair, height: int, width: int, settings: TileSettings, vectors: Vectors | None
+) -> int:
+    """How many pixels of a pair are in memory at once, about."""
+    files = (pair.image,) if vectors else (pair.image, pair.mask)
+    if all(file.suffix.lower() in TIFF_SUFFIXES for file in files):
+        height = min(height, settings.tile_size + _ROWS_HELD)
+    return height * width
+
+
+def _suffix(image: Scene, bands: int, image_format: str) -> str:
+    fits_png = image.dtype == "uint8" and bands in (1, 3)
+    if image_format == "auto" and image.place is not None:
         return ".tif"
     if image_format == "auto":
         # Never JPEG: encoding a second time would add artefacts that a network can learn.
         return ".png" if fits_png else ".tif"
     if not fits_png and image_format != "tif":
         raise UserError(
-            f"image_format={image_format} holds 8-bit images of 1 or 3 bands, but {path} has "
-            f"{plural(image.shape[2], 'band')} of {image.dtype}. Use image_format=tif."
+            f"image_format={image_format} holds 8-bit images of 1 or 3 bands, but {image.path} has "
+            f"{plural(bands, 'band')} of {image.dtype}. Use image_format=tif."
         )
     return f".{image_format}"
 
 
-def _report(
-    split: Split, cuts: Sequence[_Cut], splits: Sequence[Split], settings: TileSettings
-) -> SplitReport:
-    mine = [cut for cut, its_split in zip(cuts, splits, strict=True) if its_split == split]
+def _report(split: Split, cuts: Sequence[_Cut], settings: TileSettings) -> SplitReport:
+    mine = [cut for cut in cuts if split in cut.splits]
     skipped = sum(cut.too_small is not None for cut in mine)
     report = SplitReport(
         images=len(mine) - skipped,
         skipped=skipped,
-        tiles=[tile for cut in mine for tile in cut.tiles],
-        dropped=sum(cut.dropped for cut in mine),
-        pixels=np.sum([cut.pixels for cut in mine], axis=0),
+        tiles=[tile for cut in mine for tile in cut.tiles if tile.split == split],
+        dropped=sum(cut.dropped[split] for cut in mine),
+        pixels=np.sum([cut.pixels[split] for cut in mine], axis=0),
     )
     if not report.tiles:
         raise UserError(

@@ -74,14 +74,25 @@ class Vectors:
             )
 
     def burn(
-        self, pair: Pair, place: Georeference | None, height: int, width: int
+        self, pair: Pair, place: Georeference | None, size: tuple[int, int], first: int, last: int
     ) -> npt.NDArray[np.uint8]:
-        """The label map (H, W) of a picture; a pixel is of the uppermost polygon at its centre.
+        """Rows of a picture's label map; a pixel is of the uppermost polygon at its centre.
+
+        Args:
+            pair: The picture.
+            place: Where it lies.
+            size: Its height and width.
+            first: The first row.
+            last: The one behind the last one.
+
+        Returns:
+            Labels of shape (last - first, W).
 
         Raises:
             DataError: If the polygons were drawn on a picture of another size.
         """
-        transform, polygons = Affine.identity(), self.polygons
+        height, width = size
+        transform, polygons = Affine.translation(0, first), self.polygons
         if self.drawings is not None:
             drawing = self.drawings[pair.stem]
             polygons = drawing.polygons
@@ -93,11 +104,12 @@ class Vectors:
                 )
             geometries = [polygon.geometry for polygon in polygons]
         elif place is not None:
+            place = place.part(first, 0, last - first, width)
             transform, polygons = place.transform, [self.polygons[n] for n in self._near(place)]
             geometries = [polygon.geometry for polygon in polygons]
             if geometries and self.crs != place.crs:
                 geometries = self._warped(transform_geom, self.crs, place.crs, geometries)
-        label = np.full((height, width), self.background, np.uint8)
+        label = np.full((last - first, width), self.background, np.uint8)
         if polygons:
             labels = [polygon.label for polygon in polygons]
             with without_place():

@@ -1,6 +1,7 @@
 """Overlapping windows that cover a raster, and their results blended without seams."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ from geoseg_gan.data.dataset import window_starts
 from geoseg_gan.utils.errors import UserError
 
 Floats = npt.NDArray[np.float32]
+Parts = tuple[npt.NDArray[Any], ...]
 
 ReadRows = Callable[[int, int], npt.NDArray[Any]]
 """Reads the rows of a raster from a first one to before a last one: shape (n, W, ...)."""
@@ -81,6 +83,35 @@ class WindowGrid:
         whole = length + 2 * self.border
         covered = max(self.side, -(-whole // self.align) * self.align)
         return [start - self.border for start in window_starts(covered, self.side, self.overlap)]
+
+
+def rows_of_windows(
+    read: Callable[[int, int], Parts], height: int, step: int, tops: Sequence[int], side: int
+) -> Iterator[tuple[int, Parts]]:
+    """The rows that each row of windows covers; every row of the raster is read once, in order.
+
+    Args:
+        read: As `ReadRows`, of several arrays at once.
+        height: Of the raster, in pixels.
+        step: How many rows are read at once.
+        tops: The first row of each row of windows, ascending.
+        side: Of the windows, in pixels.
+
+    Yields:
+        The first row of a row of windows, and its rows of all arrays.
+    """
+    begin, waiting = 0, deque(tops)
+    held: Parts = ()
+    for first in range(0, height, step):
+        end = min(first + step, height)
+        new = read(first, end)
+        held = tuple(map(np.concatenate, zip(held, new, strict=True))) if held else new
+        while waiting and waiting[0] + side <= end:
+            top = waiting.popleft()
+            yield top, tuple(part[top - begin : top - begin + side] for part in held)
+        kept = waiting[0] if waiting else end
+        held = tuple(part[kept - begin :].copy() for part in held) if kept < end else ()
+        begin = min(kept, end)
 
 
 def default_overlap(side: int, align: int, share: float) -> int:

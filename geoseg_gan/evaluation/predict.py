@@ -206,10 +206,12 @@ def _predict_one(
                 bar.advance(task, len(lefts))
 
         for first, shares in blend(grid, palette.num_classes, results, store.done):
-            valid = image.valid_rows(first, first + shares.shape[1])
+            _, missing = image.masked_rows(first, first + shares.shape[1])
             percent = np.rint(100 * shares.max(0)).clip(0, 100)
             lines = np.stack([shares.argmax(0), percent]).astype(np.uint8)
-            store.append(np.where(valid, lines, IGNORE).astype(np.uint8))
+            if missing is not None:
+                lines[:, missing] = IGNORE
+            store.append(lines)
         bar.remove_task(task)
     names = {f"CLASS_{label}": name for label, name in enumerate(palette.names)}
     confidence = {"UNIT": "probability of the class in percent"}
@@ -230,9 +232,7 @@ def _probabilities(
     segmenter: LoadedSegmenter, pixels: npt.NDArray[Any], windows: _Windows
 ) -> Floats:
     """Probabilities (B, C, S, S) of the classes in images (B, S, S, K) of stored values."""
-    # Invalid pixels of floating images may be NaN, which would spread.
-    known = np.nan_to_num(pixels, copy=False) if pixels.dtype.kind == "f" else pixels
-    stored = to_device(np.ascontiguousarray(np.moveaxis(known, -1, 1)), windows.device)
+    stored = to_device(np.ascontiguousarray(np.moveaxis(pixels, -1, 1)), windows.device)
     images = segmenter.facts.scaling.to_network(stored)
     total = torch.zeros(())
     for turns, flip in windows.views:

@@ -28,33 +28,37 @@ def test_rows_of_an_image_are_those_of_the_whole(bands, dtype, tmp_path):
     assert (scene.height, scene.width, scene.bands, scene.dtype) == (20, 31, bands, dtype)
     assert (scene.place.crs, scene.place.transform) == ("EPSG:32633", TRANSFORM)
     np.testing.assert_array_equal(rows_of(scene), read_image(path))
-    assert scene.valid_rows(0, 20).all()
+    assert scene.masked_rows(0, 20)[1] is None
 
 
 def test_pictures_are_decoded_at_once(tmp_path):
     write_image(tmp_path / "a.png", noise())
     scene = Scene(tmp_path / "a.png")
     np.testing.assert_array_equal(rows_of(scene), noise())
-    assert scene.place is None and scene.valid_rows(2, 5).shape == (3, 31)
+    assert scene.place is None and scene.rows(2, 5).shape == (3, 31, 3)
 
 
 def test_pixels_without_data_are_not_valid(tmp_path):
     values = noise(1, "int16")
     values[3, 4] = -9999
     path = write_geotiff(tmp_path / "a.tif", values, nodata=-9999)
-    valid = Scene(path).valid_rows(0, 20)
-    assert not valid[3, 4] and valid.sum() == valid.size - 1
+    scene = Scene(path)
+    _, missing = scene.masked_rows(0, 20)
+    assert missing[3, 4] and missing.sum() == 1
+    # They are filled with the mean of the whole image, whichever rows are read.
+    np.testing.assert_array_equal(rows_of(scene), read_image(path))
 
 
 def test_alpha_is_no_band_of_an_image_but_says_where_it_has_data(tmp_path):
     values = noise(4)
-    values[..., 3] = 255
-    values[5, 6, 3] = 0
-    path = write_geotiff(tmp_path / "a.tif", values, photometric="rgb", alpha="yes")
-    scene = Scene(path)
-    assert scene.bands == 3 and not scene.valid_rows(0, 20)[5, 6]
-    valid = values[..., 3] > 0  # others are filled
-    np.testing.assert_array_equal(rows_of(scene)[valid], values[..., :3][valid])
+    for opaque in (255, 1):
+        values[..., 3] = opaque
+        values[5, 6, 3] = 0
+        path = write_geotiff(tmp_path / "a.tif", values, photometric="rgb", alpha="yes")
+        scene = Scene(path)
+        np.testing.assert_array_equal(scene.masked_rows(0, 20)[1], values[..., 3] == 0)
+        assert scene.bands == 3
+        np.testing.assert_array_equal(rows_of(scene), read_image(path))
 
 
 @pytest.fixture
@@ -86,9 +90,11 @@ def test_a_mask_s_colour_table_and_nodata_are_followed(label, palette, tmp_path)
     np.testing.assert_array_equal(rows_of(Scene(path, MaskReader(palette))), label)
 
 
-def test_a_raster_in_one_piece_is_refused(tmp_path, monkeypatch):
+def test_a_raster_in_one_piece_must_fit_into_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("geoseg_gan.data.scene._LARGEST_BLOCK", 1000)
     path = write_geotiff(tmp_path / "a.tif", noise(), blockysize=20)
+    np.testing.assert_array_equal(rows_of(Scene(path)), noise())
+    monkeypatch.setattr("geoseg_gan.data.scene.free_memory", lambda: 10_000)
     with pytest.raises(UserError, match=r"stored in blocks of 31x20 pixels.* TILED=YES"):
         Scene(path)
 

@@ -276,9 +276,10 @@ def test_small_pictures_are_left_out_with_a_warning(source, settings):
     assert not [r for r in read_table(settings) if r["group"] == "north_1"]
 
 
-def test_pictures_beyond_pillows_limit_are_cut(settings, monkeypatch):
+@pytest.mark.parametrize("changes", [{}, {"split": "spatial", "block_size": 16, "gap": 1}])
+def test_pictures_beyond_pillows_limit_are_cut(settings, monkeypatch, changes):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    tile(settings)
+    tile(replace(settings, **changes))
     assert Image.MAX_IMAGE_PIXELS == 100
 
 

@@ -119,7 +119,9 @@ def burnt(source, path, background="ignore", field="kind", reader=READER, layer=
     pair, place = Pair("a", image, path, "a"), read_georeference(image)
     vectors = read_vectors(path, field, background, reader, layer)
     vectors.check([pair], [place])
-    return vectors.burn(pair, place, 32, 48)
+    return np.concatenate(
+        [vectors.burn(pair, place, (32, 48), *ends) for ends in ((0, 9), (9, 32))]
+    )
 
 
 MAPS = {

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from geoseg_gan.data.windows import WindowGrid, blend, check_windows, default_overlap
+from geoseg_gan.data.windows import (
+    WindowGrid,
+    blend,
+    check_windows,
+    default_overlap,
+    rows_of_windows,
+)
 from geoseg_gan.utils.errors import UserError
 
 GRIDS = [
@@ -82,6 +88,23 @@ def test_what_lies_beyond_a_raster_is_mirrored():
     for number in range(3):
         rows = grid.read(lambda first, last: pixels[first:last], number)
         np.testing.assert_array_equal(rows, padded[4 * number : 4 * number + 8])
+
+
+@pytest.mark.parametrize("step", [1, 3, 8, 40])
+@pytest.mark.parametrize("tops", [(0, 8, 16), (0, 3, 6, 22), (5, 20), ()])
+def test_rows_are_read_once_and_in_order(step, tops):
+    pixels, asked = np.arange(90).reshape(30, 3), []
+
+    def read(first, last):
+        asked.append((first, last))
+        return pixels[first:last], -pixels[first:last]
+
+    found = list(rows_of_windows(read, 30, step, tops, 8))
+    assert [top for top, _ in found] == list(tops)
+    for top, (rows, others) in found:
+        np.testing.assert_array_equal(rows, pixels[top : top + 8])
+        np.testing.assert_array_equal(others, -rows)
+    assert asked == [(n, min(n + step, 30)) for n in range(0, 30, step)]
 
 
 def test_the_usual_overlap_fits_the_network():
