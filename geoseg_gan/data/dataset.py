@@ -1,7 +1,6 @@
 """Datasets of image-mask pairs."""
 
 import errno
-import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -256,13 +255,3 @@ class WindowGrid(Sequence[tuple[int, Window]]):
         height, width = self.sizes[row].tolist()
         side = self.side
         return row, (min(down * side, height - side), min(right * side, width - side), side)
-
-
-def window_starts(length: int, side: int, overlap: int = 0) -> list[int]:
-    """Starts of the windows that cover a length in full, the last one ending at its end.
-
-    All in pixels: a length of at least `side`, and the overlap of neighbours.
-    """
-    step = side - overlap
-    count = math.ceil((length - side) / step) + 1
-    return [min(i * step, length - side) for i in range(count)]

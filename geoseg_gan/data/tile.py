@@ -17,7 +17,6 @@ from rich.progress import Progress
 from rich.table import Table
 
 from geoseg_gan.config import as_override, is_made, plain, script_command, stored_yaml, write_yaml
-from geoseg_gan.data.dataset import window_starts
 from geoseg_gan.data.georeference import (
     Georeference,
     aligned,
@@ -45,7 +44,7 @@ from geoseg_gan.data.scan import refuse_binary_masks, size_problem
 from geoseg_gan.data.scene import Scene, little_memory
 from geoseg_gan.data.settings import TileSettings
 from geoseg_gan.data.vectors import Vectors, read_vectors
-from geoseg_gan.data.windows import Parts, rows_of_windows
+from geoseg_gan.data.windows import Parts, rows_of_windows, window_starts
 from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder

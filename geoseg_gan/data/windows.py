@@ -1,5 +1,6 @@
 """Overlapping windows that cover a raster, and their results blended without seams."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.data.dataset import window_starts
 from geoseg_gan.utils.errors import UserError
 
 Floats = npt.NDArray[np.float32]
@@ -17,6 +17,16 @@ Parts = tuple[npt.NDArray[Any], ...]
 
 ReadRows = Callable[[int, int], npt.NDArray[Any]]
 """Reads the rows of a raster from a first one to before a last one: shape (n, W, ...)."""
+
+
+def window_starts(length: int, side: int, overlap: int = 0) -> list[int]:
+    """Starts of the windows that cover a length in full, the last one ending at its end.
+
+    All in pixels: a length of at least `side`, and the overlap of neighbours.
+    """
+    step = side - overlap
+    count = math.ceil((length - side) / step) + 1
+    return [min(i * step, length - side) for i in range(count)]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from geometry import ALL_STEPS, OFF, TURNS
 from torch.utils.data import DataLoader
 
 from geoseg_gan.data import dataset as module
-from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset, window_starts
+from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset
 from geoseg_gan.data.images import (
     UnreadableError,
     read_image,
@@ -25,6 +25,7 @@ from geoseg_gan.data.sampler import SampleIndex
 from geoseg_gan.data.scan import scan
 from geoseg_gan.data.settings import TransplantStep
 from geoseg_gan.data.transplant import Transplanter, visible_box
+from geoseg_gan.data.windows import window_starts
 from geoseg_gan.utils.errors import UserError
 
 

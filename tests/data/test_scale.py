@@ -5,7 +5,8 @@ from geometry import OFF
 
 from geoseg_gan.data import pairs as module
 from geoseg_gan.data.datamodule import GanDataModule
-from geoseg_gan.data.dataset import WindowGrid, window_starts
+from geoseg_gan.data.dataset import WindowGrid
+from geoseg_gan.data.windows import window_starts
 
 
 def test_a_start_makes_no_object_of_a_pair(root, settings, monkeypatch):

@@ -1,6 +1,8 @@
 """Rasters that are cut a few rows at a time give the bytes of those that are read at once."""
 
 import json
+import subprocess
+import sys
 import tracemalloc
 import warnings
 
@@ -205,3 +207,8 @@ def test_memory_is_that_of_some_rows(tmp_path, monkeypatch):
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 2 * side**2  # bytes; image and label map alone are twice that
+
+
+def test_cutting_loads_no_torch():  # which takes half a gigabyte
+    code = "import sys, geoseg_gan.data.prepare; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

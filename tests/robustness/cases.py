@@ -3,6 +3,9 @@
 import json
 import shutil
 
+import numpy as np
+from published_folders import draw
+from rasters import write_geotiff
 from processes import start
 
 PALETTE = (
@@ -67,7 +70,31 @@ CASES = {
             "trainer=cpu",
         ),
     ),
+    "predict, a scene by ONNX": (
+        "predict",
+        (
+            "segmenter_ckpt=../onnx/segmenter.onnx",
+            "image_path=../drawn/images/scene.tif",
+            "out_dir=out",
+            "trainer=cpu",
+        ),
+    ),
+    "generate, a scene": (
+        "generate",
+        (*GENERATE[::2], "mask_path=../drawn/masks/scene.tif", "trainer=cpu"),
+    ),
     "tile": ("tile", (PALETTE, "source=../data/train", "data_root=out", "tile_size=16")),
+    "tile, polygons": (
+        "tile",
+        (
+            PALETTE, "source=../drawn", "data_root=out", "tile_size=16", "split=spatial",
+            "masks=../drawn/labels.geojson", "class_field=kind", "background=Background",
+        ),
+    ),
+    "prepare": ("prepare", ("data=loveda", "source=../download", "data_root=out")),
+    "check_data": ("check_data", (PALETTE, "data_root=../data", "out_dir=out", "image_size=32")),
+    "export": ("export", ("ckpt=../run/G_e002.pt", "out_dir=out")),
+    "export, a segmenter": ("export", ("ckpt=../segmenter/segmenter.pt", "out_dir=out")),
     "pack": ("pack", (PALETTE, "data_root=../data", "out_dir=out", "chunk_mb=0.01")),
     "trial": ("trial", (*TRIAL, *ALONE, "generate.num_workers=0")),
     "trial, default workers": ("trial", TRIAL),
