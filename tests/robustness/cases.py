@@ -3,9 +3,6 @@
 import json
 import shutil
 
-import numpy as np
-from published_folders import draw
-from rasters import write_geotiff
 from processes import start
 
 PALETTE = (
@@ -87,8 +84,14 @@ CASES = {
     "tile, polygons": (
         "tile",
         (
-            PALETTE, "source=../drawn", "data_root=out", "tile_size=16", "split=spatial",
-            "masks=../drawn/labels.geojson", "class_field=kind", "background=Background",
+            PALETTE,
+            "source=../drawn",
+            "data_root=out",
+            "tile_size=16",
+            "split=spatial",
+            "masks=../drawn/labels.geojson",
+            "class_field=kind",
+            "background=Background",
         ),
     ),
     "prepare": ("prepare", ("data=loveda", "source=../download", "data_root=out")),
