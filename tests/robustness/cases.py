@@ -1,9 +1,14 @@
 """Every command in a tiny version, which reads from folders beside the one it runs in."""
 
 import json
+import re
 import shutil
+from functools import partial
 
+import numpy as np
+import rasterio
 from processes import start
+from published_folders import draw
 
 PALETTE = (
     "data.palette=[{name:Background,color:[250,62,119]},{name:Forest land,color:[168,232,84]},"
@@ -89,6 +94,8 @@ CASES = {
             "data_root=out",
             "tile_size=16",
             "split=spatial",
+            "block_size=20",
+            "gap=2",
             "masks=../drawn/labels.geojson",
             "class_field=kind",
             "background=Background",
@@ -113,14 +120,49 @@ MADE = {
     "run": ("train", (*TRAIN, *ALONE, "epochs=2")),
     "segmenter": ("train_segmenter", (*TRAIN_SEGMENTER[:-2], *ALONE, "epochs=1")),
     "pairs": ("generate", (*GENERATE, "num_samples=8", "num_workers=0")),
+    "onnx": ("export", ("ckpt=../segmenter/segmenter.pt", "out_dir=out", "formats=[onnx]")),
 }
 """What cases read beside the data: command and settings by the folder's name."""
 
 
+def draw_scene(folder):
+    """Draws a georeferenced image, its mask and polygons on the same ground."""
+    classes = re.findall(r"name:([\w ]+),color:\[(\d+),(\d+),(\d+)\]", PALETTE)
+    colors = np.array([color for _, *color in classes]).astype(np.uint8)
+    rows, columns = np.mgrid[:75, :90]
+    label = (rows // 20 + columns // 13) % len(classes)
+    image = np.random.default_rng(0).integers(0, 256, (3, 75, 90), np.uint8)
+    left, top = 500_000, 5_000_000
+    where = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.5, 0, left, 0, -0.5, top)}
+    shape = {"height": 75, "width": 90, "count": 3, "dtype": "uint8"}
+    for part, pixels in (("images", image), ("masks", np.moveaxis(colors[label], -1, 0))):
+        (folder / part).mkdir(parents=True)
+        path = folder / part / "scene.tif"
+        with rasterio.open(path, "w", driver="GTiff", **shape, **where) as target:
+            target.write(pixels)
+    features = []
+    for number, (name, *_) in enumerate(classes):
+        x, y = left + 9 * number, top - 8 * number
+        ring = [[x, y], [x + 21, y], [x + 17, y - 19], [x, y]]
+        geometry = {"type": "Polygon", "coordinates": [ring]}
+        feature = {"type": "Feature", "properties": {"kind": name}, "geometry": geometry}
+        features.append(feature)
+    crs = {"type": "name", "properties": {"name": "EPSG:32633"}}
+    content = {"type": "FeatureCollection", "features": features, "crs": crs}
+    (folder / "labels.geojson").write_text(json.dumps(content))
+
+
+DRAWN = {"drawn": draw_scene, "download": partial(draw, "loveda")}
+"""What draws other folders that cases read, by name."""
+
+
 def made(places, part):
-    """A folder of `MADE` in `places`, or a finished sweep."""
+    """A folder of `MADE` or `DRAWN` in `places`, or a finished sweep."""
     folder = places / part
     if folder.exists():
+        return folder
+    if part in DRAWN:
+        DRAWN[part](folder)
         return folder
     if part == "sweep":
         for rate in ("0.1", "0.2"):
@@ -136,8 +178,8 @@ def made(places, part):
 
 
 def make_parts(places, arguments):
-    """Makes what settings name of `MADE`."""
-    for part in MADE:
+    """Makes what settings name of `MADE` and `DRAWN`."""
+    for part in (*MADE, *DRAWN):
         if any(f"=../{part}" in word for word in arguments):
             made(places, part)
 

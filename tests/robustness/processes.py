@@ -19,10 +19,13 @@ from PIL import Image
 
 FORKS = multiprocessing.get_context("forkserver")
 PRELOADED = [
+    "geoseg_gan.data.audit.check",
     "geoseg_gan.data.pack",
+    "geoseg_gan.data.prepare",
     "geoseg_gan.data.tile",
     "geoseg_gan.evaluation.evaluate",
     "geoseg_gan.evaluation.predict",
+    "geoseg_gan.export.export",
     "geoseg_gan.synthesis.generate",
     "geoseg_gan.training.compare",
     "geoseg_gan.training.train",
@@ -135,9 +138,13 @@ def alive_after(session, seconds=ORPHANED):
     return left
 
 
+LEFT = (".lock", ".onnxruntime", "deviceid")
+"""Files that are left, and differ: locks, and ONNX Runtime's number of the machine."""
+
+
 def is_scratch(path):
     """Whether a file's name is not one that a finished command leaves."""
-    return path.name != ".lock" and (path.name.startswith(".") or path.suffix in (".tmp", ".part"))
+    return path.name not in LEFT and (path.name.startswith(".") or path.suffix in (".tmp", ".part"))
 
 
 def files_of(folder):
@@ -214,7 +221,7 @@ def compare(folder, reference, clocks=()):
     first, second = files_of(folder), files_of(reference)
     assert first == second, f"missing {sorted(second - first)}, more {sorted(first - second)}"
     for name in sorted(first):
-        if Path(name).name not in ("events", "scan-", ".lock", *clocks):
+        if Path(name).name not in ("events", "scan-", *LEFT, *clocks):
             found = difference(content_of(folder / name), content_of(reference / name))
             assert found is None, f"{name} differs at {found}"
 

@@ -10,8 +10,14 @@ import pytest
 from cases import CASES, CLOCKS, prepared
 from processes import alive_after, check_whole, compare, start
 
-RUNS = ("train", "train_segmenter", "generate", "evaluate", "tile", "pack", "trial", "compare")
-"""Every command once."""
+NEW = ("tile", "tile, polygons", "pack", "prepare", "export")
+"""Cases that make a folder which appears as a whole."""
+
+RUNS = (
+    "train", "train_segmenter", "generate", "generate, a scene", "evaluate", "predict",
+    "check_data", *NEW, "trial", "compare",
+)  # fmt: skip
+"""Every command once, and its other ways."""
 
 
 def stderr_lines(run):
@@ -63,7 +69,7 @@ def test_a_full_disk(case, share, places, undisturbed, small_disk, record_proper
     reference, _ = undisturbed(case)
     cwd = prepared(places, case, f"full{share}")
     out = cwd / "out"
-    disk = cwd if case in ("tile", "pack") else out
+    disk = cwd if case in NEW else out
     small_disk(disk, max(4, int(share * size_of(reference / "out"))))
     name, arguments = CASES[case]
     cache = {"XDG_CACHE_HOME": str(places / "cache")}
