@@ -187,7 +187,8 @@ def blend(
             yield begin, held[:, begin - top : end - top, inside] / total
         if number + 1 < len(grid.tops):
             step = grid.tops[number + 1] - top
-            held[:, : grid.side - step] = held[:, step:].copy()
+            for plane in held:  # one by one: what overlaps is copied first
+                plane[: grid.side - step] = plane[step:]
             held[:, grid.side - step :] = 0
 
 
