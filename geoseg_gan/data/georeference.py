@@ -46,6 +46,25 @@ class Georeference:
         code = self.crs.to_epsg()
         return f"EPSG:{code}" if code else str(self.crs.to_wkt())[:60]
 
+    @property
+    def pixel_size(self) -> float:
+        """The width of a pixel in units of the reference system."""
+        return float(np.hypot(self.transform.a, self.transform.d))
+
+    @property
+    def meters(self) -> float | None:
+        """The width of a pixel in metres; None where the system measures degrees, or is unknown."""
+        if self.crs is None or not self.crs.is_projected:
+            return None
+        return round(self.pixel_size * float(self.crs.linear_units_factor[1]), 6)
+
+    @property
+    def resolution(self) -> str:
+        """The size of a pixel in words."""
+        if self.meters is not None:
+            return f"{self.meters:.4g} m"
+        return f"{self.pixel_size:.4g} {'units' if self.crs is None else 'degrees'}"
+
     def point(self, column: float, row: float) -> tuple[float, float]:
         """The coordinates of a place in pixels, counted from the upper left corner."""
         t = self.transform

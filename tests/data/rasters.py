@@ -12,20 +12,12 @@ def noise(bands=3, dtype="uint8", height=20, width=31):
     return rng.integers(info.min, info.max, (height, width, bands), dtype, endpoint=True)
 
 
-def write_geotiff(path, pixels, **profile):
-    """Writes like any GIS would: with a place on Earth, planar and lzw."""
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        count=pixels.shape[2],
-        dtype=pixels.dtype,
-        crs="EPSG:32633",
-        transform=rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000),
-        compress="lzw",
-        **profile,
-    ) as target:
+def write_geotiff(path, pixels, left=0.0, top=0.0, pixel=0.5, **profile):
+    """Writes like any GIS would: with a place on Earth (in metres), planar and lzw."""
+    height, width, bands = pixels.shape
+    place = rasterio.Affine(pixel, 0, 500_000 + left, 0, -pixel, 5_000_000 - top)
+    kind = {"height": height, "width": width, "count": bands, "dtype": pixels.dtype}
+    kind |= {"driver": "GTiff", "crs": "EPSG:32633", "transform": place, "compress": "lzw"}
+    with rasterio.open(path, "w", **kind | profile) as target:
         target.write(np.moveaxis(pixels, -1, 0))
     return path

@@ -5,7 +5,13 @@ from pathlib import Path
 from rich.table import Table
 
 from geoseg_gan.data.audit.examine import Check, examine
-from geoseg_gan.data.audit.report import open_report
+from geoseg_gan.data.audit.report import (
+    CONFIGS,
+    HTML,
+    free_name,
+    held_for_report,
+    write_report,
+)
 from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.pairs import DataError
 from geoseg_gan.data.settings import CheckDataSettings
@@ -16,8 +22,8 @@ from geoseg_gan.utils.tables import console
 def check_data(config: CheckDataSettings) -> Check:
     """Checks a data folder, and writes report.html, report.md and findings.json to `out_dir`.
 
-    Where the masks do not fit the data settings, it also proposes a config for them, as
-    `data/proposed.yaml` in `out_dir`.
+    Where the masks do not fit the data settings, nor a data config of the package, it also proposes
+    a config for them, as `data/proposed.yaml` in `out_dir`, and prints a command that uses it.
 
     Raises:
         DataError: If training would be a mistake, once the report is written; or if the folder
@@ -26,24 +32,23 @@ def check_data(config: CheckDataSettings) -> Check:
     """
     root, out = Path(config.data_root), Path(config.out_dir)
     check_apart("out_dir", out, root)
-    with open_report(out) as report:
+    with held_for_report(out):
         if config.data.demo is not None:
             write_world(root, config.data.classes(), config.data.demo)
         check = examine(config)
-        config_name = report.write(check)
-    _show(check)
-    if config_name is not None:
-        print(f"Proposed a data config: --config-dir {out} data={config_name}")
-    line = f"{config.data_root}: {check.summary}. See {out / 'report.html'}"
+        name = free_name(out, check)
+        write_report(out, check, name)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for finding in check.findings:
+        table.add_row(finding.severity, finding.line())
+    shown = console(soft_wrap=True)  # so that the command below can be copied
+    shown.print(table)
+    line = f"{config.data_root}: {check.summary}. See {out / HTML}"
+    if check.proposed_config(out, name):
+        shown.print(f"Proposed a data config: {out / CONFIGS / name}.yaml")
+    if (command := check.next_command(out, name)) is not None:
+        shown.print(f"{'Next' if check.is_mended else 'Once that is mended'}: {command}")
     if check.count("error"):
         raise DataError(line)
     print(line)
     return check
-
-
-def _show(check: Check) -> None:
-    """The findings as a table on the terminal."""
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for finding in check.findings:
-        table.add_row(finding.severity, finding.line())
-    console().print(table)

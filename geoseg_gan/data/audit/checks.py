@@ -1,21 +1,35 @@
-"""What is wrong or peculiar with images, masks, classes and places, as findings."""
+"""What is wrong or peculiar with files, images, masks and classes."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import cKDTree
 
-from geoseg_gan.data.audit.findings import Finding, Severity, some, those
-from geoseg_gan.data.audit.measure import ImageFacts, MaskFacts, PairFacts
-from geoseg_gan.data.audit.values import shared_colors
-from geoseg_gan.data.georeference import Georeference
+from geoseg_gan.data.audit.facts import (
+    ImageFacts,
+    Ints,
+    MaskFacts,
+    PairFacts,
+    Values,
+    image_facts,
+    mask_facts,
+    rgb_of,
+)
+from geoseg_gan.data.audit.findings import EXAMPLES, Findings, Severity, those
+from geoseg_gan.data.audit.propose import NEAR, shared_colors
+from geoseg_gan.data.masks import MaskReader
+from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.transplant import rare_classes
 from geoseg_gan.utils.errors import plural
 
 MOSTLY_IGNORED = 0.75
 """Share of ignored pixels above which a tile teaches little; tile drops such ones by default."""
+
+VALUE_KINDS = {"unknown_colors", "unknown_numbers", "refused_masks", "proposal"}
+"""Kinds of findings that another data config mends."""
 
 _FEW = 20  # training pairs: fewer are too few for a generator
 _SAME_PIXEL = 0.01  # relative difference of resolutions that are the same
@@ -25,193 +39,255 @@ _CLIPPED = 0.2  # share of pixels at the end of the range
 _BLANK = 0.98  # share of pixels that are 0 or without data, above which a tile is empty
 _FILLED = 0.001  # share of pixels of 65,535 above which they are hardly overexposed ones
 _SHIFTED_SHARES = 3.0  # ratio of a class's shares in training and validation that is worth a note
+_MANY = 64  # unknown colours that no palette was written for, but damage has made
+_MISFIT = {"error": 0.0, "ignore": 0.05, "nearest": 0.5}
+"""Share of pixels outside the palette above which another config is proposed, by data.unknown."""
 
 
-def image_facts(facts: Iterable[PairFacts]) -> list[tuple[PairFacts, ImageFacts]]:
-    """The pairs whose image decodes, with what it holds."""
-    return [(f, f.image) for f in facts if isinstance(f.image, ImageFacts)]
-
-
-def mask_facts(facts: Iterable[PairFacts]) -> list[tuple[PairFacts, MaskFacts]]:
-    """The pairs whose mask decodes, with what it holds."""
-    return [(f, f.mask) for f in facts if isinstance(f.mask, MaskFacts)]
-
-
-def file_findings(
-    facts: Sequence[PairFacts], image_size: int, fit: str, is_ready: bool
-) -> list[Finding]:
-    """Findings on files that do not decode, and on sizes, bands and types.
+def add_file_findings(
+    findings: Findings, facts: Sequence[PairFacts], image_size: int, fit: str, can_train: bool
+) -> None:
+    """Adds findings on files that do not decode, and on sizes, bands, types and numbers of images.
 
     Args:
+        findings: What is added to.
         facts: All pairs.
         image_size: Side of the crops of training in pixels.
         fit: How images are brought to it.
-        is_ready: Whether training reads the folder as it is; else pictures are to be cut first.
+        can_train: Whether training reads the folder as it is; else pictures are to be cut first.
     """
-    findings = []
     for what in ("image", "mask"):
-        broken = [f for f in facts if isinstance(getattr(f, what), str)]
-        if broken:
-            text = f"{those(len(broken), what, 'cannot')} be read"
-            examples = some(getattr(f, what) for f in broken)
-            advice = "Export them again, or remove the pairs."
-            findings.append(
-                Finding("error", f"unreadable_{what}s", text, advice, len(broken), examples)
-            )
+        broken = [text for f in facts if isinstance(text := getattr(f, what), str)]
+        text = f"{those(broken, what, 'cannot')} be read"
+        advice = "Export them again, or remove the pairs."
+        findings.add("error", f"unreadable_{what}s", broken, text, advice)
     images = image_facts(facts)
     differing = [
-        f
-        for f in facts
-        if isinstance(f.image, ImageFacts)
-        and isinstance(f.mask, MaskFacts)
-        and f.image.size != f.mask.size
+        f"{f.entry.name}: image {_size(image)}, mask {_size(f.mask)}"
+        for f, image in images
+        if isinstance(f.mask, MaskFacts) and f.mask.size != image.size
     ]
-    if differing:
-        text = f"{those(len(differing), 'mask', 'differ')} in size from their image"
-        advice = "Export both from the same window, or remove the pairs."
-        examples = some(
-            f"{f.entry.name}: image {_size(f.image)}, mask {_size(f.mask)}" for f in differing
-        )
-        findings.append(Finding("error", "size_mismatch", text, advice, len(differing), examples))
-    kinds = Counter((image.bands, image.dtype) for _, image in images)
-    if len(kinds) > 1:
-        named = "; ".join(
-            f"{plural(count, 'image')} of {plural(bands, 'band')} of {dtype}"
-            for (bands, dtype), count in kinds.most_common()
-        )
-        usual = kinds.most_common(1)[0][0]
-        others = [f.entry.name for f, image in images if (image.bands, image.dtype) != usual]
-        text = f"The images differ in bands or type: {named}"
-        advice = "Convert all to the same bands and type."
-        findings.append(Finding("error", "mixed_types", text, advice, len(others), some(others)))
-    small = [(f, image) for f, image in images if min(image.size) < image_size]
-    if small and fit == "crop":
-        least = min(min(image.size) for _, image in small)
-        text = f"{those(len(small), 'image', 'are')} smaller than image_size={image_size}"
-        severity: Severity = "error" if is_ready else "warning"
-        advice = f"Train with image_size={least} or less, or data.fit=resize."
-        if not is_ready:
-            advice = f"Cut tiles of {least} pixels or less: tile_size={least}."
-        examples = some(f"{f.entry.name}: {_size(image)}" for f, image in small)
-        findings.append(Finding(severity, "small_images", text, advice, len(small), examples))
+    text = f"{those(differing, 'mask', 'differ')} in size from their image"
+    advice = "Export both from the same window, or remove the pairs."
+    findings.add("error", "size_mismatch", differing, text, advice)
+    elsewhere = [f.elsewhere for f in facts if f.elsewhere is not None]
+    text = f"{those(elsewhere, 'mask', 'lie')} elsewhere than the image, by the georeference"
+    findings.add("error", "elsewhere", elsewhere, text)
+    kinds = Counter((image.bands, image.dtype) for _, image in images).most_common()
+    others = [f.entry.name for f, i in images if (i.bands, i.dtype) != kinds[0][0]]
+    named = "; ".join(
+        f"{plural(count, 'image')} of {plural(bands, 'band')} of {dtype}"
+        for (bands, dtype), count in kinds
+    )
+    text, advice = f"The images differ in bands or type: {named}", "Convert all to the same."
+    findings.add("error", "mixed_types", others, text, advice)
+    small = [(f, i) for f, i in images if fit == "crop" and min(i.size) < image_size]
+    names = [f"{f.entry.name}: {_size(image)}" for f, image in small]
+    least = min((min(image.size) for _, image in small), default=0)
+    text = f"{those(small, 'image', 'are')} smaller than image_size={image_size}"
+    advice = f"Train with image_size={least} or less, or data.fit=resize."
+    if not can_train:
+        advice = f"Cut tiles of {least} pixels or less: tile_size={least}."
+    findings.add("error" if can_train else "warning", "small_images", names, text, advice)
     training = sum(f.entry.split == "train" for f, _ in images)
-    if is_ready and 0 < training < _FEW:
+    if can_train and training < _FEW:
         text = f"{those(training, 'training image', 'are')} few"
         advice = "Expect a generator that repeats them; label more, or cut smaller tiles."
-        findings.append(Finding("note", "few_pairs", text, advice, training))
-    return findings
+        findings.add("note", "few_pairs", training, text, advice)
 
 
-def mask_kind_findings(facts: Sequence[PairFacts], mask_format: str) -> list[Finding]:
-    """Findings on how masks are stored."""
+def add_mask_findings(findings: Findings, facts: Sequence[PairFacts], mask_format: str) -> None:
+    """Adds findings on how masks are stored, and on masks that several images share."""
     masks = mask_facts(facts)
-    findings = []
-    kinds = Counter(mask.kind for _, mask in masks)
+    kinds = Counter(mask.kind for _, mask in masks).most_common()
     if len(kinds) > 1:
-        named = ", ".join(f"{count:,} x {kind}" for kind, count in kinds.most_common())
-        rarest = kinds.most_common()[-1][0]
-        examples = some(f.entry.mask_name for f, mask in masks if mask.kind == rarest)
+        rarest = [f.entry.mask_name for f, mask in masks if mask.kind == kinds[-1][0]]
+        named = ", ".join(f"{count:,} x {kind}" for kind, count in kinds)
         text = f"The masks are stored in {len(kinds)} ways: {named}"
         advice = "All are read, each as it says of itself; other tools may mix them up."
-        findings.append(Finding("note", "mixed_masks", text, advice, len(masks), examples))
-    tables = [(f, mask) for f, mask in masks if mask.table]
-    if tables:
-        agree = shared_colors(mask.table for _, mask in tables) is not None
-        text = (
-            f"{len(tables):,} of {those(len(masks), 'mask', 'are')} palette-mode: numbers, and a "
-            "table of their colours"
-        )
-        advice = "data.mask_format=rgb reads their colours, which is right where colours are known."
-        severity: Severity = "note"
-        if not agree:
-            text += ", and the same number has different colours in different files"
-            advice = "Read them by colour: data.mask_format=rgb."
-            severity = "warning" if mask_format == "index" else "note"
-        examples = some(f.entry.mask_name for f, _ in tables)
-        findings.append(Finding(severity, "palette_masks", text, advice, len(tables), examples))
+        findings.add("note", "mixed_masks", rarest, text, advice)
+    tables = [f.entry.mask_name for f, mask in masks if mask.table]
+    text = (
+        f"{len(tables):,} of {those(masks, 'mask', 'are')} palette-mode: numbers, and a table of "
+        "their colours"
+    )
+    advice = "data.mask_format=rgb reads their colours, which is right where colours are known."
+    severity: Severity = "note"
+    if shared_colors([mask for _, mask in masks]) is None:
+        text += ", and the same number has different colours in different files"
+        advice = "Read them by colour: data.mask_format=rgb."
+        severity = "warning" if mask_format == "index" else "note"
+    findings.add(severity, "palette_masks", tables, text, advice)
     lossy = [f.entry.mask_name for f, mask in masks if mask.is_lossy]
-    if lossy:
-        text = (
-            f"{those(len(lossy), 'mask', 'are')} JPEGs, which change the colours around every edge"
-        )
-        advice = "Export masks as PNG if you can; else data.unknown=nearest repairs them."
-        findings.append(Finding("warning", "jpeg_masks", text, advice, len(lossy), some(lossy)))
+    text = f"{those(lossy, 'mask', 'are')} JPEGs, which change the colours around every edge"
+    advice = "Export masks as PNG if you can; else data.unknown=nearest repairs them."
+    findings.add("warning", "jpeg_masks", lossy, text, advice)
     fractions = [f.entry.mask_name for f, mask in masks if mask.kind.endswith("not whole")]
-    if fractions:
-        text = f"{those(len(fractions), 'mask', 'hold')} numbers that are not whole, or NaN"
-        advice = "Are they probabilities? Export class numbers instead."
-        findings.append(
-            Finding("error", "fractions", text, advice, len(fractions), some(fractions))
+    text = f"{those(fractions, 'mask', 'hold')} numbers that are not whole, or NaN"
+    advice = "Are they probabilities? Export class numbers instead."
+    findings.add("error", "fractions", fractions, text, advice)
+    first: dict[bytes, tuple[PairFacts, ImageFacts]] = {}
+    shared = []
+    for f, image in image_facts(facts):
+        if isinstance(f.mask, MaskFacts) and len(f.mask.values.values) >= 2:
+            other, its_image = first.setdefault(f.mask.digest, (f, image))
+            if its_image.digest != image.digest:
+                shared.append(f"{other.entry.name} and {f.entry.name}")
+    text = f"{those(shared, 'mask', 'are')} the same as that of another image"
+    advice = "One of each two was probably exported under a wrong name."
+    findings.add("warning", "shared_masks", shared, text, advice)
+
+
+def add_value_findings(
+    findings: Findings, masks: Sequence[tuple[PairFacts, MaskFacts]], reader: MaskReader
+) -> bool:
+    """Adds findings on masks that the settings cannot read, and on values that they lack.
+
+    Returns:
+        Whether another data config is needed.
+    """
+    refused = [mask.refusal for _, mask in masks if mask.refusal is not None]
+    text = f"{those(refused, 'mask', 'cannot')} be read with these data settings"
+    advice = "Correct data.mask_format, or use the proposed config."
+    findings.add("error", "refused_masks", refused, text, advice)
+    held = sorted((-m.unknown, f.entry.mask_name) for f, m in masks if m.unknown)
+    pixels, total = -sum(count for count, _ in held), sum(int(m.pixels.sum()) for _, m in masks)
+    if not held:
+        return bool(refused)
+    in_color, palette = reader.mask_format == "rgb", reader.palette
+    values = Values.joined((mask.colors if in_color else mask.numbers)() for _, mask in masks)
+    if in_color:
+        labels = [*range(palette.num_classes), *[IGNORE] * len(palette.ignore)]
+        colors = np.array([c.color for c in palette.classes] + [[*c] for c in palette.ignore])
+        rgb = rgb_of(values.values)
+        distances, nearest = cKDTree(colors).query(rgb)
+    else:
+        listed = [value for value, _ in reader.index_map or enumerate(palette.names)]
+        distances = np.where(np.isin(values.values, [*listed, IGNORE]), 0, np.inf)
+    unknown = np.flatnonzero(distances)
+    near = int(values.pixels[(distances > 0) & (distances <= NEAR)].sum())
+    is_damage = len(unknown) > _MANY and 2 * near > values.pixels[unknown].sum()
+    what = "colours" if in_color else "numbers"
+    text = (
+        f"{pixels:,} pixels ({pixels / max(1, total):.2%}) in {len(held):,} of "
+        f"{those(masks, 'mask', 'have')} {what} that are not in the data config"
+    )
+    strange = pixels - near if reader.unknown == "nearest" else pixels
+    severity: Severity = "error"
+    if reader.unknown != "error":
+        severity = "note" if reader.unknown == "nearest" and 2 * strange <= total else "warning"
+        meaning = "ignore" if reader.unknown == "ignore" else "the class of the nearest colour"
+        advice = f"data.unknown={reader.unknown} reads them as {meaning}; is that what they mean?"
+    elif is_damage:
+        advice = (
+            f"{near:,} of them are near to a class's colour, as JPEG and smoothed edges make them: "
+            "repair them with data.unknown=nearest."
         )
-    return findings
+    elif in_color:
+        advice = "Add them to data.palette or data.ignore, or choose another data config."
+    else:
+        advice = "Say in data.index_map what they mean."
+    examples = []
+    for at in unknown[: EXAMPLES // 2]:
+        name = tuple(rgb[at].tolist()) if in_color else values.values[at]
+        close = f", nearest is {palette.describe(labels[nearest[at]])}" if in_color else ""
+        held_by = plural(int(values.masks[at]), "mask")
+        examples.append(f"{name}: {values.pixels[at]:,} pixels in {held_by}{close}")
+    examples += [f"{name}: {-count:,} pixels" for count, name in held]
+    kind = "unknown_colors" if in_color else "unknown_numbers"
+    findings.add(severity, kind, examples, text, advice, len(held))
+    return bool(refused) or strange > _MISFIT[reader.unknown] * total
 
 
-def class_findings(
+def add_ignored_colors(
+    findings: Findings, masks: Sequence[tuple[PairFacts, MaskFacts]], reader: MaskReader
+) -> None:
+    """Adds findings on colours that are read as ignore: each in how many masks."""
+    if reader.mask_format != "rgb":
+        return
+    held = {id(mask): mask.colors() for _, mask in masks}
+    total = sum(values.total for values in held.values())
+    for color in reader.palette.ignore:
+        code = int(np.dot(color, (1, 1 << 8, 1 << 16)))
+        counts = [(f, int(held[id(m)].pixels[held[id(m)].values == code].sum())) for f, m in masks]
+        found = [f.entry.mask_name for f, count in counts if count]
+        text = (
+            f"The colour {tuple(map(int, color))} is no class, but ignored: in {len(found):,} of "
+            f"{plural(len(masks), 'mask')}, {sum(n for _, n in counts) / max(1, total):.2%} of pixels"
+        )
+        advice = "If it stands for something, give it a class."
+        findings.add("note", "ignored_color", found, text, advice)
+
+
+def add_class_findings(
+    findings: Findings,
     facts: Sequence[PairFacts],
-    pixels: npt.NDArray[np.int64],
+    pixels: Ints,
     names: Sequence[str],
-    is_ready: bool,
-) -> list[Finding]:
-    """Findings on classes and on tiles that show little.
+    can_train: bool,
+) -> None:
+    """Adds findings on classes and on tiles that show little.
 
     Args:
+        findings: What is added to.
         facts: N pairs with masks.
         pixels: Pixels of every class and, last, of ignore in each: shape (N, C + 1).
         names: The classes.
-        is_ready: Whether the folder is split for training.
+        can_train: Whether the folder is split for training.
     """
-    findings = []
     splits = np.array([f.entry.split for f in facts])
-    fitted = splits == "train" if is_ready else np.ones(len(facts), bool)
-    mine = pixels[fitted]
-    where = "training" if is_ready else "all"
-    if len(mine):
-        totals = mine[:, :-1].sum(0)
-        occurring = [name for name, count in zip(names, totals, strict=True) if count]
-        absent = [name for name, count in zip(names, totals, strict=True) if not count]
-        if len(occurring) < 2:
-            found = f"only '{occurring[0]}'" if occurring else "no class at all"
-            text = f"The {where} masks show {found}"
-            advice = "There is nothing to tell apart: check mask_format, palette and index_map."
-            findings.append(Finding("error", "one_class", text, advice))
-        elif absent:
-            text = f"Never in the {where} masks: {', '.join(absent)}"
-            advice = (
-                "It cannot be learned. Leave it out of the palette, or move tiles that have it."
-            )
-            findings.append(
-                Finding("warning", "absent_classes", text, advice, len(absent), some(absent))
-            )
-        if len(occurring) >= 2 and (rare := named_rare_classes(mine, names)):
-            text = f"Rare, below half of an even share: {'; '.join(rare)}"
-            advice = (
-                "Use crops=rare in train, oversample_classes or augment=copy_paste in "
-                "train_segmenter."
-            )
-            findings.append(Finding("note", "rare_classes", text, advice, len(rare)))
-    if is_ready and (splits == "val").any() and fitted.any():
-        findings += _between_splits(mine, pixels[splits == "val"], names)
+    mine = pixels[splits == "train"] if can_train else pixels
+    where = "training" if can_train else "all"
+    totals = mine[:, :-1].sum(0)
+    absent = [name for name, count in zip(names, totals, strict=True) if not count]
+    if len(mine) and len(names) - len(absent) < 2:
+        occurring = sorted({*names} - {*absent})
+        found = f"only '{occurring[0]}'" if occurring else "no class at all"
+        advice = "There is nothing to tell apart: check mask_format, palette and index_map."
+        findings.add("error", "one_class", 1, f"The {where} masks show {found}", advice)
+    elif len(mine):
+        text = f"Never in the {where} masks: {', '.join(absent)}"
+        advice = "It cannot be learned. Leave it out of the palette, or move tiles that have it."
+        findings.add("warning", "absent_classes", absent, text, advice)
+        rare = named_rare_classes(mine, names)
+        text = f"Rare, below half of an even share: {'; '.join(rare)}"
+        advice = (
+            "Use crops=rare in train, oversample_classes or augment=copy_paste in train_segmenter."
+        )
+        findings.add("note", "rare_classes", len(rare), text, advice)
+    if can_train and len(mine) and (splits == "val").any():
+        val = pixels[splits == "val"][:, :-1].sum(0)
+        ours, theirs = totals / max(1, totals.sum()), val / max(1, val.sum())
+        unseen = [n for n, a, b in zip(names, ours, theirs, strict=True) if a and not b]
+        text = f"Never in the validation masks: {', '.join(unseen)}"
+        advice = "How well it is learned cannot be measured. Choose other location groups for val."
+        findings.add("warning", "absent_in_val", unseen, text, advice)
+        shifted = [
+            f"{name}: {a:.1%} of training, {b:.1%} of validation"
+            for name, a, b in zip(names, ours, theirs, strict=True)
+            if a and b and max(a, b) > 0.01 and max(a / b, b / a) > _SHIFTED_SHARES
+        ]
+        text = f"Classes whose shares differ much between the splits: {len(shifted)}"
+        advice = "Scores of these depend on few places; choose groups that are more alike."
+        findings.add("note", "shifted_classes", shifted, text, advice)
     ignored = pixels[:, -1] / np.maximum(1, pixels.sum(1))
     void = mostly_ignored(pixels)
-    if len(void):
-        entirely = int((ignored[void] == 1).sum())
-        text = (
-            f"{those(len(void), 'tile', 'are')} ignored for more than {MOSTLY_IGNORED:.0%}"
-            f", {entirely:,} of them entirely"
-        )
-        severity: Severity = "error" if len(void) > len(facts) / 2 else "warning"
-        advice = "They teach little: remove them, or check what is read as ignore."
-        examples = some(f"{facts[row].entry.name}: {ignored[row]:.0%}" for row in void)
-        findings.append(Finding(severity, "mostly_ignored", text, advice, len(void), examples))
+    text = (
+        f"{those(len(void), 'tile', 'are')} ignored for more than {MOSTLY_IGNORED:.0%}"
+        f", {int((ignored[void] == 1).sum()):,} of them entirely"
+    )
+    advice = "They teach little: remove them, or check what is read as ignore."
+    severity: Severity = "error" if len(void) > len(facts) / 2 else "warning"
+    examples = [f"{facts[row].entry.name}: {ignored[row]:.0%}" for row in void]
+    findings.add(severity, "mostly_ignored", examples, text, advice)
     single = int(((pixels[:, :-1] > 0).sum(1) == 1).sum())
     if 2 * single > len(facts):
-        text = f"{single:,} of {those(len(facts), 'tile', 'show')} a single class"
+        text = f"{single:,} of {those(facts, 'tile', 'show')} a single class"
         advice = "Larger tiles show how classes lie beside each other."
-        findings.append(Finding("note", "single_class", text, advice, single))
-    return findings
+        findings.add("note", "single_class", single, text, advice)
 
 
-def named_rare_classes(pixels: npt.NDArray[np.int64], names: Sequence[str]) -> list[str]:
+def named_rare_classes(pixels: Ints, names: Sequence[str]) -> list[str]:
     """The classes with less than half of an even share of the labelled pixels, the rarest first.
 
     Args:
@@ -221,98 +297,57 @@ def named_rare_classes(pixels: npt.NDArray[np.int64], names: Sequence[str]) -> l
     totals = pixels[:, :-1].sum(0)
     shares = totals / max(1, totals.sum())
     even = 1 / max(1, int(np.count_nonzero(totals)))
-    found = [c for c in rare_classes(pixels) if shares[c] < even / 2]
-    rare = sorted(found, key=lambda c: float(shares[c]))
+    rare = sorted((c for c in rare_classes(pixels) if shares[c] < even / 2), key=shares.__getitem__)
     return [
         f"{names[c]} {shares[c]:.2%}, in {plural(int((pixels[:, c] > 0).sum()), 'tile')}"
         for c in rare
     ]
 
 
-def mostly_ignored(pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def mostly_ignored(pixels: Ints) -> Ints:
     """The rows of tiles that are ignored for more than 75 %; pixels are as above."""
     whole = pixels.sum(1)
     return np.flatnonzero((pixels[:, -1] > MOSTLY_IGNORED * whole) & (whole > 0))
 
 
-def _between_splits(
-    train: npt.NDArray[np.int64], val: npt.NDArray[np.int64], names: Sequence[str]
-) -> list[Finding]:
-    ours, theirs = (part[:, :-1].sum(0) / max(1, part[:, :-1].sum()) for part in (train, val))
-    findings = []
-    absent = [n for n, a, b in zip(names, ours, theirs, strict=True) if a and not b]
-    if absent:
-        text = f"Never in the validation masks: {', '.join(absent)}"
-        advice = "How well it is learned cannot be measured. Choose other location groups for val."
-        findings.append(Finding("warning", "absent_in_val", text, advice, len(absent)))
-    shifted = [
-        f"{name}: {a:.1%} of training, {b:.1%} of validation"
-        for name, a, b in zip(names, ours, theirs, strict=True)
-        if a and b and max(a, b) > 0.01 and max(a / b, b / a) > _SHIFTED_SHARES
-    ]
-    if shifted:
-        text = f"Classes whose shares differ much between the splits: {len(shifted)}"
-        advice = "Scores of these depend on few places; choose groups that are more alike."
-        findings.append(
-            Finding("note", "shifted_classes", text, advice, len(shifted), some(shifted))
-        )
-    return findings
-
-
-def image_findings(facts: Sequence[PairFacts]) -> list[Finding]:
-    """Findings on exposure, on constant bands, and on pixels without data."""
+def add_image_findings(findings: Findings, facts: Sequence[PairFacts]) -> None:
+    """Adds findings on exposure, on constant bands, and on pixels without data."""
     images = image_facts(facts)
     if not images:
-        return []
-    findings = _constant_bands(images)
-    findings += _without_data(images)
-    blank = [f.entry.name for f, image in images if image.blank + image.missing >= _BLANK]
-    if blank:
-        text = f"{those(len(blank), 'image', 'are')} empty: 0 or without data all over"
-        advice = "Remove the pairs."
-        findings.append(Finding("warning", "empty_images", text, advice, len(blank), some(blank)))
-    outliers = exposure_outliers(facts)
-    if outliers:
-        found = those(len(outliers), "image", "are")
-        text = f"{found} far darker, brighter or flatter than the others"
-        advice = "Look at them: night, snow, haze, or another scaling? Remove what does not belong."
-        examples = some(f"{facts[row].entry.name}: {why}" for row, why in outliers)
-        findings.append(Finding("warning", "exposure", text, advice, len(outliers), examples))
-    return findings
+        return
+    _add_constant_bands(findings, images)
+    _add_without_data(findings, images)
+    blank = [f.entry.name for f, image in images if image.empty >= _BLANK]
+    text = f"{those(blank, 'image', 'are')} empty: 0 or without data all over"
+    findings.add("warning", "empty_images", blank, text, "Remove the pairs.")
+    outliers = [f"{f.entry.name}: {why}" for f, why in exposure_outliers(facts)]
+    text = f"{those(outliers, 'image', 'are')} far darker, brighter or flatter than the others"
+    advice = "Look at them: night, snow, haze, or another scaling? Remove what does not belong."
+    findings.add("warning", "exposure", outliers, text, advice)
 
 
-def exposure_outliers(facts: Sequence[PairFacts]) -> list[tuple[int, str]]:
-    """Rows of images of unusual brightness, contrast or overexposure, and why; worst first."""
-    rows = [row for row, f in enumerate(facts) if isinstance(f.image, ImageFacts)]
-    images = [f.image for f in facts if isinstance(f.image, ImageFacts)]
-    kept = [n for n, image in enumerate(images) if image.blank + image.missing < _BLANK]
+def exposure_outliers(facts: Sequence[PairFacts]) -> list[tuple[PairFacts, str]]:
+    """Images of unusual brightness, contrast or overexposure, and why; worst first."""
+    kept = [(f, image) for f, image in image_facts(facts) if image.empty < _BLANK]
     if not kept:
         return []
-    brightness = np.array([images[n].means.mean() for n in kept])
-    contrast = np.log(np.maximum([images[n].deviations.mean() for n in kept], 1e-9))
-    scale = _range_of(images[kept[0]].dtype, brightness)
-    found: dict[int, tuple[float, str]] = {}
-    middle = float(np.median(brightness))
-    for n, distance in zip(kept, _robust(brightness, _LEAST_SPREAD * scale), strict=True):
-        if abs(distance) > _OUTLIER:
-            side = "darker" if distance < 0 else "brighter"
-            why = f"mean {images[n].means.mean():.4g}, {side} than the median {middle:.4g}"
-            found[rows[n]] = abs(distance), why
-    for n, distance in zip(kept, _robust(contrast, 0.35), strict=True):
-        if distance < -_OUTLIER and rows[n] not in found:
-            why = f"flat: standard deviation {images[n].deviations.mean():.3g}"
-            found[rows[n]] = abs(distance), why
-    for n in kept:
-        if images[n].clipped > _CLIPPED and rows[n] not in found:
-            found[rows[n]] = 1.0, f"overexposed: {images[n].clipped:.0%} of pixels are white"
-    ordered = sorted(found, key=lambda row: -found[row][0])
-    return [(row, found[row][1]) for row in ordered]
-
-
-def _range_of(dtype: str, values: npt.NDArray[np.float64]) -> float:
-    if dtype == "uint8":
-        return 255.0
-    return float(np.ptp(values)) or 1.0
+    brightness = np.array([image.means.mean() for _, image in kept])
+    deviations = np.array([image.deviations.mean() for _, image in kept])
+    is_bytes = kept[0][1].dtype == "uint8"
+    scale = 255.0 if is_bytes else float(np.ptp(brightness)) or 1.0
+    lights = _robust(brightness, _LEAST_SPREAD * scale)
+    contrasts = _robust(np.log(np.maximum(deviations, 1e-9)), 0.35)
+    found = []
+    for n, (f, image) in enumerate(kept):
+        if abs(lights[n]) > _OUTLIER:
+            side = "darker" if lights[n] < 0 else "brighter"
+            why = f"mean {brightness[n]:.4g}, {side} than the median {np.median(brightness):.4g}"
+            found.append((abs(lights[n]), f, why))
+        elif contrasts[n] < -_OUTLIER:
+            found.append((-contrasts[n], f, f"flat: standard deviation {deviations[n]:.3g}"))
+        elif image.clipped > _CLIPPED:
+            found.append((1.0, f, f"overexposed: {image.clipped:.0%} of pixels are white"))
+    return [(f, why) for _, f, why in sorted(found, key=lambda entry: -entry[0])]
 
 
 def _robust(values: npt.NDArray[np.float64], least: float) -> npt.NDArray[np.float64]:
@@ -323,146 +358,95 @@ def _robust(values: npt.NDArray[np.float64], least: float) -> npt.NDArray[np.flo
     return distances
 
 
-def _constant_bands(images: Sequence[tuple[PairFacts, ImageFacts]]) -> list[Finding]:
-    findings = []
+def _add_constant_bands(findings: Findings, images: Sequence[tuple[PairFacts, ImageFacts]]) -> None:
     bands = Counter(image.bands for _, image in images).most_common(1)[0][0]
     same = [(f, image) for f, image in images if image.bands == bands]
     constant = np.array([image.deviations < 1e-6 for _, image in same])
-    always = np.flatnonzero(constant.all(0))
-    if len(always) and len(same) > 1:
-        named = ", ".join(str(band + 1) for band in always)
-        value = same[0][1].means[always[0]]
+    always = np.flatnonzero(constant.all(0)) if len(same) > 1 else np.zeros(0, np.int64)
+    if len(always):
         text = (
-            f"Of {plural(bands, 'band')}, these are constant in every image: {named} (value "
-            f"{value:g})"
+            f"Of {plural(bands, 'band')}, these are constant in every image: "
+            f"{_bands(always)} (value {same[0][1].means[always[0]]:g})"
         )
         advice = "They teach nothing (alpha, or left empty?). Export the images without them."
         severity: Severity = "error" if len(always) == bands else "warning"
-        findings.append(Finding(severity, "constant_bands", text, advice, len(always)))
+        findings.add(severity, "constant_bands", len(always), text, advice)
     constant[:, always] = False
-    sometimes = np.flatnonzero(constant.any(1) & ~constant.all(1))
-    if len(sometimes):
-        text = f"{those(len(sometimes), 'image', 'have')} a band that is constant"
-        examples = some(
-            f"{same[row][0].entry.name}: band "
-            + ", ".join(str(band + 1) for band in np.flatnonzero(constant[row]))
-            for row in sometimes
-        )
-        advice = "A band was lost there. Export them again, or remove the pairs."
-        findings.append(Finding("warning", "lost_bands", text, advice, len(sometimes), examples))
-    return findings
+    lost = [
+        f"{f.entry.name}: band {_bands(np.flatnonzero(its))}"
+        for (f, _), its in zip(same, constant, strict=True)
+        if its.any() and not its.all()
+    ]
+    text = f"{those(lost, 'image', 'have')} a band that is constant"
+    advice = "A band was lost there. Export them again, or remove the pairs."
+    findings.add("warning", "lost_bands", lost, text, advice)
 
 
-def _without_data(images: Sequence[tuple[PairFacts, ImageFacts]]) -> list[Finding]:
-    findings = []
-    holes = [(f, image) for f, image in images if image.missing > 0]
-    if holes:
-        share = float(np.mean([image.missing for _, image in images]))
-        values = sorted({f"{image.nodata:g}" for _, image in holes if image.nodata is not None})
-        ways = [f"nodata {', '.join(values)}"] * bool(values)
-        ways += ["NaN or infinity"] * any(image.nonfinite for _, image in holes)
-        named = f" ({'; '.join(ways)})" if ways else ""
-        text = (
-            f"{those(len(holes), 'image', 'have')} pixels without data{named}, {share:.2%} of all"
-        )
-        examples = some(
-            f"{f.entry.name}: {image.missing:.1%}"
-            for f, image in sorted(holes, key=lambda pair: -pair[1].missing)
-        )
-        advice = "They are read as ignore, and count neither in scaling nor in losses."
-        findings.append(Finding("note", "no_data", text, advice, len(holes), examples))
+def _bands(rows: Ints) -> str:
+    return ", ".join(str(band + 1) for band in rows)
+
+
+def _add_without_data(findings: Findings, images: Sequence[tuple[PairFacts, ImageFacts]]) -> None:
+    holes = sorted((i.missing, f.entry.name, i) for f, i in images if i.missing > 0)[::-1]
+    values = sorted({f"{i.nodata:g}" for *_, i in holes if i.nodata is not None})
+    ways = [f"nodata {', '.join(values)}"] * bool(values)
+    ways += ["NaN or infinity"] * any(image.nonfinite for _, image in images)
+    named = f" ({'; '.join(ways)})" if ways else ""
+    share = float(np.mean([image.missing for _, image in images]))
+    text = f"{those(holes, 'image', 'have')} pixels without data{named}, {share:.2%} of all"
+    advice = "They are read as ignore, and count neither in scaling nor in losses."
+    examples = [f"{name}: {missing:.1%}" for missing, name, _ in holes]
+    findings.add("note", "no_data", examples, text, advice)
     by_value: dict[int, list[str]] = defaultdict(list)
     for f, image in images:
-        for value, count in image.fillers.items():
-            share = count / (image.size[0] * image.size[1])
+        for value, share in image.fillers.items():
             if value != 65_535 or share >= _FILLED:
                 by_value[value].append(f"{f.entry.name}: {share:.1%} of pixels")
     for value, names in by_value.items():
-        severity: Severity = "warning" if value == 65_535 else "error"
-        text = (
-            f"{those(len(names), 'image', 'hold')} the value {value}, which usually means no data"
-        )
+        text = f"{those(names, 'image', 'hold')} the value {value}, which usually means no data"
         advice = (
             "They would be trained on as ground. Tag it, as in: gdal_edit.py "
             f"-a_nodata {value} FILE."
         )
-        findings.append(Finding(severity, "fillers", text, advice, len(names), some(names)))
-    return findings
+        findings.add("warning" if value == 65_535 else "error", "fillers", names, text, advice)
 
 
-def place_findings(facts: Sequence[PairFacts], gsd: float | None) -> list[Finding]:
-    """Findings on coordinate reference systems and resolutions."""
+def add_place_findings(findings: Findings, facts: Sequence[PairFacts], gsd: float | None) -> None:
+    """Adds findings on coordinate reference systems and resolutions."""
     images = image_facts(facts)
     placed = [(f, image.place) for f, image in images if image.place is not None]
     if not placed:
-        return []
-    findings = []
-    if len(placed) < len(images):
-        without = [f.entry.name for f, image in images if image.place is None]
-        text = f"{plural(len(without), 'image')} of {len(images):,} have no georeference"
-        advice = "Whether these lie beside others cannot be told."
-        findings.append(
-            Finding("note", "some_georeferenced", text, advice, len(without), some(without))
-        )
-    findings += _mixed(placed, lambda place: place.name, "coordinate reference system", "mixed_crs",
-                       "Reproject all to one, so that north and scale are the same.")  # fmt: skip
-    findings += _mixed(placed, resolution_of, "resolution", "mixed_resolution",
-                       "Resample all to one: a network learns sizes in pixels.")  # fmt: skip
-    known = {meters_of(place) for _, place in placed} - {None}
-    if len(known) == 1:
-        (found,) = known
-        assert found is not None, "None was taken out"
-        if gsd is None:
-            text = f"A pixel measures {found:g} m"
-            advice = f"Set data.gsd={found:g}, so that checkpoints keep it."
-            findings.append(Finding("note", "gsd", text, advice))
-        elif abs(found / gsd - 1) > _SAME_PIXEL:
-            text = f"A pixel measures {found:g} m by the georeference, but data.gsd={gsd:g}"
-            findings.append(Finding("warning", "gsd", text, f"Set data.gsd={found:g}."))
-    differing = [f for f in facts if f.elsewhere is not None]
-    if differing:
-        lie = those(len(differing), "mask", "lie")
-        text = f"{lie} elsewhere than the image, by the georeference"
-        examples = some(f.elsewhere for f in differing)
-        findings.append(Finding("error", "elsewhere", text, "", len(differing), examples))
-    return findings
+        return
+    without = [f.entry.name for f, image in images if image.place is None]
+    text = f"{plural(len(without), 'image')} of {len(images):,} have no georeference"
+    advice = "Whether these lie beside others cannot be told."
+    findings.add("note", "some_georeferenced", without, text, advice)
+    ways: list[tuple[str, str, Callable[[Any], str], str]] = [
+        ("coordinate reference system", "mixed_crs", lambda place: place.name,
+         "Reproject all to one, so that north and scale are the same."),
+        ("resolution", "mixed_resolution", lambda place: place.resolution,
+         "Resample all to one: a network learns sizes in pixels."),
+    ]  # fmt: skip
+    for what, kind, key, advice in ways:
+        counts = Counter(key(place) for _, place in placed).most_common()
+        others = [f"{f.entry.name}: {key(p)}" for f, p in placed if key(p) != counts[0][0]]
+        named = ", ".join(f"{name} ({plural(count, 'image')})" for name, count in counts[:6])
+        text = f"The images have {len(counts)} {what}s: {named}"
+        findings.add("warning", kind, others, text, advice)
+    if (found := common_gsd(facts)) is None:
+        return
+    if gsd is None:
+        advice = f"Set data.gsd={found:g}, so that checkpoints keep it."
+        findings.add("note", "gsd", 1, f"A pixel measures {found:g} m", advice)
+    elif abs(found / gsd - 1) > _SAME_PIXEL:
+        text = f"A pixel measures {found:g} m by the georeference, but data.gsd={gsd:g}"
+        findings.add("warning", "gsd", 1, text, f"Set data.gsd={found:g}.")
 
 
-def pixel_size(place: Georeference) -> float:
-    """The width of a pixel in units of the reference system."""
-    return float(np.hypot(place.transform.a, place.transform.d))
-
-
-def meters_of(place: Georeference) -> float | None:
-    """The width of a pixel in metres; None where the system measures degrees, or is not known."""
-    if place.crs is None or not place.crs.is_projected:
-        return None
-    return round(pixel_size(place) * float(place.crs.linear_units_factor[1]), 6)
-
-
-def resolution_of(place: Georeference) -> str:
-    """The size of a pixel in words."""
-    meters = meters_of(place)
-    if meters is not None:
-        return f"{meters:.4g} m"
-    return f"{pixel_size(place):.4g} {'units' if place.crs is None else 'degrees'}"
-
-
-def _mixed(
-    placed: Sequence[tuple[PairFacts, Georeference]],
-    key: Callable[[Georeference], str],
-    what: str,
-    kind: str,
-    advice: str,
-) -> list[Finding]:
-    counts = Counter(key(place) for _, place in placed)
-    if len(counts) < 2:
-        return []
-    usual = counts.most_common(1)[0][0]
-    others = [f"{f.entry.name}: {key(place)}" for f, place in placed if key(place) != usual]
-    named = ", ".join(f"{name} ({plural(count, 'image')})" for name, count in counts.most_common(6))
-    text = f"The images have {len(counts)} {what}s: {named}"
-    return [Finding("warning", kind, text, advice, len(others), some(others))]
+def common_gsd(facts: Sequence[PairFacts]) -> float | None:
+    """Metres a pixel, where all georeferences that tell it agree."""
+    known = {image.place.meters for _, image in image_facts(facts) if image.place} - {None}
+    return known.pop() if len(known) == 1 else None
 
 
 def _size(facts: Any) -> str:

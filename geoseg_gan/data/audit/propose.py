@@ -1,18 +1,34 @@
 """A data config for masks that no known one fits: classes, numbers, colours to ignore."""
 
 import colorsys
-import re
-from collections.abc import Collection, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial import cKDTree
 
-from geoseg_gan.data.audit.values import Peaks, Values, find_peaks, gray_of, ladder, rgb_of
-from geoseg_gan.data.palette import IGNORE, MAX_CLASSES, Palette
+from geoseg_gan.data.audit.facts import Ints, MaskFacts, Values, rgb_of
+from geoseg_gan.data.palette import IGNORE, MAX_CLASSES, Palette, PaletteClass
+from geoseg_gan.data.settings import DataSettings
 
+RGB = tuple[int, int, int]
+Colors = npt.NDArray[np.float64]
+
+NEAR = 48.0
+"""Distance in RGB within which a colour is a damaged one of a class's colour."""
+
+_MOST_EXACT = 64  # values up to which masks are taken to be free of damage, unless they are JPEGs
+_MOST_COMPARED = 4096  # most frequent colours that are compared with each other
+_MASS_RADIUS = 20.0  # distance in RGB within which JPEG spreads an even region
+_LEAST_MASS = 5e-4  # share of all pixels that a class has at least among damaged colours
+_ON_EDGE = 24.0  # distance in RGB from the line between two colours: anti-aliased edges
+_EDGE_SHARE = 0.05  # of the smaller class beside it: edges hold less than that
+_STRAY = 1e-5  # share of pixels below which an exact colour of one or two masks is a slip
+_STRAY_MASKS = 2
 _SAME_COLOR = 3.0  # distance in RGB of a colour and a known one that it stands for
 _SAME_DAMAGED = 24.0  # the same after JPEG
 _MOSTLY_EMPTY = 0.9  # share of a value's pixels on empty ones of the image: it stands for no data
@@ -20,18 +36,36 @@ _FITS = 0.99  # share of the pixels that a config of the package has to have the
 _FITS_SET = 0.5  # the same of the config that is set
 _SMALL = 0.05  # share of pixels up to which black, white or grey is taken for "unlabelled"
 _IN_FEW = 0.5  # share of the masks up to which it is
+_SPECIAL = (255, 65_535, -1, -128, -9_999, -32_768)  # numbers that often mean ignore
 
 
 @dataclass(frozen=True)
 class ProposedClass:
-    """A class, or what is ignored, as a config lists it."""
+    """A value of the masks, as a class or as what is ignored."""
 
-    name: str
-    color: tuple[int, int, int]
-    value: int | None  # in masks of numbers
+    color: RGB
+    value: int  # a 24-bit code in masks of colours
     pixels: int
     masks: int
+    is_empty: bool = False  # whether it lies on empty pixels of the images
+    name: str = "ignore"
     remark: str = ""
+
+    @property
+    def is_gray(self) -> bool:
+        """Whether it has no colour."""
+        return max(self.color) - min(self.color) <= 4
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The values that seem to stand for classes, the most frequent first, and the others."""
+
+    found: list[ProposedClass]  # each with the pixels of damaged colours near it
+    repaired: int  # pixels of the others
+    strays: list[str]  # exact values of so few pixels that they are slips
+    total: int  # pixels of all masks
+    masks: int
 
 
 @dataclass(frozen=True)
@@ -42,33 +76,25 @@ class Proposal:
     classes: list[ProposedClass]
     ignored: list[ProposedClass]
     unknown: str  # error, or nearest or ignore where masks are damaged
-    total: int  # pixels of all masks
-    masks: int
-    repaired: int = 0  # pixels of other colours, which are read as the nearest class
+    peaks: Peaks
     source: str | None = None  # the config whose classes it has; "" for that which was set
-    rivals: Sequence[str] = field(default=())  # other configs that have the same colours
-    notes: Sequence[str] = field(default=())
-    more: Mapping[str, Any] = field(default_factory=dict)  # group_regex, gsd, fit
+    rivals: Sequence[str] = ()  # other configs that have the same colours
+    is_known: bool = False  # whether that config needs no change
+    notes: Sequence[str] = ()
+    more: Mapping[str, tuple[Any, str]] = field(default_factory=dict)  # further settings, and why
 
     @property
     def index_map(self) -> dict[int, int | str] | None:
         """The class of each number; None where numbers are class IDs already."""
-        if self.mask_format != "index":
-            return None
-        table: dict[int, int | str] = {
-            entry.value: number
-            for number, entry in enumerate(self.classes)
-            if entry.value is not None
-        }
-        ignored = {entry.value: "ignore" for entry in self.ignored if entry.value is not None}
-        if all(value == number for value, number in table.items()) and set(ignored) <= {IGNORE}:
-            return None
-        return {**table, **ignored}
+        table: dict[int, int | str] = {c.value: label for label, c in enumerate(self.classes)}
+        ignored = {entry.value: "ignore" for entry in self.ignored}
+        is_plain = all(value == label for value, label in table.items()) and {*ignored} <= {IGNORE}
+        return None if self.mask_format != "index" or is_plain else {**table, **ignored}
 
     @property
-    def ignore_colors(self) -> list[tuple[int, int, int]]:
+    def ignore_colors(self) -> list[RGB]:
         """Colours that are read as ignore, and with which ignored pixels are written."""
-        listed = [entry.color for entry in self.ignored if entry.value is None]
+        listed = [entry.color for entry in self.ignored if self.mask_format == "rgb"]
         taken = [entry.color for entry in self.classes]
         if listed or (self.unknown != "nearest" and (0, 0, 0) not in taken):
             return listed or [(0, 0, 0)]
@@ -76,223 +102,314 @@ class Proposal:
         corners = [_triple(corner) for corner in product((0, 255), repeat=3)]
         return [max(corners, key=lambda corner: min(_distance(corner, c) for c in taken))]
 
-    def counted(self, pixels: npt.NDArray[np.int64]) -> "Proposal":
-        """The same with pixels and masks of each class as they are read by it.
-
-        `pixels` are those of every class and, last, of ignore in each mask: shape (N, C + 1).
-        """
-        classes = [
-            replace(entry, pixels=int(column.sum()), masks=int((column > 0).sum()))
-            for entry, column in zip(self.classes, pixels.T, strict=False)
-        ]
-        return replace(self, classes=classes)
+    def settings(self, given: DataSettings) -> DataSettings:
+        """Data settings with what it says of masks."""
+        return replace(
+            given,
+            palette=[PaletteClass(entry.name, list(entry.color)) for entry in self.classes],
+            ignore=[list(color) for color in self.ignore_colors],
+            mask_format=self.mask_format,
+            index_map=self.index_map,
+            unknown=self.unknown,
+        )
 
     def lines(self, head: Sequence[str]) -> list[str]:
         """The config as YAML, with what was found as comments; `head` becomes comments too."""
-        ignored = [entry for entry in self.ignored if entry.value is None]
+        in_color, index_map = self.mask_format == "rgb", self.index_map
         text = [*(f"# {line}" for line in head), "defaults: [landcover]", "palette:"]
         text += [
-            f"  - {{name: {_yaml(entry.name)}, color: {list(entry.color)}}}  # {self._found(entry)}"
-            for entry in self.classes
+            f"  - {{name: {json.dumps(c.name)}, color: {list(c.color)}}}  # {self._found(c)}"
+            for c in self.classes
         ]
-        if ignored:
-            text.append("ignore:")
-            text += [f"  - {list(entry.color)}  # {self._found(entry)}" for entry in ignored]
+        if in_color and self.ignored:
+            text += ["ignore:", *(f"  - {[*e.color]}  # {self._found(e)}" for e in self.ignored)]
         elif self.ignore_colors != [(0, 0, 0)]:
-            text.append(
-                f"ignore: {[list(c) for c in self.ignore_colors]}  # to write ignored pixels"
-            )
+            text.append(f"ignore: {[*map(list, self.ignore_colors)]}  # to write ignored pixels")
         text.append(f"mask_format: {self.mask_format}")
-        if self.index_map is not None:
-            text.append(
-                "index_map:  # numbers in the masks: classes by their position above, from 0"
-            )
-            known = {entry.value: entry.remark for entry in (*self.classes, *self.ignored)}
-            for value, target in self.index_map.items():
-                text.append(f"  {value}: {target}" + f"  # {known[value]}" * bool(known[value]))
+        if index_map is not None:
+            text.append("index_map:  # numbers in masks: classes by their position above, from 0")
+            remarks = {e.value: f"  # {e.remark}" * bool(e.remark) for e in self.ignored}
+            text += [f"  {v}: {to}{remarks.get(v, '')}" for v, to in index_map.items()]
         if self.unknown != "error":
-            share = self.repaired / max(1, self.total)
-            text.append(f"unknown: {self.unknown}  # {self.repaired:,} pixels ({share:.2%})")
-        for key, (value, remark) in self.more.items():
-            text.append(f"{key}: {_yaml(value)}  # {remark}")
+            text.append(f"unknown: {self.unknown}  # {self._share(self.peaks.repaired)}")
+        text += [f"{key}: {json.dumps(value)}  # {why}" for key, (value, why) in self.more.items()]
         return [*text, *(f"# {note}" for note in self.notes)]
 
+    def _share(self, pixels: int) -> str:
+        return f"{pixels:,} pixels ({pixels / max(1, self.peaks.total):.2%})"
+
     def _found(self, entry: ProposedClass) -> str:
-        share = entry.pixels / max(1, self.total)
-        found = f"{share:.2%} of pixels, in {entry.masks:,} of {self.masks:,} masks"
-        if entry.value is not None:
-            found = f"{entry.value} in the masks: {found}"
+        found = f"{self._share(entry.pixels)}, in {entry.masks:,} of {self.peaks.masks:,} masks"
+        found = f"{entry.value} in masks: {found}" if self.mask_format == "index" else found
         return f"{found}; {entry.remark}" if entry.remark else found
 
+    def __str__(self) -> str:
+        """What was found, in a sentence or some."""
+        what = "colours" if self.mask_format == "rgb" else "numbers"
+        text = f"The masks hold {len(self.classes)} classes by their {what}"
+        if self.source is not None:
+            named = f"data={self.source}" if self.source else "the data config"
+            new = sum(entry.remark == "new" for entry in self.classes)
+            text = f"The masks have the classes of {named}" + f", and {new} more" * bool(new)
+        if self.unknown != "error":
+            to = "ignore" if self.unknown == "ignore" else "the class of the nearest"
+            text += f"; {self._share(self.peaks.repaired)} of other {what} are read as {to}"
+        return " ".join([f"{text}.", *self.notes])
 
-def propose_colors(
-    values: Values, even: Values, is_lossy: bool, masks: int, known: Mapping[str, Palette]
-) -> Proposal | None:
-    """A config for masks of colours.
+    @property
+    def advice(self) -> str:
+        """Which config to use."""
+        if self.is_known:
+            same = f" ({', '.join(self.rivals)} has the same colours)" if self.rivals else ""
+            return f"Use data={self.source}{same}."
+        named = "Fill in the names in the proposed config, and use it."
+        is_new = any(entry.name.startswith("class_") for entry in self.classes)
+        return named if is_new else "Use the proposed config."
+
+
+def propose(masks: Sequence[MaskFacts], known: Mapping[str, DataSettings]) -> Proposal | None:
+    """A config by what masks hold.
 
     Args:
-        values: Their colours.
-        even: Those apart from edges.
-        is_lossy: Whether some are JPEGs.
-        masks: How many masks there are.
-        known: Palettes by the name of their config, "" for the one that is set; that which fits
-            best names the classes.
+        masks: The masks.
+        known: Data settings by the name of their config, "" for those that are set; of those of
+            colours, that which fits best names the classes.
 
     Returns:
         None where no palette can be made of them.
     """
-    peaks = find_peaks(values, even, is_lossy, rgb_of)
-    tolerance = _SAME_COLOR if peaks.is_exact else _SAME_DAMAGED
-    sources = _fitting(peaks, known, tolerance)
-    source = sources[0] if sources else None
-    palette = None if source is None else known[source]
-    entries = [_entry(values, peaks, number) for number in range(len(peaks.places))]
+    in_color = any(mask.shows_colors() for mask in masks)
+    peaks, values = find_peaks(masks, in_color)
+    is_damaged = peaks.repaired > 0 and not peaks.strays
+    if in_color:
+        found = _of_colors(peaks, known)
+    elif is_damaged and values.min() >= 0 and values.max() < 256:
+        found = _of_colors(peaks, {})  # grey ones, of which the nearest can be taken
+    else:
+        found = _of_numbers(peaks, masks)
+    return found if 2 <= len(found.classes) <= MAX_CLASSES else None
+
+
+def find_peaks(masks: Sequence[MaskFacts], in_color: bool) -> tuple[Peaks, Ints]:
+    """Finds the values that stand for classes among damaged ones, and lists all values.
+
+    JPEG spreads a colour over those around it, and anti-aliasing puts blends of two colours between
+    them. Both happen at edges, so that classes are looked for inside of regions: colours are taken
+    by their frequency there, and one is a class if it is far from those before it, and no blend of
+    two of them. Numbers are taken for grey colours.
+    """
+    values, even = (
+        Values.joined((mask.colors if in_color else mask.numbers)(part) for mask in masks)
+        for part in (False, True)
+    )
+    to_rgb = rgb_of if in_color else lambda numbers: numbers[:, None].repeat(3, 1)
+    rgb, shares = to_rgb(values.values), values.shares()
+    places, strays = np.arange(len(shares)), np.zeros(0, np.int64)
+    colors, pixels = rgb, values.pixels
+    if any(mask.is_lossy for mask in masks) or _is_damaged(values, shares, rgb):
+        source = even if even.total else values
+        centres = _centres(to_rgb(source.values[:_MOST_COMPARED]).astype(float), source)
+        places = np.zeros(0, np.int64)
+        if len(centres):
+            places, colors = cKDTree(rgb).query(centres)[1], centres.round().astype(np.int64)
+            nearest = cKDTree(centres).query(rgb)[1]
+            pixels = np.bincount(nearest, values.pixels, len(centres)).astype(np.int64)
+    else:
+        is_stray = (shares < _STRAY) & (values.masks <= _STRAY_MASKS)
+        places, strays = np.flatnonzero(~is_stray), np.flatnonzero(is_stray)
+        colors, pixels = colors[places], pixels[places]
+    found = [
+        ProposedClass(
+            _triple(color),
+            int(values.values[at]),
+            int(count),
+            int(values.masks[at]),
+            bool(values.empty[at] >= _MOSTLY_EMPTY * max(1, values.pixels[at])),
+        )
+        for at, color, count in zip(places, colors, pixels, strict=False)
+    ]
+    slips = [
+        f"left out as a slip: {_triple(rgb[at]) if in_color else values.values[at]}, "
+        f"{values.pixels[at]:,} pixels in {values.masks[at]} masks"
+        for at in strays
+    ]
+    rest = values.total - int(values.pixels[np.unique(places)].sum())
+    return Peaks(found, rest, slips, values.total, len(masks)), values.values
+
+
+def _centres(colors: Colors, values: Values) -> Colors:
+    """RGB colours of the classes among damaged colours, shape (P, 3), the most frequent first."""
+    chosen: list[Colors] = []
+    masses: list[float] = []
+    pixels = values.pixels[: len(colors)]
+    for color in colors:
+        if any(_distance(color, other) < NEAR for other in chosen):
+            continue
+        mass = float(pixels[((colors - color) ** 2).sum(1) <= _MASS_RADIUS**2].sum())
+        if mass < _LEAST_MASS * values.total:
+            continue
+        if any(
+            _is_blend(color, chosen[one], chosen[other])
+            and mass < _EDGE_SHARE * min(masses[one], masses[other])
+            for one, other in combinations(range(len(chosen)), 2)
+        ):
+            continue
+        chosen.append(color)
+        masses.append(mass)
+    return np.array(chosen).reshape(-1, 3)
+
+
+def _is_damaged(values: Values, shares: Colors, rgb: Ints) -> bool:
+    """Whether many rare colours are blends of few frequent ones."""
+    if len(shares) > _MOST_EXACT:
+        # A map of many classes has many frequent values.
+        return int(np.count_nonzero(shares >= _LEAST_MASS)) <= len(shares) / 4
+    frequent, rare = rgb[shares >= 0.005].astype(float), rgb[shares < _LEAST_MASS].astype(float)
+    blends = sum(
+        any(_is_blend(color, one, other) for one, other in combinations(frequent, 2))
+        for color in rare
+    )
+    return blends >= 8 and blends >= 0.6 * len(rare)
+
+
+def _is_blend(color: Colors, one: Colors, other: Colors) -> bool:
+    """Whether a colour lies between two others, close to the line that joins them."""
+    way = other - one
+    length = float(way @ way)
+    at = float((color - one) @ way) / length if length else 0.0
+    return 0.02 < at < 0.98 and _distance(color, one + at * way) <= _ON_EDGE
+
+
+def _of_colors(peaks: Peaks, known: Mapping[str, DataSettings]) -> Proposal:
+    palettes = {name: s.classes() for name, s in known.items() if s.mask_format == "rgb"}
+    tolerance = _SAME_DAMAGED if peaks.repaired else _SAME_COLOR
+    sources = _fitting(peaks, palettes, tolerance)
     classes: list[ProposedClass] = []
     ignored: list[ProposedClass] = []
-    rest = entries
-    if palette is not None:
-        matches = [_match(palette, entry.color, tolerance) for entry in entries]
-        for label, known_class in enumerate(palette.classes):
-            mine = [entry for entry, match in zip(entries, matches, strict=True) if match == label]
-            color = _triple(known_class.color)
-            pixels, held = sum(e.pixels for e in mine), max((e.masks for e in mine), default=0)
-            remark = "" if mine else "never occurs"
-            classes.append(ProposedClass(known_class.name, color, None, pixels, held, remark))
-        for color in map(_triple, palette.ignore):
-            mine = [e for e in entries if _distance(e.color, color) <= tolerance]
-            pixels, held = sum(e.pixels for e in mine), max((e.masks for e in mine), default=0)
-            ignored.append(ProposedClass("ignore", color, None, pixels, held, ""))
-        rest = [entry for entry, match in zip(entries, matches, strict=True) if match is None]
+    rest = peaks.found
+    if sources:
+        palette = palettes[sources[0]]
+        labels = [_match(palette, entry.color, tolerance) for entry in rest]
+        colors = [(label, c.color, c.name) for label, c in enumerate(palette.classes)]
+        colors += [(IGNORE, list(color), "ignore") for color in palette.ignore]
+        for label, color, name in colors:
+            mine = [e for e, its in zip(rest, labels, strict=True) if its == label
+                    and (its != IGNORE or _distance(e.color, color) <= tolerance)]  # fmt: skip
+            counts = sum(e.pixels for e in mine), max((e.masks for e in mine), default=0)
+            remark = "" if mine or label == IGNORE else "never occurs"
+            entry = ProposedClass(_triple(color), 0, *counts, name=name, remark=remark)
+            (ignored if label == IGNORE else classes).append(entry)
+        rest = [entry for entry, label in zip(rest, labels, strict=True) if label is None]
+    colored = sum(not entry.is_gray for entry in peaks.found) > len(peaks.found) / 2
+    before = len(classes), len(ignored)
     for entry in rest:
-        reason = _unlabelled(values, peaks, entries.index(entry), source)
-        if reason:
-            ignored.append(_named(entry, "ignore", f"{reason}, so it is ignored here"))
-        else:
-            remark = "" if source is None else "new"
-            if _is_gray(entry.color) and _mostly_colored(peaks):
-                remark = "if this stands for unlabelled, move it to ignore"
-            new = sum(name.startswith("class_") for name in (c.name for c in classes))
-            classes.append(_named(entry, f"class_{new + 1}", remark))
-    if not 2 <= len(classes) <= MAX_CLASSES:
-        return None
-    notes = [
-        f"left out as a slip: {_triple(rgb_of([int(values.values[place])])[0])}, "
-        f"{int(values.pixels[place]):,} pixels in {int(values.masks[place])} masks"
-        for place in peaks.strays[:10]
-    ]
+        if reason := _unlabelled(entry, peaks, colored, bool(sources)):
+            ignored.append(replace(entry, remark=f"{reason}, so it is ignored here"))
+            continue
+        remark = "new" if sources else ""
+        if entry.is_gray and colored:
+            remark = "if this stands for unlabelled, move it to ignore"
+        name = f"class_{len(classes) - before[0] + 1}"
+        classes.append(replace(entry, name=name, remark=remark))
+    is_known = bool(sources and sources[0]) and len(classes) == before[0] and not peaks.repaired
+    if is_known and len(ignored) > before[1]:
+        is_known = known[sources[0]].unknown == "ignore"
+    unknown = "nearest" if peaks.repaired else "error"
     return Proposal(
         mask_format="rgb",
         classes=classes,
         ignored=ignored,
-        unknown="nearest" if peaks.repaired else "error",
-        total=values.total,
-        masks=masks,
-        repaired=peaks.repaired,
-        source=source,
-        rivals=sources[1:],
-        notes=notes,
+        unknown=unknown,
+        peaks=peaks,
+        source=sources[0] if sources else None,
+        rivals=[f"data={name}" for name in sources[1:] if name],
+        is_known=is_known,
+        notes=peaks.strays[:10],
     )
 
 
-def propose_numbers(
-    values: Values,
-    even: Values,
-    is_lossy: bool,
-    masks: int,
-    colors: Mapping[int, int],
-    nodata: Collection[int] = (),
-) -> Proposal | None:
-    """A config for masks of numbers: class IDs from 0 or 1, 0 and 255, or in steps.
+def _unlabelled(entry: ProposedClass, peaks: Peaks, colored: bool, has_source: bool) -> str:
+    """Why a colour seems to stand for no class; empty where it does not."""
+    if entry.is_empty:
+        return "lies on empty pixels of the images"
+    most = max(other.masks for other in peaks.found)
+    if entry.pixels > _SMALL * peaks.total or entry.masks > _IN_FEW * most:
+        return ""
+    if entry.is_gray and colored:
+        return "is grey among colours, rare, and in few masks"
+    return "is in no known class, rare, and in few masks" if has_source else ""
 
-    Damaged ones, as JPEGs are, become grey colours, of which the nearest can be taken.
 
-    Args:
-        values: The numbers.
-        even: Those apart from edges.
-        is_lossy: Whether some masks are JPEGs.
-        masks: How many masks there are.
-        colors: 24-bit colour codes by number, where masks have colour tables.
-        nodata: Numbers that files say to be no data.
+def _fitting(peaks: Peaks, known: Mapping[str, Palette], tolerance: float) -> list[str]:
+    """The configs whose palettes have the colours, the best first.
 
-    Returns:
-        None where no palette can be made of them.
+    Data sets share colours, as pure red, so that a config of the package must have all of them; the
+    one that is set, "", may lack some.
     """
-    peaks = find_peaks(values, even, is_lossy, gray_of)
-    numbers = [int(values.values[place]) for place in peaks.places]
-    is_damaged = bool(peaks.repaired) and not peaks.strays
-    if is_damaged and values.values.min() >= 0 and values.values.max() < 256:
-        as_colors, even_colors = (
-            replace(part, values=part.values * 0x010101) for part in (values, even)
-        )
-        return propose_colors(as_colors, even_colors, True, masks, {})
-    entries = [_entry(values, peaks, number) for number in range(len(peaks.places))]
-    ordered = sorted(zip(numbers, range(len(numbers)), strict=True))
-    reasons = _ignored_numbers(values, peaks, [number for number, _ in ordered])
-    reasons |= {number: "no data, as the files say" for number in nodata if number in numbers}
-    kept = [(number, place) for number, place in ordered if number not in reasons]
-    if not 2 <= len(kept) <= MAX_CLASSES:
-        return None
-    shown = _colors([number for number, _ in kept], colors)
+    found = []
+    pixels = np.array([entry.pixels for entry in peaks.found])
+    for name, palette in known.items():
+        labels = [_match(palette, entry.color, tolerance) for entry in peaks.found]
+        share = pixels[[label is not None for label in labels]].sum() / max(1, pixels.sum())
+        classes = {*labels} - {None, IGNORE}
+        if share >= (_FITS if name else _FITS_SET) and len(classes) >= 2:
+            found.append((share, len(classes) / palette.num_classes, name))
+    return [name for *_, name in sorted(found, key=lambda entry: entry[:2], reverse=True)]
+
+
+def _match(palette: Palette, color: RGB, tolerance: float) -> int | None:
+    """The label of a palette's colour that is near to this one."""
+    listed = [(_distance(color, c.color), label) for label, c in enumerate(palette.classes)]
+    distance, label = min(listed + [(_distance(color, c), IGNORE) for c in palette.ignore])
+    return label if distance <= tolerance else None
+
+
+def _of_numbers(peaks: Peaks, masks: Sequence[MaskFacts]) -> Proposal:
+    """Of class IDs from 0 or 1, 0 and 255, or in steps."""
+    ordered = sorted(peaks.found, key=lambda entry: entry.value)
+    reasons = _ignored_numbers(ordered, peaks.total)
+    reasons |= {m.nodata: "no data, as the files say" for m in masks if m.nodata is not None}
+    kept = [entry for entry in ordered if entry.value not in reasons]
+    numbers, colors = [entry.value for entry in kept], _colors(kept, masks)
+    hint = "if 0 stands for unlabelled, map it to ignore"
     classes = [
-        ProposedClass(
-            name=f"class_{number}",
-            color=shown[number],
-            value=number,
-            pixels=entries[place].pixels,
-            masks=entries[place].masks,
-            remark="if 0 stands for unlabelled, map it to ignore"
-            if number == 0 and [n for n, _ in kept[:3]] == [0, 1, 2]
-            else "",
+        replace(
+            entry,
+            name=f"class_{entry.value}",
+            color=color,
+            remark=hint if entry.value == 0 and numbers[:3] == [0, 1, 2] else "",
         )
-        for number, place in kept
+        for entry, color in zip(kept, colors, strict=True)
     ]
-    ignored = [
-        ProposedClass("ignore", (0, 0, 0), number, entries[p].pixels, entries[p].masks, why)
-        for number, p in ordered
-        if (why := reasons.get(number))
-    ]
-    return Proposal(
-        mask_format="index",
-        classes=classes,
-        ignored=ignored,
-        unknown="ignore" if peaks.repaired else "error",
-        total=values.total,
-        masks=masks,
-        repaired=peaks.repaired,
-        notes=_about_numbers([number for number, _ in kept]),
-    )
+    ignored = [replace(e, remark=reasons[e.value]) for e in ordered if e.value in reasons]
+    unknown = "ignore" if peaks.repaired else "error"
+    return Proposal("index", classes, ignored, unknown, peaks, notes=_about_numbers(numbers))
 
 
-def _ignored_numbers(values: Values, peaks: Peaks, ordered: Sequence[int]) -> dict[int, str]:
+def _ignored_numbers(ordered: Sequence[ProposedClass], total: int) -> dict[int, str]:
     """Numbers that stand for no class, with the reason."""
-    reasons: dict[int, str] = {}
-    for place in peaks.places:
-        if values.pixels[place] and values.empty[place] >= _MOSTLY_EMPTY * values.pixels[place]:
-            reasons[int(values.values[place])] = "lies on empty pixels of the images"
-    for special in (255, 65_535, -1, -128, -9_999, -32_768):
-        rest = [number for number in ordered if number != special and number not in reasons]
-        steps = ladder(rest)
-        if special in ordered and steps and special not in reasons:
-            beside = (rest[-1] + steps[1], rest[0] - steps[1]) if special > 0 else ()
+    reasons = {e.value: "lies on empty pixels of the images" for e in ordered if e.is_empty}
+    numbers = [entry.value for entry in ordered]
+    for special in {*_SPECIAL} & {*numbers} - {*reasons}:
+        rest = [number for number in numbers if number != special and number not in reasons]
+        if len(rest) >= 2:
+            step = int(np.gcd.reduce(np.diff(rest)))
+            beside = (rest[-1] + step, rest[0] - step) if special > 0 else ()
             if not any(abs(special - number) <= 1 for number in beside):
                 reasons[special] = f"{special} stands apart, as ignore does"
-    rest = [number for number in ordered if number not in reasons]
+    rest = [number for number in numbers if number not in reasons]
     if rest[:3] == [0, 1, 2]:
-        place = int(np.flatnonzero(values.values == 0)[0])
-        few = values.masks[place] <= _IN_FEW * values.masks.max()
-        if values.share(place) <= _SMALL and few:
+        zero, most = ordered[numbers.index(0)], max(entry.masks for entry in ordered)
+        if zero.pixels <= _SMALL * total and zero.masks <= _IN_FEW * most:
             reasons[0] = "0 is rare and in few masks: probably unlabelled"
-    if len(ordered) - len(reasons) < 2:  # all but one: then they are no such thing
-        return {}
-    return reasons
+    return reasons if len(numbers) - len(reasons) >= 2 else {}
 
 
 def _about_numbers(numbers: Sequence[int]) -> list[str]:
     """What is peculiar about the numbers of classes, in words."""
-    steps = ladder(numbers)
-    if steps is None:
+    if len(numbers) < 2:
         return []
-    first, step = steps
+    first, step = numbers[0], int(np.gcd.reduce(np.diff(numbers)))
     notes = []
     if set(numbers) == {0, 255}:
         notes.append("The masks hold 0 and 255.")
@@ -307,90 +424,30 @@ def _about_numbers(numbers: Sequence[int]) -> list[str]:
     return notes
 
 
-def _entry(values: Values, peaks: Peaks, number: int) -> ProposedClass:
-    place = peaks.places[number]
-    color = _triple(peaks.colors[number])
-    return ProposedClass("", color, None, int(peaks.pixels[number]), int(values.masks[place]))
+def _colors(kept: Sequence[ProposedClass], masks: Sequence[MaskFacts]) -> list[RGB]:
+    """A colour for each number: of the colour tables where all differ, else made up."""
+    table = shared_colors(masks) or {}
+    listed = [_triple(rgb_of(np.array(table[e.value]))) for e in kept if e.value in table]
+    if len(set(listed)) == len(kept) and (0, 0, 0) not in listed:
+        return listed
+    # Steps of the golden ratio around the colour circle stay apart, however many they are.
+    circle = [((0.08 + 0.618034 * n) % 1, 0.75, 0.95 - 0.2 * (n % 3)) for n in range(len(kept))]
+    return [_triple(255 * np.array(colorsys.hsv_to_rgb(*place))) for place in circle]
 
 
-def _named(entry: ProposedClass, name: str, remark: str) -> ProposedClass:
-    return ProposedClass(name, entry.color, None, entry.pixels, entry.masks, remark)
+def shared_colors(masks: Sequence[MaskFacts]) -> dict[int, int] | None:
+    """The colour code of every index in all colour tables; None where two tables contradict."""
+    known: dict[int, int] = {}
+    for mask in masks:
+        if any(known.setdefault(index, code) != code for index, code in mask.table.items()):
+            return None
+    return known
 
 
-def _unlabelled(values: Values, peaks: Peaks, number: int, source: str | None) -> str:
-    """Why a colour seems to stand for no class; empty where it does not."""
-    place, color = peaks.places[number], _triple(peaks.colors[number])
-    if values.empty[place] >= _MOSTLY_EMPTY * values.pixels[place]:
-        return "lies on empty pixels of the images"
-    share = float(peaks.pixels[number]) / max(1, values.total)
-    if share > _SMALL or values.masks[place] > _IN_FEW * values.masks.max():
-        return ""
-    if _is_gray(color) and _mostly_colored(peaks):
-        return "is grey among colours, rare, and in few masks"
-    return "" if source is None else "is in no known class, rare, and in few masks"
-
-
-def _mostly_colored(peaks: Peaks) -> bool:
-    return sum(not _is_gray(_triple(color)) for color in peaks.colors) > len(peaks.colors) / 2
-
-
-def _is_gray(color: tuple[int, int, int]) -> bool:
-    return max(color) - min(color) <= 4
-
-
-def _fitting(peaks: Peaks, known: Mapping[str, Palette], tolerance: float) -> list[str]:
-    """The configs whose palettes have the colours, the best first.
-
-    Data sets share colours, as pure red, so that a config of the package must have all of them; the
-    one that is set, "", may lack some.
-    """
-    total = max(1, int(peaks.pixels.sum()))
-    found = []
-    for name, palette in known.items():
-        matches = [_match(palette, _triple(color), tolerance) for color in peaks.colors]
-        fits = [match is not None for match in matches]
-        share = float(peaks.pixels[fits].sum()) / total
-        classes = {match for match in matches if match is not None and match != IGNORE}
-        if share >= (_FITS if name else _FITS_SET) and len(classes) >= 2:
-            found.append((share, len(classes) / palette.num_classes, name))
-    return [name for *_, name in sorted(found, key=lambda entry: entry[:2], reverse=True)]
-
-
-def _match(palette: Palette, color: tuple[int, int, int], tolerance: float) -> int | None:
-    """The label of a palette's colour that is near to this one."""
-    listed = [(_triple(c.color), label) for label, c in enumerate(palette.classes)]
-    listed += [(_triple(c), IGNORE) for c in palette.ignore]
-    distance, label = min((_distance(color, other), label) for other, label in listed)
-    return label if distance <= tolerance else None
-
-
-def _distance(one: Sequence[int], other: Sequence[int]) -> float:
+def _distance(one: Any, other: Any) -> float:
     return float(np.linalg.norm(np.subtract(one, other)))
 
 
-def _triple(color: Any) -> tuple[int, int, int]:
+def _triple(color: Any) -> RGB:
     red, green, blue = (int(value) for value in color)
     return red, green, blue
-
-
-def _colors(numbers: Sequence[int], table: Mapping[int, int]) -> dict[int, tuple[int, int, int]]:
-    """A colour for each number: those of the colour table where all differ, else made up."""
-    listed = [_triple(rgb_of([table[number]])[0]) for number in numbers if number in table]
-    if len(set(listed)) == len(numbers) and (0, 0, 0) not in listed:
-        return dict(zip(numbers, listed, strict=True))
-    made = {}
-    for place, number in enumerate(numbers):
-        # Steps of the golden ratio around the colour circle stay apart, however many they are.
-        hue, value = (0.08 + 0.618034 * place) % 1, 0.95 - 0.2 * (place % 3)
-        made[number] = _triple(255 * np.array(colorsys.hsv_to_rgb(hue, 0.75, value)))
-    return made
-
-
-def _yaml(value: Any) -> str:
-    """A value as YAML has it; texts that could be anything else are quoted."""
-    if not isinstance(value, str):
-        return str(value)
-    words = value.casefold() not in ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
-    if words and re.fullmatch(r"[A-Za-z][\w ]*\w", value):
-        return value
-    return "'" + value.replace("'", "''") + "'"

@@ -1,62 +1,56 @@
 """The report of a check: `report.html` with pictures, `report.md`, `findings.json`, a config."""
 
-import hashlib
+import base64
+import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+from markdown_it import MarkdownIt
+from PIL import Image
 
 from geoseg_gan.config import plain
-from geoseg_gan.data.audit.checks import (
-    MOSTLY_IGNORED,
-    exposure_outliers,
-    image_facts,
-    mask_facts,
-    resolution_of,
-)
+from geoseg_gan.data.audit.checks import MOSTLY_IGNORED, exposure_outliers
 from geoseg_gan.data.audit.examine import Check
-from geoseg_gan.data.audit.findings import SEVERITIES, Severity
-from geoseg_gan.data.audit.measure import ImageFacts, MaskFacts
-from geoseg_gan.data.audit.overlaps import Relation
-from geoseg_gan.data.audit.page import (
-    Block,
-    Cell,
-    Code,
-    Color,
-    Figure,
-    Notice,
-    Page,
-    Section,
-    Share,
-    Table,
-    Text,
-    as_html,
-    as_markdown,
-)
-from geoseg_gan.data.audit.pictures import marked, shown, triple, two
-from geoseg_gan.data.audit.values import Values, rgb_of
-from geoseg_gan.data.masks import mask_reader
+from geoseg_gan.data.audit.facts import Values, image_facts, mask_facts, rgb_of
+from geoseg_gan.data.audit.findings import SEVERITIES
+from geoseg_gan.data.audit.folders import Entry
+from geoseg_gan.data.audit.relations import Relation
+from geoseg_gan.data.images import read_image, read_stored
+from geoseg_gan.data.masks import MaskReader, mask_colors
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.errors import UserError, one_line
 from geoseg_gan.utils.files import atomic_path, held, is_unused, write_json
-from geoseg_gan.utils.pictures import evenly_spaced
+from geoseg_gan.utils.pictures import RGB, beside, evenly_spaced
 from geoseg_gan.utils.reading import read_json
+from geoseg_gan.utils.tables import markdown_table
 
 HTML, MARKDOWN, FINDINGS = "report.html", "report.md", "findings.json"
 CONFIGS = "data"
-"""The folder of the proposed config, so that `--config-dir out_dir data=proposed` finds it."""
+"""The folder of proposed configs, so that `--config-dir out_dir data=proposed` finds one."""
+
+Figure = tuple[RGB | None, str]
+"""A picture, None where a file does not decode, and its caption."""
 
 _FORMAT = 1
-_CONTENT = {"format": {_FORMAT}, "command": {"check_data"}, "proposed?": {"*": str}}
+_CONTENT = {"format": {_FORMAT}, "command": {"check_data"}}
 _VALUES = 24  # colours or numbers that the report lists
+_SIDE = 240  # pixels of a picture's longer side
+_OVERLAY = 0.45  # weight of the mask's colours over the image
+_MARK = (255, 0, 255)  # of ignored pixels
+_QUALITY = 85  # of JPEGs
+_BAR = 20  # characters that stand for 100 %
 
 
 @contextmanager
-def open_report(folder: Path) -> Iterator["Report"]:
+def held_for_report(folder: Path) -> Iterator[None]:
     """Holds a folder for a report, in place of an earlier one.
 
     Raises:
@@ -65,280 +59,283 @@ def open_report(folder: Path) -> Iterator["Report"]:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"out_dir={folder} is a file. Choose a folder for the report.")
     with held(folder):
-        known: dict[str, str] = {}
-        if not is_unused(folder):
-            try:
-                advice = "Choose another out_dir."
-                content = read_json(folder / FINDINGS, _CONTENT, advice)
-            except (OSError, UserError):
-                raise UserError(
-                    f"out_dir={folder} holds something that check_data has not written. Choose "
-                    "another out_dir."
-                ) from None
-            known = content.get("proposed", {})
-        yield Report(folder, known)
+        try:
+            if not is_unused(folder):
+                read_json(folder / FINDINGS, _CONTENT, "")
+        except (OSError, UserError):
+            raise UserError(
+                f"out_dir={folder} holds something that check_data has not written. Choose "
+                "another out_dir."
+            ) from None
+        yield
 
 
-@dataclass
-class Report:
-    """A folder that a report is written to; `proposed` are digests of configs by their name."""
-
-    folder: Path
-    proposed: dict[str, str] = field(default_factory=dict)
-    config_name: str | None = None
-
-    def write(self, check: Check) -> str | None:
-        """Writes all files, each whole or not at all; findings.json, by which it is known, first.
-
-        Returns:
-            The name of the proposed config; None where there is none.
-        """
-        config = self._config(check)
-        write_json(self.folder / FINDINGS, _facts(check) | {"proposed": self.proposed})
-        if config is not None:
-            with atomic_path(self.folder / CONFIGS / f"{self.config_name}.yaml") as scratch:
-                scratch.write_text(config)
-        page = _page(check, None if config is None else config.splitlines())
-        for name, text in ((HTML, as_html(page)), (MARKDOWN, as_markdown(page))):
-            with atomic_path(self.folder / name) as scratch:
-                scratch.write_text(text)
-        return self.config_name
-
-    def _config(self, check: Check) -> str | None:
-        """The text of the proposed config; a file that the user has changed keeps its name."""
-        if check.proposal is None:
-            return None
-        number = 1
-        while True:
-            self.config_name = "proposed" if number == 1 else f"proposed_{number}"
-            path = self.folder / CONFIGS / f"{self.config_name}.yaml"
-            if not path.exists() or self.proposed.get(self.config_name) == _digest(path):
-                break
-            number += 1
-        words = f"--config-dir {self.folder} data={self.config_name}"
-        root = check.config.data_root
-        head = [
-            f"Proposed by scripts/check_data.py for {root}. Fill in the names, then:",
-            f"  python scripts/check_data.py {words} data_root={root}",
-            f"  python scripts/train.py {words} data_root={root}",
-        ]
-        if not check.folder.is_ready:
-            head[2] = f"  python scripts/tile.py {words} source={root} data_root=..."
-        text = "\n".join([*check.proposal.lines(head), ""])
-        self.proposed[self.config_name] = hashlib.sha256(text.encode()).hexdigest()
-        return text
+def free_name(folder: Path, check: Check) -> str:
+    """What the proposed config is called: no other one of the report's folder is overwritten."""
+    for number in count(1):
+        name = "proposed" if number == 1 else f"proposed_{number}"
+        path = folder / CONFIGS / f"{name}.yaml"
+        if not path.exists() or path.read_text() == check.proposed_config(folder, name):
+            break
+    return name
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _facts(check: Check) -> dict[str, Any]:
-    """What findings.json holds."""
-    names = check.reader.palette.names
-    totals = check.pixels.sum(0) if len(check.rows) else np.zeros(len(names) + 1)
-    return {
+def write_report(folder: Path, check: Check, config_name: str) -> None:
+    """Writes all files, each whole or not at all; findings.json, by which it is known, first."""
+    config = check.proposed_config(folder, config_name)
+    command = check.next_command(folder, config_name)
+    names = [*check.reader.palette.names, "ignore"]
+    content = {
         "format": _FORMAT,
         "command": "check_data",
         "summary": check.summary,
         **{f"{severity}s": check.count(severity) for severity in SEVERITIES},
         "findings": [asdict(finding) for finding in check.findings],
         "pairs": dict(Counter(entry.split for entry in check.folder.pairs())),
-        "pixels": dict(zip([*names, "ignore"], totals.tolist(), strict=True)),
+        "pixels": dict(zip(names, check.pixels.sum(0).tolist(), strict=True)),
         "config": plain(check.config),
     }
+    write_json(folder / FINDINGS, content)
+    blocks = [*_page(check, config, command)]
+    texts = [block for block in blocks if isinstance(block, str)]
+    files = {
+        HTML: _as_html(check, blocks),
+        MARKDOWN: "\n\n".join([*texts, f"Pictures are in {HTML}.\n"]),
+    }
+    if config:
+        files[f"{CONFIGS}/{config_name}.yaml"] = config
+    for name, text in files.items():
+        with atomic_path(folder / name) as scratch:
+            scratch.write_text(text)
 
 
-def _page(check: Check, config: Sequence[str] | None) -> Page:
-    severity: Severity | str = "good"
-    if check.findings and check.findings[0].severity != "note":
-        severity = check.findings[0].severity
-    notices: list[Block] = [
-        Notice(f.severity, f.text, f.advice, f.examples) for f in check.findings
-    ]
-    sections = [
-        Section("Findings", notices or [Text("None.")]),
-        Section("Proposed config", [Code(config)] if config else []),
-        Section("Files", _files(check)),
-        Section("Classes", _classes(check)),
-        Section("Colours and numbers in the masks", _values(check)),
-        Section("Examples: image, mask, both", _examples(check)),
-        Section("Masks with unknown values, in magenta", _unknown(check)),
-        Section("Mostly ignored tiles", _ignored(check)),
-        Section("Unusual exposure", _exposure(check)),
-        Section("Copies and near-duplicates", _related(check, check.copies)),
-        Section("Neighbours across splits", _related(check, check.neighbours)),
-    ]
-    return Page(f"Data check: {check.config.data_root}", severity, check.summary, sections)
+def _page(check: Check, config: str, command: str | None) -> Iterator[str | list[Figure]]:
+    """The page: Markdown, and pictures in between."""
+    yield f"# Data check: {_plain(check.config.data_root)}"
+    yield f"**{_plain(check.summary)}**"
+    yield "## Findings"
+    for f in check.findings:
+        examples = "".join(f"\n  - {_plain(example)}" for example in f.examples)
+        yield f"- **{f.severity}**: {_plain(f.text)}. {_plain(f.advice)}{examples}"
+    if config:
+        yield f"## Proposed config\n\n```yaml\n{config}```"
+    if command is not None:
+        yield f"{'Next' if check.is_mended else 'Once that is mended'}:\n\n```\n{command}\n```"
+    yield "## Files"
+    yield _table(["", *check.folder.splits], _files(check))
+    if check.read:
+        of = [f.entry.split for f in check.read]
+        splits = [*dict.fromkeys(of)]
+        yield "## Classes"
+        head = ["class", "colour", *(f"share of {s}" for s in splits), "pixels", "tiles with it"]
+        yield _table(head, _classes(check, splits, np.array(of)))
+        yield "## Colours and numbers in the masks"
+        yield _table(["value", "read as", "pixels", "share", "masks"], _values(check))
+    for title, figures in _figures(check).items():
+        if shown := [figure for figure in figures if figure[0] is not None]:
+            yield f"## {title}"
+            yield shown
 
 
-def _files(check: Check) -> list[Block]:
-    head = ["", *check.folder.splits]
-    rows: list[list[Cell]] = []
-
-    def row(title: str, of: Any) -> None:
-        cells = [", ".join(of(split)) or "-" for split in check.folder.splits]
-        if any(cell != "-" for cell in cells):
-            rows.append([title, *cells])
-
-    images = image_facts(check.facts)
-    masks = mask_facts(check.facts)
-
-    def counted(pairs: Sequence[tuple[Any, Any]], key: Any) -> Any:
-        def of(split: str) -> list[str]:
-            found = Counter(key(facts) for f, facts in pairs if f.entry.split == split)
-            found.pop(None, None)
-            usual = [f"{name} ({count:,})" for name, count in found.most_common(4)]
-            return usual + [f"{len(found) - 4} more"] * (len(found) > 4)
-
-        return of
-
-    def pairs_of(split: str) -> list[str]:
-        return [f"{sum(e.split == split for e in check.folder.pairs()):,}"]
-
-    row("pairs", pairs_of)
-    row("width x height", counted(images, lambda i: f"{i.size[1]}x{i.size[0]}"))
-    row("bands and type", counted(images, lambda i: f"{i.bands} x {i.dtype}"))
-    row("masks", counted(masks, lambda m: m.kind))
-    row("reference system", counted(images, lambda i: i.place and i.place.name))
-    row("resolution", counted(images, lambda i: i.place and resolution_of(i.place)))
-    return [Table(head, rows)]
+def _files(check: Check) -> Iterator[list[str]]:
+    images, masks = image_facts(check.facts), mask_facts(check.facts)
+    rows: dict[str, list[tuple[str, str]]] = {
+        "pairs": [(entry.split, "pairs") for entry in check.folder.pairs()],
+        "width x height": [(f.entry.split, f"{i.size[1]}x{i.size[0]}") for f, i in images],
+        "bands and type": [(f.entry.split, f"{i.bands} x {i.dtype}") for f, i in images],
+        "masks": [(f.entry.split, mask.kind) for f, mask in masks],
+        "reference system": [(f.entry.split, i.place.name) for f, i in images if i.place],
+        "resolution": [(f.entry.split, i.place.resolution) for f, i in images if i.place],
+    }
+    for title, row in rows.items():
+        cells = []
+        for split in check.folder.splits:
+            found = Counter(text for its_split, text in row if its_split == split)
+            texts = [f"{_plain(text)} ({count:,})" for text, count in found.most_common(4)]
+            cells.append(", ".join(texts + [f"{len(found) - 4} more"] * (len(found) > 4)) or "-")
+        if {*cells} != {"-"}:
+            yield [title, *cells]
 
 
-def _classes(check: Check) -> list[Block]:
-    if not len(check.rows):
-        return []
+def _classes(check: Check, splits: Sequence[str], of: Any) -> Iterator[list[str]]:
     palette = check.reader.palette
-    splits = np.array([check.facts[row].entry.split for row in check.rows])
-    names = [split for split in check.folder.splits if (splits == split).any()]
-    rows: list[list[Cell]] = []
-    for label in range(palette.num_classes + 1):
+    for label, name in enumerate([*palette.names, "ignored, of all pixels"]):
         is_ignore = label == palette.num_classes
-        color = (128, 128, 128) if is_ignore else palette.color_table[label].tolist()
-        name = "ignored, of all pixels" if is_ignore else f"{label} {palette.names[label]}"
-        cells: list[Cell] = [Color(color, name)]
-        for split in names:
-            mine = check.pixels[splits == split]
+        color = "-" if is_ignore else _color(palette.color_table[label].tolist())
+        cells = [_plain(name if is_ignore else f"{label} {name}"), color]
+        for split in splits:
+            mine = check.pixels[of == split]
             whole = mine.sum() if is_ignore else mine[:, :-1].sum()
-            cells.append(Share(float(mine[:, label].sum() / max(1, whole)), color))
-        cells.append(f"{int(check.pixels[:, label].sum()):,}")
-        cells.append(f"{int((check.pixels[:, label] > 0).sum()):,}")
-        rows.append(cells)
-    head = ["class", *(f"share of {split}" for split in names), "pixels", "tiles with it"]
-    return [Table(head, rows)]
+            share = float(mine[:, label].sum() / max(1, whole))
+            cells.append(f"{share:.2%} {'█' * max(round(share * _BAR), int(share > 0))}")
+        column = check.pixels[:, label]
+        yield [*cells, f"{int(column.sum()):,}", f"{int((column > 0).sum()):,}"]
 
 
-def _values(check: Check) -> list[Block]:
+def _values(check: Check) -> Iterator[list[str]]:
+    in_color = check.reader.mask_format == "rgb"
     masks = [mask for _, mask in mask_facts(check.facts)]
-    if not masks:
-        return []
-    reader, palette = check.reader, check.reader.palette
-    rows: list[list[Cell]] = []
-    if reader.mask_format == "rgb":
-        values = Values.joined(mask.colors() for mask in masks)
-        known = {tuple(c.color): c.name for c in palette.classes}
-        known |= {tuple(color): "ignore" for color in palette.ignore}
-        for number, rgb in enumerate(rgb_of(values.values[:_VALUES]).tolist()):
-            meaning = known.get(tuple(rgb), "not in the palette")
-            shown_color = ", ".join(map(str, rgb))
-            rows.append([Color(rgb, shown_color), meaning, *_counts(values, number)])
-    else:
-        values = Values.joined(mask.numbers() for mask in masks)
-        own = [(label, label) for label in range(palette.num_classes)]
-        labels = {IGNORE: IGNORE} | dict(reader.index_map or own)
-        names = dict(enumerate(palette.names)) | {IGNORE: "ignore"}
-        for number, value in enumerate(values.values[:_VALUES].tolist()):
-            meaning = names[labels[value]] if value in labels else "not in the config"
-            rows.append([str(value), meaning, *_counts(values, number)])
-    head = ["value", "read as", "pixels", "share", "masks"]
-    blocks: list[Block] = [Table(head, rows)]
-    more = len(values.values) - _VALUES
-    if more > 0:
-        blocks.append(Text(f"And {more:,} more values, each with fewer pixels."))
-    return blocks
+    values = Values.joined((mask.colors if in_color else mask.numbers)() for mask in masks)
+    names = [*map(_color, rgb_of(values.values).tolist())] if in_color else values.values.tolist()
+    labels = replace(check.reader, unknown="ignore").labels_of(values.values).tolist()
+    shares, classes = values.shares(), dict(enumerate(check.reader.palette.names))
+    for n in range(min(_VALUES, len(names))):
+        counts = f"{values.pixels[n]:,}", f"{shares[n]:.3%}", f"{values.masks[n]:,}"
+        yield [str(names[n]), _plain(classes.get(labels[n], "ignore, or unknown")), *counts]
+    if (more := len(names) - _VALUES) > 0:
+        yield [f"and {more:,} more", "", "", "", ""]
 
 
-def _counts(values: Values, number: int) -> list[Cell]:
-    held = f"{int(values.masks[number]):,}"
-    return [f"{int(values.pixels[number]):,}", f"{values.share(number):.3%}", held]
-
-
-def _examples(check: Check) -> list[Block]:
-    figures = []
+def _figures(check: Check) -> dict[str, list[Figure]]:
+    """Pictures by the title of their section."""
+    most, reader = check.config.examples, replace(check.reader, unknown="ignore")
+    examples = []
     for split in check.folder.splits:
-        pairs = [entry for entry in check.folder.pairs() if entry.split == split]
-        for place in evenly_spaced(len(pairs), check.config.examples) if pairs else []:
-            entry = pairs[place]
-            assert entry.image is not None and entry.mask is not None, "pairs have both"
-            picture = triple(entry.image, entry.mask, check.reader)
-            if picture is not None:
-                figures.append(Figure(picture, entry.name))
-        alone = [e for e in check.folder.entries if e.split == split and e.mask is None]
-        if not pairs:
-            for place in evenly_spaced(len(alone), check.config.examples) if alone else []:
-                image = alone[place].image
-                picture = None if image is None else shown(image)
-                if picture is not None:
-                    figures.append(Figure(picture, alone[place].name))
-    return list(figures)
+        mine = [entry for entry in check.folder.entries if entry.split == split]
+        mine = [entry for entry in mine if entry.image and entry.mask] or mine
+        examples += [mine[row] for row in evenly_spaced(len(mine), most)]
+    unknown = [(m.unknown, f.entry) for f, m in mask_facts(check.facts) if m.unknown]
+    unknown = sorted(unknown, key=lambda found: -found[0])[:most]
+    ignored = check.pixels[:, -1] / np.maximum(1, check.pixels.sum(1))
+    void = [row for row in np.argsort(-ignored, kind="stable") if ignored[row] > MOSTLY_IGNORED]
+    dark = exposure_outliers(check.facts)[:most]
+    return {
+        "Examples: image, mask, both with ignored pixels in magenta": [
+            (_triple(entry, reader), entry.name) for entry in examples
+        ],
+        "Masks with values that are not in the data config": [
+            (_triple(entry, reader), f"{entry.name}: {count:,} pixels")
+            for count, entry in unknown
+        ],
+        "Mostly ignored tiles": [
+            (_triple(check.read[row].entry, reader), f"{check.read[row].entry.name}: "
+             f"{ignored[row]:.0%} ignored") for row in void[:most]
+        ],
+        "Unusual exposure": [(_shown(f.entry), f"{f.entry.name}: {why}") for f, why in dark],
+        "Copies and near-duplicates": _pairs(check.copies, most),
+        "Neighbours across splits": _pairs(check.neighbours, most),
+    }  # fmt: skip
 
 
-def _unknown(check: Check) -> list[Block]:
-    """The masks with most pixels that the settings do not know."""
-    reader = mask_reader(check.config.data)
-    worst = sorted(
-        (f for f in check.facts if isinstance(f.mask, MaskFacts) and f.mask.unknown),
-        key=lambda f: -f.mask.unknown if isinstance(f.mask, MaskFacts) else 0,
-    )
-    figures: list[Block] = []
-    for f in worst[: check.config.examples]:
-        if f.entry.image is not None and f.entry.mask is not None:
-            picture = marked(f.entry.image, f.entry.mask, reader)
-            count = f.mask.unknown if isinstance(f.mask, MaskFacts) else 0
-            if picture is not None:
-                figures.append(Figure(picture, f"{f.entry.name}: {count:,} pixels"))
+def _shown(entry: Entry) -> RGB | None:
+    """An image as people look at it; None where there is none, or it does not decode.
+
+    Of other types than 8 bit, each band is stretched from its 2nd to its 98th percentile.
+    """
+    try:
+        pixels = None if entry.image is None else read_image(entry.image)
+    except UserError:
+        return None
+    if pixels is None:
+        return None
+    pixels = np.ascontiguousarray(pixels[..., [0, 1, 2] if pixels.shape[2] >= 3 else [0, 0, 0]])
+    scale = min(1.0, _SIDE / max(pixels.shape[:2]))
+    size = [max(1, round(length * scale)) for length in pixels.shape[1::-1]]
+    pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    if pixels.dtype != np.uint8:
+        low, high = np.percentile(pixels.reshape(-1, 3), (2, 98), axis=0)
+        pixels = ((pixels - low) * (255 / np.maximum(high - low, 1e-9))).clip(0, 255)
+    return pixels.astype(np.uint8, copy=False)
+
+
+def _triple(entry: Entry, reader: MaskReader) -> RGB | None:
+    """Image, mask, and the mask over the image; the image alone where there is no mask.
+
+    The mask has its own colours. Over the image, ignored pixels are magenta.
+    """
+    picture = _shown(entry)
+    if picture is None or entry.mask is None:
+        return picture
+    try:
+        stored = read_stored(entry.mask)
+        label, _ = reader.label(stored)
+    except UserError:
+        return None
+    own = reader.palette.color_table[label]
+    size, nearest = picture.shape[1::-1], cv2.INTER_NEAREST_EXACT
+    mask = mask_colors(stored) if reader.mask_format == "rgb" else own
+    small, mask_small = (cv2.resize(part, size, interpolation=nearest) for part in (own, mask))
+    over = (1 - _OVERLAY) * picture + _OVERLAY * small
+    # Averaged, so that single pixels are seen too.
+    over[cv2.resize((label == IGNORE) * 1.0, size, interpolation=cv2.INTER_AREA) > 0] = _MARK
+    return beside([picture, mask_small.astype(np.uint8), over.astype(np.uint8)])
+
+
+def _pairs(relations: Sequence[Relation], most: int) -> list[Figure]:
+    """Two images each, those across splits first."""
+    figures: list[Figure] = []
+    for relation in sorted(relations, key=lambda relation: not relation.is_across)[:most]:
+        squares = []
+        for f in (relation.first, relation.second):
+            if (picture := _shown(f.entry)) is not None:
+                squares.append(np.full((_SIDE, _SIDE, 3), 255, np.uint8))
+                squares[-1][: picture.shape[0], : picture.shape[1]] = picture
+        figures.append((beside(squares) if len(squares) == 2 else None, str(relation)))
     return figures
 
 
-def _ignored(check: Check) -> list[Block]:
-    if not len(check.rows):
-        return []
-    shares = check.pixels[:, -1] / np.maximum(1, check.pixels.sum(1))
-    figures: list[Block] = []
-    for place in np.argsort(-shares, kind="stable")[: check.config.examples]:
-        entry = check.facts[check.rows[place]].entry
-        if shares[place] <= MOSTLY_IGNORED or entry.image is None or entry.mask is None:
+def _table(head: Sequence[str], rows: Iterator[list[str]]) -> str:
+    return "\n".join(markdown_table(head, rows))
+
+
+def _color(rgb: Sequence[int]) -> str:
+    return f"■ {', '.join(map(str, rgb))}"
+
+
+def _plain(text: str) -> str:
+    """A text in Markdown, without what that or HTML would take for a sign."""
+    return re.sub(r"([\\`*_\[\]<>&~#])", r"\\\1", one_line(text))
+
+
+def _as_html(check: Check, blocks: Sequence[str | list[Figure]]) -> str:
+    """The page as HTML that needs no other file and runs no script."""
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    body = ""
+    for block in blocks:
+        if isinstance(block, str):
+            body += markdown.render(block)
             continue
-        picture = triple(entry.image, entry.mask, check.reader)
-        if picture is not None:
-            figures.append(Figure(picture, f"{entry.name}: {shares[place]:.0%} ignored"))
-    return figures
-
-
-def _exposure(check: Check) -> list[Block]:
-    figures: list[Block] = []
-    for row, why in exposure_outliers(check.facts)[: check.config.examples]:
-        entry = check.facts[row].entry
-        picture = None if entry.image is None else shown(entry.image)
-        if picture is not None:
-            figures.append(Figure(picture, f"{entry.name}: {why}"))
-    return figures
-
-
-def _related(check: Check, relations: Sequence[Relation]) -> list[Block]:
-    """The first relations across splits, then those within, as two images each."""
-    facts = check.facts
-    ordered = sorted(
-        relations, key=lambda r: facts[r.first].entry.split == facts[r.second].entry.split
+        figures = (
+            f'<figure><img src="{_data(picture)}" alt=""><figcaption>'
+            f"{markdown.renderInline(_plain(caption))}</figcaption></figure>"
+            for picture, caption in block
+            if picture is not None
+        )
+        body += f'<div class="figures">{"".join(figures)}</div>'
+    for severity in SEVERITIES:
+        strong = f"<strong>{severity}</strong>"
+        body = body.replace(strong, strong.replace(">", f' class="{severity}">', 1))
+    swatch = r'<i style="background:rgb(\1,\2,\3)"></i>\1, \2, \3'
+    body = re.sub(r"■ (\d+), (\d+), (\d+)", swatch, body)
+    worst = next((severity for severity in SEVERITIES if check.count(severity)), "note")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Data check</title><style>{_STYLE}</style></head>"
+        f'<body><main class="{worst}">{body}</main></body></html>\n'
     )
-    figures: list[Block] = []
-    for relation in ordered[: check.config.examples]:
-        one, other = (facts[row] for row in (relation.first, relation.second))
-        if not (isinstance(one.image, ImageFacts) and isinstance(other.image, ImageFacts)):
-            continue
-        assert one.entry.image is not None and other.entry.image is not None, "they were read"
-        picture = two(one.entry.image, other.entry.image)
-        if picture is not None:
-            caption = f"{one.entry.name} and {other.entry.name}: {relation.why}"
-            figures.append(Figure(picture, caption))
-    return figures
+
+
+def _data(picture: RGB) -> str:
+    with io.BytesIO() as file:
+        Image.fromarray(picture).save(file, "JPEG", quality=_QUALITY, optimize=True)
+        return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+_STYLE = """
+:root{color-scheme:light dark;--line:#8884;--error:#c0392b;--warning:#c77c0a;--note:#2d72b8}
+body{margin:0;font:15px/1.55 system-ui,sans-serif}
+main{max-width:1120px;margin:0 auto;padding:24px;border-top:6px solid var(--note)}
+main.error{border-color:var(--error)}main.warning{border-color:var(--warning)}
+h1,p,li,figcaption{overflow-wrap:anywhere}h1+p{font-size:18px}
+h2{margin:32px 0 10px;padding-top:10px;border-top:1px solid var(--line)}
+strong.error{color:var(--error)}strong.warning{color:var(--warning)}strong.note{color:var(--note)}
+li li{font:12.5px/1.5 ui-monospace,monospace;opacity:.8}
+table{border-collapse:collapse;display:block;overflow-x:auto;font-size:14px}
+th,td{text-align:left;padding:5px 12px;border-bottom:1px solid var(--line);white-space:nowrap}
+td i{display:inline-block;width:14px;height:14px;border-radius:3px;margin-right:8px;
+border:1px solid #8886;vertical-align:-2px}
+pre{border:1px solid var(--line);border-radius:8px;padding:12px;overflow-x:auto;font-size:12.5px}
+.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr));gap:18px}
+figure{margin:0}img{max-width:100%;display:block}figcaption{font-size:12.5px;opacity:.8}
+"""

@@ -8,14 +8,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Thumbnails = npt.NDArray[np.uint8]
-"""Grey images, shape (N, 32, 32)."""
+Floats = npt.NDArray[np.float32]
 
 SIDE = 32
 """Side of the thumbnails by which images are compared, in pixels."""
 
 TURNS = (
-    *("the same way up", "turned by 90 degrees", "turned by 180 degrees", "turned by 270 degrees"),
+    *("", "turned by 90 degrees", "turned by 180 degrees", "turned by 270 degrees"),
     *("mirrored", "mirrored and turned by 90 degrees", "mirrored and turned by 180 degrees"),
     "mirrored and turned by 270 degrees",
 )
@@ -44,17 +43,20 @@ class Match:
 
 
 def thumbnail(gray: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """A grey image (H, W) as a thumbnail: the mean over areas."""
+    """A grey image (H, W) as a thumbnail (32, 32): the mean over areas."""
     small = cv2.resize(gray, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     return small.astype(np.uint8, copy=False)
 
 
-def near_duplicates(thumbnails: Thumbnails) -> list[Match]:
+def near_duplicates(thumbnails: npt.NDArray[np.uint8]) -> list[Match]:
     """Pairs of images that show the same, though brightness, contrast or encoding differ.
 
     An image may also be turned by quarters or mirrored. Every image is compared with every other
     by the correlation of 16 x 16 pixels, in blocks; those that are alike are compared by 32 x 32
     pixels with and without broad gradients, which many images share. Flat images match none.
+
+    Args:
+        thumbnails: Of N images, shape (N, 32, 32).
     """
     varied = np.flatnonzero(thumbnails.std((1, 2)) >= _FLAT)
     images = thumbnails[varied].astype(np.float32)
@@ -62,7 +64,7 @@ def near_duplicates(thumbnails: Thumbnails) -> list[Match]:
     matches: dict[tuple[int, int], Match] = {}
     for turn in range(len(TURNS) if len(images) <= _MOST_TURNED else 1):
         turned = _vectors(_turned(images, turn))
-        for first, second in _alike(vectors, turned, turn):
+        for first, second in _alike(vectors, turned):
             correlation = _closeness(images[first], _turned(images[second], turn))
             key = (int(varied[first]), int(varied[second]))
             if correlation and (key not in matches or matches[key].correlation < correlation):
@@ -72,28 +74,24 @@ def near_duplicates(thumbnails: Thumbnails) -> list[Match]:
 
 def border_lines(gray: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The outermost pixels of a grey image (H, W): top, bottom, left, right; shape (4, 32)."""
-    lines = (gray[:_BORDER], gray[-_BORDER:], gray[:, :_BORDER].T, gray[:, -_BORDER:].T)
-    size = (SIDE, 1)
+    strips = (gray[:_BORDER], gray[-_BORDER:], gray[:, :_BORDER].T, gray[:, -_BORDER:].T)
     rows = [
-        cv2.resize(np.ascontiguousarray(strip), size, interpolation=cv2.INTER_AREA)
-        for strip in lines
+        cv2.resize(np.ascontiguousarray(strip), (SIDE, 1), interpolation=cv2.INTER_AREA)
+        for strip in strips
     ]
     return np.concatenate(rows).astype(np.uint8, copy=False)
 
 
 def continue_each_other(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> bool:
     """Whether a border of one image looks like the opposite one of another: see `border_lines`."""
-    top, bottom, left, right = range(4)
     return any(
         min(first[one].std(), second[other].std()) >= _FLAT
         and _correlation(first[one], second[other]) >= _CONTINUES
-        for one, other in ((right, left), (left, right), (bottom, top), (top, bottom))
+        for one, other in ((0, 1), (1, 0), (2, 3), (3, 2))
     )
 
 
-def _alike(
-    vectors: npt.NDArray[np.float32], turned: npt.NDArray[np.float32], turn: int
-) -> Iterator[tuple[int, int]]:
+def _alike(vectors: Floats, turned: Floats) -> Iterator[tuple[int, int]]:
     """Positions of images whose coarse vectors correlate, the lower one first."""
     for start in range(0, len(vectors), _BLOCK):
         similarity = vectors[start : start + _BLOCK] @ turned.T
@@ -106,25 +104,22 @@ def _alike(
             yield from ((int(rows[row]), int(other)) for other in best)
 
 
-def _vectors(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _vectors(images: Floats) -> Floats:
     """Coarse vectors of unit length, without the mean: shape (N, 256)."""
     step = SIDE // _COARSE
     coarse = images.reshape(len(images), _COARSE, step, _COARSE, step).mean((2, 4))
     flat = coarse.reshape(len(images), _COARSE**2)
     flat = flat - flat.mean(1, keepdims=True)
-    vectors: npt.NDArray[np.float32] = flat / np.maximum(
-        np.linalg.norm(flat, axis=1, keepdims=True), 1e-6
-    )
+    vectors: Floats = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
     return vectors
 
 
-def _turned(images: npt.NDArray[np.float32], turn: int) -> npt.NDArray[np.float32]:
+def _turned(images: Floats, turn: int) -> Floats:
     """Images (..., H, W) as `TURNS` says."""
-    mirrored = images[..., ::-1] if turn >= 4 else images
-    return np.rot90(mirrored, turn % 4, axes=(-2, -1))
+    return np.rot90(images[..., ::-1] if turn >= 4 else images, turn % 4, axes=(-2, -1))
 
 
-def _closeness(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
+def _closeness(one: Floats, other: Floats) -> float:
     """The correlation of two thumbnails; 0 where they do not show the same."""
     whole = _correlation(one, other)
     if whole < _SAME:

@@ -1,8 +1,8 @@
 """Made-up images and masks with planted mistakes, and what a check finds in them."""
 
 import numpy as np
-import rasterio
 from PIL import Image
+from rasters import write_geotiff
 
 SIDE = 64
 
@@ -30,22 +30,9 @@ def save(path, pixels, **options):
     Image.fromarray(pixels).save(path, **options)
 
 
-def save_tiff(path, pixels, left=0.0, top=0.0, pixel=0.5, crs="EPSG:32633", **profile):
+def save_tiff(path, pixels, **place):
     path.parent.mkdir(parents=True, exist_ok=True)
-    bands = pixels if pixels.ndim == 3 else pixels[..., None]
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        height=bands.shape[0],
-        width=bands.shape[1],
-        count=bands.shape[2],
-        dtype=bands.dtype,
-        crs=crs,
-        transform=rasterio.Affine(pixel, 0, 500_000 + left, 0, -pixel, 5_000_000 - top),
-        **profile,
-    ) as target:
-        target.write(np.moveaxis(bands, -1, 0))
+    write_geotiff(path, pixels if pixels.ndim == 3 else pixels[..., None], **place)
 
 
 def kinds(check):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from html.parser import HTMLParser
 
 import numpy as np
@@ -34,6 +35,13 @@ class Content(HTMLParser):
 @pytest.fixture
 def root(folder):
     return folder(lambda label: COLORS[label])
+
+
+def next_command(output):
+    """The name and the words of the command that check_data prints."""
+    (line,) = re.findall("Next: python scripts/(.*)", output)
+    name, *words = shlex.split(line)
+    return [name.removesuffix(".py"), *words]
 
 
 def files(folder):
@@ -100,33 +108,37 @@ def test_the_proposed_config_is_used_at_once_and_an_edited_one_is_kept(
     first = config.read_text()
     assert run_command(check_data_command, *sizes, "out_dir=out") == 1
     assert config.read_text() == first and files(config.parent) == {"proposed.yaml"}
-    config.write_text(edited := first.replace("name: class_40", "name: Road"))
+    config.write_text(edited := first.replace('"class_40"', "Road"))
     assert run_command(check_data_command, *sizes, "out_dir=out") == 1
     assert config.read_text() == edited
     assert files(config.parent) == {"proposed.yaml", "proposed_2.yaml"}
+    assert "data=proposed_2" in capsys.readouterr().out
     capsys.readouterr()
     own = ("--config-dir", "out", "data=proposed")
     assert run_command(check_data_command, *own, *sizes, "out_dir=again") == 0
     assert "Road" in (tmp_path / "again" / "report.md").read_text()
-    networks = [text for text in TINY if not text.startswith("data.palette")]
-    assert run_command(train_command, *own, *networks, "data_root=data", "epochs=1") == 0
+    networks = [text for text in TINY if not text.startswith(("data.palette", "image_size"))]
+    name, *words = next_command(capsys.readouterr().out)
+    assert (name, words) == ("train", [*own, *sizes])
+    assert run_command(train_command, *words, *networks, "epochs=1") == 0
     assert (tmp_path / "runs" / "label2img" / "G_e001.pt").is_file()
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "Road" in shown
-    assert "no rare class. More: python scripts/check_data.py data=proposed " in shown
+    shown = capsys.readouterr().out
+    assert "Road" in shown and "no rare class" in shown
+    (more,) = re.findall("More about the data: python scripts/check_data.py (.*)", shown)
+    assert run_command(check_data_command, *shlex.split(more), "out_dir=third") == 0
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*outside the palette")
-def test_the_proposed_config_of_damaged_masks_cuts_tiles(tmp_path, run_command):
+def test_the_proposed_config_of_damaged_masks_cuts_tiles(tmp_path, run_command, capsys):
     for number in range(4):
         save(tmp_path / "raw" / "images" / f"s_{number}.png", texture(number, 128))
         label = COLORS[::-1][regions(number, 3, 128, cell=32)] // 2
         save(tmp_path / "raw" / "masks" / f"s_{number}.jpg", label)
     assert run_command(check_data_command, "data_root=raw", "out_dir=out", "image_size=64") == 1
-    own = ("--config-dir", "out", "data=proposed")
-    done = run_command(tile_command, *own, "source=raw", "data_root=tiles", "tile_size=64")
-    assert done == 0 and len(list((tmp_path / "tiles").glob("*/masks/*.png"))) == 16
+    name, *words = next_command(capsys.readouterr().out)
+    assert name == "tile" and run_command(tile_command, *words) == 0
+    assert len(list((tmp_path / "data" / "raw").glob("*/masks/*.png"))) == 16
 
 
 def test_an_empty_folder_and_a_stream_are_refused_in_a_line(tmp_path, run_command, capsys):

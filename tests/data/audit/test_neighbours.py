@@ -23,7 +23,7 @@ def place(left, top, side=10.0, frame="a", pixel=1.0):
 def test_footprints_that_touch_or_overlap(other, overlap):
     found = footprint_neighbours([place(0, 0)], [None, other])
     expected = [] if overlap is None else [(0, 1, overlap)]
-    assert [(n.first, n.second, n.overlap) for n in found] == expected
+    assert found == expected
 
 
 @pytest.mark.parametrize(

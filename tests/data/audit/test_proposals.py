@@ -142,14 +142,14 @@ def test_damaged_masks_are_repaired_by_the_nearest_color(kind, tmp_path, check):
             (np.array([*order, *[9] * 252])[label] != regions(number, 4, 128, cell=32)).sum()
         )
     assert wrong < 0.06 * 8 * 128**2
-    assert found.proposal.repaired == total > 0
+    assert found.proposal.peaks.repaired == total > 0
     assert f"{total:,} pixels" in finding(found, "proposal").text
 
 
 def test_damage_under_a_known_palette_is_counted_and_told(folder, check):
     colors = np.array([[60, 16, 152], [132, 41, 246], [254, 221, 58], [226, 169, 41]], np.uint8)
     root = folder(lambda label: colors[label], suffix=".jpg", quality=90)
-    found = check(root, "data=dubai", "propose=never")
+    found = check(root, "data=dubai", "data.unknown=error", "propose=never")
     assert kinds(found)["unknown_colors"] == "error" and found.proposal is None
     assert "with data.unknown=nearest" in finding(found, "unknown_colors").advice
     again = check(root, "data=dubai", "data.unknown=nearest")
@@ -165,7 +165,8 @@ def test_a_known_config_that_fits_is_named(folder, check):
 
 def test_an_undocumented_color_is_named_with_its_masks(folder, check):
     colors = np.array([[60, 16, 152], [132, 41, 246], [110, 193, 228], [1, 99, 1]], np.uint8)
-    found = check(folder(lambda label: colors[label]), "data=dubai")
+    root = folder(lambda label: colors[label])
+    found = check(root, "data=dubai", "data.unknown=error")
     error = finding(found, "unknown_colors")
     assert error.severity == "error" and error.count == 12
     assert error.examples[0].startswith("(1, 99, 1): ") and "in 12 masks" in error.examples[0]
