@@ -205,15 +205,15 @@ def add_ignored_colors(
     """Adds findings on colours that are read as ignore: each in how many masks."""
     if reader.mask_format != "rgb":
         return
-    held = {id(mask): mask.colors() for _, mask in masks}
-    total = sum(values.total for values in held.values())
+    held = [(f.entry.mask_name, mask.colors()) for f, mask in masks]
+    joined = Values.joined(values for _, values in held)
     for color in reader.palette.ignore:
         code = int(np.dot(color, (1, 1 << 8, 1 << 16)))
-        counts = [(f, int(held[id(m)].pixels[held[id(m)].values == code].sum())) for f, m in masks]
-        found = [f.entry.mask_name for f, count in counts if count]
+        found = [name for name, values in held if code in values.values]
         text = (
             f"The colour {tuple(map(int, color))} is no class, but ignored: in {len(found):,} of "
-            f"{plural(len(masks), 'mask')}, {sum(n for _, n in counts) / max(1, total):.2%} of pixels"
+            f"{plural(len(masks), 'mask')}, {joined.shares()[joined.values == code].sum():.2%} of "
+            "all pixels"
         )
         advice = "If it stands for something, give it a class."
         findings.add("note", "ignored_color", found, text, advice)
