@@ -39,7 +39,10 @@ class Tiny:
 
 
 def draw(name: str, folder: Path, size: int = 64) -> dict[str, np.ndarray]:
-    """Draws a set into a folder; returns the class names of all pixels of each pair, by stem."""
+    """Draws a set into a folder, its pictures 1 km apart.
+
+    Returns the class names of all pixels of each pair, by stem.
+    """
     tiny = TINIES[name]
     names = np.array([name for name, _ in tiny.legend])
     values = np.array([value for _, value in tiny.legend], np.uint8)
@@ -51,9 +54,11 @@ def draw(name: str, folder: Path, size: int = 64) -> dict[str, np.ndarray]:
         pixels = values[indices]
         if name == "deepglobe":  # whose colours are not pure
             pixels = np.where(pixels > 127, 250, 4).astype(np.uint8)
-        _write(folder / mask, pixels, palette_mode=name == "dubai" and number == 1)
+        left = 1_000.0 * number  # no two show the same ground
+        palette_mode = name == "dubai" and number == 1
+        _write(folder / mask, pixels, palette_mode, left)
         bands = 1 if name == "isaid" and number == 1 else tiny.bands
-        _write(folder / image, _picture(indices, bands, number))
+        _write(folder / image, _picture(indices, bands, number), left=left)
     for number, image in enumerate(tiny.alone):
         _write(folder / image, _picture(np.zeros((size, size), int), tiny.bands, number))
     for path, text in tiny.texts.items():
@@ -70,11 +75,11 @@ def _picture(indices: np.ndarray, bands: int, seed: int) -> np.ndarray:
     return (levels + noise).astype(np.uint8)
 
 
-def _write(path: Path, pixels: np.ndarray, palette_mode: bool = False) -> None:
+def _write(path: Path, pixels: np.ndarray, palette_mode: bool = False, left: float = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".tif":
         planes = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
-        place = {"crs": "EPSG:32633", "transform": rasterio.Affine(1, 0, 5e5, 0, -1, 5e6)}
+        place = {"crs": "EPSG:32633", "transform": rasterio.Affine(1, 0, 5e5 + left, 0, -1, 5e6)}
         count, height, width = planes.shape
         shape: dict[str, Any] = {"count": count, "height": height, "width": width}
         with rasterio.open(path, "w", driver="GTiff", dtype="uint8", **shape, **place) as target:

@@ -22,10 +22,11 @@ from geoseg_gan.config import (
     stored_yaml,
     write_yaml,
 )
+from geoseg_gan.data.georeference import read_georeference
 from geoseg_gan.data.pairs import SPLITS, DataError, Pair, Split
 from geoseg_gan.data.published import PUBLISHED, PublishedSet
 from geoseg_gan.data.settings import PrepareSettings, TileSettings
-from geoseg_gan.data.tile import choose_groups, cut_pairs, summarise
+from geoseg_gan.data.tile import choose_groups, cut_pairs, join_groups, summarise
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder
 from geoseg_gan.utils.tables import console
@@ -193,12 +194,14 @@ def find(published: PublishedSet, source: Path, keep_split: bool, settings: Tile
         Pair(stem, source / images[stem][0], source / masks[stem][0], images[stem][1])
         for stem in stems
     ]
+    joined = join_groups(pairs, [read_georeference(pair.image) for pair in pairs])
+    pairs = [replace(pair, group=joined[pair.group]) for pair in pairs]
     places = [images[stem][0] for stem in stems]
     splits: Sequence[Split | None]
     if keep_split and (published.val or published.lists):
         splits = _published_splits(published, source, paths, places)
     else:
-        chosen = choose_groups({pair.group: pair.group for pair in pairs}, settings)
+        chosen = choose_groups(joined, settings)
         splits = ["val" if pair.group in chosen else "train" for pair in pairs]
     if published.test:
         kept = [not re.search(published.test, place) for place in places]

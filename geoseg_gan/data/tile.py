@@ -334,6 +334,8 @@ def join_groups(pairs: Sequence[Pair], places: Sequence[Georeference | None]) ->
     """
     joined = {pair.group: pair.group for pair in pairs}
     for pair, first in zip(pairs, overlapping(places), strict=True):
+        if pair.group == pairs[first].group:
+            continue
         names = {joined[pair.group], joined[pairs[first].group]}
         joined = {name: min(names) if to in names else to for name, to in joined.items()}
     others = sorted(name for name, to in joined.items() if to != name)
@@ -342,7 +344,7 @@ def join_groups(pairs: Sequence[Pair], places: Sequence[Georeference | None]) ->
         print(
             f"Pictures overlap on the ground: '{others[0]}' joins the group "
             f"'{joined[others[0]]}'{' and so on' * (len(others) > 1)}, and {left} of "
-            f"{len(joined)} are left. join_overlaps=false keeps them apart."
+            f"{len(joined)} are left."
         )
     return joined
 

@@ -3,10 +3,12 @@ import os
 import sys
 import types
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import yaml
 from defaults import TINY
 from published_folders import IGNORE, TINIES, draw, read
@@ -114,6 +116,27 @@ def test_the_split_can_be_drawn_by_whole_regions(configured, download, tmp_path)
         splits[row["group"]].add(row["split"])
     assert splits.keys() == {"aachen", "san_tome"}
     assert sorted(splits.values(), key=str) == [{"train"}, {"val"}]
+
+
+def test_regions_that_show_the_same_ground_are_one_group(configured, download, tmp_path):
+    draw("landcover_ai", download, SIZE)
+    images = sorted((download / "images").iterdir())
+    size = ("split=groups", f"tile_size={SIDE}")
+    prepare(configured("landcover_ai", *size))
+    groups = {path.stem: path.stem for path in images}
+    assert {row["source"]: row["group"] for row in rows_of(tmp_path / "out")} == {
+        path.name: groups[path.stem] for path in images
+    }
+    with rasterio.open(images[0]) as file:
+        place = file.transform @ rasterio.Affine.translation(SIZE // 2, 0)
+    for part in ("images", "masks"):  # the second picture, of half the ground of the first
+        with rasterio.open(download / part / images[1].name, "r+") as file:
+            file.transform = place
+    prepare(replace(configured("landcover_ai", *size), data_root=str(tmp_path / "joined")))
+    groups[images[1].stem] = images[0].stem
+    assert {row["source"]: row["group"] for row in rows_of(tmp_path / "joined")} == {
+        path.name: groups[path.stem] for path in images
+    }
 
 
 def test_files_are_copied_where_there_are_no_hard_links(
