@@ -433,6 +433,13 @@ def opened(
                 if (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
                     raise ValueError(f"{scans} scans, where {_MAX_SCANS} are the limit")
             with Image.open(file, formats=[kind]) as picture:
+                # The second frame of a JPEG is a preview, as cameras write it.
+                frames = 1 if kind == "JPEG" else getattr(picture, "n_frames", 1)
+                if frames > 1:
+                    raise UnreadableError(
+                        f"{path} has {frames} frames, of which all but one would be lost. Save "
+                        "each as a file of its own."
+                    )
                 # Pillow keeps 4 bytes a pixel, and up to as many are made of them.
                 check_size(path, picture.height, picture.width, 8)
                 yield picture

@@ -213,6 +213,11 @@ def _load_onnx(
         return predict(pixels).clamp_min(torch.finfo(torch.float32).tiny).log()
 
     outputs = _dry_run(path, predict, scaling, size)
+    if _is_sigmoid(outputs) and _is_sigmoid(predict(_noise(scaling, size))):
+        raise UserError(
+            f"segmenter_ckpt={path} gives values from 0 to 1 that do not add up to 1, as a sigmoid "
+            "does. Export it without its last layer, so that it gives logits."
+        )
     count = outputs.shape[1]
     if class_map is not None:
         channels = _valid(path, class_map, count, palette)
@@ -232,6 +237,19 @@ def _are_probabilities(outputs: Tensor) -> bool:
     """Whether outputs (1, C, h, w) are from 0 to 1 and add up to 1 over the classes."""
     is_share = outputs.min() >= 0 and outputs.max() <= 1 + _SUM
     return bool(is_share and ((outputs.sum(1) - 1).abs() < _SUM).all())
+
+
+def _is_sigmoid(outputs: Tensor) -> bool:
+    """Whether outputs are probabilities of each class by itself."""
+    is_share = outputs.min() >= 0 and outputs.max() <= 1
+    return bool(is_share) and not _are_probabilities(outputs)
+
+
+def _noise(scaling: ImageScaling, size: int) -> Tensor:
+    """A stored image (1, K, S, S) of all values, the same each time."""
+    low, high = (torch.tensor(part).view(1, -1, 1, 1) for part in (scaling.low, scaling.high))
+    share = torch.rand(1, low.shape[1], size, size, generator=torch.Generator().manual_seed(0))
+    return low + (high - low) * share
 
 
 def _open_session(path: Path, content: bytes) -> Any:

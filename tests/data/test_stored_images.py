@@ -105,6 +105,25 @@ def test_a_tiff_that_is_to_be_shown_turned_is_refused(tmp_path, big):
             read_image(path, content)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_moving_pictures_are_refused(tmp_path, suffix):
+    first, *others = (Image.fromarray(noise(3) // (n + 1)) for n in range(3))
+    first.save(tmp_path / f"a{suffix}", save_all=True, append_images=others, duration=50)
+    with pytest.raises(UnreadableError, match=rf"a\{suffix} has 3 frames, of which all but one"):
+        read_image(tmp_path / f"a{suffix}")
+    first.save(tmp_path / f"b{suffix}", save_all=True, lossless=True)
+    np.testing.assert_array_equal(read_image(tmp_path / f"b{suffix}"), noise(3))
+
+
+def test_the_preview_behind_the_picture_of_a_camera_is_left_out(tmp_path):
+    """Drones write JPEGs of two pictures (MPO), of which the second is small."""
+    first = Image.fromarray(np.full((32, 48, 3), 90, np.uint8))
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[first.resize((6, 4))])
+    with Image.open(tmp_path / "a.jpg") as picture:
+        assert picture.n_frames == 2
+    np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), np.full((32, 48, 3), 90))
+
+
 def test_bands_that_were_written_as_pages_are_refused(tmp_path):
     first, *others = (Image.fromarray(noise(4)[..., band]) for band in range(4))
     first.save(tmp_path / "a.tif", save_all=True, append_images=others)

@@ -22,7 +22,14 @@ def save_onnx(tmp_path):
     """
 
     def save(
-        weight, shape=(1, 3, 32, 32), *, kind=TensorProto.FLOAT, pool=1, softmax=False, argmax=False
+        weight,
+        shape=(1, 3, 32, 32),
+        *,
+        kind=TensorProto.FLOAT,
+        pool=1,
+        softmax=False,
+        sigmoid=False,
+        argmax=False,
     ):
         nodes, weights = [helper.make_node("Identity", ["x"], ["y"])], []
         if weight is not None:
@@ -34,6 +41,8 @@ def save_onnx(tmp_path):
             nodes.append(helper.make_node("AveragePool", [nodes[-1].output[0]], ["z"], **sides))
         if softmax:
             nodes.append(helper.make_node("Softmax", [nodes[-1].output[0]], ["s"], axis=1))
+        if sigmoid:
+            nodes.append(helper.make_node("Sigmoid", [nodes[-1].output[0]], ["p"]))
         if argmax:
             nodes.append(helper.make_node("ArgMax", [nodes[-1].output[0]], ["a"], axis=1))
         last = TensorProto.INT64 if argmax else kind

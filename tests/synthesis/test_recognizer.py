@@ -199,6 +199,12 @@ class TestOnnx:
         torch.testing.assert_close(*losses, atol=1e-4, rtol=1e-4)
         assert losses[0].max() > 3
 
+    @pytest.mark.parametrize("size", [0.1, 4])
+    def test_the_output_of_a_sigmoid_is_refused(self, palette, save_onnx, size):
+        weight = np.random.default_rng(0).normal(0, size, (3, 3))
+        with refused("from 0 to 1 that do not add up to 1, as a sigmoid does. Export it without"):
+            load(save_onnx(weight, sigmoid=True), palette)
+
     def test_a_probability_of_0_has_a_finite_loss(self, palette, save_onnx, image):
         logits = load(save_onnx(np.eye(3) * 1000, softmax=True), palette).logits(image)
         assert logits.isfinite().all() and logits.min() < -80
