@@ -16,7 +16,7 @@ from geoseg_gan.evaluation.images import REAL_KINDS, ImageSet
 from geoseg_gan.utils.files import atomic_path, write_json
 from geoseg_gan.utils.pictures import RGB, beside, captioned, evenly_spaced, write_picture
 from geoseg_gan.utils.plots import drawn, figure
-from geoseg_gan.utils.tables import console, markdown_table
+from geoseg_gan.utils.tables import as_markdown, console, markdown_table
 
 FIGURES_FILE, REPORT_FILE = "evaluation.json", "evaluation.md"
 
@@ -213,7 +213,7 @@ def _markdown(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         "# Evaluation",
         "",
         f"{counts['generated']} generated images of {facts['image_size']} px "
-        f"({settings['gen_ckpt'] or settings['folder']}) against {counts[kind]} real "
+        f"({as_markdown(settings['gen_ckpt'] or settings['folder'])}) against {counts[kind]} real "
         f"{kind} windows; features of {settings['features']}. docs/evaluation.md explains "
         "every figure.",
         "",
@@ -256,7 +256,7 @@ def _agreement(agreement: Mapping[str, Any] | None) -> list[str]:
         return ["Not measured: no segmenter was given (segmenter_ckpt).", ""]
     real = agreement["real"]["classes"]
     rows = [
-        (name, _percent(value), _percent(real[name]))
+        (as_markdown(name), _percent(value), _percent(real[name]))
         for name, value in agreement["generated"]["classes"].items()
     ]
     return [*markdown_table(["class", "IoU % on generated", "IoU % on real"], rows), ""]
@@ -288,7 +288,7 @@ def _texture(texture: Mapping[str, Any]) -> list[str]:
         return ["No class has a region broad enough to measure repetition in both.", ""]
     head = [f"repetition in squares of {texture['side']} px", "generated", "real", "squares"]
     rows = [
-        (name, f"{row['generated']:.2f}", f"{row['real']:.2f}", row["squares"])
+        (as_markdown(name), f"{row['generated']:.2f}", f"{row['real']:.2f}", row["squares"])
         for name, row in texture["classes"].items()
     ]
     return [*markdown_table(head, rows), ""]

@@ -8,7 +8,7 @@ import yaml
 
 from geoseg_gan.models.checkpoints import LoadedGenerator, LoadedSegmenter
 from geoseg_gan.utils.errors import plural
-from geoseg_gan.utils.tables import markdown_table
+from geoseg_gan.utils.tables import as_markdown, markdown_table
 
 _TRAINING = {
     "data_root": "data folder",
@@ -114,7 +114,7 @@ def model_card(
     if facts.palette.ignore:
         images += f"; ignored colours: {', '.join(map(_hex, facts.palette.ignore))}"
     classes = [
-        (number, entry.name, _hex(entry.color))
+        (number, as_markdown(entry.name), _hex(entry.color))
         for number, entry in enumerate(facts.palette.classes)
     ]
     lines = [

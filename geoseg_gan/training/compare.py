@@ -17,7 +17,7 @@ from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, held
 from geoseg_gan.utils.pictures import RGB, write_picture
 from geoseg_gan.utils.plots import drawn, figure
-from geoseg_gan.utils.tables import console, markdown_table
+from geoseg_gan.utils.tables import as_markdown, console, markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,7 +91,8 @@ def _compare(folder: Path) -> dict[str, float]:
     sign = MONITORS.get(monitor, 1.0)
     ranked.sort(key=lambda entry: -sign * entry[1]["objective"])
     title = f"{monitor} ({'higher' if sign > 0 else 'lower'} is better)"
-    text = f"# {folder.name}\n\n{plural(len(ranked), 'finished run')}, of {len(runs + empty)}."
+    text = f"# {as_markdown(folder.name)}\n\n"
+    text += f"{plural(len(ranked), 'finished run')}, of {len(runs + empty)}."
     columns = differing([run for run, _ in ranked])
     if ranked:
         text += f" The objective is {title}; the best run is the first.\n\n"
@@ -154,8 +155,10 @@ def _table(
     for number, (run, found) in enumerate(ranked):
         values = [found["objective"], *(column[number] for column in columns.values())]
         values += [found.get("epochs"), round(found.get("seconds", 0) / 60, 1)]
-        rows.append([*map(_shown, values), f"`{run.name}`"])
-    return markdown_table(["objective", *columns, "epochs", "minutes", "folder"], rows)
+        rows.append([*(as_markdown(_shown(value)) for value in values), as_markdown(run.name)])
+    return markdown_table(
+        ["objective", *map(as_markdown, columns), "epochs", "minutes", "folder"], rows
+    )
 
 
 def sweep_picture(

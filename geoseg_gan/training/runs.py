@@ -1,6 +1,7 @@
 """A run's folder: whether it holds a run, how one is resumed, and what a finished one leaves."""
 
 import math
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -222,7 +223,7 @@ def announce(trainer: L.Trainer, config: TrainingConfig, rows: Mapping[str, str]
         table.add_row(title, text)
     table.add_row("device", f"{config.devices} x {place}, precision {config.precision}")
     table.add_row("output", config.out_dir)
-    table.add_row("watch", f"tensorboard --logdir {config.out_dir}")
+    table.add_row("watch", shlex.join(["tensorboard", "--logdir", config.out_dir]))
     shown = console(soft_wrap=True)  # so that the command below can be copied
     shown.print(table)
     if "check" in rows:

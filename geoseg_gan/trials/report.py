@@ -17,7 +17,7 @@ from geoseg_gan.trials.verdict import RULE, Verdict, reach_verdict, signed
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, write_json
 from geoseg_gan.utils.pictures import RGB, beside, write_picture
-from geoseg_gan.utils.tables import markdown_table
+from geoseg_gan.utils.tables import as_markdown, markdown_table
 
 REPORT, FIGURES = "trial.md", "trial.json"
 PICTURE, EXAMPLES = "trial.png", "trial_examples.png"
@@ -251,7 +251,7 @@ def _by_class(content: Mapping[str, Any]) -> list[str]:
 
     rows = [
         [
-            name,
+            as_markdown(name),
             f"{support['pixels']:,.0f} ({support['share']:.1%})",
             *(f"{support[key]:.0f}" for key in ("tiles", "groups")),
             *(f"{support[f'val_{key}']:,.0f}" for key in ("pixels", "tiles", "groups")),
@@ -275,7 +275,7 @@ def _inner(content: Mapping[str, Any]) -> list[str]:
     rows = []
     for name in content["support"]:
         gains = [arms[arm]["inner_class_differences"][name] for arm in mixed]
-        rows.append([name, *("-" if gain is None else signed(gain) for gain in gains)])
+        rows.append([as_markdown(name), *("-" if gain is None else signed(gain) for gain in gains)])
     title = (
         "Differences to real only on the held-out training tiles, by which classes may be chosen "
         "(`mixing.classes`):"

@@ -1,9 +1,12 @@
-"""What is shown on the terminal, and Markdown tables."""
+"""What is shown on the terminal, and Markdown."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
+
+from geoseg_gan.utils.errors import one_line
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
@@ -18,6 +21,11 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[s
         for line in [head, *rows]
     )
     return [first, "|" + "---|" * len(head), *rest]
+
+
+def as_markdown(text: str) -> str:
+    """A text in Markdown, without what that or HTML would take for a sign."""
+    return re.sub(r"([\\`*\[\]<>&~#]|\b_\B|\B_\b|\B_\B)", r"\\\1", one_line(text))
 
 
 def console(*, soft_wrap: bool = False) -> Console:

@@ -54,7 +54,7 @@ def test_compare_ranks_in_the_monitor_s_direction_and_lists_the_rest(tmp_path):
     head, *rows = rows_of(tmp_path)
     assert head == ["| objective", "model.style", "epochs", "minutes", "folder |"]
     assert [row[0] for row in rows] == ["| 0.75", "| 0.5", "| 0.25"]
-    assert rows[0][1:] == ["[1]", "2", "1.5", "`r1` |"]
+    assert rows[0][1:] == [r"\[1\]", "2", "1.5", "`r1` |"]
     text = (tmp_path / "sweep.md").read_text()
     assert "3 finished runs, of 6" in text and "higher is better" in text
     rest = text.split("Without an objective")[1]

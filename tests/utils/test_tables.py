@@ -1,10 +1,11 @@
 import ast
 from pathlib import Path
 
+from rich.markdown import Markdown
 from rich.table import Table
 
 import geoseg_gan
-from geoseg_gan.utils.tables import console, markdown_table
+from geoseg_gan.utils.tables import as_markdown, console, markdown_table
 
 PACKAGE = Path(geoseg_gan.__file__).parent
 
@@ -25,6 +26,22 @@ def test_names_are_shown_as_they_are(capsys):
         "o[/b] :smile:",
         "[red]a[/blue]",
     ]
+
+
+NAMES = (
+    "Roof [metal]", "[/x]", "[a](b)", "*a* <b> & `c`", "a | b", "_x_ y_z __init__", "# 1", "~~a~~",
+    "train_00__b1", r"C:\[d]",
+)  # fmt: skip
+
+
+def test_names_stay_what_they_are_in_markdown(capsys):
+    terminal = console()
+    terminal.print(Markdown("\n".join(markdown_table(["name"], [[as_markdown(n)] for n in NAMES]))))
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if line and set(line) != {"─"}] == ["name", *NAMES]
+    for name in NAMES:
+        terminal.print(Markdown(f"# {as_markdown(name)}"))
+        assert name in capsys.readouterr().out
 
 
 def test_no_other_terminal_reads_markup():

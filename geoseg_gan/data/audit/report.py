@@ -26,11 +26,11 @@ from geoseg_gan.data.audit.relations import Relation
 from geoseg_gan.data.images import read_image, read_stored
 from geoseg_gan.data.masks import MaskReader, mask_colors
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.utils.errors import UserError, one_line
+from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path, held, is_unused, write_json
 from geoseg_gan.utils.pictures import RGB, beside, evenly_spaced
 from geoseg_gan.utils.reading import read_json
-from geoseg_gan.utils.tables import markdown_table
+from geoseg_gan.utils.tables import as_markdown, markdown_table
 
 HTML, MARKDOWN, FINDINGS = "report.html", "report.md", "findings.json"
 CONFIGS = "data"
@@ -111,12 +111,12 @@ def write_report(folder: Path, check: Check, config_name: str) -> None:
 
 def _page(check: Check, config: str, command: str | None) -> Iterator[str | list[Figure]]:
     """The page: Markdown, and pictures in between."""
-    yield f"# Data check: {_plain(check.config.data_root)}"
-    yield f"**{_plain(check.summary)}**"
+    yield f"# Data check: {as_markdown(check.config.data_root)}"
+    yield f"**{as_markdown(check.summary)}**"
     yield "## Findings"
     for f in check.findings:
-        examples = "".join(f"\n  - {_plain(example)}" for example in f.examples)
-        yield f"- **{f.severity}**: {_plain(f.text)}. {_plain(f.advice)}{examples}"
+        examples = "".join(f"\n  - {as_markdown(example)}" for example in f.examples)
+        yield f"- **{f.severity}**: {as_markdown(f.text)}. {as_markdown(f.advice)}{examples}"
     if config:
         yield f"## Proposed config\n\n```yaml\n{config}```"
     if command is not None:
@@ -151,7 +151,7 @@ def _files(check: Check) -> Iterator[list[str]]:
         cells = []
         for split in check.folder.splits:
             found = Counter(text for its_split, text in row if its_split == split)
-            texts = [f"{_plain(text)} ({count:,})" for text, count in found.most_common(4)]
+            texts = [f"{as_markdown(text)} ({count:,})" for text, count in found.most_common(4)]
             cells.append(", ".join(texts + [f"{len(found) - 4} more"] * (len(found) > 4)) or "-")
         if {*cells} != {"-"}:
             yield [title, *cells]
@@ -162,7 +162,7 @@ def _classes(check: Check, splits: Sequence[str], of: Any) -> Iterator[list[str]
     for label, name in enumerate([*palette.names, "ignored, of all pixels"]):
         is_ignore = label == palette.num_classes
         color = "-" if is_ignore else _color(palette.color_table[label].tolist())
-        cells = [_plain(name if is_ignore else f"{label} {name}"), color]
+        cells = [as_markdown(name if is_ignore else f"{label} {name}"), color]
         for split in splits:
             mine = check.pixels[of == split]
             whole = mine.sum() if is_ignore else mine[:, :-1].sum()
@@ -181,7 +181,7 @@ def _values(check: Check) -> Iterator[list[str]]:
     shares, classes = values.shares(), dict(enumerate(check.reader.palette.names))
     for n in range(min(_VALUES, len(names))):
         counts = f"{values.pixels[n]:,}", f"{shares[n]:.3%}", f"{values.masks[n]:,}"
-        yield [str(names[n]), _plain(classes.get(labels[n], "ignore, or unknown")), *counts]
+        yield [str(names[n]), as_markdown(classes.get(labels[n], "ignore, or unknown")), *counts]
     if (more := len(names) - _VALUES) > 0:
         yield [f"and {more:,} more", "", "", "", ""]
 
@@ -282,11 +282,6 @@ def _color(rgb: Sequence[int]) -> str:
     return f"■ {', '.join(map(str, rgb))}"
 
 
-def _plain(text: str) -> str:
-    """A text in Markdown, without what that or HTML would take for a sign."""
-    return re.sub(r"([\\`*_\[\]<>&~#])", r"\\\1", one_line(text))
-
-
 def _as_html(check: Check, blocks: Sequence[str | list[Figure]]) -> str:
     """The page as HTML that needs no other file and runs no script."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -297,7 +292,7 @@ def _as_html(check: Check, blocks: Sequence[str | list[Figure]]) -> str:
             continue
         figures = (
             f'<figure><img src="{_data(picture)}" alt=""><figcaption>'
-            f"{markdown.renderInline(_plain(caption))}</figcaption></figure>"
+            f"{markdown.renderInline(as_markdown(caption))}</figcaption></figure>"
             for picture, caption in block
             if picture is not None
         )
