@@ -155,10 +155,8 @@ def _table(
     for number, (run, found) in enumerate(ranked):
         values = [found["objective"], *(column[number] for column in columns.values())]
         values += [found.get("epochs"), round(found.get("seconds", 0) / 60, 1)]
-        rows.append([*(as_markdown(_shown(value)) for value in values), as_markdown(run.name)])
-    return markdown_table(
-        ["objective", *map(as_markdown, columns), "epochs", "minutes", "folder"], rows
-    )
+        rows.append([*(as_markdown(_shown(value)) for value in values), f"`{run.name}`"])
+    return markdown_table(["objective", *columns, "epochs", "minutes", "folder"], rows)
 
 
 def sweep_picture(
