@@ -268,6 +268,14 @@ def export_advice(folder: Path) -> str:
     )
 
 
+def list_images(folder: Path) -> list[Path]:
+    """The images of a folder, sorted by stem; a DataError if it has none, or two of one stem."""
+    names = _by_stem(folder, IMAGE_SUFFIXES)
+    if not names:
+        raise DataError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+    return [folder / names[stem] for stem in sorted(names)]
+
+
 def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
     # File names rather than paths: 100,000 paths take seconds and much memory.
     found: dict[str, str] = {}

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.progress import Progress
-from torch import Tensor
 
 from geoseg_gan.data.batch import to_device
 from geoseg_gan.data.images import IMAGE_SUFFIXES
@@ -19,7 +18,7 @@ from geoseg_gan.data.scene import Export, LineStore, Scene, check_same_settings,
 from geoseg_gan.data.windows import Floats, WindowGrid, blend, check_windows, default_overlap
 from geoseg_gan.evaluation.settings import PredictConfig
 from geoseg_gan.models.checkpoints import LoadedSegmenter, load_segmenter
-from geoseg_gan.models.segmenters import segmenter_stride
+from geoseg_gan.models.segmenters import VIEWS, segmenter_stride, view_probabilities
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import check_apart, held, write_json
 from geoseg_gan.utils.reading import read_json, whole
@@ -30,13 +29,6 @@ RECORD = "predict.json"
 
 _OVERLAP = 0.25  # of a window, if none is given
 _ROWS = 512  # of a map that are counted at once
-_FLIPS = ((0, False), (0, True), (2, False), (2, True))
-_VIEWS = {
-    "none": _FLIPS[:1],
-    "flips": _FLIPS,
-    "d4": tuple((turns, flip) for turns in range(4) for flip in (False, True)),
-}
-"""Quarter turns, and whether left and right are mirrored after them, by the name of `tta`."""
 
 
 def predict(config: PredictConfig) -> dict[str, float]:
@@ -156,7 +148,7 @@ def _windows(config: PredictConfig, segmenter: LoadedSegmenter) -> _Windows:
     check_windows(side, overlap, 1)
     device = config.trainer.device()
     batch = 1 if device.type == "cpu" else config.bs
-    return _Windows(side, overlap, _VIEWS[config.tta], batch, device)
+    return _Windows(side, overlap, VIEWS[config.tta], batch, device)
 
 
 def _begin(maps: list[_Map], out_dir: Path, settings: dict[str, Any]) -> None:
@@ -227,28 +219,14 @@ def _predict_one(
     store.remove()
 
 
-@torch.inference_mode()
 def _probabilities(
     segmenter: LoadedSegmenter, pixels: npt.NDArray[Any], windows: _Windows
 ) -> Floats:
     """Probabilities (B, C, S, S) of the classes in images (B, S, S, K) of stored values."""
     stored = to_device(np.ascontiguousarray(np.moveaxis(pixels, -1, 1)), windows.device)
     images = segmenter.facts.scaling.to_network(stored)
-    total = torch.zeros(())
-    for turns, flip in windows.views:
-        logits: Tensor = segmenter.network(_turned(images, turns, flip))
-        total = _turned_back(logits.float().softmax(1), turns, flip) + total
-    mean: Floats = (total / len(windows.views)).cpu().numpy()
-    return mean
-
-
-def _turned(images: Tensor, turns: int, flip: bool) -> Tensor:
-    turned = images.rot90(turns, (2, 3))
-    return turned.flip(3) if flip else turned
-
-
-def _turned_back(images: Tensor, turns: int, flip: bool) -> Tensor:
-    return (images.flip(3) if flip else images).rot90(-turns, (2, 3))
+    shares: Floats = view_probabilities(segmenter.network, images, windows.views).cpu().numpy()
+    return shares
 
 
 def _report(

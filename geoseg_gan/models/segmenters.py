@@ -3,13 +3,13 @@
 import difflib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from geoseg_gan.models.pretrained.lite import LITE0, load_lite
 from geoseg_gan.models.registry import check_memory
@@ -18,6 +18,14 @@ from geoseg_gan.utils.errors import UserError, check_choice
 
 PACKAGED_WEIGHTS = "packaged"
 """The encoder weights that are installed with the package."""
+
+_FLIPS = ((0, False), (0, True), (2, False), (2, True))
+VIEWS = {
+    "none": _FLIPS[:1],
+    "flips": _FLIPS,
+    "d4": tuple((turns, flip) for turns in range(4) for flip in (False, True)),
+}
+"""Quarter turns, and whether left and right are mirrored after them, by the name of `tta`."""
 
 _TIMM = "tu-"
 """The prefix of timm's networks in segmentation-models-pytorch."""
@@ -84,6 +92,28 @@ def _check_built(described: str, image_size: int) -> None:
 def segmenter_stride(network: nn.Module) -> int:
     """The number of pixels that a segmenter's image sides must be multiples of."""
     return int(cast(Any, network).encoder.output_stride)
+
+
+@torch.inference_mode()
+def view_probabilities(
+    network: nn.Module, images: Tensor, views: Sequence[tuple[int, bool]]
+) -> Tensor:
+    """Probabilities of the classes, averaged over turned and mirrored views of the images.
+
+    Args:
+        network: Gives logits (B, C, S, S).
+        images: Shape (B, K, S, S), in [-1, 1].
+        views: Some of `VIEWS`.
+
+    Returns:
+        Shape (B, C, S, S), float32.
+    """
+    total = torch.zeros(())
+    for turns, flip in views:
+        turned = images.rot90(turns, (2, 3))
+        shares = network(turned.flip(3) if flip else turned).float().softmax(1)
+        total = (shares.flip(3) if flip else shares).rot90(-turns, (2, 3)) + total
+    return total / len(views)
 
 
 def build_segmenter(

@@ -83,6 +83,25 @@ class Candidate:
         } | composed
 
 
+@dataclass(frozen=True, eq=False)
+class UnlabelledWindow:
+    """A window of an image, in place of a candidate: its mask is found, not drawn.
+
+    Attributes:
+        index: Its number.
+        source: Name of the image.
+        window: Its place in the image.
+    """
+
+    index: int
+    source: str
+    window: Window
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest's entries."""
+        return {"index": self.index, "source": self.source, "window": list(self.window)}
+
+
 class _View(NamedTuple):
     """A mask under a draw of the geometry; `maps` tell where its pixels come from."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.models.checkpoints import LoadedGenerator
-from geoseg_gan.synthesis.candidates import Candidate, CandidateMasks
+from geoseg_gan.synthesis.candidates import Candidate, CandidateMasks, UnlabelledWindow
 from geoseg_gan.synthesis.generate_images import generate_batches
 from geoseg_gan.synthesis.recognizer import Recognizer, class_ids_on, pixel_losses
 from geoseg_gan.utils.confusion import confusion_matrix, mean_iou
@@ -56,7 +56,7 @@ class Decision:
 class GeneratedPair(NamedTuple):
     """A candidate, its image (H, W, K) in the stored dtype if there is one, and its decision."""
 
-    candidate: Candidate
+    candidate: Candidate | UnlabelledWindow
     image: npt.NDArray[Any] | None
     decision: Decision
 

@@ -1,4 +1,4 @@
-"""The generate command: from a generator and training masks to new image-mask pairs."""
+"""The generate command: new image-mask pairs from training masks, or from unlabelled images."""
 
 import math
 import warnings
@@ -36,6 +36,8 @@ from geoseg_gan.synthesis.filter import (
     generate_and_filter,
 )
 from geoseg_gan.synthesis.generate_images import default_workers
+from geoseg_gan.synthesis.pseudo_labels import UNLABELLED, label_images
+from geoseg_gan.synthesis.pseudo_labels import check as check_labelling
 from geoseg_gan.synthesis.recognizer import Recognizer, load_recognizer, with_class_losses
 from geoseg_gan.synthesis.report import (
     print_outcome,
@@ -59,6 +61,9 @@ from geoseg_gan.utils.distributed import launch, open_fabric, share_of, where_in
 from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range, plural
 from geoseg_gan.utils.files import check_apart, write_json
 
+SOURCES = ("masks", UNLABELLED)
+"""What pairs are made from."""
+
 _TRIES = 10  # candidates for each pair that keep asks for
 _MOST = 10_000_000  # candidates of a folder
 _PILOT = 256  # candidates whose scores tau=auto looks at
@@ -66,13 +71,15 @@ _PILOT = 256  # candidates whose scores tau=auto looks at
 _MAY_DIFFER_ON_RERUN = {
     *("save_dir", "gen_ckpt", "segmenter_ckpt", "num_samples", "keep", "max_tries"),
     *("bs", "num_workers", "devices", "trainer", "mask_path", "overlap"),
+    *("source", "unlabelled", "confidence", "tta"),
 }
 
 
 def generate(config: GenerateConfig) -> dict[str, float]:
     """Samples training masks, jitters them, generates their images, and saves the good pairs.
 
-    With `mask_path` it renders that mask in place of all this: see `synthesis.scene`.
+    With `mask_path` it renders that mask in place of all this (see `synthesis.scene`); with
+    `source=unlabelled` a segmenter labels images (see `synthesis.pseudo_labels`).
 
     The same seed gives the same pairs whatever the batch size and the number of workers and
     devices; calling again continues where an interrupted call stopped.
@@ -93,6 +100,8 @@ def _generate(config: GenerateConfig) -> dict[str, float]:
     fabric = open_fabric(config.trainer)
     if config.mask_path is not None:
         return generate_scene(config, fabric.device)
+    if config.source == UNLABELLED:
+        return label_images(config, fabric)
     with fabric.rank_zero_first():  # what it caches, the others find
         inputs = open_inputs(config, fabric)
     folder, facts = Path(config.save_dir), facts_of(config, inputs)
@@ -138,7 +147,7 @@ def open_inputs(config: GenerateConfig, fabric: Fabric) -> Inputs:
         UserError: If a checkpoint or the data are not as they must be.
     """
     device = fabric.device
-    generator = load_generator(Path(config.gen_ckpt), device)
+    generator = load_generator(Path(config.gen_ckpt or ""), device)
     check_variants(config.variants, generator.network)
     trained = generator.facts.config
     root = Path(config.data_root or trained["data_root"])
@@ -454,12 +463,23 @@ def check(config: GenerateConfig) -> None:
         *(("variants", 1000), ("bs", LARGEST_BATCH), ("image_size", LARGEST_SIDE)),
     ):
         check_range(key, getattr(config, key), 1, most)
+    check_choice("source", config.source, SOURCES)
     check_scene(config)
     check_range("num_workers", config.num_workers, 0, 1024)
     check_range("seed", config.seed, 0, LARGEST_SEED)
     check_choice("layout", config.layout, get_args(Layout))
     check_choice("sampling", config.sampling, SAMPLINGS)
     check_filter(config.tau, config.alpha)
+    config.onnx.check()
+    config.trainer.check(config.devices)
+    if config.source == UNLABELLED:
+        check_labelling(config)
+        stored_facts(Path(config.save_dir), {})
+        return
+    if config.gen_ckpt is None:
+        raise UserError("gen_ckpt is not set: give the generator, as in gen_ckpt=G_e050.pt.")
+    if config.unlabelled is not None:
+        raise UserError(f"unlabelled={config.unlabelled} is labelled by source=unlabelled: set it.")
     if config.segmenter_ckpt is None:
         keys = [k for k in ("keep", "alpha", "class_map") if getattr(config, k) is not None]
         keys += ["tau"] * (config.tau == AUTO) + ["sampling"] * (config.sampling == "hard")
@@ -473,8 +493,6 @@ def check(config: GenerateConfig) -> None:
             f"max_tries={config.max_tries} bounds keep={config.keep}: set keep, and max_tries to "
             "at least as many."
         )
-    config.onnx.check()
-    config.trainer.check(config.devices)
     if config.mask_path is not None:
         return
     config.compose.check(config.jitter.transplant.p)

@@ -88,7 +88,7 @@ def generate_scene(config: GenerateConfig, device: torch.device) -> dict[str, fl
 def _generate_scene(
     config: GenerateConfig, mask_path: Path, device: torch.device
 ) -> dict[str, float]:
-    generator = load_generator(Path(config.gen_ckpt), device)
+    generator = load_generator(Path(config.gen_ckpt or ""), device)
     data = generator.facts.config["data"]
     if data["fit"] == "resize":
         raise UserError(

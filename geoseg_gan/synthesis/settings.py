@@ -71,8 +71,12 @@ class OnnxSettings:
 class GenerateConfig:
     """Configuration of scripts/generate.py."""
 
-    gen_ckpt: str
+    source: str
+    gen_ckpt: str | None
     data_root: str | None
+    unlabelled: str | None
+    confidence: Any
+    tta: str
     mask_path: str | None
     overlap: int | None
     save_dir: str

@@ -26,6 +26,7 @@ from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.data.transplant import rare_classes
 from geoseg_gan.models.checkpoints import load_segmenter
 from geoseg_gan.synthesis.generate import generate
+from geoseg_gan.synthesis.pseudo_labels import UNLABELLED
 from geoseg_gan.synthesis.settings import GenerateConfig
 from geoseg_gan.training.runs import LAST, OUTCOME, flat, read_outcome, write_outcome
 from geoseg_gan.training.settings import TrainConfig, TrainSegmenterConfig
@@ -82,9 +83,8 @@ def compute_pairs(data: "TrialData", seed: int, arms: Iterable[str]) -> dict[str
     if not recipes:
         return {}
     source = SeedRuns(data, data.source_seed(seed))
-    generator = source.train_generator()
     recognizer = source.train_segmenter(REAL) / SEGMENTER
-    return {recipe: source.generate(recipe, generator, recognizer) for recipe in recipes}
+    return {recipe: source.generate(recipe, recognizer) for recipe in recipes}
 
 
 def pairs_folder(config: TrialConfig, recipe: str) -> str:
@@ -219,25 +219,28 @@ class SeedRuns:
             data=replace(settings.data, split_file=str(self.split[1])),
         )
 
-    def generate(self, recipe: str, generator: Path, recognizer: Path) -> dict[str, Any]:
+    def generate(self, recipe: str, recognizer: Path) -> dict[str, Any]:
         """Generates and filters a recipe's pairs; returns what `RunResult.facts` holds of them."""
         config, name = self.config, pairs_folder(self.config, recipe)
         known = self.folder / f"{name}.json"  # written last, once all pairs are there
         if known.is_file():
             return dict(read_json(known, PAIR_FACTS, "Remove it, and run trial again."))
-        refined = refined_folder(config, recipe)
-        if refined is not None:
-            generator = self.train_generator(recipe, generator)
+        refined, generator = refined_folder(config, recipe), None
+        if config.generation(recipe).source != UNLABELLED:
+            generator = self.train_generator()
+            if refined is not None:
+                generator = self.train_generator(recipe, generator)
         started = time.monotonic()
         folder = self.folder / name
         with _logged(self.folder / f"{name}.txt"):
             counts = generate(
                 self.generation_settings(config.generation(recipe), folder, generator, recognizer)
             )
+        shape = {"tau?": Number()}  # images that are labelled have none
         facts: dict[str, Any] = {
             "generated": int(counts["generated"]),
             "kept": int(counts["pairs"]),
-            "tau": read_json(folder / GENERATION, {"tau": Number()}, "Remove its folder.")["tau"],
+            "tau": read_json(folder / GENERATION, shape, "Remove its folder.").get("tau", 0.0),
             "pairs": name,
             "gan_seed": self.seed,
             "synthesis_seconds": round(time.monotonic() - started, 1),
@@ -250,12 +253,12 @@ class SeedRuns:
         return facts
 
     def generation_settings(
-        self, settings: GenerateConfig, folder: Path, generator: Path, recognizer: Path
+        self, settings: GenerateConfig, folder: Path, generator: Path | None, recognizer: Path
     ) -> GenerateConfig:
         """`generate` for this seed."""
         return replace(
             settings,
-            gen_ckpt=str(generator),
+            gen_ckpt=None if generator is None else str(generator),
             segmenter_ckpt=str(recognizer),
             save_dir=str(folder),
             seed=self.seed,

@@ -23,7 +23,7 @@ PartT = TypeVar("PartT")
 _MOST_SEEDS = 1000
 _DECIDED: dict[str, dict[str, Any]] = {
     "train": {"resume": False, "init_from": None, "inner_share": 0.0, "max_minutes": None},
-    "generate": {"gen_ckpt": "", "save_dir": "", "segmenter_ckpt": None, "layout": "pairs"},
+    "generate": {"gen_ckpt": None, "save_dir": "", "segmenter_ckpt": None, "layout": "pairs"},
     "train_segmenter": {
         "resume": False,
         "select": "last",
@@ -63,6 +63,7 @@ class TrialConfig:
 
     data_root: str
     out_dir: str
+    unlabelled: str | None
     image_size: int
     seeds: Any
     arms: list[str]

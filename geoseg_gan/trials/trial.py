@@ -35,6 +35,7 @@ from geoseg_gan.synthesis.candidates import check_variants
 from geoseg_gan.synthesis.filter import check_can_ignore
 from geoseg_gan.synthesis.generate import check as check_generation
 from geoseg_gan.synthesis.generate import check_pair_size
+from geoseg_gan.synthesis.pseudo_labels import UNLABELLED
 from geoseg_gan.training.runs import differences
 from geoseg_gan.training.settings import TrainConfig
 from geoseg_gan.training.train import check as check_training
@@ -107,7 +108,8 @@ def check(config: TrialConfig) -> None:
     for name in config.recipes:
         pairs = config.generation(name)
         with _naming(f"recipes.{name}.generate"):
-            check_generation(replace(pairs, segmenter_ckpt=new, save_dir=new))
+            own = replace(pairs, segmenter_ckpt=f"{new}.pt", save_dir=new)
+            check_generation(own if own.source == UNLABELLED else replace(own, gen_ckpt=new))
             check_can_ignore(pairs.alpha, reader)
             check_variants(pairs.variants, generator)
             if pairs.image_size is not None:

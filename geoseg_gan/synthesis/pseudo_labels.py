@@ -1,0 +1,379 @@
+"""Pairs from unlabelled images: what a segmenter is sure of becomes their masks.
+
+Self-training with class-wise thresholds on the confidence (as Zou et al. 2018, arXiv:1810.07911,
+who take them from the unlabelled images; here they come from held-out labelled tiles).
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.fabric import Fabric
+from rich.progress import track
+from rich.table import Table
+from torch.utils.data import DataLoader, Dataset
+
+from geoseg_gan.config import plain
+from geoseg_gan.data.datamodule import start_worker
+from geoseg_gan.data.dataset import PairSource, WindowDataset, WindowGrid
+from geoseg_gan.data.images import (
+    MaskReader,
+    UnreadableError,
+    picture_size,
+    read_masked_image,
+    stored_mask_reader,
+)
+from geoseg_gan.data.pairs import list_images
+from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
+from geoseg_gan.data.split import split_pairs
+from geoseg_gan.data.synthetic import GENERATION, read_manifest
+from geoseg_gan.models.checkpoints import LoadedSegmenter, load_segmenter
+from geoseg_gan.models.segmenters import VIEWS, view_probabilities
+from geoseg_gan.synthesis.candidates import UnlabelledWindow
+from geoseg_gan.synthesis.filter import AUTO, Decision, GeneratedPair
+from geoseg_gan.synthesis.report import SHEET, realised_shares, write_contact_sheet
+from geoseg_gan.synthesis.settings import GenerateConfig
+from geoseg_gan.synthesis.writer import Layout, PairFiles, PairWriter, merge_manifest, stored_facts
+from geoseg_gan.utils.distributed import share_of, where_in_words
+from geoseg_gan.utils.errors import UserError, check_choice, check_range, plural
+from geoseg_gan.utils.files import check_apart, write_json
+from geoseg_gan.utils.tables import console
+
+UNLABELLED = "unlabelled"
+"""The `source` of pairs that are made from unlabelled images."""
+
+ACCURACY = 0.9
+"""Share of a class's held-out pixels above its threshold that are right, with confidence=auto."""
+
+_LEAST = 0.5  # share of a class's predicted held-out pixels that stay, whatever the accuracy
+_SURE = 0.1  # share of a window that must get a label
+_STEPS = 1000  # in which confidences are counted
+
+
+def label_images(config: GenerateConfig, fabric: Fabric) -> dict[str, float]:
+    """Labels windows of unlabelled images, in the folder that `generate` writes.
+
+    A pixel gets the class that the segmenter thinks likeliest, or ignore where its probability does
+    not reach the threshold of that class. Windows of which less than a tenth gets a class are
+    dropped. The same call goes on where an interrupted one stopped.
+
+    Returns:
+        How many windows the folder lists, as "generated", and how many are kept, as "pairs".
+
+    Raises:
+        UserError: If segmenter, images or folder are not as they must be.
+    """
+    inputs = _open(config, fabric)
+    folder = Path(config.save_dir)
+    facts = _facts_of(config, inputs)
+    files = PairFiles(folder, cast(Layout, config.layout), inputs.reader, inputs.scaling)
+    leads = fabric.is_global_zero
+    if leads:
+        if stored_facts(folder, facts) is None:
+            write_json(folder / GENERATION, facts | _thresholds(config, inputs))
+        merge_manifest(folder)
+    fabric.barrier()
+    stored = stored_facts(folder, facts) or {}
+    limits = np.array(stored["thresholds"]["confidence"], np.float32)
+    listed = {line["index"] for line in read_manifest(folder)}
+    todo = sorted(set(range(len(inputs.windows))) - listed)
+    if leads:
+        print(
+            f"Labelling {plural(len(todo), 'window')} of {inputs.side}x{inputs.side} px of "
+            f"{plural(len(inputs.windows.paths), 'image')} of {inputs.folder} on "
+            f"{where_in_words(fabric)}, into {folder}."
+            if todo
+            else f"Nothing to label: {folder} lists {plural(len(listed), 'window')} already."
+        )
+    share = share_of(fabric, len(todo), 1)
+    mine = [todo[number] for number in share]
+    pairs: Iterable[GeneratedPair] = _labelled(config, inputs, limits, mine)
+    if leads and mine:
+        pairs = track(pairs, "Labelling images", total=len(mine))
+    with PairWriter(files, fabric.global_rank) as writer:
+        for pair in pairs:
+            writer.add([pair])
+    fabric.barrier()
+    if not leads:
+        return {}
+    merge_manifest(folder)
+    return _report(inputs, files, stored["thresholds"])
+
+
+def check(config: GenerateConfig) -> None:
+    """Refuses settings that unlabelled images cannot be labelled with.
+
+    Raises:
+        UserError: Naming the key, its value and what to do.
+    """
+    for key in ("gen_ckpt", "mask_path", "keep", "max_tries", "alpha", "class_map"):
+        if (value := getattr(config, key)) is not None:
+            raise UserError(
+                f"{key}={value} is of generated images, but source={UNLABELLED} labels images that "
+                "are there. Leave it out."
+            )
+    if config.segmenter_ckpt is None or not config.segmenter_ckpt.endswith(".pt"):
+        raise UserError(
+            f"segmenter_ckpt={config.segmenter_ckpt}: unlabelled images are labelled by a "
+            "segmenter.pt that train_segmenter wrote."
+        )
+    if config.confidence != AUTO:
+        is_number = isinstance(config.confidence, int | float)
+        if not is_number or isinstance(config.confidence, bool):
+            raise UserError(f"confidence={config.confidence}: use a number from 0 to 1, or auto.")
+        check_range("confidence", config.confidence, 0, 1)
+    check_choice("tta", config.tta, tuple(VIEWS))
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The segmenter, the images, and how masks are written."""
+
+    segmenter: LoadedSegmenter
+    folder: Path
+    root: Path
+    windows: "_Windows"
+    reader: MaskReader
+    side: int
+    device: torch.device
+
+    @property
+    def scaling(self) -> Any:
+        return self.segmenter.facts.scaling
+
+    @cached_property
+    def held_out(self) -> FolderIndex | None:
+        """The labelled tiles that the segmenter was not fitted to; None where there are none."""
+        pairs = split_pairs(self.root, self.segmenter.facts.config)[1]
+        return scan(pairs, self.reader) if pairs else None
+
+
+class _Windows(Dataset[tuple[UnlabelledWindow, npt.NDArray[Any], npt.NDArray[np.bool_]] | str]):
+    """The windows of images, all or so many drawn by a seed; a user's mistake is text.
+
+    An item is the window, its pixels (S, S, K) and where it has no data (S, S).
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], side: int, most: int, seed: int, kind: tuple[int, str]
+    ) -> None:
+        sizes = np.array([picture_size(path) for path in paths], np.int64)
+        self.paths, self.kind = list(paths), kind
+        if small := np.flatnonzero(sizes.min(1) < side).tolist():
+            height, width = sizes[small[0]]
+            more = f" (and {plural(len(small) - 1, 'more image')})" * (len(small) > 1)
+            raise UserError(
+                f"{paths[small[0]]} is {width}x{height}, smaller than image_size={side}{more}. Set "
+                "a smaller image_size, or remove it."
+            )
+        grid = WindowGrid(sizes, side)
+        chosen = np.random.default_rng(seed).permutation(len(grid))[:most]
+        self._windows = [grid[number] for number in sorted(chosen.tolist())]
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __getitem__(
+        self, index: int
+    ) -> tuple[UnlabelledWindow, npt.NDArray[Any], npt.NDArray[np.bool_]] | str:
+        row, (top, left, side) = self._windows[index]
+        path = self.paths[row]
+        try:
+            pixels, missing = _read(path)
+        except UnreadableError as error:
+            return str(error)
+        found = pixels.shape[2], pixels.dtype.name
+        if found != self.kind:
+            ours, theirs = (f"{bands}-band {dtype}" for bands, dtype in (found, self.kind))
+            return f"{path} is {ours}, but the segmenter was trained on {theirs} images."
+        inside = np.s_[top : top + side, left : left + side]
+        blank = np.zeros((side, side), bool) if missing is None else missing[inside]
+        return UnlabelledWindow(index, path.name, (top, left, side)), pixels[inside], blank
+
+
+@lru_cache(1)  # the windows of an image follow one another
+def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+    return read_masked_image(path)
+
+
+def _open(config: GenerateConfig, fabric: Fabric) -> _Inputs:
+    segmenter = load_segmenter(Path(config.segmenter_ckpt or ""), fabric.device)
+    facts = segmenter.facts
+    trained = facts.config
+    root = Path(config.data_root or trained["data_root"])
+    folder = Path(config.unlabelled) if config.unlabelled else root / "unlabelled"
+    check_apart("save_dir", Path(config.save_dir), folder)
+    if trained["data"]["fit"] == "resize":
+        raise UserError(
+            f"{config.segmenter_ckpt} has seen whole tiles resized to one size (data.fit=resize), "
+            "so that the length of a pixel on the ground is not known. Train with data.fit=crop."
+        )
+    if not folder.is_dir():
+        raise UserError(
+            f"unlabelled={folder} is not a folder. Give one of images, or put them there."
+        )
+    reader = stored_mask_reader(facts.palette, trained["data"])
+    if not reader.can_write_ignore:
+        raise UserError(
+            "source=unlabelled writes ignored pixels where the segmenter is not sure, but masks of "
+            f"{config.segmenter_ckpt} have no value for them. Train it with data.ignore set, or "
+            "ignore in data.index_map."
+        )
+    side = config.image_size or trained["image_size"]
+    kind = len(facts.scaling.low), facts.scaling.dtype
+    windows = _Windows(list_images(folder), side, config.num_samples, config.seed, kind)
+    return _Inputs(segmenter, folder, root, windows, reader, side, fabric.device)
+
+
+def _facts_of(config: GenerateConfig, inputs: _Inputs) -> dict[str, Any]:
+    """What `generation.json` says; a rerun in the same folder must agree with it."""
+    used = plain(config)
+    segmenter, data = inputs.segmenter, inputs.segmenter.facts.config["data"]
+    index_map = inputs.reader.to_dict()["index_map"]
+    files = "".join(f"{path.name}\0{path.stat().st_size}\0" for path in inputs.windows.paths)
+    return {
+        "format": 1,
+        "source": config.source,
+        "segmenter": {"sha256": segmenter.digest},
+        "images": hashlib.sha256(files.encode(errors="surrogateescape")).hexdigest(),
+        "palette": segmenter.facts.palette.to_dict(),
+        "mask_format": data["mask_format"],
+        **({} if index_map is None else {"index_map": index_map}),
+        "gsd": data["gsd"],
+        "image_size": inputs.side,
+        "config": {
+            **{key: used[key] for key in ("num_samples", "confidence", "tta", "layout", "seed")},
+            "data_root": str(inputs.root),
+        },
+    }
+
+
+def _thresholds(config: GenerateConfig, inputs: _Inputs) -> dict[str, Any]:
+    """The least confidence of each class, and what it gives on the held-out tiles."""
+    classes = inputs.reader.palette.num_classes
+    if config.confidence != AUTO:
+        return {"thresholds": {"confidence": [float(config.confidence)] * classes}}
+    held_out = inputs.held_out
+    if held_out is None:
+        raise UserError(
+            f"confidence=auto looks at labelled tiles held out of the training of "
+            f"{config.segmenter_ckpt}, of which there are none. Train it with inner_share above 0, "
+            "or give a number, as in confidence=0.7."
+        )
+    check_sizes(held_out, inputs.side)
+    counts = np.zeros((classes, 2, _STEPS + 1), np.int64)
+    source = PairSource(held_out.pairs, inputs.reader)
+    windows = WindowDataset(source, held_out.sizes, inputs.side, "crop", once=True)
+    for position in track(range(len(windows)), "Choosing thresholds on held-out tiles"):
+        sample = windows[position]
+        shares = _probabilities(config, inputs, sample["image"][None])[0]
+        label, known = sample["label"].numpy(), sample["label"].numpy() != IGNORE
+        predicted, confidence = shares.argmax(0)[known], shares.max(0)[known]
+        steps = np.floor(confidence * _STEPS).astype(np.int64).clip(0, _STEPS)
+        np.add.at(counts, (predicted, (predicted == label[known]).astype(int), steps), 1)
+    found = [choose_threshold(counts[label]) for label in range(classes)]
+    thresholds, accuracies = zip(*found, strict=True)
+    return {"thresholds": {"confidence": thresholds, "held_out_accuracy": accuracies}}
+
+
+def choose_threshold(counts: npt.NDArray[np.int64]) -> tuple[float, float | None]:
+    """The least confidence from which on nine tenths of a class's held-out pixels are right.
+
+    At least half of the pixels stay above it, so that a class that is hard to tell does not
+    vanish from the pairs.
+
+    Args:
+        counts: Of the pixels predicted as the class, wrong and right ones by confidence in equal
+            steps from 0 to 1: shape (2, steps + 1).
+
+    Returns:
+        The threshold, and the accuracy above it; 0 and None for a class that is never predicted.
+    """
+    wrong, right = counts[:, ::-1].cumsum(1)[:, ::-1]
+    total = wrong + right
+    if not total[0]:
+        return 0.0, None
+    fitting = (total >= max(1, _LEAST * total[0])).nonzero()[0]
+    accuracy = right[fitting] / total[fitting]
+    reached = (accuracy >= ACCURACY).nonzero()[0]
+    place = int(reached[0]) if len(reached) else len(fitting) - 1
+    return float(fitting[place]) / (counts.shape[1] - 1), float(accuracy[place])
+
+
+def pseudo_label(
+    shares: npt.NDArray[np.float32], limits: npt.NDArray[np.float32]
+) -> npt.NDArray[np.uint8]:
+    """The likeliest class of every pixel, or ignore (255) below the class's limit.
+
+    Args:
+        shares: Probabilities, shape (C, H, W).
+        limits: The least probability of each class, shape (C,).
+
+    Returns:
+        Shape (H, W), uint8.
+    """
+    label = shares.argmax(0)
+    return np.where(shares.max(0) >= limits[label], label, IGNORE).astype(np.uint8)
+
+
+def _probabilities(
+    config: GenerateConfig, inputs: _Inputs, pixels: torch.Tensor
+) -> npt.NDArray[np.float32]:
+    images = inputs.scaling.to_network(pixels.to(inputs.device))
+    found = view_probabilities(inputs.segmenter.network, images, VIEWS[config.tta])
+    return cast(npt.NDArray[np.float32], found.cpu().numpy())
+
+
+def _labelled(
+    config: GenerateConfig, inputs: _Inputs, limits: npt.NDArray[np.float32], todo: list[int]
+) -> Iterator[GeneratedPair]:
+    """The windows of these numbers, with their labels, in order."""
+    loader: DataLoader[Any] = DataLoader(
+        inputs.windows,
+        batch_size=1 if inputs.device.type == "cpu" else config.bs,
+        sampler=todo,
+        num_workers=min(1 if config.num_workers is None else config.num_workers, len(todo)),
+        collate_fn=list,
+        worker_init_fn=start_worker,
+    )
+    for batch in loader:
+        for item in batch:
+            if isinstance(item, str):
+                raise UserError(item)
+        stored = np.stack([np.moveaxis(pixels, -1, 0) for _, pixels, _ in batch])
+        shares = _probabilities(config, inputs, torch.from_numpy(np.ascontiguousarray(stored)))
+        for (window, pixels, blank), found in zip(batch, shares, strict=True):
+            label = np.where(blank, np.uint8(IGNORE), pseudo_label(found, limits))
+            sure = float((label != IGNORE).mean())
+            why = None if sure >= _SURE else f"only {sure:.0%} of it is sure enough"
+            yield GeneratedPair(window, pixels, Decision(label, why, sure))
+
+
+def _report(inputs: _Inputs, files: PairFiles, thresholds: dict[str, Any]) -> dict[str, float]:
+    """Shows what the folder holds now; returns the main figures."""
+    manifest = read_manifest(files.folder)
+    kept = [line["index"] for line in manifest if line["kept"]]
+    write_contact_sheet(files, kept, 1)
+    names = inputs.reader.palette.names
+    accuracies = thresholds.get("held_out_accuracy", [None] * len(names))
+    shares = realised_shares(files, kept)
+    rows = zip(names, thresholds["confidence"], accuracies, shares, strict=True)
+    head = ("class", "confidence", "held-out accuracy", "share")
+    table = Table(*head, box=None, padding=(0, 3, 0, 0))
+    for name, limit, accuracy, share in rows:
+        shown = "-" if accuracy is None else f"{accuracy:.1%}"
+        table.add_row(name, f"{limit:.2f}", shown, f"{share:.1%}")
+    console().print(table)
+    sure = np.mean([line["score"] for line in manifest]) if manifest else 0.0
+    print(
+        f"Labelled {plural(len(manifest), 'window')}, kept {len(kept)}; {sure:.0%} of the pixels "
+        f"have a class. See {files.folder / SHEET}"
+    )
+    return {"generated": float(len(manifest)), "pairs": float(len(kept))}
