@@ -71,7 +71,7 @@ _PILOT = 256  # candidates whose scores tau=auto looks at
 _MAY_DIFFER_ON_RERUN = {
     *("save_dir", "gen_ckpt", "segmenter_ckpt", "num_samples", "keep", "max_tries"),
     *("bs", "num_workers", "devices", "trainer", "mask_path", "overlap"),
-    *("source", "unlabelled", "confidence", "tta"),
+    *("source", "unlabelled", "true_masks", "confidence", "tta"),
 }
 
 

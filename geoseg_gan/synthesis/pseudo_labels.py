@@ -7,9 +7,9 @@ who take them from the unlabelled images; here they come from held-out labelled 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,6 @@ from geoseg_gan.data.datamodule import start_worker
 from geoseg_gan.data.dataset import PairSource, WindowDataset, WindowGrid
 from geoseg_gan.data.images import (
     MaskReader,
-    UnreadableError,
     picture_size,
     read_masked_image,
     stored_mask_reader,
@@ -53,7 +52,9 @@ ACCURACY = 0.9
 """Share of a class's held-out pixels above its threshold that are right, with confidence=auto."""
 
 _LEAST = 0.5  # share of a class's predicted held-out pixels that stay, whatever the accuracy
+_LIKELIER = 0.5  # what a label is at least: likelier than all other classes together
 _SURE = 0.1  # share of a window that must get a label
+_KEPT = ("num_samples", "true_masks", "confidence", "tta", "layout", "seed")
 _STEPS = 1000  # in which confidences are counted
 
 
@@ -81,13 +82,14 @@ def label_images(config: GenerateConfig, fabric: Fabric) -> dict[str, float]:
         merge_manifest(folder)
     fabric.barrier()
     stored = stored_facts(folder, facts) or {}
-    limits = np.array(stored["thresholds"]["confidence"], np.float32)
+    thresholds = stored["thresholds"]
+    limits = np.array(thresholds["confidence"], np.float32)
     listed = {line["index"] for line in read_manifest(folder)}
     todo = sorted(set(range(len(inputs.windows))) - listed)
     if leads:
         print(
             f"Labelling {plural(len(todo), 'window')} of {inputs.side}x{inputs.side} px of "
-            f"{plural(len(inputs.windows.paths), 'image')} of {inputs.folder} on "
+            f"{plural(len(inputs.windows.pairs), 'image')} of {inputs.folder} on "
             f"{where_in_words(fabric)}, into {folder}."
             if todo
             else f"Nothing to label: {folder} lists {plural(len(listed), 'window')} already."
@@ -104,7 +106,7 @@ def label_images(config: GenerateConfig, fabric: Fabric) -> dict[str, float]:
     if not leads:
         return {}
     merge_manifest(folder)
-    return _report(inputs, files, stored["thresholds"])
+    return _report(inputs, files, thresholds)
 
 
 def check(config: GenerateConfig) -> None:
@@ -155,52 +157,75 @@ class _Inputs:
         return scan(pairs, self.reader) if pairs else None
 
 
-class _Windows(Dataset[tuple[UnlabelledWindow, npt.NDArray[Any], npt.NDArray[np.bool_]] | str]):
-    """The windows of images, all or so many drawn by a seed; a user's mistake is text.
+_Read = tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None, npt.NDArray[np.uint8] | None]
+"""An image, where it has no data, and its true mask if known."""
 
-    An item is the window, its pixels (S, S, K) and where it has no data (S, S).
-    """
+
+class _Item(NamedTuple):
+    """A window, its pixels (S, S, K), where it has no data (S, S), and its true mask if known."""
+
+    window: UnlabelledWindow
+    pixels: npt.NDArray[Any]
+    blank: npt.NDArray[np.bool_]
+    truth: npt.NDArray[np.uint8] | None
+
+
+class _Windows(Dataset[_Item | str]):
+    """The windows of images, all or so many drawn by a seed; a user's mistake is text."""
 
     def __init__(
-        self, paths: Sequence[Path], side: int, most: int, seed: int, kind: tuple[int, str]
+        self,
+        pairs: Sequence[tuple[Path, Path | None]],
+        reader: MaskReader,
+        side: int,
+        most: int,
+        seed: int,
+        kind: tuple[int, str],
     ) -> None:
-        sizes = np.array([picture_size(path) for path in paths], np.int64)
-        self.paths, self.kind = list(paths), kind
+        sizes = np.array([picture_size(image) for image, _ in pairs], np.int64)
+        self.pairs, self._reader, self._kind = list(pairs), reader, kind
         if small := np.flatnonzero(sizes.min(1) < side).tolist():
             height, width = sizes[small[0]]
             more = f" (and {plural(len(small) - 1, 'more image')})" * (len(small) > 1)
             raise UserError(
-                f"{paths[small[0]]} is {width}x{height}, smaller than image_size={side}{more}. Set "
-                "a smaller image_size, or remove it."
+                f"{pairs[small[0]][0]} is {width}x{height}, smaller than image_size={side}{more}. "
+                "Set a smaller image_size, or remove it."
             )
         grid = WindowGrid(sizes, side)
         chosen = np.random.default_rng(seed).permutation(len(grid))[:most]
         self._windows = [grid[number] for number in sorted(chosen.tolist())]
+        self._last: tuple[int, _Read] | None = None  # the windows of an image follow one another
 
     def __len__(self) -> int:
         return len(self._windows)
 
-    def __getitem__(
-        self, index: int
-    ) -> tuple[UnlabelledWindow, npt.NDArray[Any], npt.NDArray[np.bool_]] | str:
+    def __getitem__(self, index: int) -> _Item | str:
         row, (top, left, side) = self._windows[index]
-        path = self.paths[row]
+        image, mask = self.pairs[row]
         try:
-            pixels, missing = _read(path)
-        except UnreadableError as error:
+            pixels, missing, truth = self._read(row)
+        except UserError as error:
             return str(error)
         found = pixels.shape[2], pixels.dtype.name
-        if found != self.kind:
-            ours, theirs = (f"{bands}-band {dtype}" for bands, dtype in (found, self.kind))
-            return f"{path} is {ours}, but the segmenter was trained on {theirs} images."
+        if found != self._kind:
+            ours, theirs = (f"{bands}-band {dtype}" for bands, dtype in (found, self._kind))
+            return f"{image} is {ours}, but the segmenter was trained on {theirs} images."
+        if truth is not None and truth.shape != pixels.shape[:2]:
+            return f"{image} and {mask} differ in size. Export both from the same window."
         inside = np.s_[top : top + side, left : left + side]
-        blank = np.zeros((side, side), bool) if missing is None else missing[inside]
-        return UnlabelledWindow(index, path.name, (top, left, side)), pixels[inside], blank
+        return _Item(
+            UnlabelledWindow(index, image.name, (top, left, side)),
+            pixels[inside],
+            np.zeros((side, side), bool) if missing is None else missing[inside],
+            None if truth is None else truth[inside],
+        )
 
-
-@lru_cache(1)  # the windows of an image follow one another
-def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
-    return read_masked_image(path)
+    def _read(self, row: int) -> "_Read":
+        if self._last is None or self._last[0] != row:
+            image, mask = self.pairs[row]
+            truth = None if mask is None else self._reader.read(mask)[0]
+            self._last = row, (*read_masked_image(image), truth)
+        return self._last[1]
 
 
 def _open(config: GenerateConfig, fabric: Fabric) -> _Inputs:
@@ -228,7 +253,17 @@ def _open(config: GenerateConfig, fabric: Fabric) -> _Inputs:
         )
     side = config.image_size or trained["image_size"]
     kind = len(facts.scaling.low), facts.scaling.dtype
-    windows = _Windows(list_images(folder), side, config.num_samples, config.seed, kind)
+    images = list_images(folder)
+    masks: Sequence[Path | None] = [None] * len(images)
+    if config.true_masks is not None:
+        known = {path.stem: path for path in list_images(Path(config.true_masks))}
+        masks = [known.get(path.stem) for path in images]
+        if None in masks:
+            raise UserError(
+                f"true_masks={config.true_masks} holds no mask of {images[masks.index(None)]}."
+            )
+    paths = list(zip(images, masks, strict=True))
+    windows = _Windows(paths, reader, side, config.num_samples, config.seed, kind)
     return _Inputs(segmenter, folder, root, windows, reader, side, fabric.device)
 
 
@@ -237,7 +272,11 @@ def _facts_of(config: GenerateConfig, inputs: _Inputs) -> dict[str, Any]:
     used = plain(config)
     segmenter, data = inputs.segmenter, inputs.segmenter.facts.config["data"]
     index_map = inputs.reader.to_dict()["index_map"]
-    files = "".join(f"{path.name}\0{path.stat().st_size}\0" for path in inputs.windows.paths)
+    files = "".join(
+        f"{path.name}\0{path.stat().st_size}\0" if path else "\0"
+        for pair in inputs.windows.pairs
+        for path in pair
+    )
     return {
         "format": 1,
         "source": config.source,
@@ -249,7 +288,7 @@ def _facts_of(config: GenerateConfig, inputs: _Inputs) -> dict[str, Any]:
         "gsd": data["gsd"],
         "image_size": inputs.side,
         "config": {
-            **{key: used[key] for key in ("num_samples", "confidence", "tta", "layout", "seed")},
+            **{key: used[key] for key in _KEPT},
             "data_root": str(inputs.root),
         },
     }
@@ -258,8 +297,9 @@ def _facts_of(config: GenerateConfig, inputs: _Inputs) -> dict[str, Any]:
 def _thresholds(config: GenerateConfig, inputs: _Inputs) -> dict[str, Any]:
     """The least confidence of each class, and what it gives on the held-out tiles."""
     classes = inputs.reader.palette.num_classes
-    if config.confidence != AUTO:
-        return {"thresholds": {"confidence": [float(config.confidence)] * classes}}
+    if config.true_masks is not None or config.confidence != AUTO:
+        limit = 0.0 if config.true_masks is not None else float(config.confidence)
+        return {"thresholds": {"confidence": [limit] * classes}}
     held_out = inputs.held_out
     if held_out is None:
         raise UserError(
@@ -287,24 +327,23 @@ def choose_threshold(counts: npt.NDArray[np.int64]) -> tuple[float, float | None
     """The least confidence from which on nine tenths of a class's held-out pixels are right.
 
     At least half of the pixels stay above it, so that a class that is hard to tell does not
-    vanish from the pairs.
+    vanish from the pairs; but none is below 0.5, since new ground is harder than held-out tiles.
 
     Args:
         counts: Of the pixels predicted as the class, wrong and right ones by confidence in equal
             steps from 0 to 1: shape (2, steps + 1).
 
     Returns:
-        The threshold, and the accuracy above it; 0 and None for a class that is never predicted.
+        The threshold, and the accuracy above it; None where no pixel is.
     """
+    steps = counts.shape[1] - 1
     wrong, right = counts[:, ::-1].cumsum(1)[:, ::-1]
     total = wrong + right
-    if not total[0]:
-        return 0.0, None
     fitting = (total >= max(1, _LEAST * total[0])).nonzero()[0]
-    accuracy = right[fitting] / total[fitting]
-    reached = (accuracy >= ACCURACY).nonzero()[0]
-    place = int(reached[0]) if len(reached) else len(fitting) - 1
-    return float(fitting[place]) / (counts.shape[1] - 1), float(accuracy[place])
+    reached = fitting[right[fitting] >= ACCURACY * total[fitting]]
+    place = max([round(_LIKELIER * steps), *reached[:1], *([] if len(reached) else fitting[-1:])])
+    accuracy = float(right[place] / total[place]) if total[place] else None
+    return float(place) / steps, accuracy
 
 
 def pseudo_label(
@@ -347,13 +386,16 @@ def _labelled(
         for item in batch:
             if isinstance(item, str):
                 raise UserError(item)
-        stored = np.stack([np.moveaxis(pixels, -1, 0) for _, pixels, _ in batch])
-        shares = _probabilities(config, inputs, torch.from_numpy(np.ascontiguousarray(stored)))
-        for (window, pixels, blank), found in zip(batch, shares, strict=True):
-            label = np.where(blank, np.uint8(IGNORE), pseudo_label(found, limits))
+        labels = [item.truth for item in batch]
+        if config.true_masks is None:
+            stored = np.stack([np.moveaxis(item.pixels, -1, 0) for item in batch])
+            shares = _probabilities(config, inputs, torch.from_numpy(stored))
+            labels = [pseudo_label(found, limits) for found in shares]
+        for item, label in zip(batch, labels, strict=True):
+            label = np.where(item.blank, np.uint8(IGNORE), label)
             sure = float((label != IGNORE).mean())
             why = None if sure >= _SURE else f"only {sure:.0%} of it is sure enough"
-            yield GeneratedPair(window, pixels, Decision(label, why, sure))
+            yield GeneratedPair(item.window, item.pixels, Decision(label, why, sure))
 
 
 def _report(inputs: _Inputs, files: PairFiles, thresholds: dict[str, Any]) -> dict[str, float]:

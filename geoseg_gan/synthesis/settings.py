@@ -75,6 +75,7 @@ class GenerateConfig:
     gen_ckpt: str | None
     data_root: str | None
     unlabelled: str | None
+    true_masks: str | None
     confidence: Any
     tta: str
     mask_path: str | None

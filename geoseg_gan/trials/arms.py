@@ -11,6 +11,9 @@ PLAIN = "synthetic"
 PLACEBO = "placebo"
 """Recipes that generate nothing have names with this prefix."""
 
+TARGET = "labelled_target"
+"""Recipes that know the true masks of the unlabelled images have names with this prefix."""
+
 OVERSAMPLE, COPY_PASTE = FREE_RIVALS = ("oversample", "copy_paste")
 """The arms besides `REAL` that need no generated pair."""
 
@@ -47,6 +50,6 @@ def recipe_of(arm: str) -> str | None:
     return None if mix is None else mix.recipe
 
 
-def is_placebo(arm: str) -> bool:
-    """Whether an arm mixes in repacked real pairs, as a control that no verdict recommends."""
-    return (recipe_of(arm) or "").startswith(PLACEBO)
+def is_control(arm: str) -> bool:
+    """Whether an arm mixes in pairs that no user could have, which no verdict recommends."""
+    return (recipe_of(arm) or "").startswith((PLACEBO, TARGET))

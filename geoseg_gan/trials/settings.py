@@ -13,7 +13,7 @@ from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.models.settings import ModelSettings, SegmenterSettings
 from geoseg_gan.synthesis.settings import GenerateConfig
 from geoseg_gan.training.settings import OptimizerSettings, TrainConfig, TrainSegmenterConfig
-from geoseg_gan.trials.arms import FREE_RIVALS, ONLY, PLACEBO, PLAIN, REAL, Mix
+from geoseg_gan.trials.arms import FREE_RIVALS, ONLY, PLACEBO, PLAIN, REAL, TARGET, Mix
 from geoseg_gan.utils.device import TrainerSettings
 from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range
 from geoseg_gan.utils.messages import explain
@@ -64,6 +64,7 @@ class TrialConfig:
     data_root: str
     out_dir: str
     unlabelled: str | None
+    true_masks: str | None
     image_size: int
     seeds: Any
     arms: list[str]
@@ -151,11 +152,16 @@ class TrialConfig:
             if wrong:
                 first = f"{part}.{min(wrong)}"
                 raise UserError(f"{key}: {first} is the same in all arms. Leave it out.")
-        if name.startswith(PLACEBO) != (self.generation(name).compose.generate == "none"):
-            raise UserError(
-                f"{key}: recipes that generate nothing (compose.generate=none), and only these, "
-                f"have names that begin with {PLACEBO}, so that a trial does not recommend them."
-            )
+        pairs = self.generation(name)
+        for prefix, what, holds in (
+            (PLACEBO, "generate nothing (compose.generate=none)", pairs.compose.generate == "none"),
+            (TARGET, "know the true masks (true_masks)", pairs.true_masks is not None),
+        ):
+            if name.startswith(prefix) != holds:
+                raise UserError(
+                    f"{key}: recipes that {what}, and only these, have names that begin with "
+                    f"{prefix}, so that a trial does not recommend them."
+                )
 
     def seed_list(self) -> list[int]:
         """The seeds in order: those given, or as many as given from 0 on.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.trials.arms import REAL, is_placebo, mix_of
+from geoseg_gan.trials.arms import REAL, is_control, mix_of
 from geoseg_gan.trials.results import RunResult
 from geoseg_gan.utils.confusion import iou_of, mean_over
 from geoseg_gan.utils.errors import UserError
@@ -178,7 +178,7 @@ class Comparison:
         Arms are compared over the seeds that all of them have; the earlier wins a tie. None where
         there is no such arm or seed.
         """
-        mixed = [arm for arm in self._runs if mix_of(arm) is not None and not is_placebo(arm)]
+        mixed = [arm for arm in self._runs if mix_of(arm) is not None and not is_control(arm)]
         shared = set.intersection(*(set(self._runs[arm]) for arm in mixed)) if mixed else set()
         if not shared:
             return None

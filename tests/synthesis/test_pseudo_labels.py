@@ -46,6 +46,8 @@ def segmenter(root, tiny_segmenter, composed, palette, tmp_path):
     config = plain(composed("train_segmenter", *tiny_segmenter, f"data_root={root}"))
     torch.manual_seed(0)
     network = build_segmenter(config["segmenter"], palette.num_classes, 3)
+    with torch.no_grad():  # so that it is sure of something
+        network.segmentation_head[0].weight *= 30
     run = RunFacts(config, palette, ImageScaling([0] * 3, [255] * 3))
     path = tmp_path / "segmenter.pt"
     save_network(path, "segmenter", network, run, 1, SegmenterEvaluation([0.5], {"val/miou": 0.5}))
@@ -126,13 +128,13 @@ def test_thresholds_are_those_of_held_out_tiles(root, segmenter, label, palette,
                 found[kind].append((sure, right))
     stored = facts(folder)["thresholds"]
     for kind, pairs in enumerate(found):
-        if not pairs:
-            assert (stored["confidence"][kind], stored["held_out_accuracy"][kind]) == (0, None)
-            continue
-        sure, right = np.array(pairs).T
+        sure, right = np.array([*pairs, (0.0, False)]).T  # one more, where there is none
         candidates = [t for t in np.unique(sure) if (sure >= t).mean() >= 0.5]
         good = [t for t in candidates if right[sure >= t].mean() >= 0.9]
-        limit = good[0] if good else candidates[-1]
+        limit = max(0.5, good[0] if good else candidates[-1])
+        if not (sure >= limit).any():
+            assert stored["held_out_accuracy"][kind] is None
+            continue
         assert right[sure >= stored["confidence"][kind]].mean() == pytest.approx(
             stored["held_out_accuracy"][kind], abs=0.01
         )
@@ -147,10 +149,14 @@ def test_a_threshold_by_hand():
     counts[0, [3, 5]] = 10, 2  # wrong ones
     counts[1, [3, 5, 8]] = 10, 18, 8
     # From 0.5 on 26 of 28 are right; half of the 48 pixels stay.
-    assert choose_threshold(counts) == (0.4, pytest.approx(26 / 28))
-    counts[0, 8] = 30  # never nine tenths: half of the pixels stay
+    assert choose_threshold(counts) == (0.5, pytest.approx(26 / 28))
+    counts[0, 8] = 30  # never nine tenths: half of the 78 pixels stay
     assert choose_threshold(counts) == (0.5, pytest.approx(26 / 58))
-    assert choose_threshold(np.zeros((2, 11), int)) == (0.0, None)
+    counts[1, 9] = 50  # nine tenths from 0.9 on, but that is less than half
+    assert choose_threshold(counts) == (0.8, pytest.approx(58 / 88))
+    counts[1, 3] = 1000  # right often, but never below 0.5
+    assert choose_threshold(counts) == (0.5, pytest.approx(76 / 108))
+    assert choose_threshold(np.zeros((2, 11), int)) == (0.5, None)
 
 
 def test_a_label_by_hand():
@@ -158,11 +164,27 @@ def test_a_label_by_hand():
     assert pseudo_label(found, np.array([0.55, 0.8], np.float32)).tolist() == [[0, 255, 1]]
 
 
+def test_true_masks_take_the_place_of_labels(root, label, palette):
+    for number in range(3):
+        truth = np.full((2 * SIDE, 2 * SIDE), number, np.uint8)
+        truth[0, 0] = 255
+        MaskReader(palette).write(root / f"true/new {number}.png", truth)
+    folder = label(true_masks=str(root / "true"))
+    for line in read_manifest(folder):
+        mask, _ = MaskReader(palette).read(folder / f"pair_{line['index']:05d}_mask.png")
+        has_corner = line["window"][:2] == [0, 0]
+        assert mask[0, 0] == (255 if has_corner else int(line["source"][4]))
+        assert (mask.ravel()[1:] == int(line["source"][4])).all()
+    (root / "true" / "new 1.png").unlink()
+    with refused("true holds no mask of .*new 1.png"):
+        label("other", true_masks=str(root / "true"))
+
+
 def test_pixels_without_data_are_ignored(root, label, palette):
     pixels = np.full((3, SIDE, SIDE), 90, np.uint8)
     pixels[:, :8] = 0
     profile = {"driver": "GTiff", "width": SIDE, "height": SIDE, "count": 3, "dtype": "uint8"}
-    profile |= {"nodata": 0, "transform": Affine(1, 0, 0, 0, -1, 0)}
+    profile |= {"nodata": 0, "transform": Affine(2, 0, 9, 0, -2, 9)}
     shutil.rmtree(root / "unlabelled")
     (root / "unlabelled").mkdir()
     with rasterio.open(root / "unlabelled" / "a.tif", "w", **profile) as target:
