@@ -384,8 +384,8 @@ def test_a_mistake_is_one_line_and_exit_code_1(argument, message, tmp_path, caps
 
 
 def test_a_missing_value_is_named_with_its_meaning(composed):
-    with pytest.raises(UserError, match=r"gen_ckpt is not set: give the generator, .*gen_ckpt=\.+"):
-        composed("generate")
+    with pytest.raises(UserError, match=r"ckpt is not set: give a G_e###.pt or .*ckpt=\.+"):
+        composed("export")
 
 
 def test_options_of_a_segmenter_are_free_with_a_plus(composed, capsys, run_command):

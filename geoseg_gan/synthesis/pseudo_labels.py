@@ -22,12 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 from geoseg_gan.config import plain
 from geoseg_gan.data.datamodule import start_worker
 from geoseg_gan.data.dataset import PairSource, WindowDataset, WindowGrid
-from geoseg_gan.data.images import (
-    MaskReader,
-    picture_size,
-    read_masked_image,
-    stored_mask_reader,
-)
+from geoseg_gan.data.images import picture_size, read_masked_image
+from geoseg_gan.data.masks import MaskReader, stored_mask_reader
 from geoseg_gan.data.pairs import list_images
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan

@@ -56,7 +56,7 @@ def check_scene(config: GenerateConfig) -> None:
                 f"overlap={config.overlap} is of the windows of a scene: set mask_path."
             )
         return
-    usual = plain(compose(GenerateConfig, ["gen_ckpt=G.pt"]))
+    usual = plain(compose(GenerateConfig))
     for key, value in plain(config).items():
         if key not in _USED and value != usual[key]:
             shown = f"={value}" if not isinstance(value, dict) else ""

@@ -155,7 +155,7 @@ class TrialConfig:
         pairs = self.generation(name)
         for prefix, what, holds in (
             (PLACEBO, "generate nothing (compose.generate=none)", pairs.compose.generate == "none"),
-            (TARGET, "know the true masks (true_masks)", pairs.true_masks is not None),
+            (TARGET, "know the true masks (true_masks=FOLDER)", pairs.true_masks is not None),
         ):
             if name.startswith(prefix) != holds:
                 raise UserError(

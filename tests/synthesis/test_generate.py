@@ -52,6 +52,15 @@ def test_pairs_may_be_larger_than_what_the_generator_was_trained_on(run, capsys)
         run("odd", "num_samples=1", "image_size=33")
 
 
+def test_what_is_missing_for_a_source_is_said(composed, tmp_path):
+    own = f"save_dir={tmp_path / 'new'}"
+    with refused("gen_ckpt is not set: give the generator, as in gen_ckpt="):
+        generate(composed("generate", own))
+    with refused("unlabelled=a is labelled by source=unlabelled: set it"):
+        generate(composed("generate", own, "gen_ckpt=G.pt", "unlabelled=a"))
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_placebo_needs_no_generator(run, root, monkeypatch):
     monkeypatch.setattr("geoseg_gan.synthesis.generate_images.noise_maps", None)
     folder = run(

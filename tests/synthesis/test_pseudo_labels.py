@@ -14,7 +14,8 @@ from synthesis_helpers import facts, files, printed, refused
 
 from geoseg_gan.config import plain
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.data.images import MaskReader, write_image
+from geoseg_gan.data.images import write_image
+from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.split import split_pairs
 from geoseg_gan.data.synthetic import read_manifest, read_synthetic
 from geoseg_gan.models.checkpoints import (

@@ -4,7 +4,8 @@ import shutil
 import pytest
 
 from geoseg_gan.config import plain, read_yaml
-from geoseg_gan.models.checkpoints import load_generator
+from geoseg_gan.data.synthetic import read_synthetic
+from geoseg_gan.models.checkpoints import load_generator, load_segmenter
 from geoseg_gan.trials.runs import SeedRuns, TrialData, pairs_folder, refined_folder
 from geoseg_gan.trials.settings import RecipeSettings
 from geoseg_gan.trials.trial import check, trial
@@ -35,6 +36,8 @@ def recipe_changes(config, name):
         ("gated", {"mixing.classes"}),
         ("grafts", {"jitter.transplant.p", "compose.generate", "compose.match"}),
         ("placebo", {"compose.generate"}),
+        ("pseudo_labels", {"source"}),
+        ("labelled_target", {"source", "true_masks"}),
         ("refined", set()),
     ],
 )
@@ -42,6 +45,8 @@ def test_a_recipe_changes_what_it_lists(name, keys, trial_config, tmp_path):
     asked = [f"recipe=[{name}]"]
     if name == "gated":
         asked.append("recipes.gated.train_segmenter.mixing.classes=[Settlement]")
+    if name == "labelled_target":
+        asked.append("true_masks=masks")
     config = trial_config(tmp_path, *asked)
     check(config)
     assert set(recipe_changes(config, name)) == keys
@@ -62,6 +67,26 @@ def test_recipes_that_generate_alike_share_their_pairs(trial_config, tmp_path):
     assert len(set(folders.values())) == len(names) - 1
     same = trial_config(tmp_path, "recipe=[filtered]", "generate.alpha=1.25")
     assert pairs_folder(same, "filtered") == "synthetic"  # what the trial's own settings say
+
+
+def test_pairs_of_unlabelled_images_need_no_generator(trial_config, trial_root, tmp_path):
+    for kind in ("images", "masks"):
+        shutil.copytree(trial_root / "val" / kind, tmp_path / kind)
+    places = (f"unlabelled={tmp_path / 'images'}", f"true_masks={tmp_path / 'masks'}")
+    arms = ["real", "pseudo_labels_0.5", "labelled_target_0.5"]
+    few = (f"arms=[{','.join(arms)}]", "seeds=[1]", "ratios=[0.5]", "generate.confidence=0")
+    recipes = "recipe=[pseudo_labels,labelled_target]"
+    trial(trial_config(tmp_path / "trial", *places, *few, recipes))
+    stored = json.loads((tmp_path / "trial/trial.json").read_text())
+    assert list(stored["arms"]) == arms
+    folders = {path.name for path in (tmp_path / "trial/seed_001").iterdir() if path.is_dir()}
+    config = trial_config(tmp_path / "trial", *places, *few, recipes)
+    pairs = {name: pairs_folder(config, name) for name in config.recipes}
+    assert folders == {*arms, *pairs.values()}
+    generated = {n: read_synthetic(tmp_path / "trial/seed_001" / p) for n, p in pairs.items()}
+    assert len(generated["labelled_target"].pairs) == 6  # as many as generate.num_samples
+    real = load_segmenter(tmp_path / "trial/seed_001/real/segmenter.pt")
+    assert generated["pseudo_labels"].filter_digest == real.digest
 
 
 def test_a_recipe_s_settings_reach_generation_and_training(trial_config, tmp_path):
@@ -86,7 +111,8 @@ def test_a_recipe_may_refine_the_generator_of_the_others(finished, trial_config,
     )
     config = trial_config(tmp_path / "trial", "recipe=[synthetic,refined]", *quick)
     runs = SeedRuns(TrialData(config), 0)
-    facts = runs.generate("refined", first := seed / "gan/G_e001.pt", seed / "real/segmenter.pt")
+    first = seed / "gan/G_e001.pt"
+    facts = runs.generate("refined", seed / "real/segmenter.pt")
     (second,) = (seed / refined_folder(config, "refined")).glob("G_e*.pt")
     assert list(first.parent.glob("D_e*.pt")) and not list(second.parent.glob("D_e*.pt"))
     before, after = load_generator(first), load_generator(second)
