@@ -1,7 +1,7 @@
 """What is wrong or peculiar with files, images, masks and classes."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,14 +73,11 @@ def add_file_findings(
     elsewhere = [f.elsewhere for f in facts if f.elsewhere is not None]
     text = f"{those(elsewhere, 'mask', 'lie')} elsewhere than the image, by the georeference"
     findings.add("error", "elsewhere", elsewhere, text)
-    kinds = Counter((image.bands, image.dtype) for _, image in images).most_common()
-    others = [f.entry.name for f, i in images if (i.bands, i.dtype) != kinds[0][0]]
-    named = "; ".join(
-        f"{plural(count, 'image')} of {plural(bands, 'band')} of {dtype}"
-        for (bands, dtype), count in kinds
-    )
-    text, advice = f"The images differ in bands or type: {named}", "Convert all to the same."
-    findings.add("error", "mixed_types", others, text, advice)
+    keys = [
+        (f.entry.name, f"{plural(image.bands, 'band')} of {image.dtype}") for f, image in images
+    ]
+    text = "The images differ in bands or type"
+    _add_mixed(findings, "error", "mixed_types", keys, text, "Convert all to the same.")
     small = [(f, i) for f, i in images if fit == "crop" and min(i.size) < image_size]
     names = [f"{f.entry.name}: {_size(image)}" for f, image in small]
     least = min((min(image.size) for _, image in small), default=0)
@@ -99,13 +96,11 @@ def add_file_findings(
 def add_mask_findings(findings: Findings, facts: Sequence[PairFacts], mask_format: str) -> None:
     """Adds findings on how masks are stored, and on masks that several images share."""
     masks = mask_facts(facts)
-    kinds = Counter(mask.kind for _, mask in masks).most_common()
-    if len(kinds) > 1:
-        rarest = [f.entry.mask_name for f, mask in masks if mask.kind == kinds[-1][0]]
-        named = ", ".join(f"{count:,} x {kind}" for kind, count in kinds)
-        text = f"The masks are stored in {len(kinds)} ways: {named}"
-        advice = "All are read, each as it says of itself; other tools may mix them up."
-        findings.add("note", "mixed_masks", rarest, text, advice)
+    keys = [(f.entry.mask_name, mask.kind) for f, mask in masks]
+    advice = "All are read, each as it says of itself; other tools may mix them up."
+    _add_mixed(
+        findings, "note", "mixed_masks", keys, "The masks are stored in several ways", advice
+    )
     tables = [f.entry.mask_name for f, mask in masks if mask.table]
     text = (
         f"{len(tables):,} of {those(masks, 'mask', 'are')} palette-mode: numbers, and a table of "
@@ -255,17 +250,17 @@ def add_class_findings(
             "Use crops=rare in train, oversample_classes or augment=copy_paste in train_segmenter."
         )
         findings.add("note", "rare_classes", len(rare), text, advice)
-    if can_train and len(mine) and (splits == "val").any():
-        val = pixels[splits == "val"][:, :-1].sum(0)
-        ours, theirs = totals / max(1, totals.sum()), val / max(1, val.sum())
-        unseen = [n for n, a, b in zip(names, ours, theirs, strict=True) if a and not b]
+    val = pixels[splits == "val"][:, :-1].sum(0)
+    if can_train and len(mine) and val.any():
+        shares = [*zip(names, totals / max(1, totals.sum()), val / val.sum(), strict=True)]
+        unseen = [name for name, a, b in shares if a and not b]
         text = f"Never in the validation masks: {', '.join(unseen)}"
         advice = "How well it is learned cannot be measured. Choose other location groups for val."
         findings.add("warning", "absent_in_val", unseen, text, advice)
         shifted = [
             f"{name}: {a:.1%} of training, {b:.1%} of validation"
-            for name, a, b in zip(names, ours, theirs, strict=True)
-            if a and b and max(a, b) > 0.01 and max(a / b, b / a) > _SHIFTED_SHARES
+            for name, a, b in shares
+            if max(a, b) > max(0.01, _SHIFTED_SHARES * min(a, b)) and min(a, b)
         ]
         text = f"Classes whose shares differ much between the splits: {len(shifted)}"
         advice = "Scores of these depend on few places; choose groups that are more alike."
@@ -280,11 +275,6 @@ def add_class_findings(
     severity: Severity = "error" if len(void) > len(facts) / 2 else "warning"
     examples = [f"{facts[row].entry.name}: {ignored[row]:.0%}" for row in void]
     findings.add(severity, "mostly_ignored", examples, text, advice)
-    single = int(((pixels[:, :-1] > 0).sum(1) == 1).sum())
-    if 2 * single > len(facts):
-        text = f"{single:,} of {those(facts, 'tile', 'show')} a single class"
-        advice = "Larger tiles show how classes lie beside each other."
-        findings.add("note", "single_class", single, text, advice)
 
 
 def named_rare_classes(pixels: Ints, names: Sequence[str]) -> list[str]:
@@ -387,7 +377,8 @@ def _bands(rows: Ints) -> str:
 
 
 def _add_without_data(findings: Findings, images: Sequence[tuple[PairFacts, ImageFacts]]) -> None:
-    holes = sorted((i.missing, f.entry.name, i) for f, i in images if i.missing > 0)[::-1]
+    holes = [(i.missing, f.entry.name, i) for f, i in images if i.missing > 0]
+    holes.sort(key=lambda hole: -hole[0])
     values = sorted({f"{i.nodata:g}" for *_, i in holes if i.nodata is not None})
     ways = [f"nodata {', '.join(values)}"] * bool(values)
     ways += ["NaN or infinity"] * any(image.nonfinite for _, image in images)
@@ -413,26 +404,17 @@ def _add_without_data(findings: Findings, images: Sequence[tuple[PairFacts, Imag
 
 def add_place_findings(findings: Findings, facts: Sequence[PairFacts], gsd: float | None) -> None:
     """Adds findings on coordinate reference systems and resolutions."""
-    images = image_facts(facts)
-    placed = [(f, image.place) for f, image in images if image.place is not None]
-    if not placed:
-        return
-    without = [f.entry.name for f, image in images if image.place is None]
-    text = f"{plural(len(without), 'image')} of {len(images):,} have no georeference"
-    advice = "Whether these lie beside others cannot be told."
-    findings.add("note", "some_georeferenced", without, text, advice)
-    ways: list[tuple[str, str, Callable[[Any], str], str]] = [
-        ("coordinate reference system", "mixed_crs", lambda place: place.name,
-         "Reproject all to one, so that north and scale are the same."),
-        ("resolution", "mixed_resolution", lambda place: place.resolution,
-         "Resample all to one: a network learns sizes in pixels."),
-    ]  # fmt: skip
-    for what, kind, key, advice in ways:
-        counts = Counter(key(place) for _, place in placed).most_common()
-        others = [f"{f.entry.name}: {key(p)}" for f, p in placed if key(p) != counts[0][0]]
-        named = ", ".join(f"{name} ({plural(count, 'image')})" for name, count in counts[:6])
-        text = f"The images have {len(counts)} {what}s: {named}"
-        findings.add("warning", kind, others, text, advice)
+    placed = [(f, image.place) for f, image in image_facts(facts) if image.place is not None]
+    keys = [(f.entry.name, place.name) for f, place in placed]
+    text = "The images have several coordinate reference systems"
+    advice = "Reproject all to one, so that north and scale are the same."
+    _add_mixed(findings, "warning", "mixed_crs", keys, text, advice)
+    keys = [(f.entry.name, place.resolution) for f, place in placed]
+    text, advice = (
+        "The images have several resolutions",
+        "Networks learn sizes in pixels: resample.",
+    )
+    _add_mixed(findings, "warning", "mixed_resolution", keys, text, advice)
     if (found := common_gsd(facts)) is None:
         return
     if gsd is None:
@@ -441,6 +423,21 @@ def add_place_findings(findings: Findings, facts: Sequence[PairFacts], gsd: floa
     elif abs(found / gsd - 1) > _SAME_PIXEL:
         text = f"A pixel measures {found:g} m by the georeference, but data.gsd={gsd:g}"
         findings.add("warning", "gsd", 1, text, f"Set data.gsd={found:g}.")
+
+
+def _add_mixed(
+    findings: Findings,
+    severity: Severity,
+    kind: str,
+    keys: Sequence[tuple[str, str]],
+    text: str,
+    advice: str,
+) -> None:
+    """Adds a finding on files that differ from most others: `keys` are names and what differs."""
+    counts = Counter(key for _, key in keys).most_common()
+    others = [f"{name}: {key}" for name, key in keys if key != counts[0][0]]
+    named = ", ".join(f"{key} ({count:,})" for key, count in counts[:6])
+    findings.add(severity, kind, others, f"{text}: {named}", advice)
 
 
 def common_gsd(facts: Sequence[PairFacts]) -> float | None:

@@ -13,7 +13,6 @@ from geoseg_gan.data.audit import checks, relations
 from geoseg_gan.data.audit.facts import Ints, PairFacts, image_facts, mask_facts, measure
 from geoseg_gan.data.audit.findings import SEVERITIES, Finding, Findings, Severity
 from geoseg_gan.data.audit.folders import Folder, find_entries
-from geoseg_gan.data.audit.neighbours import group_pattern
 from geoseg_gan.data.audit.propose import Proposal, propose
 from geoseg_gan.data.masks import MaskReader, mask_reader
 from geoseg_gan.data.pairs import TILES_CSV, group_of
@@ -60,9 +59,9 @@ class Check:
 
     @property
     def is_mended(self) -> bool:
-        """Whether nothing is left of the errors with the proposed config."""
+        """Whether the next command is one without errors, by its data config and image size."""
         errors = {finding.kind for finding in self.findings if finding.severity == "error"}
-        return errors <= (checks.VALUE_KINDS if self.proposal else set())
+        return errors <= {"small_images", *(checks.VALUE_KINDS if self.proposal else ())}
 
     @property
     def summary(self) -> str:
@@ -191,7 +190,7 @@ def _completed(
     settings, more = config.data, dict[str, tuple[Any, str]]()
     stems = [f.entry.stem for f in facts]
     has_table = (Path(config.data_root) / TILES_CSV).is_file()
-    found = None if has_table else group_pattern(stems)
+    found = None if has_table else relations.group_pattern(stems)
     if settings.group_regex is not None:
         more["group_regex"] = settings.group_regex, "as given"
     elif found:

@@ -1,6 +1,6 @@
 import pytest
 
-from geoseg_gan.data.audit.neighbours import (
+from geoseg_gan.data.audit.relations import (
     Footprint,
     footprint_neighbours,
     group_pattern,
