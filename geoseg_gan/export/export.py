@@ -130,7 +130,8 @@ def _write_onnx(
         name = "generator.onnx"
     else:
         model = onnx_models.SegmenterModel(loaded)
-        entries |= {"stride": model.stride, **deepness_metadata(loaded)}
+        fit = facts.config.get("data", {}).get("fit", "crop")
+        entries |= {"stride": model.stride, "fit": fit, **deepness_metadata(loaded)}
         name = "segmenter.onnx"
     exported = onnx_models.with_metadata(onnx_models.to_onnx(model, config.opset), entries)
     content = exported.SerializeToString()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from geoseg_gan.models.checkpoints import LoadedGenerator, LoadedSegmenter
+from geoseg_gan.models.onnx_segmenters import open_session
 from geoseg_gan.models.segmenters import segmenter_stride
 from geoseg_gan.utils.errors import UserError
 
@@ -194,12 +195,7 @@ def largest_difference(
         model: What it was exported from.
         sizes: Batch, rows and columns, the latter in strides.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = open_session(content, "the exported model")
     differences: list[float] = []
     for batch, rows, columns in sizes:
         inputs = model.inputs(batch, rows * model.stride, columns * model.stride)

@@ -22,11 +22,12 @@ from geoseg_gan.data.palette import IGNORE, Palette
 from geoseg_gan.data.scan import FolderIndex
 from geoseg_gan.data.settings import Fit
 from geoseg_gan.models.checkpoints import load_segmenter
+from geoseg_gan.models.onnx_segmenters import open_model
 from geoseg_gan.models.segmenters import segmenter_stride
 from geoseg_gan.synthesis.settings import OnnxSettings
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import write_json
-from geoseg_gan.utils.reading import Number, read_bytes, read_json
+from geoseg_gan.utils.reading import Number, read_json
 
 _FORMAT = 2  # of stored class losses: the first took probabilities for logits
 _SUM = 1e-3  # how far from 1 probabilities may add up to
@@ -194,13 +195,7 @@ def _load_onnx(
                 "or one a band."
             )
     mean, std = torch.tensor(onnx.mean).view(1, -1, 1, 1), torch.tensor(onnx.std).view(1, -1, 1, 1)
-    if not path.is_file():
-        raise UserError(f"segmenter_ckpt={path} does not exist. Give an ONNX model.")
-    try:
-        content = read_bytes(path, 2**31)  # of which Protocol Buffers have no more
-    except ValueError as error:
-        raise UserError(f"segmenter_ckpt={path} is not an ONNX model: {error}.") from None
-    session = _open_session(path, content)
+    session, digest = open_model(path)
     name = _input_name(path, session, bands, size)
 
     def predict(pixels: Tensor) -> Tensor:
@@ -230,7 +225,7 @@ def _load_onnx(
             "class_map=[...] with its channel of each."
         )
     gives = logits if _are_probabilities(outputs) else predict
-    return Recognizer(hashlib.sha256(content).hexdigest(), None, None, gives, channels)
+    return Recognizer(digest, None, None, gives, channels)
 
 
 def _are_probabilities(outputs: Tensor) -> bool:
@@ -250,32 +245,6 @@ def _noise(scaling: ImageScaling, size: int) -> Tensor:
     low, high = (torch.tensor(part).view(1, -1, 1, 1) for part in (scaling.low, scaling.high))
     share = torch.rand(1, low.shape[1], size, size, generator=torch.Generator().manual_seed(0))
     return low + (high - low) * share
-
-
-def _open_session(path: Path, content: bytes) -> Any:
-    import onnxruntime  # slow to import, and not every run has an ONNX model
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised too, and shown as one line
-    options.intra_op_num_threads = torch.get_num_threads()
-    # Weights in a second file would escape the digest, by which figures of the model are kept; in a
-    # folder that cannot be, they are not found.
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(path / "none")
-    )
-    options.add_session_config_entry("session.load_model_format", "ONNX")  # whatever it looks like
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common base but this
-        reason = " ".join(str(error).split())
-        if "External data" in reason:
-            raise UserError(
-                f"segmenter_ckpt={path} keeps its weights in another file. Export it with "
-                "torch.onnx.export(..., external_data=False), so that they stand in this one."
-            ) from error
-        raise UserError(
-            f"segmenter_ckpt={path} is not a model that ONNX Runtime reads: {reason}"
-        ) from error
 
 
 def _input_name(path: Path, session: Any, bands: int, size: int) -> str:

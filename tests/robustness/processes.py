@@ -138,13 +138,9 @@ def alive_after(session, seconds=ORPHANED):
     return left
 
 
-LEFT = (".lock", ".onnxruntime", "deviceid")
-"""Files that are left, and differ: locks, and ONNX Runtime's number of the machine."""
-
-
 def is_scratch(path):
     """Whether a file's name is not one that a finished command leaves."""
-    return path.name not in LEFT and (path.name.startswith(".") or path.suffix in (".tmp", ".part"))
+    return path.name != ".lock" and (path.name.startswith(".") or path.suffix in (".tmp", ".part"))
 
 
 def files_of(folder):
@@ -221,7 +217,7 @@ def compare(folder, reference, clocks=()):
     first, second = files_of(folder), files_of(reference)
     assert first == second, f"missing {sorted(second - first)}, more {sorted(first - second)}"
     for name in sorted(first):
-        if Path(name).name not in ("events", "scan-", *LEFT, *clocks):
+        if Path(name).name not in ("events", "scan-", ".lock", *clocks):
             found = difference(content_of(folder / name), content_of(reference / name))
             assert found is None, f"{name} differs at {found}"
 
