@@ -384,11 +384,6 @@ def write_yaml(path: Path, config: Any) -> None:
         OmegaConf.save(OmegaConf.create(plain(config)), scratch)
 
 
-def read_yaml(path: Path) -> Any:
-    """Reads a YAML file as plain dicts and lists; a UserError if it is no configuration."""
-    return load_yaml(path)[1]
-
-
 def stored_yaml(folder: Path) -> dict[str, Any] | None:
     """The settings that a folder's `config.yaml` says it was made with; None without one."""
     path = folder / "config.yaml"

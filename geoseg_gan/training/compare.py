@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.markdown import Markdown
 
-from geoseg_gan.config import read_yaml
+from geoseg_gan.config import stored_yaml
 from geoseg_gan.training.runs import flat, read_outcome
 from geoseg_gan.training.settings import MONITORS, CompareConfig
 from geoseg_gan.utils.errors import UserError, plural
@@ -69,9 +69,8 @@ def compare(config: CompareConfig) -> dict[str, float]:
 def _compare(folder: Path) -> dict[str, float]:
     runs, empty = [], []
     for place in sorted(folder.iterdir()):
-        if (place / "config.yaml").is_file():
-            settings = flat(read_yaml(place / "config.yaml"))
-            runs.append(Run(place.name, settings, read_outcome(place)))
+        if (settings := stored_yaml(place)) is not None:
+            runs.append(Run(place.name, flat(settings), read_outcome(place)))
         elif place.is_dir() and not place.name.startswith("."):
             empty.append(place.name)
     if not runs:

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
-from geoseg_gan.config import plain, read_yaml, write_yaml
+from geoseg_gan.config import plain, stored_yaml, write_yaml
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.fingerprint import (
@@ -147,15 +147,15 @@ def _check_refinement(config: TrialConfig, refinement: TrainConfig) -> None:
 
 def _check_folder(config: TrialConfig, folder: Path) -> None:
     """Refuses an output folder that holds other files or another trial."""
-    if (folder / "config.yaml").is_file():
-        _check_same_trial(config, folder)
+    if (stored := stored_yaml(folder)) is not None:
+        _check_same_trial(config, folder, stored)
     elif not is_unused(folder):
         raise UserError(f"out_dir={folder} holds other files. Choose a new folder.")
 
 
-def _check_same_trial(config: TrialConfig, folder: Path) -> None:
-    """Refuses a folder whose results were computed with other settings."""
-    stored, ours = read_yaml(folder / "config.yaml"), plain(config)
+def _check_same_trial(config: TrialConfig, folder: Path, stored: dict[str, Any]) -> None:
+    """Refuses a folder whose results were computed with other settings than ours."""
+    ours = plain(config)
     recipes, others = stored.pop("recipes", {}), ours.pop("recipes")
     changes = [c for c in differences(stored, ours) if _FREE.isdisjoint(c[0].split(".")[:2])]
     for name in recipes.keys() & others.keys():
@@ -178,10 +178,10 @@ def _refuse_other_data(folder: Path, data: Fingerprints) -> None:
 
 def _keep_settings(config: TrialConfig, folder: Path, data: Fingerprints) -> None:
     """Writes settings, by which the folder is a trial's, and data; adds new recipes."""
-    path = folder / "config.yaml"
-    recipes: dict[str, Any] = read_yaml(path)["recipes"] if path.is_file() else {}
-    if not path.is_file() or config.recipes.keys() - recipes.keys():
-        write_yaml(path, replace(config, recipes={**recipes, **config.recipes}))
+    stored = stored_yaml(folder)
+    recipes = stored["recipes"] if stored else {}
+    if stored is None or config.recipes.keys() - recipes.keys():
+        write_yaml(folder / "config.yaml", replace(config, recipes={**recipes, **config.recipes}))
     if not (folder / DATA).is_file():
         write_json(folder / DATA, data)
 
@@ -219,12 +219,13 @@ def _merge(config: TrialConfig, folder: Path, data: Fingerprints) -> None:
         if not found:
             raise UserError(f"merge: {name} holds no results of a trial.")
         for source in sorted({path.parents[2] for path in found}):
-            if not (source / "config.yaml").is_file():
+            stored = stored_yaml(source)
+            if stored is None:
                 raise UserError(
                     f"merge: {source} holds results, but not the config.yaml of their trial. "
                     "Copy it from where they were computed."
                 )
-            _check_same_trial(config, source)
+            _check_same_trial(config, source, stored)
             _refuse_other_data(source, data)
         for path in found:
             target = folder / path.relative_to(path.parents[2])

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from geoseg_gan.config import plain, read_yaml
+from geoseg_gan.config import plain, stored_yaml
 from geoseg_gan.data.synthetic import read_synthetic
 from geoseg_gan.models.checkpoints import load_generator, load_segmenter
 from geoseg_gan.trials.runs import SeedRuns, TrialData, pairs_folder, refined_folder
@@ -176,7 +176,7 @@ def test_a_recipe_of_a_user_s_own_is_checked(trial_config, tmp_path):
 def test_recipes_may_be_added_but_not_changed(copied, trial_config, no_runs):
     trial(trial_config(copied, "recipe=[synthetic,first]", "arms=[real]"))
     trial(trial_config(copied))
-    assert set(read_yaml(copied / "config.yaml")["recipes"]) == {"synthetic", "first"}
+    assert set(stored_yaml(copied)["recipes"]) == {"synthetic", "first"}
     other = "recipes.first.train_segmenter.mixing.schedule=falling"
     with pytest.raises(UserError, match=r"recipes\.first\.\S+schedule=first, not falling"):
         trial(trial_config(copied, "recipe=[first]", other, "arms=[real]"))
