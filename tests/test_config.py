@@ -18,6 +18,7 @@ from defaults import SCHEMAS
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from geoseg_gan.config import FileConfigSource, as_override, plain, texts_as_typed
+from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.training.settings import TrainConfig, train_command, train_segmenter_command
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.messages import Texts, help_text, settings_of
@@ -267,6 +268,14 @@ def test_help_tells_defaults_meanings_and_choices():
     assert re.search(r"^  model: .*oasis, .*unet, unet_light", text, re.MULTILINE)
     assert re.search(r"^  model/generator: clade, .*unet_light", text, re.MULTILINE)
     assert re.search(r"^  experiment: .*demo", text, re.MULTILINE)
+    place = re.search(r"^Keys stand with .* in (\S+)/GROUP/CHOICE.yaml\.$", text, re.MULTILINE)[1]
+    assert (Path(place) / "data" / "landcover.yaml").is_file()
+
+
+@pytest.mark.parametrize("name", ["train", "tile", "check_data", "trial"])
+def test_help_names_every_key_of_the_data(name):
+    (line,) = re.findall(r"^    keys of data: (.*)$", help_text(name), re.MULTILINE)
+    assert line.split(", ") == [entry.name for entry in dataclasses.fields(DataSettings)]
 
 
 def test_help_loads_no_torch_and_leaves_nothing(tmp_path):

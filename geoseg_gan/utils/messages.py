@@ -85,11 +85,21 @@ def help_text(name: str) -> str:
     for part, block in parts:
         keys = re.findall(r"^  (\w+):", block, re.MULTILINE)
         lines.append(f"  {part}: {', '.join(keys)}")
-    groups = re.findall(r"^  - (?!override)(\w+)(?:@\S+)?: \S+(?:  #.*)?$", text, re.MULTILINE)
+    groups = re.findall(r"^  - (?!override)(\w+)(?:@\S+)?: (\S+)(?:  #.*)?$", text, re.MULTILINE)
     lines += ["", "Groups, chosen as group=choice and adjusted as group.key=value:"] * bool(groups)
-    for group in groups:
+    for group, default in groups:
         inner = (f"{group}/{path.name}" for path in sorted((_FOLDER / group).glob("*/")))
         lines += [f"  {folder}: {', '.join(choices(folder))}" for folder in (group, *inner)]
+        choice = _FOLDER / group / f"{default}.yaml"
+        keys = (
+            re.findall(r"^(?!defaults)(\w+):", choice.read_text(), re.M)
+            if default != "null"
+            else []
+        )
+        lines += [f"    keys of {group}: {', '.join(keys)}"] * bool(keys)
+    lines += ["", f"Keys stand with defaults and comments in {_FOLDER}/GROUP/CHOICE.yaml."] * bool(
+        groups
+    )
     return "\n".join([*lines, "", "--cfg job shows every setting; -m sweeps over a,b,c values."])
 
 
