@@ -110,6 +110,7 @@ class Stored(NamedTuple):
         transparent: Where alpha is 0, shape (H, W); None for nowhere.
         hidden: What the file's own mask hides, shape (H, W); None for nothing.
         nodata: The nodata value of each band, perhaps None; empty for none at all.
+        unsaid: A value that means no data, but of which the file says nothing; None for none.
     """
 
     path: Path
@@ -119,6 +120,7 @@ class Stored(NamedTuple):
     transparent: npt.NDArray[np.bool_] | None = None
     hidden: npt.NDArray[np.bool_] | None = None
     nodata: tuple[float | None, ...] = ()
+    unsaid: float | None = None
 
     def shown(self) -> npt.NDArray[Any]:
         """The pixels as an image, with colours in place of indices."""
@@ -129,11 +131,11 @@ class Stored(NamedTuple):
     def missing(self) -> npt.NDArray[np.bool_] | None:
         """Where an image has no data; None where it has everywhere."""
         found = [part for part in (self.transparent, self.hidden) if part is not None]
-        if self.nodata:
-            planes = [self.is_nodata(band) for band in range(len(self.nodata))]
+        planes = [self.is_nodata(band) for band in range(self.values.shape[2])]
+        if known := [plane for plane in planes if plane is not None]:
             # Of 8-bit images, black or white may well be a value of a single band.
             merge = np.logical_and if self.values.dtype == np.uint8 else np.logical_or
-            found.append(merge.reduce([plane for plane in planes if plane is not None]))
+            found.append(merge.reduce(known))
         if np.issubdtype(self.values.dtype, np.floating):
             # Most images are plain: their extremes, which NaN would be, tell so at once.
             extremes = float(self.values.min()), float(self.values.max())
@@ -156,22 +158,25 @@ class Stored(NamedTuple):
         return pixels if str(pixels.dtype) in DTYPES else pixels.astype(np.float32), missing
 
     def is_nodata(self, band: int) -> npt.NDArray[np.bool_] | None:
-        """Where a band has the nodata value, shape (H, W); None where it has no such value."""
-        nodata = self.nodata[band] if self.nodata else None
-        if nodata is None:
-            return None
-        values = self.values[..., band]
-        equal: npt.NDArray[np.bool_]
-        if np.isnan(nodata):
-            equal = np.isnan(values)
-        elif np.issubdtype(values.dtype, np.floating):
-            # Files of floating point keep it in their own precision.
-            with np.errstate(over="ignore"):
-                equal = np.equal(values, np.float64(nodata).astype(values.dtype))
-        else:
-            is_whole = abs(nodata) < 2**62 and nodata == int(nodata)
-            equal = np.equal(values, int(nodata) if is_whole else nodata)
-        return equal
+        """Where a band has a nodata value, shape (H, W); None where it has no such value."""
+        said = self.nodata[band] if self.nodata else None
+        planes = [_equal(self.values[..., band], v) for v in (said, self.unsaid) if v is not None]
+        found: npt.NDArray[np.bool_] | None = np.logical_or.reduce(planes) if planes else None
+        return found
+
+
+def _equal(values: npt.NDArray[Any], nodata: float) -> npt.NDArray[np.bool_]:
+    """Where values are nodata, which files of floating point keep in their own precision."""
+    equal: npt.NDArray[np.bool_]
+    if np.isnan(nodata):
+        equal = np.isnan(values)
+    elif np.issubdtype(values.dtype, np.floating):
+        with np.errstate(over="ignore"):
+            equal = np.equal(values, np.float64(nodata).astype(values.dtype))
+    else:
+        is_whole = abs(nodata) < 2**62 and nodata == int(nodata)
+        equal = np.equal(values, int(nodata) if is_whole else nodata)
+    return equal
 
 
 def mean_of(parts: Iterable[Stored]) -> npt.NDArray[np.float64]:
@@ -203,20 +208,20 @@ def read_image(path: Path, content: bytes | None = None) -> npt.NDArray[Any]:
 
 
 def read_masked_image(
-    path: Path, content: bytes | None = None
+    path: Path, content: bytes | None = None, nodata: float | None = None
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
     """Reads an image as `read_image` does, and which pixels have no data.
 
-    Those are pixels of alpha 0, outside the file's internal mask, of its nodata value (in all bands
-    of 8-bit images, where black may be nodata and shadow, else in any band), NaN or infinite. They
-    are given the mean of the others: resampling mixes them with their neighbours, networks need
-    finite numbers, and a value far from the others would be an edge to learn.
+    Those are pixels of alpha 0, outside the file's internal mask, of its nodata value or `nodata`
+    (in all bands of 8-bit images, where black may be nodata and shadow, else in any band), NaN or
+    infinite. They are given the mean of the others: resampling mixes them with their neighbours,
+    networks need finite numbers, and a value far from the others would be an edge to learn.
 
     Returns:
         The pixels, and a map of shape (H, W), true where there is no data; None where there is
         everywhere.
     """
-    stored = read_stored(path, content)
+    stored = read_stored(path, content, nodata=nodata)
     return stored.image(lambda: mean_of([stored]))
 
 
@@ -246,11 +251,16 @@ def picture_size(path: Path) -> tuple[int, int]:
         return int(source.height), int(source.width)
 
 
-def read_stored(path: Path, content: bytes | None = None, rows: Rows | None = None) -> Stored:
+def read_stored(
+    path: Path,
+    content: bytes | None = None,
+    rows: Rows | None = None,
+    nodata: float | None = None,
+) -> Stored:
     """Reads what a file holds as it is stored; an UnreadableError as of `read_image`."""
-    if path.suffix.lower() in TIFF_SUFFIXES:
-        return _read_tiff(path, content, rows)
-    return _read_picture(path, content)
+    is_tiff = path.suffix.lower() in TIFF_SUFFIXES
+    stored = _read_tiff(path, content, rows) if is_tiff else _read_picture(path, content)
+    return stored._replace(unsaid=nodata)
 
 
 def _read_picture(path: Path, content: bytes | None) -> Stored:

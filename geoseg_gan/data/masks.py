@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from geoseg_gan.data.images import (
+    TIFF_SUFFIXES,
     Rows,
     Stored,
     UnreadableError,
@@ -45,20 +46,23 @@ class MaskReader:
         unknown: How colours or IDs outside the palette are treated.
         index_map: What the values of index masks mean, pairs of value and class ID or 255; None
             where values are IDs. Values that it lacks are unknown, but 255 is ignore.
+        nodata: A value of images that means no data, beside what they say of themselves; or None.
     """
 
     palette: Palette
     mask_format: MaskFormat = "rgb"
     unknown: UnknownPolicy = "error"
     index_map: tuple[tuple[int, int], ...] | None = None
+    nodata: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """What decides how masks become label maps, as plain types."""
+        """What decides how masks become label maps, and of which images, as plain types."""
         return {
             "palette": self.palette.to_dict(),
             "mask_format": self.mask_format,
             "unknown": self.unknown,
             "index_map": None if self.index_map is None else [list(p) for p in self.index_map],
+            "nodata": self.nodata,
         }
 
     @property
@@ -73,9 +77,9 @@ class MaskReader:
     ) -> tuple[npt.NDArray[np.uint8], int]:
         """Reads a mask, from the file's content where it is given, as a label map.
 
-        Of a TIFF only `rows` are read where they are given; it may be of any size then. Alpha
-        changes nothing. In index masks, the file's nodata value and what its internal mask hides
-        become ignore.
+        Of a TIFF only `rows` are read where they are given; it may be of any size then. What a
+        GeoTIFF says to be empty becomes ignore: alpha of 0, the nodata value (a colour, if bands
+        have it), and what its internal mask hides. Alpha of other pictures changes nothing.
 
         Returns:
             Label map of shape (H, W), uint8, and the number of pixels of unknown colour.
@@ -91,7 +95,7 @@ class MaskReader:
         try:
             if self.mask_format == "index":
                 return self._read_ids(stored)
-            return self.palette.encode(mask_colors(stored), self.unknown)
+            return self._read_colors(stored)
         except UnknownColorError as error:
             raise UnknownColorError(f"{stored.path}: {error}") from None
 
@@ -122,7 +126,7 @@ class MaskReader:
             UnknownColorError: As `read` does.
         """
         image_content, mask_content = contents or (None, None)
-        pixels, missing = read_masked_image(image, image_content)
+        pixels, missing = read_masked_image(image, image_content, self.nodata)
         label, unknown = self.read(mask, mask_content)
         if missing is not None and missing.shape == label.shape:  # else a scan refuses the pair
             label[missing] = IGNORE
@@ -197,6 +201,30 @@ class MaskReader:
         at = np.searchsorted(listed, values).clip(max=len(listed) - 1)
         return np.where(listed[at] == values, labels[at], np.uint8(UNKNOWN))  # NaN equals nothing
 
+    def _read_colors(self, stored: Stored) -> tuple[npt.NDArray[np.uint8], int]:
+        colors, blank = mask_colors(stored), _empty(stored)
+        if stored.nodata and (found := _is_nodata_color(stored)) is not None:
+            self._check_nodata_color(stored.path, colors[found][:1])
+            blank = found if blank is None else blank | found
+        if blank is not None:
+            colors = np.where(blank[..., None], self.palette.color_table[0], colors)
+        label, unknown = self.palette.encode(colors, self.unknown)
+        if blank is not None:
+            label[blank] = IGNORE
+        return label, unknown
+
+    def _check_nodata_color(self, path: Path, color: npt.NDArray[np.uint8]) -> None:
+        """Refuses a nodata value, of which one pixel is given if there are any, that is a class."""
+        if not len(color):
+            return
+        label = int(self.palette.encode(color[None], "ignore")[0][0, 0])
+        if label != IGNORE:
+            raise UnreadableError(
+                f"{path} says of itself that {tuple(color[0].tolist())} is nodata, but that is the "
+                f"class {self.palette.describe(label)}. Move the colour from data.palette to "
+                "data.ignore, or remove the tag, as gdal_edit.py -unsetnodata does."
+            )
+
     def _read_ids(self, stored: Stored) -> tuple[npt.NDArray[np.uint8], int]:
         values = index_values(stored)
         if stored.table is not None and self.index_map is None:
@@ -215,9 +243,9 @@ class MaskReader:
 
     def _blank(self, stored: Stored) -> npt.NDArray[np.bool_] | None:
         """Which pixels of an index mask its file itself says to be empty; None for none."""
-        found = stored.is_nodata(0)
+        found, empty = stored.is_nodata(0), _empty(stored)
         if found is None:
-            return stored.hidden
+            return empty
         label = int(self.meaning_of(np.array(stored.nodata[0])))
         if label < self.palette.num_classes:
             if self.index_map is None and found.any():
@@ -231,8 +259,8 @@ class MaskReader:
                     f"class {self.palette.describe(label)}. Say which holds: set "
                     f"{' or '.join(examples)}."
                 )
-            return stored.hidden
-        return found if stored.hidden is None else found | stored.hidden
+            return empty
+        return found if empty is None else found | empty
 
     def _check_colors(
         self, path: Path, values: npt.NDArray[Any], table: npt.NDArray[np.uint8]
@@ -287,12 +315,13 @@ def stored_mask_reader(palette: Palette, data: Mapping[str, Any]) -> MaskReader:
     Raises:
         UserError: If their index map is not as it must be.
     """
-    index_map = data.get("index_map")  # which older checkpoints lack
+    index_map = data.get("index_map")  # which older checkpoints lack, as they do nodata
     return MaskReader(
         palette,
         cast(MaskFormat, data["mask_format"]),
         cast(UnknownPolicy, data["unknown"]),
         None if index_map is None else index_map_ids(index_map, palette),
+        data.get("nodata"),
     )
 
 
@@ -316,6 +345,25 @@ def mask_colors(stored: Stored) -> npt.NDArray[np.uint8]:
     if bands == 1:
         return pixels.repeat(3, 2)
     return np.ascontiguousarray(pixels[..., :3])
+
+
+def _empty(stored: Stored) -> npt.NDArray[np.bool_] | None:
+    """What a GeoTIFF hides by its mask or by alpha; None for nothing, as of other pictures."""
+    if stored.path.suffix.lower() not in TIFF_SUFFIXES:
+        return None
+    if stored.hidden is None or stored.transparent is None:
+        return stored.hidden if stored.transparent is None else stored.transparent
+    return stored.hidden | stored.transparent
+
+
+def _is_nodata_color(stored: Stored) -> npt.NDArray[np.bool_] | None:
+    """Where all bands of a coloured mask have their nodata value; None where some have none."""
+    planes = [stored.is_nodata(band) for band in range(len(stored.nodata))]
+    known = [plane for plane in planes if plane is not None]
+    if len(known) < len(planes):
+        return None
+    found: npt.NDArray[np.bool_] = np.logical_and.reduce(known)
+    return found
 
 
 def index_values(stored: Stored) -> npt.NDArray[Any]:

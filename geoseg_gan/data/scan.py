@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
@@ -22,7 +23,7 @@ from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, held
 from geoseg_gan.utils.reading import Array, read_arrays
 
-_FORMAT = 5  # of the cache
+_FORMAT = 6  # of the cache
 _CACHE = {
     "keys": Array("u", ("bytes",)),
     "key_ends": Array("i", ("ends",)),
@@ -33,7 +34,12 @@ _CACHE = {
     "low": Array("f", ("pairs", "most bands")),
     "high": Array("f", ("pairs", "most bands")),
     "dtype": Array("U", ("pairs",)),
+    "filler": Array("f", ("pairs",)),
+    "filled": Array("f", ("pairs",), 0, 1),
 }
+_FILLED = 0.001  # share of the pixels from which one value far from all others is warned of
+_APART = 0.5  # how far from them, as a share of their range
+_VALUES = 16  # fewer different values are no measured ones
 _BLOCK = 512  # pairs whose statistics are separate arrays at a time
 _BAR_FROM = 200  # fewer pairs take a moment, which needs no progress bar
 
@@ -156,6 +162,8 @@ class _Statistics:
     low: npt.NDArray[np.float64]
     high: npt.NDArray[np.float64]
     dtype: npt.NDArray[np.str_]
+    filler: npt.NDArray[np.float64]  # a value that may mean no data; NaN for none
+    filled: npt.NDArray[np.float64]  # the share of the pixels that have it
 
     @classmethod
     def joined(cls, parts: Sequence["_Statistics"]) -> "_Statistics":
@@ -204,6 +212,7 @@ def _read(pair: Pair, reader: MaskReader) -> _Statistics | str:
         low, high = np.zeros(image.shape[2]), np.full(image.shape[2], 255.0)
     else:
         low, high = np.percentile(labelled, (1, 99), axis=0)
+    filler, filled = _filler(image)
     return _Statistics(
         sizes=np.array([label.shape]),
         pixels=np.array([[*counts[: reader.palette.num_classes], counts[IGNORE]]]),
@@ -212,7 +221,28 @@ def _read(pair: Pair, reader: MaskReader) -> _Statistics | str:
         low=low[None],
         high=high[None],
         dtype=np.array([image.dtype.name]),
+        filler=np.array([filler]),
+        filled=np.array([filled]),
     )
+
+
+def _filler(image: npt.NDArray[Any]) -> tuple[float, float]:
+    """A value that many pixels of a band have, far from all others, and their share; or NaN."""
+    if image.dtype == np.uint8:
+        return np.nan, 0.0
+    for band in range(image.shape[2]):
+        values = image[..., band]
+        for extreme in (values.min(), values.max()):
+            has_it = values == extreme
+            share = float(has_it.mean())
+            if not _FILLED <= share < 1:
+                continue
+            others = values[~has_it]
+            low, high, found = float(others.min()), float(others.max()), float(extreme)
+            is_apart = max(low - found, found - high) > _APART * (high - low)
+            if is_apart and len(np.unique(others[: 2**16])) >= _VALUES:
+                return found, share
+    return np.nan, 0.0
 
 
 def refuse_binary_masks(pixels: npt.NDArray[np.int64], reader: MaskReader, where: Path) -> None:
@@ -259,9 +289,26 @@ def _index(pairs: Sequence[Pair], statistics: _Statistics) -> FolderIndex:
             f"{pairs[0].image.name} has {plural(int(bands[0]), 'band')} of {dtype[0]}. Convert all "
             "images to the same bands and type."
         )
+    _warn_of_fillers(pairs, statistics)
     counts = (statistics.sizes, statistics.pixels, statistics.unknown)
     low, high = statistics.low[:, : bands[0]], statistics.high[:, : bands[0]]
     return FolderIndex(pairs, *counts, low, high, np.dtype(str(dtype[0])))
+
+
+def _warn_of_fillers(pairs: Sequence[Pair], statistics: _Statistics) -> None:
+    rows = np.flatnonzero(~np.isnan(statistics.filler))
+    if not len(rows):
+        return
+    row = int(rows[statistics.filled[rows].argmax()])
+    value, more = statistics.filler[row], ""
+    if len(rows) > 1:
+        more = f", and so do {plural(len(rows) - 1, 'other image')}"
+    warnings.warn(
+        f"{pairs[row].image} has the value {value:.9g} in {statistics.filled[row]:.1%} of its "
+        f"pixels, far from all others{more}. It sets the scaling; if it means no data, set "
+        f"data.nodata={value:.9g}.",
+        stacklevel=4,
+    )
 
 
 def _cache_path(pairs: Sequence[Pair], reader: MaskReader, folder: Path) -> Path:

@@ -73,19 +73,26 @@ class Scene:
         step: How many rows, or about as many, are best read at once: whole blocks of the file.
     """
 
-    def __init__(self, path: Path, reader: MaskReader | None = None) -> None:
+    def __init__(
+        self, path: Path, reader: MaskReader | None = None, nodata: float | None = None
+    ) -> None:
         """Opens a mask, where there is a reader of masks, or else an image.
+
+        `nodata` is a value of an image that means no data, beside what it says of itself.
 
         Raises:
             UnreadableError: If it cannot be read.
         """
         self.path, self._reader, self.place = path, reader, read_georeference(path)
+        self._nodata = nodata
         self._whole: tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None] | None = None
         self._unknown: dict[int, int] = {}
         self._opaque: float | None = None
         block = self._open() if path.suffix.lower() in TIFF_SUFFIXES else None
         if block is None:
-            self._whole = read_masked_image(path) if reader is None else (self._label(), None)
+            self._whole = (
+                read_masked_image(path, nodata=nodata) if reader is None else (self._label(), None)
+            )
             self.height, self.width = self._whole[0].shape[:2]
             block = 1
         self.step = -(-max(1, _PIXELS // self.width) // block) * block
@@ -152,7 +159,7 @@ class Scene:
         return label
 
     def _stored(self, first: int, last: int) -> Stored:
-        return read_stored(self.path, rows=Rows(first, last, self._opaque))
+        return read_stored(self.path, None, Rows(first, last, self._opaque), self._nodata)
 
     @cached_property
     def _mean(self) -> npt.NDArray[np.float64]:

@@ -57,6 +57,7 @@ class DataSettings:
     group_regex: str | None
     split_file: str | None
     gsd: float | None
+    nodata: float | None
     fit: str
     format: str
     cache: str
@@ -80,6 +81,7 @@ class DataSettings:
             check_choice("data.published", self.published, tuple(PUBLISHED))
         check_range("data.num_workers", self.num_workers, 0, 1024)
         check_range("data.gsd", self.gsd, 0, 1e6, "(]")
+        check_range("data.nodata", self.nodata, -3.5e38, 3.5e38)
         palette = self.classes()
         if self.index_map is not None:
             if self.mask_format != "index":

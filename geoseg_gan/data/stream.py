@@ -27,7 +27,15 @@ from geoseg_gan.data.palette import PALETTE
 from geoseg_gan.data.scan import FolderIndex, default_cache_folder
 from geoseg_gan.data.settings import DataSettings
 from geoseg_gan.utils.errors import UserError, one_line
-from geoseg_gan.utils.reading import Array, check_content, parse_json, read_arrays, read_json, whole
+from geoseg_gan.utils.reading import (
+    Array,
+    Number,
+    check_content,
+    parse_json,
+    read_arrays,
+    read_json,
+    whole,
+)
 
 FORMAT = 1
 """Version of the layout of a stream."""
@@ -45,6 +53,7 @@ _INFO = {
     "reading": {
         **{"palette": PALETTE, "mask_format": str, "unknown": str},
         "index_map?": (None, [[whole(-(2**31))]]),
+        "nodata?": (None, Number()),
     },
     "group_regex": (None, str),
     "dtype": set(DTYPES),

@@ -411,7 +411,7 @@ class _Source:
         Raises:
             UserError: If one of them cannot be read, or they do not belong together.
         """
-        self.pair, self.image, self._moved = pair, Scene(pair.image), moved
+        self.pair, self.image, self._moved = pair, Scene(pair.image, nodata=reader.nodata), moved
         self.pixels = np.zeros(reader.palette.num_classes + 1, np.int64)
         size, place = (self.image.height, self.image.width), self.image.place
         self._mask = mask = None if vectors else Scene(pair.mask, reader)

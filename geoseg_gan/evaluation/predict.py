@@ -174,7 +174,8 @@ def _predict_one(
     """Makes the map of an image, unless it is there already."""
     if not entry.part.exists() and entry.classes.is_file():
         return
-    image, scaling = Scene(entry.image), segmenter.facts.scaling
+    nodata = segmenter.facts.config.get("data", {}).get("nodata")
+    image, scaling = Scene(entry.image, nodata=nodata), segmenter.facts.scaling
     found, known = f"{image.bands}-band {image.dtype}", f"{len(scaling.low)}-band {scaling.dtype}"
     if found != known:
         raise UserError(

@@ -73,6 +73,7 @@ _CONFIGS: dict[NetworkKind, Any] = {
         "data": {
             "mask_format": set(get_args(MaskFormat)),
             "index_map?": (None, {"*": (str, whole())}),
+            "nodata?": (None, Number()),
             "unknown": set(get_args(UnknownPolicy)),
             "fit": set(get_args(Fit)),
             "gsd": (None, Number(0, 1e6)),
@@ -89,6 +90,7 @@ _CONFIGS: dict[NetworkKind, Any] = {
             "options": {"*": (*_OPTION, [_OPTION])},
         },
         "image_size": whole(1, 2**15),
+        "data?": {"nodata?": (None, Number()), "*": object},
     },
 }
 _COUNTS = {"ready": whole(), "processed": whole(), "*": whole()}

@@ -2,6 +2,7 @@ import re
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 from rasters import noise, write_geotiff
 
@@ -147,3 +148,60 @@ def test_a_broken_mask_is_named(tmp_path, palette, mask_format, name):
     (tmp_path / name).write_text("not a picture")
     with pytest.raises(UnreadableError, match=re.escape(str(tmp_path / name))):
         MaskReader(palette, mask_format).read(tmp_path / name)
+
+
+HIDDEN = np.random.default_rng(2).random((20, 31)) < 0.3
+
+
+@pytest.mark.parametrize("how", ["alpha", "internal mask", "nodata", "nodata of grey"])
+def test_what_a_coloured_geotiff_says_to_be_empty_is_ignored(tmp_path, palette, how):
+    label = label_of(palette)
+    rgb = palette.decode(label)
+    expected = np.where(HIDDEN, np.uint8(IGNORE), label)
+    empty = np.array([9, 9, 9], np.uint8)  # which is no colour of the palette
+    path = tmp_path / "m.tif"
+    rgb[HIDDEN] = empty
+    if how == "alpha":
+        alpha = np.where(HIDDEN, 0, 255).astype(np.uint8)
+        write_geotiff(path, np.dstack([rgb, alpha]), photometric="rgb", alpha="yes")
+    elif how == "internal mask":
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+            write_geotiff(path, rgb)
+            with rasterio.open(path, "r+") as target:
+                target.write_mask(np.where(HIDDEN, 0, 255).astype(np.uint8))
+    elif how == "nodata":
+        write_geotiff(path, rgb, nodata=9)
+    else:
+        grey = [PaletteClass("a", [50] * 3), PaletteClass("b", [60] * 3)]
+        palette, expected = Palette(grey), np.where(HIDDEN, np.uint8(IGNORE), label % 2)
+        values = np.where(HIDDEN, 9, np.where(label % 2, 60, 50)).astype(np.uint8)
+        write_geotiff(path, values[..., None], nodata=9)
+    with rasterio.open(path) as source:  # what GDAL says of it
+        np.testing.assert_array_equal(source.dataset_mask() == 0, HIDDEN)
+    for content in (None, path.read_bytes()):
+        read, unknown = MaskReader(palette).read(path, content)
+        np.testing.assert_array_equal(read, expected, strict=True)
+        assert unknown == 0
+
+
+def test_a_nodata_colour_that_is_a_class_must_be_decided(tmp_path):
+    classes = [PaletteClass("ground", [0, 0, 0]), PaletteClass("roof", [255, 0, 0])]
+    label = np.random.default_rng(0).integers(0, 2, (20, 31), np.uint8)
+    reader = MaskReader(Palette(classes))
+    path = write_geotiff(tmp_path / "m.tif", reader.palette.decode(label), nodata=0)
+    message = r"m\.tif says of itself that \(0, 0, 0\) is nodata, but that is the class 'ground'"
+    with pytest.raises(UnreadableError, match=message):
+        reader.read(path)
+    ignoring = MaskReader(Palette([*classes[1:], PaletteClass("b", [1, 1, 1])], [[0, 0, 0]]))
+    expected = np.where(label == 0, np.uint8(IGNORE), np.uint8(0))
+    np.testing.assert_array_equal(ignoring.read(path)[0], expected)
+    write_geotiff(path, np.full((4, 4, 3), (255, 0, 0), np.uint8), nodata=0)
+    assert (reader.read(path)[0] == 1).all()  # a tag that no pixel has
+
+
+def test_alpha_of_a_geotiff_of_ids_is_ignore(tmp_path, palette):
+    label = label_of(palette)
+    alpha = np.where(HIDDEN, 0, 255).astype(np.uint8)
+    path = write_geotiff(tmp_path / "m.tif", np.dstack([label, alpha]), alpha="yes")
+    read, _ = MaskReader(palette, "index").read(path)
+    np.testing.assert_array_equal(read, np.where(HIDDEN, np.uint8(IGNORE), label))

@@ -277,6 +277,61 @@ def test_pixels_without_data_count_as_ignore_and_not_for_the_scaling(
     np.testing.assert_array_equal(index.low[0], before.low[0])
 
 
+CORNER = np.zeros((16, 16), bool)
+CORNER[:3, :5] = True  # 15 of 256 pixels
+
+
+def measured(dtype):
+    """Values of a 12-bit sensor."""
+    return np.random.default_rng(3).integers(300, 4000, (16, 16, 3)).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("uint16", 65_535), ("int16", -9999), ("float32", -9999.0)]
+)
+def test_a_value_for_no_data_that_files_do_not_name_is_warned_of_and_can_be_named(
+    make_folder, tmp_path, reader, dtype, value
+):
+    root = make_folder(tmp_path / "data", train=2, size=16, dtype=dtype)
+    pairs = find_pairs(root, "train")
+    pixels, label = measured(dtype), reader.read(pairs[1].mask)[0]
+    write_image(pairs[0].image, measured(dtype))
+    pixels[CORNER] = value
+    write_image(pairs[1].image, pixels)
+    message = rf"train_001\.tif has the value {value:.9g} in 5\.9% .* data\.nodata={value:.9g}\."
+    for _ in range(2):  # of the second time, the cache knows
+        with pytest.warns(UserWarning, match=message):
+            scan(pairs, reader)
+    index = scan(pairs, replace(reader, nodata=value))  # without a warning, which would be an error
+    seen = pixels[~CORNER & (label != IGNORE)]
+    np.testing.assert_allclose(index.low[1], np.percentile(seen, 1, axis=0))
+    np.testing.assert_allclose(index.high[1], np.percentile(seen, 99, axis=0))
+    assert index.pixels[1, -1] == (CORNER | (label == IGNORE)).sum()
+    scaling = ImageScaling.fit(index)
+    assert min(scaling.low) >= 300 and max(scaling.high) < 4000
+
+
+@pytest.mark.parametrize("kind", ["ground at 0", "two values", "saturated", "8 bit"])
+def test_extremes_that_measurements_have_are_not_warned_of(make_folder, tmp_path, reader, kind):
+    dtype = {"8 bit": "uint8", "saturated": "uint16"}.get(kind, "float32")
+    root = make_folder(tmp_path / "data", train=1, size=16, dtype=dtype)
+    pairs = find_pairs(root, "train")
+    match kind:
+        case "ground at 0":  # heights of buildings, of 3 to 30 m
+            pixels = measured("float32") * (27 / 3700) + 1
+            pixels[CORNER] = 0
+        case "two values":
+            pixels = np.where(CORNER[..., None], np.float32([5000, 0, 1]), np.float32([1, 9, 0]))
+        case "saturated":
+            pixels = (measured("float32") * 17).clip(0, 65_535).astype(np.uint16)
+            pixels[CORNER] = 65_535
+        case "8 bit":
+            pixels = (measured("float32") / 100).astype(np.uint8)
+            pixels[CORNER] = 255
+    write_image(pairs[0].image, pixels)
+    scan(pairs, reader)
+
+
 def test_a_pair_without_labels_has_no_say_in_the_scaling(make_folder, tmp_path, reader):
     root = make_folder(tmp_path / "data", train=3, size=16, dtype="uint16")
     pairs = find_pairs(root, "train")

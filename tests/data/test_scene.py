@@ -49,6 +49,15 @@ def test_pixels_without_data_are_not_valid(tmp_path):
     np.testing.assert_array_equal(rows_of(scene), read_image(path))
 
 
+def test_a_value_that_is_named_means_no_data(tmp_path):
+    values = noise(1, "int16")
+    values[3, 4] = -9999
+    path = write_geotiff(tmp_path / "a.tif", values)
+    assert Scene(path).masked_rows(0, 20)[1] is None
+    _, missing = Scene(path, nodata=-9999).masked_rows(0, 20)
+    assert missing[3, 4] and missing.sum() == 1
+
+
 def test_alpha_is_no_band_of_an_image_but_says_where_it_has_data(tmp_path):
     values = noise(4)
     for opaque in (255, 1):

@@ -45,6 +45,33 @@ def check_missing(path, pixels, missing):
     np.testing.assert_array_equal(found, missing)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [("uint16", 65_535), ("int16", -9999), ("float32", -3.4e38), ("float32", 0.1), ("uint8", 0)],
+)
+@pytest.mark.parametrize("is_tagged", [False, True])
+def test_a_value_that_is_named_means_no_data_as_a_tag_does(tmp_path, dtype, nodata, is_tagged):
+    pixels = noise(3, dtype)
+    pixels[SOME] = nodata
+    tag = {"nodata": 77 if dtype == "uint8" else 7} if is_tagged else {}
+    path = write_geotiff(tmp_path / "a.tif", pixels, **tag)
+    missing = SOME.copy()
+    if is_tagged:
+        pixels[0, :3] = tag["nodata"]
+        write_geotiff(path, pixels, **tag)
+        missing[0, :3] = True
+    if dtype != "uint8":  # in any band
+        pixels[1, 1, 2], missing[1, 1] = nodata, True
+        write_geotiff(path, pixels, **tag)
+        missing |= (pixels == np.array(nodata).astype(dtype)).any(-1)
+        missing |= (pixels == 7).any(-1) if is_tagged else False
+    else:
+        missing |= (pixels == 0).all(-1)
+    read, found = read_masked_image(path, nodata=nodata)
+    np.testing.assert_array_equal(found, missing)
+    np.testing.assert_allclose(read, filled(pixels, missing), rtol=1e-6)
+
+
 SOME = noise(1, height=20, width=31)[..., 0] > 200
 
 

@@ -191,7 +191,7 @@ def _measure(entry: Entry, reader: MaskReader) -> PairFacts:
     empty = missing = elsewhere = None
     try:
         if entry.image is not None:
-            image, empty, missing = _image_facts(entry.image)
+            image, empty, missing = _image_facts(entry.image, reader.nodata)
     except UnreadableError as error:
         image = str(error)
     try:
@@ -204,9 +204,9 @@ def _measure(entry: Entry, reader: MaskReader) -> PairFacts:
     return PairFacts(entry, image, mask, elsewhere)
 
 
-def _image_facts(path: Path) -> tuple[ImageFacts, Flags, Flags | None]:
+def _image_facts(path: Path, nodata: float | None) -> tuple[ImageFacts, Flags, Flags | None]:
     """What an image holds, where it is empty (no data, or 0 in all bands), and has no data."""
-    stored = read_stored(path)
+    stored = read_stored(path, nodata=nodata)
     pixels, missing = stored.shown(), stored.missing()
     black = _everywhere(pixels, 0)
     valid = np.ones(black.shape, bool) if missing is None else ~missing
