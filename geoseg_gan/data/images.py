@@ -40,6 +40,7 @@ DTYPES = ("uint8", "uint16", "int16", "float32")
 
 _MAX_SIDE = 2**17  # pixels: more is no image, but an attack on the time that reading takes
 _MAX_BANDS = 2048  # GDAL's time grows with their square
+_MERGED = 512  # bands that OpenCV takes
 _MAX_SCANS = 200  # of a JPEG: each costs as much time as the whole image, but a few bytes
 _BEGINNINGS = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -347,18 +348,17 @@ def _read_tiff(path: Path, content: bytes | None, rows: Rows | None) -> Stored:
         raise UnreadableError(
             f"{path} holds {bands.dtype} values of CMYK. Convert it to RGB, or to 8 bits."
         )
-    # Copied because OpenCV would copy the whole frame each time it takes a crop from it.
-    values = np.ascontiguousarray(np.moveaxis(bands, 0, -1))
     transparent = None
     if ColorInterp.alpha in kinds:
         band = kinds.index(ColorInterp.alpha)
-        alpha = values[..., band]
+        alpha = bands[band]
         opaque = opaque_value(lambda: [alpha]) if rows is None else rows.opaque
         if opaque is not None:
-            values = np.ascontiguousarray(np.delete(values, band, -1))
+            bands = np.delete(bands, band, 0)
             nodata = (*nodata[:band], *nodata[band + 1 :])
             clear = alpha <= _CLEAR * opaque
             transparent = clear if clear.any() else None
+    values = _interleaved(bands)
     bits = int(described.get("NBITS", 0))
     is_inverted = described.get("MINISWHITE") == "YES"
     if is_inverted and bands.dtype.kind == "u":
@@ -373,6 +373,18 @@ def _read_tiff(path: Path, content: bytes | None, rows: Rows | None) -> Stored:
         table[: len(colormap)] = colormap
     nodata = nodata if any(value is not None for value in nodata) else ()
     return Stored(path, values, table, step, transparent, hidden, nodata)
+
+
+def _interleaved(bands: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Bands (K, H, W) as pixels (H, W, K).
+
+    Contiguous, because OpenCV would copy the whole frame each time it takes a crop from it; and by
+    OpenCV, because NumPy takes several times as long as the decoding.
+    """
+    if str(bands.dtype) in DTYPES and 1 < len(bands) <= _MERGED:
+        merged: npt.NDArray[Any] = cv2.merge(list(bands))
+        return merged
+    return np.ascontiguousarray(np.moveaxis(bands, 0, -1))
 
 
 def opaque_value(parts: Callable[[], Iterable[npt.NDArray[Any]]]) -> float | None:
