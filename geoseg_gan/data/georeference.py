@@ -103,7 +103,7 @@ def write_georeference(path: Path, place: Georeference) -> None:
             has_table = source.colorinterp[0] == ColorInterp.palette
             colors = source.colormap(1) if has_table else None
         profile |= {"crs": place.crs, "transform": place.transform, "compress": "deflate"}
-        with open_tiff(path, "w", **profile) as target:
+        with path.open("wb") as file, open_tiff(file, "w", **profile) as target:
             target.write(bands)
             if colors:
                 target.write_colormap(1, colors)

@@ -408,7 +408,11 @@ def _write_tiff(path: Path, pixels: npt.NDArray[Any]) -> None:
     height, width, bands = pixels.shape
     # Otherwise GDAL would call the fourth of four 8-bit bands alpha.
     profile = {"compress": "deflate", "dtype": pixels.dtype, "alpha": "NO"}
-    with open_tiff(path, "w", height=height, width=width, count=bands, **profile) as target:
+    # Through a file of Python's: GDAL tells of a full disk on stderr, and not always.
+    with (
+        path.open("wb") as file,
+        open_tiff(file, "w", height=height, width=width, count=bands, **profile) as target,
+    ):
         target.write(np.moveaxis(pixels, -1, 0))
 
 

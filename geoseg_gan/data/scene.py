@@ -241,11 +241,15 @@ class LineStore:
         bands, height, width = shape
         profile = {"count": bands, "height": height, "width": width, "dtype": dtype}
         layout = {"BIGTIFF": "YES", "INTERLEAVE": "PIXEL", "PHOTOMETRIC": "MINISBLACK"}
+        size = bands * height * width * np.dtype(dtype).itemsize
+        full = OSError(ENOSPC, os.strerror(ENOSPC), str(self._path))
         with atomic_path(self._path) as scratch:
+            # GDAL tells of a full disk on stderr, and not always.
+            if shutil.disk_usage(scratch.parent).free < size:
+                raise full
             open_tiff(scratch, "w", blockysize=1, **layout, **profile).close()
-            # GDAL does not always tell of a disk that has become full.
-            if scratch.stat().st_size < bands * height * width * np.dtype(dtype).itemsize:
-                raise OSError(ENOSPC, os.strerror(ENOSPC), str(self._path))
+            if scratch.stat().st_size < size:
+                raise full
         self._commit()
 
     def append(self, lines: npt.NDArray[Any]) -> None:

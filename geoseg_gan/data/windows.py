@@ -168,7 +168,8 @@ def blend(
         done: Rows of the raster that are there already, as an earlier call has yielded them.
 
     Yields:
-        The first row of the raster that is new, and the rows from it on: (C, n, W).
+        The first row of the raster that is new, and the rows from it on: (C, n, W), in memory that
+        is used again for those that follow.
     """
     weight = _weight(grid.side, grid.overlap)
     square = weight[:, None] * weight
@@ -184,7 +185,9 @@ def blend(
             # Windows that are worked out again, for their part in new rows, yield no old ones.
             begin = max(done, top)
             total = down[begin - grid.tops[0] : end - grid.tops[0], None] * across[inside]
-            yield begin, held[:, begin - top : end - top, inside] / total
+            lines = held[:, begin - top : end - top, inside]
+            lines /= total  # in place: nobody adds to these rows any more
+            yield begin, lines
         if number + 1 < len(grid.tops):
             step = grid.tops[number + 1] - top
             for plane in held:  # one by one: what overlaps is copied first

@@ -273,14 +273,23 @@ def save_network(
     weights = {name: value.cpu() for name, value in network.state_dict().items()}
     with atomic_path(path) as scratch:
         if path.suffix == SAFETENSORS:
-            from safetensors.torch import save_file
+            from safetensors.torch import save
 
             plain = {name: value.contiguous() for name, value in weights.items()}
-            save_file(plain, scratch, {"format": "pt", _ENTRY: json.dumps(content)})
+            texts = {"format": "pt", _ENTRY: json.dumps(content)}
+            scratch.write_bytes(_in_order(save(plain, texts), texts))
             return
         # Given a path, torch.save would put its name, which is random, into the file.
         with scratch.open("wb") as file:
             torch.save(content | {"weights": weights}, file)
+
+
+def _in_order(content: bytes, texts: Mapping[str, str]) -> bytes:
+    """A safetensors file with its metadata in order; safetensors writes them in a random one."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]) | {"__metadata__": texts}).encode()
+    header += b" " * (-len(header) % 8)  # so that tensors stay aligned
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def load_network(path: Path) -> LoadedGenerator | LoadedSegmenter:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import geoseg_gan
@@ -44,6 +45,22 @@ def build(seed, facts):
         build_generator(model["generator"], classes, 3),
         build_discriminator(model["discriminator"], classes, 3),
     )
+
+
+def test_safetensors_of_a_network_are_the_same_bytes_each_time(tmp_path, palette):
+    run = facts(palette)
+    generator, path = build(0, run)[0], tmp_path / "model.safetensors"
+    written = set()
+    for _ in range(6):
+        save_network(path, "generator", generator, run, 1)
+        written.add(path.read_bytes())
+    assert len(written) == 1
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["format"] == "pt"
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name, value in generator.state_dict().items():
+        assert torch.equal(found.pop(name), value)
+    assert not found and load_generator(path).epoch == 1
 
 
 @pytest.fixture
