@@ -169,11 +169,11 @@ def add_value_findings(
     )
     strange = pixels - near if reader.unknown == "nearest" else pixels
     severity: Severity = "error"
-    if reader.unknown != "error":
-        severity = "note" if reader.unknown == "nearest" and 2 * strange <= total else "warning"
+    if reader.unknown == "ignore" or (reader.unknown == "nearest" and 2 * strange <= total):
+        severity = "warning" if reader.unknown == "ignore" else "note"
         meaning = "ignore" if reader.unknown == "ignore" else "the class of the nearest colour"
         advice = f"data.unknown={reader.unknown} reads them as {meaning}; is that what they mean?"
-    elif is_damage:
+    elif is_damage and reader.unknown == "error":
         advice = (
             f"{near:,} of them are near to a class's colour, as JPEG and smoothed edges make them: "
             "repair them with data.unknown=nearest."

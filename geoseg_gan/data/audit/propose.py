@@ -31,6 +31,7 @@ _STRAY = 1e-5  # share of pixels below which an exact colour of one or two masks
 _STRAY_MASKS = 2
 _SAME_COLOR = 3.0  # distance in RGB of a colour and a known one that it stands for
 _SAME_DAMAGED = 24.0  # the same after JPEG
+_STRANGE = 0.3  # share of pixels of other colours above which images are no masks
 _MOSTLY_EMPTY = 0.9  # share of a value's pixels on empty ones of the image: it stands for no data
 _FITS = 0.99  # share of the pixels that a config of the package has to have the colours of
 _FITS_SET = 0.5  # the same of the config that is set
@@ -179,19 +180,18 @@ def propose(masks: Sequence[MaskFacts], known: Mapping[str, DataSettings]) -> Pr
         None where no palette can be made of them.
     """
     in_color = any(mask.shows_colors() for mask in masks)
-    peaks, values = find_peaks(masks, in_color)
-    is_damaged = peaks.repaired > 0 and not peaks.strays
+    peaks = find_peaks(masks, in_color)
     if in_color:
         found = _of_colors(peaks, known)
-    elif is_damaged and values.min() >= 0 and values.max() < 256:
+    elif peaks.repaired and not peaks.strays:
         found = _of_colors(peaks, {})  # grey ones, of which the nearest can be taken
     else:
         found = _of_numbers(peaks, masks)
     return found if 2 <= len(found.classes) <= MAX_CLASSES else None
 
 
-def find_peaks(masks: Sequence[MaskFacts], in_color: bool) -> tuple[Peaks, Ints]:
-    """Finds the values that stand for classes among damaged ones, and lists all values.
+def find_peaks(masks: Sequence[MaskFacts], in_color: bool) -> Peaks:
+    """Finds the values that stand for classes among damaged ones.
 
     JPEG spreads a colour over those around it, and anti-aliasing puts blends of two colours between
     them. Both happen at edges, so that classes are looked for inside of regions: colours are taken
@@ -206,14 +206,17 @@ def find_peaks(masks: Sequence[MaskFacts], in_color: bool) -> tuple[Peaks, Ints]
     rgb, shares = to_rgb(values.values), values.shares()
     places, strays = np.arange(len(shares)), np.zeros(0, np.int64)
     colors, pixels = rgb, values.pixels
-    if any(mask.is_lossy for mask in masks) or _is_damaged(values, shares, rgb):
+    is_lossy = any(mask.is_lossy for mask in masks) or _is_damaged(values, shares, rgb)
+    if is_lossy and (in_color or not {*values.values.tolist()} - {*range(256)}):
         source = even if even.total else values
         centres = _centres(to_rgb(source.values[:_MOST_COMPARED]).astype(float), source)
         places = np.zeros(0, np.int64)
         if len(centres):
             places, colors = cKDTree(rgb).query(centres)[1], centres.round().astype(np.int64)
-            nearest = cKDTree(centres).query(rgb)[1]
+            distances, nearest = cKDTree(centres).query(rgb)
             pixels = np.bincount(nearest, values.pixels, len(centres)).astype(np.int64)
+            if shares[distances > _SAME_DAMAGED].sum() > _STRANGE:  # photographs, not masks
+                places = places[:0]
     else:
         is_stray = (shares < _STRAY) & (values.masks <= _STRAY_MASKS)
         places, strays = np.flatnonzero(~is_stray), np.flatnonzero(is_stray)
@@ -234,29 +237,24 @@ def find_peaks(masks: Sequence[MaskFacts], in_color: bool) -> tuple[Peaks, Ints]
         for at in strays
     ]
     rest = values.total - int(values.pixels[np.unique(places)].sum())
-    return Peaks(found, rest, slips, values.total, len(masks)), values.values
+    return Peaks(found, rest, slips, values.total, len(masks))
 
 
 def _centres(colors: Colors, values: Values) -> Colors:
     """RGB colours of the classes among damaged colours, shape (P, 3), the most frequent first."""
-    chosen: list[Colors] = []
-    masses: list[float] = []
-    pixels = values.pixels[: len(colors)]
+    chosen, masses, pixels = np.zeros((0, 3)), list[float](), values.pixels[: len(colors)]
+    ends, weaker = _pairs(chosen), np.zeros(0)
     for color in colors:
-        if any(_distance(color, other) < NEAR for other in chosen):
+        if len(chosen) > MAX_CLASSES:  # no palette can be made of these
+            return chosen[:0]
+        if (((chosen - color) ** 2).sum(1) < NEAR**2).any():
             continue
         mass = float(pixels[((colors - color) ** 2).sum(1) <= _MASS_RADIUS**2].sum())
-        if mass < _LEAST_MASS * values.total:
-            continue
-        if any(
-            _is_blend(color, chosen[one], chosen[other])
-            and mass < _EDGE_SHARE * min(masses[one], masses[other])
-            for one, other in combinations(range(len(chosen)), 2)
-        ):
-            continue
-        chosen.append(color)
-        masses.append(mass)
-    return np.array(chosen).reshape(-1, 3)
+        is_blend = (_are_blends(color, ends) & (mass < _EDGE_SHARE * weaker)).any()
+        if mass >= _LEAST_MASS * values.total and not is_blend:
+            chosen, masses = np.vstack([chosen, color]), [*masses, mass]
+            ends, weaker = _pairs(chosen), np.array([min(two) for two in combinations(masses, 2)])
+    return chosen
 
 
 def _is_damaged(values: Values, shares: Colors, rgb: Ints) -> bool:
@@ -264,20 +262,23 @@ def _is_damaged(values: Values, shares: Colors, rgb: Ints) -> bool:
     if len(shares) > _MOST_EXACT:
         # A map of many classes has many frequent values.
         return int(np.count_nonzero(shares >= _LEAST_MASS)) <= len(shares) / 4
-    frequent, rare = rgb[shares >= 0.005].astype(float), rgb[shares < _LEAST_MASS].astype(float)
-    blends = sum(
-        any(_is_blend(color, one, other) for one, other in combinations(frequent, 2))
-        for color in rare
-    )
+    ends, rare = _pairs(rgb[shares >= 0.005].astype(float)), rgb[shares < _LEAST_MASS].astype(float)
+    blends = sum(bool(_are_blends(color, ends).any()) for color in rare)
     return blends >= 8 and blends >= 0.6 * len(rare)
 
 
-def _is_blend(color: Colors, one: Colors, other: Colors) -> bool:
-    """Whether a colour lies between two others, close to the line that joins them."""
-    way = other - one
-    length = float(way @ way)
-    at = float((color - one) @ way) / length if length else 0.0
-    return 0.02 < at < 0.98 and _distance(color, one + at * way) <= _ON_EDGE
+def _pairs(colors: Colors) -> Colors:
+    """Each two of the colours (N, 3): shape (N (N - 1) / 2, 2, 3)."""
+    return np.array([*combinations(colors, 2)]).reshape(-1, 2, 3)
+
+
+def _are_blends(color: Colors, ends: Colors) -> npt.NDArray[np.bool_]:
+    """Between which two colours (M, 2, 3) another lies, close to the line that joins them."""
+    way = ends[:, 1] - ends[:, 0]
+    at = ((color - ends[:, 0]) * way).sum(1) / np.maximum((way**2).sum(1), 1e-9)
+    off = color - ends[:, 0] - at[:, None] * way
+    flags: npt.NDArray[np.bool_] = (at > 0.02) & (at < 0.98) & ((off**2).sum(1) <= _ON_EDGE**2)
+    return flags
 
 
 def _of_colors(peaks: Peaks, known: Mapping[str, DataSettings]) -> Proposal:
