@@ -1,7 +1,9 @@
 """Layers of maps: features with a class and a geometry, in a coordinate reference system."""
 
 import re
+import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,8 @@ def _read_by_gdal(path: Path, class_field: str, layer: str | None) -> tuple[Any,
     # Absolute, and of one driver: GDAL would take other paths for addresses or archives.
     options = {"fp": path.absolute(), "enabled_drivers": [driver]}
     try:
+        if driver == "GPKG":
+            _check_tables(path)
         # Layers without geometries are notes of other programs, such as QGIS' layer_styles.
         found = []
         for name in fiona.listlayers(options["fp"]):
@@ -124,6 +128,14 @@ def _read_by_gdal(path: Path, class_field: str, layer: str | None) -> tuple[Any,
         raise DataError(
             f"{path} does not open as {driver} ({error}). Export the polygons again."
         ) from None
+
+
+def _check_tables(path: Path) -> None:
+    """Refuses a GeoPackage with views: their queries run when they are read, perhaps for ever."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        found = database.execute("SELECT name FROM sqlite_master WHERE type = 'view'").fetchone()
+    if found:
+        raise DataError(f"{path} has the view '{found[0]}'. Export its layer of polygons alone.")
 
 
 def _features(

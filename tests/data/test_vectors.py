@@ -1,7 +1,9 @@
 """Burnt masks against rectangles of pixels that were worked out by hand."""
 
 import json
+import sqlite3
 import sys
+from contextlib import closing
 from dataclasses import replace
 
 import fiona
@@ -257,6 +259,16 @@ def test_what_is_no_layer_is_one_line(source, tmp_path):
         target.write({"type": "Feature", "geometry": shape, "properties": {"kind": "road"}})
     with pytest.raises(UserError, match="feature 1 is a LineString, which covers no pixels"):
         burnt(source, tmp_path / "r.gpkg")
+
+
+def test_queries_of_a_geopackage_are_not_run(source, tmp_path):
+    path = write_layer(tmp_path / "l.gpkg")
+    endless = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) SELECT x FROM r"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"CREATE VIEW v AS {endless} WHERE x < 0")
+        database.commit()
+    with pytest.raises(UserError, match=r"l\.gpkg has the view 'v'\. Export its layer"):
+        burnt(source, path)
 
 
 def test_layers_are_bounded_in_size(source, tmp_path, monkeypatch):
