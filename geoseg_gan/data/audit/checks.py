@@ -396,8 +396,8 @@ def _add_without_data(findings: Findings, images: Sequence[tuple[PairFacts, Imag
     for value, names in by_value.items():
         text = f"{those(names, 'image', 'hold')} the value {value}, which usually means no data"
         advice = (
-            "They would be trained on as ground. Tag it, as in: gdal_edit.py "
-            f"-a_nodata {value} FILE."
+            f"They would be trained on as ground. Set data.nodata={value}, or tag files, as in: "
+            f"gdal_edit.py -a_nodata {value} FILE."
         )
         findings.add("warning" if value == 65_535 else "error", "fillers", names, text, advice)
 

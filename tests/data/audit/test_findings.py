@@ -187,6 +187,9 @@ def test_nodata_nan_and_untagged_fillers(tmp_path, audit):
     assert note.examples == ["train/train1x.tif: 25.0%", "train/train0x.tif: 12.5%"]
     filler = finding(found, "fillers")
     assert filler.severity == "error" and filler.examples == ["train/train2x.tif: 6.2% of pixels"]
+    assert "Set data.nodata=-9999, or tag" in filler.advice
+    found = audit(root, "data.nodata=-9999")
+    assert "fillers" not in kinds(found) and finding(found, "no_data").count == 3
 
 
 def test_exposure_and_lost_bands(root, audit):
