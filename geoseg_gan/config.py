@@ -50,6 +50,7 @@ from geoseg_gan.utils.yaml_files import load_yaml
 ConfigT = TypeVar("ConfigT")
 
 _COMMANDS: dict[type, str] = {}
+_OF_MASKS = ("palette", "ignore", "mask_format", "index_map", "unknown")  # settings in data
 _NUMBERS = (bool, int, float)  # what Hydra may take a text for
 _PARTS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^\[\](),]+""")  # of a list or sweep
 
@@ -314,6 +315,8 @@ def script_command(name: str, words: Sequence[str], config_dir: Path | None = No
     """
     given = [word for word in command_line() if word.startswith(("data=", "data."))]
     replaced = {word.split("=")[0] for word in words}
+    if "data" in replaced:  # another data config, which says how masks are read
+        replaced |= {f"data.{key}" for key in _OF_MASKS}
     kept = [word for word in given if word.split("=")[0] not in replaced]
     if config_dir is None and HydraConfig.initialized():
         sources = HydraConfig.get().runtime.config_sources

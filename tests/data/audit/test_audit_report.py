@@ -121,6 +121,17 @@ def test_the_printed_command_has_all_that_the_proposed_config_needs(
     assert "data=proposed_2" in capsys.readouterr().out
 
 
+def test_the_printed_command_keeps_what_the_proposed_config_does_not_replace(
+    folder, run_command, capsys
+):
+    folder(lambda label: (label > 1) * np.uint8(255))
+    given = ("data_root=data", "image_size=64", "data.mask_format=index", "data.gsd=0.5")
+    assert run_command(check_data_command, *given, "out_dir=out") == 1
+    _, *words = next_command(capsys.readouterr().out)
+    assert "data.gsd=0.5" in words and "data.mask_format=index" not in words
+    assert run_command(check_data_command, *words, "out_dir=again") == 0
+
+
 @pytest.mark.slow
 def test_the_printed_commands_train_and_check_again(folder, tmp_path, run_command, capsys):
     folder(lambda label: label * np.uint8(40))
