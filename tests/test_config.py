@@ -121,9 +121,9 @@ def of_all_commands():
 
 
 PATHS = re.compile(
-    r"(.*_)?(root|dir|path|file|folder|ckpt)|init_from|source|synthetic|features|masks|merge"
+    r"(.*_)?(root|dir|path|file|folder|ckpt)|init_from|source|unlabelled|synthetic|features|masks|merge"
 )
-NOT_TEXTS = {"tau", "seeds", "class_weights", "index_map"}  # of several types; none is a path
+NOT_TEXTS = {"tau", "confidence", "seeds", "class_weights", "index_map"}  # of several types
 
 
 def test_paths_are_texts_and_what_is_of_several_types_is_known():
