@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from markdown_it import MarkdownIt
 from PIL import Image
 
@@ -218,16 +219,18 @@ def _figures(check: Check) -> dict[str, list[Figure]]:
 
 
 def _shown(entry: Entry) -> RGB | None:
-    """An image as people look at it; None where there is none, or it does not decode.
+    """An image as people look at it; None where there is none, or it does not decode."""
+    try:
+        return None if entry.image is None else _picture(read_image(entry.image))
+    except UserError:
+        return None
+
+
+def _picture(pixels: npt.NDArray[Any]) -> RGB:
+    """An image of bands (H, W, K) as a small picture.
 
     Of other types than 8 bit, each band is stretched from its 2nd to its 98th percentile.
     """
-    try:
-        pixels = None if entry.image is None else read_image(entry.image)
-    except UserError:
-        return None
-    if pixels is None:
-        return None
     pixels = np.ascontiguousarray(pixels[..., [0, 1, 2] if pixels.shape[2] >= 3 else [0, 0, 0]])
     scale = min(1.0, _SIDE / max(pixels.shape[:2]))
     size = [max(1, round(length * scale)) for length in pixels.shape[1::-1]]
@@ -243,14 +246,14 @@ def _triple(entry: Entry, reader: MaskReader) -> RGB | None:
 
     The mask has its own colours. Over the image, ignored pixels are magenta.
     """
-    picture = _shown(entry)
-    if picture is None or entry.mask is None:
-        return picture
+    if entry.image is None or entry.mask is None:
+        return _shown(entry)
     try:
         stored = read_stored(entry.mask)
-        label, _ = reader.label(stored)
+        pixels, label, _ = reader.read_pair(entry.image, entry.mask)
     except UserError:
         return None
+    picture = _picture(pixels)
     own = reader.palette.color_table[label]
     size, nearest = picture.shape[1::-1], cv2.INTER_NEAREST_EXACT
     mask = mask_colors(stored) if reader.mask_format == "rgb" else own
@@ -332,5 +335,5 @@ td i{display:inline-block;width:14px;height:14px;border-radius:3px;margin-right:
 border:1px solid #8886;vertical-align:-2px}
 pre{border:1px solid var(--line);border-radius:8px;padding:12px;overflow-x:auto;font-size:12.5px}
 .figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr));gap:18px}
-figure{margin:0}img{max-width:100%;display:block}figcaption{font-size:12.5px;opacity:.8}
+figure{margin:0}img{width:100%;display:block}figcaption{font-size:12.5px;opacity:.8}
 """
