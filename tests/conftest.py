@@ -274,10 +274,11 @@ def segmenter(tmp_path, palette) -> Callable[..., Path]:
         held_out: Sequence[float] = (0.5, 0.75),
         palette: Palette = palette,
         bands: int = 3,
+        **config: Any,
     ) -> Path:
         torch.manual_seed(0)
         network = build_segmenter(settings, palette.num_classes, bands)
-        config = {"segmenter": settings, "image_size": 32}
+        config |= {"segmenter": settings, "image_size": 32}
         facts = RunFacts(config, palette, ImageScaling([0] * bands, [255] * bands))
         judged = SegmenterEvaluation(list(held_out), {"val/miou": 0.5})
         save_network(tmp_path / "segmenter.pt", "segmenter", network, facts, 1, judged)

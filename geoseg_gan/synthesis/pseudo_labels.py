@@ -220,7 +220,7 @@ class _Windows(Dataset[_Item | str]):
         if self._last is None or self._last[0] != row:
             image, mask = self.pairs[row]
             truth = None if mask is None else self._reader.read(mask)[0]
-            self._last = row, (*read_masked_image(image), truth)
+            self._last = row, (*read_masked_image(image, nodata=self._reader.nodata), truth)
         return self._last[1]
 
 

@@ -124,6 +124,12 @@ def test_views_are_averaged(tta, views, run, write, image, tmp_path):
     assert np.abs(confidence - 100 * total.max(0)).max() <= 0.51
 
 
+def test_the_value_for_no_data_of_the_training_is_no_class(run, write, image):
+    image[:, 3, 4] = 0
+    classes, _ = maps(run(write(image[:, :32, :32]), data={"nodata": 0.0}))
+    assert classes[3, 4] == 255 and (classes == 255).sum() == 1
+
+
 def test_a_map_lies_where_its_image_lies(run, write, image, palette, capsys):
     image[:, 3, 4] = 0
     folder = run(write(image, nodata=0))
