@@ -244,9 +244,11 @@ class LineStore:
         size = bands * height * width * np.dtype(dtype).itemsize
         full = OSError(ENOSPC, os.strerror(ENOSPC), str(self._path))
         with atomic_path(self._path) as scratch:
-            # GDAL tells of a full disk on stderr, and not always.
+            # GDAL tells of a full disk or a limit on stderr, and not always.
             if shutil.disk_usage(scratch.parent).free < size:
                 raise full
+            with scratch.open("wb") as file:
+                file.truncate(size)
             open_tiff(scratch, "w", blockysize=1, **layout, **profile).close()
             if scratch.stat().st_size < size:
                 raise full

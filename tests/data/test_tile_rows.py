@@ -12,6 +12,7 @@ import rasterio.warp
 from defaults import defaults
 from PIL import Image
 from rasterio import Affine
+from rich.progress import Progress
 
 from geoseg_gan.data import scene as scene_module
 from geoseg_gan.data.images import open_tiff, write_image
@@ -187,6 +188,22 @@ def test_rows_give_the_bytes_of_the_whole(kind, tmp_path, monkeypatch):
         )
     assert made["rows"] == made["whole"]
     assert len(made["whole"][0]) > 12
+
+
+def test_the_bar_moves_within_a_picture(tmp_path, monkeypatch):
+    moves = []
+
+    class Bar(Progress):
+        def advance(self, task_id, advance=1):
+            moves.append(advance)
+
+    monkeypatch.setattr("geoseg_gan.data.tile.Progress", Bar)
+    monkeypatch.setattr(scene_module, "_PIXELS", 1)
+    settings = make(tmp_path, "bands")
+    settings.data_root = str(tmp_path / "out")
+    tile(settings)
+    assert sorted(moves) == 2 * [(HEIGHT - 64) * WIDTH] + 4 * [32 * WIDTH]  # blocks of 32 rows
+    assert sum(moves) == 2 * HEIGHT * WIDTH
 
 
 def test_memory_is_that_of_some_rows(tmp_path, monkeypatch):

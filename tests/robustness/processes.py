@@ -71,7 +71,9 @@ class Run:
 
     def texts(self):
         """What was printed to stdout and to stderr."""
-        return [Path(f"{self.log}.{ending}").read_text() for ending in ("out", "err")]
+        return [
+            Path(f"{self.log}.{ending}").read_text(errors="replace") for ending in ("out", "err")
+        ]
 
 
 def members(session):

@@ -84,7 +84,7 @@ def test_a_full_disk(case, share, places, undisturbed, small_disk, record_proper
 
 
 LIMITS = {
-    "RLIMIT_FSIZE": (resource.RLIMIT_FSIZE, 2000),
+    "RLIMIT_FSIZE": (resource.RLIMIT_FSIZE, 500),
     "RLIMIT_NOFILE": (resource.RLIMIT_NOFILE, 10),
 }
 
