@@ -59,19 +59,23 @@ def refuse_change(
     Raises:
         UserError: Naming the split and what has changed in it.
     """
+    if change := change_in(stored, found):
+        raise UserError(f"{what} other data: {change}. {advice}")
+
+
+def change_in(stored: Mapping[str, Any] | None, found: Fingerprints) -> str | None:
+    """The first change of data since a stored fingerprint, in words; None where there is none."""
     if stored is None:
-        return
+        return None
     for split in sorted(stored.keys() | found.keys()):
         old, new = stored.get(split), found.get(split)
         if old is None or new is None:
-            change = f"{split} is {'new' if old is None else 'gone'}"
-        elif old["pairs"] != new["pairs"]:
-            change = f"{split} had {old['pairs']:,} pairs, now {new['pairs']:,}"
-        elif changed := [word for key, word in _WORDS.items() if old[key] != new[key]]:
-            change = f"in {split}, {changed[0]}"
-        else:
-            continue
-        raise UserError(f"{what} other data: {change}. {advice}")
+            return f"{split} is {'new' if old is None else 'gone'}"
+        if old["pairs"] != new["pairs"]:
+            return f"{split} had {old['pairs']:,} pairs, now {new['pairs']:,}"
+        if changed := [word for key, word in _WORDS.items() if old[key] != new[key]]:
+            return f"in {split}, {changed[0]}"
+    return None
 
 
 def _digest(*parts: bytes | npt.NDArray[Any]) -> str:

@@ -15,7 +15,7 @@ from lightning.fabric import Fabric
 from rich.progress import Progress, track
 
 from geoseg_gan.config import plain
-from geoseg_gan.data.fingerprint import fingerprint
+from geoseg_gan.data.fingerprint import change_in, fingerprint
 from geoseg_gan.data.masks import MaskReader, stored_mask_reader
 from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
@@ -154,8 +154,11 @@ def open_inputs(config: GenerateConfig, fabric: Fabric) -> Inputs:
     check_apart("save_dir", Path(config.save_dir), root)
     palette = generator.facts.palette
     reader = stored_mask_reader(palette, trained["data"])
-    pairs, _ = split_pairs(root, trained)
-    index = scan(pairs, reader)
+    fitted, held_out = split_pairs(root, trained)
+    whole = scan([*fitted, *held_out], reader)
+    if root == Path(trained["data_root"]):
+        _warn_of_change(generator, whole, root)
+    index = whole.rows(range(len(fitted)))
     if (
         config.compose.generate != "all" or config.compose.match
     ):  # real images are shown or measured
@@ -171,6 +174,13 @@ def open_inputs(config: GenerateConfig, fabric: Fabric) -> Inputs:
         sharing = min(fabric.world_size, max(1, torch.cuda.device_count()))
         workers = default_workers(device, sharing)
     return Inputs(generator, recognizer, candidates, index, reader, root, device, workers)
+
+
+def _warn_of_change(generator: LoadedGenerator, index: FolderIndex, root: Path) -> None:
+    """Warns where the training pairs are others than when the generator was trained on them."""
+    stored = {k: v for k, v in (generator.facts.data or {}).items() if k == "train"}
+    if change := change_in(stored or None, {"train": fingerprint(index)}):
+        warnings.warn(f"{root} has changed since the generator's training: {change}.", stacklevel=2)
 
 
 def check_pair_size(size: int, stride: int, trained: int, fit: str, key: str = "") -> None:

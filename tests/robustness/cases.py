@@ -85,6 +85,16 @@ CASES = {
         "generate",
         (*GENERATE[::2], "mask_path=../drawn/masks/scene.tif", "trainer=cpu"),
     ),
+    "generate, unlabelled images": (
+        "generate",
+        (
+            "source=unlabelled",
+            "unlabelled=../data/val/images",
+            "segmenter_ckpt=../segmenter/segmenter.pt",
+            "save_dir=out",
+            "trainer=cpu",
+        ),
+    ),
     "tile": ("tile", (PALETTE, "source=../data/train", "data_root=out", "tile_size=16")),
     "tile, polygons": (
         "tile",

@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from synthesis_helpers import facts, files, refused
 
@@ -139,6 +140,21 @@ def test_pairs_of_the_same_generation_are_added_and_no_others(run, capsys):
     with refused(r"config.seed was 0, now 1"):
         run("synthetic", "num_samples=6", "seed=1")
     assert files(folder) == before
+
+
+def test_data_that_changed_since_the_training_are_warned_of(trained, run_generate):
+    root, trained_run = trained
+    checkpoint = trained_run / "G_e002.pt"
+    root.rename(moved := root.with_name("moved"))
+    run_generate(checkpoint, "elsewhere", data_root=str(moved), num_samples=2)  # copied, or others
+    moved.rename(root)
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save(content | {"config": content["config"] | {"data_root": str(root)}}, checkpoint)
+    run_generate(checkpoint, "same", num_samples=2)
+    for part in ("images", "masks"):
+        sorted((root / "train" / part).iterdir())[0].unlink()
+    with pytest.warns(UserWarning, match="data has changed .* train had 6 pairs, now 5"):
+        run_generate(checkpoint, "changed", num_samples=2)
 
 
 def test_a_folder_does_not_go_on_with_other_masks(run, root, palette):
