@@ -196,7 +196,7 @@ class WindowDataset(Dataset[Sample]):
     def __post_init__(self) -> None:
         """Lists the windows; nothing is read yet."""
         shown = np.full_like(self.sizes, self.image_size) if self.fit == "resize" else self.sizes
-        self.windows: Sequence[tuple[int, Window]] = WindowGrid(shown, self.image_size)
+        self.windows: Sequence[tuple[int, Window]] = AllWindows(shown, self.image_size)
         self._last: tuple[int, Decoded] | None = None
 
     def __len__(self) -> int:
@@ -223,7 +223,7 @@ class WindowDataset(Dataset[Sample]):
         return self._last[1]
 
 
-class WindowGrid(Sequence[tuple[int, Window]]):
+class AllWindows(Sequence[tuple[int, Window]]):
     """The windows that cover images in full, image after image, each row by row.
 
     `sizes` are height and width of every image, at least `side` pixels each: shape (N, 2).

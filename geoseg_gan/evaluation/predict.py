@@ -69,6 +69,9 @@ def predict(config: PredictConfig) -> dict[str, float]:
             f"Predicting {plural(len(files), 'image')} of {root} on {where}, in windows of "
             f"{windows.side}x{windows.side} px that overlap by {windows.overlap}, into {out_dir}."
         )
+        done = sum(entry.is_made() for entry in maps)
+        if done or any(entry.part.exists() for entry in maps):
+            print(f"Going on: {plural(done, 'map')} of {len(maps)} are there.")
         with Progress() as bar:
             task = bar.add_task("Predicting images", total=len(maps), visible=len(maps) > 1)
             for entry in maps:
@@ -107,6 +110,10 @@ class _Map:
     def part(self) -> Path:
         """What a killed call leaves behind."""
         return self.folder / f"{self.image.stem}.part"
+
+    def is_made(self) -> bool:
+        """Whether an earlier call has finished the map."""
+        return not self.part.exists() and self.classes.is_file()
 
 
 def _files(path: Path) -> list[Path]:
@@ -172,7 +179,7 @@ def _predict_one(
     bar: Progress,
 ) -> None:
     """Makes the map of an image, unless it is there already."""
-    if not entry.part.exists() and entry.classes.is_file():
+    if entry.is_made():
         return
     nodata = segmenter.facts.config.get("data", {}).get("nodata")
     image, scaling = Scene(entry.image, nodata=nodata), segmenter.facts.scaling

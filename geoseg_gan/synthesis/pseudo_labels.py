@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from geoseg_gan.config import plain
 from geoseg_gan.data.datamodule import start_worker
-from geoseg_gan.data.dataset import PairSource, WindowDataset, WindowGrid
+from geoseg_gan.data.dataset import AllWindows, PairSource, WindowDataset
 from geoseg_gan.data.images import picture_size, read_masked_image
 from geoseg_gan.data.masks import MaskReader, stored_mask_reader
 from geoseg_gan.data.pairs import list_images
@@ -187,7 +187,7 @@ class _Windows(Dataset[_Item | str]):
                 f"{pairs[small[0]][0]} is {width}x{height}, smaller than image_size={side}{more}. "
                 "Set a smaller image_size, or remove it."
             )
-        grid = WindowGrid(sizes, side)
+        grid = AllWindows(sizes, side)
         chosen = np.random.default_rng(seed).permutation(len(grid))[:most]
         self._windows = [grid[number] for number in sorted(chosen.tolist())]
         self._last: tuple[int, _Read] | None = None  # the windows of an image follow one another

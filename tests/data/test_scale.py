@@ -5,7 +5,7 @@ from geometry import OFF
 
 from geoseg_gan.data import pairs as module
 from geoseg_gan.data.datamodule import GanDataModule
-from geoseg_gan.data.dataset import WindowGrid
+from geoseg_gan.data.dataset import AllWindows
 from geoseg_gan.data.windows import window_starts
 
 
@@ -35,7 +35,7 @@ def test_a_grid_of_windows_is_what_the_starts_of_each_picture_give():
         for top in window_starts(height, 16)
         for left in window_starts(width, 16)
     ]
-    grid = WindowGrid(sizes, 16)
+    grid = AllWindows(sizes, 16)
     assert len(grid) == len(expected) and list(grid) == expected
     assert grid[-1] == expected[-1] and grid[3:9:2] == expected[3:9:2]
-    assert len(WindowGrid(sizes[:0], 16)) == 0
+    assert len(AllWindows(sizes[:0], 16)) == 0
