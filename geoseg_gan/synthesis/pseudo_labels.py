@@ -22,11 +22,12 @@ from torch.utils.data import DataLoader, Dataset
 from geoseg_gan.config import plain
 from geoseg_gan.data.datamodule import start_worker
 from geoseg_gan.data.dataset import AllWindows, PairSource, WindowDataset
-from geoseg_gan.data.images import picture_size, read_masked_image
+from geoseg_gan.data.images import picture_size
 from geoseg_gan.data.masks import MaskReader, stored_mask_reader
 from geoseg_gan.data.pairs import list_images
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
+from geoseg_gan.data.scene import Scene, little_memory
 from geoseg_gan.data.split import split_pairs
 from geoseg_gan.data.synthetic import GENERATION, read_manifest
 from geoseg_gan.models.checkpoints import LoadedSegmenter, load_segmenter
@@ -95,7 +96,7 @@ def label_images(config: GenerateConfig, fabric: Fabric) -> dict[str, float]:
     pairs: Iterable[GeneratedPair] = _labelled(config, inputs, limits, mine)
     if leads and mine:
         pairs = track(pairs, "Labelling images", total=len(mine))
-    with PairWriter(files, fabric.global_rank) as writer:
+    with little_memory(), PairWriter(files, fabric.global_rank) as writer:
         for pair in pairs:
             writer.add([pair])
     fabric.barrier()
@@ -153,8 +154,8 @@ class _Inputs:
         return scan(pairs, self.reader) if pairs else None
 
 
-_Read = tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None, npt.NDArray[np.uint8] | None]
-"""An image, where it has no data, and its true mask if known."""
+_Rows = tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None, npt.NDArray[np.uint8] | None]
+"""Rows of an image, where they have no data, and their true mask if known."""
 
 
 class _Item(NamedTuple):
@@ -190,38 +191,48 @@ class _Windows(Dataset[_Item | str]):
         grid = AllWindows(sizes, side)
         chosen = np.random.default_rng(seed).permutation(len(grid))[:most]
         self._windows = [grid[number] for number in sorted(chosen.tolist())]
-        self._last: tuple[int, _Read] | None = None  # the windows of an image follow one another
+        # The windows of an image follow one another, row by row.
+        self._scenes: tuple[int, Scene, Scene | None] | None = None
+        self._last: tuple[tuple[int, int], _Rows] | None = None
 
     def __len__(self) -> int:
         return len(self._windows)
 
     def __getitem__(self, index: int) -> _Item | str:
         row, (top, left, side) = self._windows[index]
-        image, mask = self.pairs[row]
         try:
-            pixels, missing, truth = self._read(row)
+            pixels, missing, truth = self._rows(row, top, side)
         except UserError as error:
             return str(error)
-        found = pixels.shape[2], pixels.dtype.name
-        if found != self._kind:
-            ours, theirs = (f"{bands}-band {dtype}" for bands, dtype in (found, self._kind))
-            return f"{image} is {ours}, but the segmenter was trained on {theirs} images."
-        if truth is not None and truth.shape != pixels.shape[:2]:
-            return f"{image} and {mask} differ in size. Export both from the same window."
-        inside = np.s_[top : top + side, left : left + side]
+        columns = slice(left, left + side)
         return _Item(
-            UnlabelledWindow(index, image.name, (top, left, side)),
-            pixels[inside],
-            np.zeros((side, side), bool) if missing is None else missing[inside],
-            None if truth is None else truth[inside],
+            UnlabelledWindow(index, self.pairs[row][0].name, (top, left, side)),
+            pixels[:, columns],
+            np.zeros((side, side), bool) if missing is None else missing[:, columns],
+            None if truth is None else truth[:, columns],
         )
 
-    def _read(self, row: int) -> "_Read":
-        if self._last is None or self._last[0] != row:
-            image, mask = self.pairs[row]
-            truth = None if mask is None else self._reader.read(mask)[0]
-            self._last = row, (*read_masked_image(image, nodata=self._reader.nodata), truth)
+    def _rows(self, row: int, top: int, side: int) -> _Rows:
+        if self._scenes is None or self._scenes[0] != row:
+            self._scenes = row, *self._opened(*self.pairs[row])
+        if self._last is None or self._last[0] != (row, top):
+            _, image, mask = self._scenes
+            truth = None if mask is None else mask.rows(top, top + side)
+            self._last = (row, top), (*image.masked_rows(top, top + side), truth)
         return self._last[1]
+
+    def _opened(self, path: Path, mask_path: Path | None) -> tuple[Scene, Scene | None]:
+        image = Scene(path, nodata=self._reader.nodata)
+        found = image.bands, image.dtype
+        if found != self._kind:
+            ours, theirs = (f"{bands}-band {dtype}" for bands, dtype in (found, self._kind))
+            raise UserError(f"{path} is {ours}, but the segmenter was trained on {theirs} images.")
+        mask = None if mask_path is None else Scene(mask_path, self._reader)
+        if mask and (mask.height, mask.width) != (image.height, image.width):
+            raise UserError(
+                f"{path} and {mask_path} differ in size. Export both from the same window."
+            )
+        return image, mask
 
 
 def _open(config: GenerateConfig, fabric: Fabric) -> _Inputs:

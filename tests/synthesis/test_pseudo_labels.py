@@ -241,6 +241,22 @@ def test_mistakes(label, settings, message):
         label(**settings)
 
 
+def test_a_scene_is_labelled_as_its_parts_are(root, label):
+    parts = label("parts", confidence=0.3)
+    rows = [Image.open(root / f"unlabelled/new {number}.png") for number in range(3)]
+    scene = np.concatenate([np.asarray(row) for row in rows])
+    for row in rows:
+        row.close()
+    shutil.rmtree(root / "unlabelled")
+    profile = {"driver": "GTiff", "width": 2 * SIDE, "height": 6 * SIDE, "count": 3}
+    profile |= {"dtype": "uint8", "blockysize": 7, "transform": Affine(2, 0, 9, 0, -2, 9)}
+    (root / "unlabelled").mkdir()
+    with rasterio.open(root / "unlabelled" / "scene.tif", "w", **profile) as target:
+        target.write(np.moveaxis(scene, -1, 0))
+    whole = label("whole", confidence=0.3)
+    assert files(whole, "pair_*") == files(parts, "pair_*")
+
+
 def test_images_of_another_kind_are_refused(root, label):
     write_image(root / "unlabelled/z.tif", np.zeros((SIDE, SIDE, 4), np.uint16))
     with refused("z.tif is 4-band uint16, but the segmenter was trained on 3-band uint8 images"):
