@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from defaults import SCHEMAS, TINY
+from hydra.core.hydra_config import HydraConfig
 
 from geoseg_gan.config import compose, plain
 from geoseg_gan.data.batch import ImageScaling
@@ -44,6 +45,12 @@ def cache_home(tmp_path_factory, monkeypatch) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_command(monkeypatch) -> None:
+    """Forgets the command line of a command that an earlier test has run in this process."""
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra.core.hydra_config import HydraConfig
 
 from geoseg_gan.config import _JobError, command_line
 from geoseg_gan.training.compare import compare
@@ -91,7 +90,6 @@ def test_only_jobs_with_a_checkpoint_are_resumed(sweep, jobs, tmp_path):
 
 
 def test_a_job_knows_its_command_line(sweep, monkeypatch):
-    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     seen = []
     monkeypatch.setattr(
         "geoseg_gan.training.train.train", lambda config: seen.append(command_line())

@@ -255,7 +255,6 @@ def test_sixteen_bit_images_of_five_bands_train_in_bfloat16(tmp_path, make_folde
         ("validate_every=2", "skips epochs that select=best chooses from"),
         ("inner_share=0", "select=best needs held-out"),
         ("synthetic_ratio=1.5", "synthetic_ratio=1.5"),
-        ("synthetic=3", "synthetic=3: use a folder, a list of them, or null"),
         ("synthetic=[null]", "synthetic=.None.: use a folder"),
         ("oversample_factor=0.5", "oversample_factor=0.5"),
         ("mixing.schedule=frist", "mixing.schedule=frist.*Did you mean 'first'"),
