@@ -343,11 +343,23 @@ def compose(schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
     )
     try:
         with frame:
-            overrides = texts_as_typed(schema, overrides)
+            overrides = texts_as_typed(schema, _with_config_dir(overrides))
             _check_groups(overrides)
             return typed(hydra.compose(_COMMANDS[schema], overrides=overrides), schema)
     except (HydraException, OmegaConfBaseException, AssertionError, ValueError) as error:
         raise UserError(explain(error, schema)) from None
+
+
+def _with_config_dir(words: Sequence[str]) -> list[str]:
+    """Overrides in which `--config-dir FOLDER`, as on a command line, is Hydra's search path."""
+    rest = list(words)
+    if "--config-dir" not in rest:
+        return rest
+    at = rest.index("--config-dir")
+    if at + 1 == len(rest):
+        raise UserError("--config-dir: give the folder of your config files behind it.")
+    folder = Path(rest[at + 1]).absolute()
+    return [*rest[:at], *rest[at + 2 :], f"hydra.searchpath=['file://{folder}']"]
 
 
 def typed(config: DictConfig, schema: type[ConfigT]) -> ConfigT:

@@ -54,6 +54,16 @@ def test_settings_that_are_no_list_of_words_are_refused(wrong):
         gg.train(wrong)
 
 
+def test_data_configs_of_a_folder_of_one_s_own_are_found(tmp_path):
+    (tmp_path / "my configs/data").mkdir(parents=True)
+    text = "defaults: [landcover]\npalette: [{name: Field, color: [1, 2, 3]}, {name: Lake, color: [4, 5, 6]}]"
+    (tmp_path / "my configs/data/fields.yaml").write_text(text)
+    words = ["--config-dir", str(tmp_path / "my configs"), "data=fields"]
+    assert [c.name for c in gg.compose(TrainConfig, words).data.palette] == ["Field", "Lake"]
+    with pytest.raises(UserError, match="--config-dir: give the folder"):
+        gg.compose(TrainConfig, ["data=fields", "--config-dir"])
+
+
 def test_a_generator_is_called_with_masks_of_any_size(generator, tmp_path):
     loaded = gg.load_generator(str(generator(tmp_path)))
     mask = np.random.default_rng(0).integers(0, 3, (32, 48), np.uint8)

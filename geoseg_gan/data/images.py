@@ -66,6 +66,7 @@ _TURNS: dict[int, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
 }
 """What makes an image upright, by the EXIF tag Orientation; 1 is upright."""
 
+_ASIDE = (5, 6, 7, 8)  # orientations of images that lie on their side
 _ORIENTATION = 274  # the tag's number, in EXIF and TIFF
 _BINARY = [[0, 0, 0], [255, 255, 255]]  # the colour table of two grey levels
 _CLEAR = 0.02  # share of full opacity by which alpha may be off
@@ -247,9 +248,12 @@ def write_image(path: Path, pixels: npt.NDArray[Any], quality: int = 95) -> None
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image, by its first bytes; an UnreadableError as of `read_image`."""
-    with opened(path, None, path.suffix.lower() in TIFF_SUFFIXES, by_rows=True) as source:
-        return int(source.height), int(source.width)
+    """Height and width of an upright image, by its head; an UnreadableError as of `read_image`."""
+    is_tiff = path.suffix.lower() in TIFF_SUFFIXES  # which are refused if they are turned
+    with opened(path, None, is_tiff, by_rows=True) as source:
+        height, width = int(source.height), int(source.width)
+        is_aside = not is_tiff and source.getexif().get(_ORIENTATION, 1) in _ASIDE
+    return (width, height) if is_aside else (height, width)
 
 
 def read_stored(

@@ -69,7 +69,7 @@ def predict(config: PredictConfig) -> dict[str, float]:
             f"Predicting {plural(len(files), 'image')} of {root} on {where}, in windows of "
             f"{windows.side}x{windows.side} px that overlap by {windows.overlap}, into {out_dir}."
         )
-        done = sum(entry.is_made() for entry in maps)
+        done = sum(entry.is_made() for entry in maps)  # of these very images, as _begin has seen
         if done or any(entry.part.exists() for entry in maps):
             print(f"Going on: {plural(done, 'map')} of {len(maps)} are there.")
         with Progress() as bar:
@@ -113,7 +113,13 @@ class _Map:
 
     def is_made(self) -> bool:
         """Whether an earlier call has finished the map."""
-        return not self.part.exists() and self.classes.is_file()
+        files = (self.classes, self.confidence)
+        return not self.part.exists() and all(file.is_file() for file in files)
+
+    def facts(self) -> dict[str, Any]:
+        """By what a changed image is noticed without reading it."""
+        status = self.image.stat()
+        return {"bytes": status.st_size, "modified_time": status.st_mtime}
 
 
 def _files(path: Path) -> list[Path]:
@@ -159,16 +165,27 @@ def _windows(config: PredictConfig, segmenter: LoadedSegmenter) -> _Windows:
 
 
 def _begin(maps: list[_Map], out_dir: Path, settings: dict[str, Any]) -> None:
-    """Writes the settings, or sees that maps in the folder are of the same ones."""
+    """Writes settings and images, or sees that maps in the folder are of the same ones."""
     record = out_dir / RECORD
-    if record.is_file():
-        known = read_json(record, {"format": whole()}, "Choose another out_dir.")
+    known = _recorded(out_dir)
+    if known is not None:
         check_same_settings(record, known, settings)
-        return
-    for path in (path for entry in maps for path in (entry.classes, entry.confidence)):
-        if path.exists():
-            raise UserError(f"{path} exists already. Choose another out_dir, or remove it.")
-    write_json(record, settings)
+    images = {} if known is None else known["images"]
+    for entry in maps:
+        stored = images.setdefault(entry.image.name, {})
+        for path in (entry.classes, entry.confidence):
+            if path.exists() and stored.get("file") != entry.facts():
+                what = "exists already" if not stored else f"is of {entry.image} as it was before"
+                raise UserError(f"{path} {what}. Choose another out_dir, or remove it.")
+        stored["file"] = entry.facts()
+    write_json(record, settings | {"shares": (known or {}).get("shares"), "images": images})
+
+
+def _recorded(out_dir: Path) -> dict[str, Any] | None:
+    """What the record of a folder says; None without one."""
+    shape = {"format": whole(), "images": {"*": {"pixels?": [whole()]}}}
+    path = out_dir / RECORD
+    return read_json(path, shape, "Choose another out_dir.") if path.is_file() else None
 
 
 def _predict_one(
@@ -240,8 +257,8 @@ def _probabilities(
 def _report(
     maps: list[_Map], palette: Palette, settings: dict[str, Any], out_dir: Path
 ) -> dict[str, float]:
-    """Counts what the maps show, and writes and prints it."""
-    images, total = {}, np.zeros(256, np.int64)
+    """Counts what the maps show, beside those that the folder had, and writes and prints it."""
+    images = (_recorded(out_dir) or {})["images"]
     for entry in maps:
         classes = Scene(entry.classes, MaskReader(palette, "index"))
         confidence = Scene(entry.confidence)
@@ -250,10 +267,14 @@ def _report(
             last = min(first + _ROWS, classes.height)
             pixels += np.bincount(classes.rows(first, last).ravel(), minlength=256)
             percent += np.bincount(confidence.rows(first, last).ravel(), minlength=256)
-        total += pixels
         known = percent[:IGNORE]
         mean = float(known @ np.arange(IGNORE) / known.sum()) if known.any() else None
-        images[entry.image.name] = {"shares": _shares(pixels, palette), "confidence": mean}
+        images[entry.image.name] |= {
+            "pixels": pixels[: palette.num_classes].tolist(),
+            "shares": _shares(pixels, palette),
+            "confidence": mean,
+        }
+    total = np.sum([image["pixels"] for image in images.values() if "pixels" in image], axis=0)
     shares = _shares(total, palette)
     write_json(out_dir / RECORD, settings | {"shares": shares, "images": images})
     shown = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())

@@ -6,6 +6,7 @@ who take them from the unlabelled images; here they come from held-out labelled 
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -279,11 +280,10 @@ def _facts_of(config: GenerateConfig, inputs: _Inputs) -> dict[str, Any]:
     used = plain(config)
     segmenter, data = inputs.segmenter, inputs.segmenter.facts.config["data"]
     index_map = inputs.reader.to_dict()["index_map"]
-    files = "".join(
-        f"{path.name}\0{path.stat().st_size}\0" if path else "\0"
-        for pair in inputs.windows.pairs
-        for path in pair
-    )
+    paths = [path for pair in inputs.windows.pairs for path in pair if path is not None]
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(_digest, paths))
+    files = "".join(f"{path.name}\0{digest}\0" for path, digest in zip(paths, digests, strict=True))
     return {
         "format": 1,
         "source": config.source,
@@ -299,6 +299,11 @@ def _facts_of(config: GenerateConfig, inputs: _Inputs) -> dict[str, Any]:
             "data_root": str(inputs.root),
         },
     }
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _thresholds(config: GenerateConfig, inputs: _Inputs) -> dict[str, Any]:

@@ -191,6 +191,25 @@ def test_a_map_goes_on_after_it_was_stopped(run, write, image, tmp_path, monkeyp
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_maps_are_of_the_images_that_are_there(run, write, image, tmp_path):
+    write(image, "images/a.tif")
+    second = write(image[:, :40], "images/b.tif")
+    both = tmp_path / "images"
+    folder = run(both)
+    before = (folder / "a_classes.tif").read_bytes()
+    (folder / "a_confidence.tif").unlink()
+    run(second)  # one of them, which the record of both outlives
+    known = json.loads((folder / "predict.json").read_text())
+    assert set(known["images"]) == {"a.tif", "b.tif"}
+    run(both)
+    assert (folder / "a_confidence.tif").is_file()
+    assert (folder / "a_classes.tif").read_bytes() == before
+    assert json.loads((folder / "predict.json").read_text()) == known
+    write(image[:, 3:], "images/a.tif")
+    with pytest.raises(UserError, match=r"a_classes.tif is of .*a.tif as it was before\. Choose"):
+        run(both)
+
+
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [

@@ -241,6 +241,38 @@ def test_mistakes(label, settings, message):
         label(**settings)
 
 
+def test_pictures_that_lie_on_their_side_are_upright(root, label):
+    plain = label("plain", confidence=0.3)
+    for number in range(3):
+        path = root / f"unlabelled/new {number}.png"
+        with Image.open(path) as image:
+            aside = image.crop((0, 0, 2 * SIDE, SIDE)).transpose(Image.Transpose.ROTATE_90)
+        exif = Image.Exif()
+        exif[274] = 6  # to be turned back
+        path.unlink()
+        aside.save(root / f"unlabelled/new {number}.png", exif=exif)
+    turned = label("turned", confidence=0.3)
+    found, upper = {}, {}
+    for folder, windows in ((plain, upper), (turned, found)):
+        for line in read_manifest(folder):
+            if line["kept"] and line["window"][0] == 0:
+                name = f"pair_{line['index']:05d}_mask.png"
+                windows[line["source"], line["window"][1]] = (folder / name).read_bytes()
+    assert found == upper
+
+
+def test_other_images_are_not_gone_on_with(root, label):
+    path, sizes = root / "unlabelled" / "new 1.png", []
+    for grey in (100, 150):
+        Image.new("RGB", (64, 64), (grey,) * 3).save(path, compress_level=0)
+        sizes.append(path.stat().st_size)
+        if grey == 100:
+            label(confidence=0.3)
+    assert sizes[0] == sizes[1]
+    with refused("holds pairs of another generation: images was"):
+        label(confidence=0.3)
+
+
 def test_a_scene_is_labelled_as_its_parts_are(root, label):
     parts = label("parts", confidence=0.3)
     rows = [Image.open(root / f"unlabelled/new {number}.png") for number in range(3)]
