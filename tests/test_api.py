@@ -56,7 +56,8 @@ def test_settings_that_are_no_list_of_words_are_refused(wrong):
 
 def test_data_configs_of_a_folder_of_one_s_own_are_found(tmp_path):
     (tmp_path / "my configs/data").mkdir(parents=True)
-    text = "defaults: [landcover]\npalette: [{name: Field, color: [1, 2, 3]}, {name: Lake, color: [4, 5, 6]}]"
+    classes = "{name: Field, color: [1, 2, 3]}, {name: Lake, color: [4, 5, 6]}"
+    text = f"defaults: [landcover]\npalette: [{classes}]\n"
     (tmp_path / "my configs/data/fields.yaml").write_text(text)
     words = ["--config-dir", str(tmp_path / "my configs"), "data=fields"]
     assert [c.name for c in gg.compose(TrainConfig, words).data.palette] == ["Field", "Lake"]
