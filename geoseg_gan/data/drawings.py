@@ -89,6 +89,14 @@ def _read_labelme(path: Path, labels: ClassLabels) -> Drawing:
 
 def _read_coco(path: Path, content: Any, labels: ClassLabels) -> dict[str, Drawing]:
     check_content(path, content, _COCO, _JSON_ADVICE)
+    for kind in ("images", "categories"):
+        known = set()
+        for entry in content[kind]:
+            if entry["id"] in known:
+                raise DataError(
+                    f"{path} has the id {entry['id']} twice in '{kind}'. Number them anew."
+                )
+            known.add(entry["id"])
     names = {entry["id"]: entry["name"] for entry in content["categories"]}
     drawings: dict[str, Drawing] = {}
     of_image: dict[int | str, Drawing] = {}
@@ -221,11 +229,11 @@ def _rectangle(
 
 def _filled(runs: Sequence[int], height: int, width: int, where: str) -> npt.NDArray[np.uint8]:
     """The mask (H, W) of lengths of runs along its rows, of 0 and 1 in turn."""
-    lengths = np.array(runs, np.int64)
-    if (lengths < 0).any() or (lengths > height * width).any() or lengths.sum() != height * width:
+    size = height * width
+    if any(not 0 <= run <= size for run in runs) or sum(runs) != size:
         raise DataError(f"{where} has a mask whose runs do not fill it. Export it again.")
-    values = np.arange(len(lengths)) % 2
-    return values.astype(np.uint8).repeat(lengths).reshape(height, width)
+    values = np.arange(len(runs)) % 2
+    return values.astype(np.uint8).repeat(runs).reshape(height, width)
 
 
 def _unpacked(text: str, where: str) -> list[int]:

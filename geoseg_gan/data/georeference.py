@@ -21,6 +21,9 @@ _MARGIN = 2  # rows by which warped positions may be off
 _NEAR = 0.5  # pixels by which the corners of an image and its mask may differ
 _WORLD_FILES = {".png": ".pgw", ".jpg": ".jgw"}
 
+Box = tuple[float, float, float, float]
+"""Left, bottom, right and top."""
+
 
 @dataclass(frozen=True)
 class Georeference:
@@ -73,6 +76,12 @@ class Georeference:
     def pixel(self, x: float, y: float) -> tuple[float, float]:
         """Column and row of coordinates, the reverse of `point`."""
         return replace(self, transform=~self.transform).point(x, y)
+
+    @property
+    def box(self) -> Box:
+        """Left, bottom, right and top."""
+        corners = [self.point(x, y) for x in (0, self.width) for y in (0, self.height)]
+        return (*np.min(corners, 0).tolist(), *np.max(corners, 0).tolist())
 
     def part(self, top: int, left: int, height: int, width: int) -> "Georeference":
         """The place of a part of it, in pixels."""
@@ -194,9 +203,12 @@ def overlapping(places: Sequence[Georeference | None]) -> list[int]:
 
     Rasters that touch, or overlap by a pixel at most, do not. Those without a place are alone.
     """
+    crossing = any(place is not None and place.crs and place.crs.is_geographic for place in places)
     known = [row for row, place in enumerate(places) if place is not None]
     systems = {place.name for place in places if place is not None and place.crs}
     boxes = np.array([_box(place, len(systems) > 1) for place in places if place is not None])
+    # The same longitude may be given as another one, a whole turn away.
+    turns = (-360, 0, 360) if crossing or len(systems) > 1 else (0,)
     number = list(range(len(places)))
 
     def root(row: int) -> int:
@@ -207,7 +219,9 @@ def overlapping(places: Sequence[Georeference | None]) -> list[int]:
     for position, row in enumerate(known):
         left, bottom, right, top = boxes[position]
         others = boxes[position + 1 :]
-        meets = (others[:, 0] < right) & (others[:, 2] > left)
+        meets = np.zeros(len(others), bool)
+        for turn in turns:
+            meets |= (others[:, 0] + turn < right) & (others[:, 2] + turn > left)
         meets &= (others[:, 1] < top) & (others[:, 3] > bottom)
         for other in np.flatnonzero(meets).tolist():
             first, second = sorted((root(row), root(known[position + 1 + other])))
@@ -215,12 +229,20 @@ def overlapping(places: Sequence[Georeference | None]) -> list[int]:
     return [root(row) for row in range(len(places))]
 
 
-def _box(place: Georeference, to_degrees: bool) -> tuple[float, float, float, float]:
+def _box(place: Georeference, to_degrees: bool) -> Box:
     """Left, bottom, right and top, half a pixel inside; several systems meet in degrees."""
-    ends = [place.point(x, y) for x in (0, place.width) for y in (0, place.height)]
-    (left, bottom), (right, top) = np.min(ends, 0).tolist(), np.max(ends, 0).tolist()
+    left, bottom, right, top = place.box
     x, y = (right - left) / place.width / 2, (top - bottom) / place.height / 2
     box = (left + x, bottom + y, right - x, top - y)
     if to_degrees and place.crs:
-        box = transform_bounds(place.crs, "EPSG:4326", *box)
+        box = bounds_in(place.crs, "EPSG:4326", box)
     return box
+
+
+def bounds_in(crs: Any, other: Any, box: Box) -> Box:
+    """Left, bottom, right and top in another coordinate reference system.
+
+    In degrees, the right of what crosses the antimeridian is greater than 180.
+    """
+    left, bottom, right, top = transform_bounds(crs, other, *box)
+    return left, bottom, right + 360 if right < left else right, top

@@ -1,9 +1,10 @@
 """Layers of maps: features with a class and a geometry, in a coordinate reference system."""
 
+import logging
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ _GEOJSON = {
 _CRS_NAME = re.compile(
     r"(?:urn:ogc:def:crs:)?(?:EPSG:(?:[\d.]*:)?(\d{1,6})|OGC:(?:[\d.]*:)?CRS84)", re.I
 )
+_UNDEFINED = re.compile(r'\w+\["Undefined ')  # what GeoPackage calls no reference system
 _DRIVERS = {".gpkg": ("GPKG", b"SQLite format 3\0"), ".shp": ("ESRI Shapefile", b"\0\0\x27\x0a")}
 LAYER_SUFFIXES = (".geojson", *_DRIVERS)
 _MOST_POSITIONS = 2**25  # of all polygons: they take about 4 GiB
@@ -96,14 +98,20 @@ def _read_by_gdal(path: Path, class_field: str, layer: str | None) -> tuple[Any,
             f"masks={path} needs Fiona, which is not installed: pip install 'geoseg-gan[vector]'."
         ) from None
     driver, start = _DRIVERS[path.suffix.lower()]
+    parts = _files_of(path)
     with path.open("rb") as file:
         if file.read(len(start)) != start:
             raise DataError(f"{path} is no {driver} file. Rename or convert it.")
+    if driver != "GPKG":
+        for suffix in (".shx", ".dbf"):
+            if path.stem.casefold() + suffix not in parts:
+                missing = path.with_suffix(suffix).name
+                raise DataError(f"{path} lacks its part {missing}. Copy that beside it.")
     # Absolute, and of one driver: GDAL would take other paths for addresses or archives.
     options = {"fp": path.absolute(), "enabled_drivers": [driver]}
     try:
         if driver == "GPKG":
-            _check_tables(path)
+            _check_database(path)
         # Layers without geometries are notes of other programs, such as QGIS' layer_styles.
         found = []
         for name in fiona.listlayers(options["fp"]):
@@ -119,9 +127,15 @@ def _read_by_gdal(path: Path, class_field: str, layer: str | None) -> tuple[Any,
             raise DataError(f"{wrong}. Set layer= to one of these: {', '.join(found)}.")
         with fiona.open(**options, layer=layer) as source:
             _check_field(class_field, source.schema["properties"], path)
-        with fiona.open(**options, layer=layer, include_fields=[class_field]) as source:
-            crs = CRS.from_wkt(source.crs_wkt) if source.crs_wkt else None
-            return crs, list(_features(path, class_field, source))
+        with (
+            fiona.open(**options, layer=layer, include_fields=[class_field]) as source,
+            _gdal_errors() as errors,
+        ):
+            wkt = "" if _UNDEFINED.match(source.crs_wkt) else source.crs_wkt
+            features: Features = list(_features(path, class_field, source))
+        if errors:
+            raise _damaged(path, errors[0])
+        return CRS.from_wkt(wkt) if wkt else None, features
     except UserError:
         raise
     except Exception as error:  # GDAL's errors have no common type
@@ -130,12 +144,67 @@ def _read_by_gdal(path: Path, class_field: str, layer: str | None) -> tuple[Any,
         ) from None
 
 
-def _check_tables(path: Path) -> None:
-    """Refuses a GeoPackage with views: their queries run when they are read, perhaps for ever."""
+def _files_of(path: Path) -> set[str]:
+    """The names, in lower case, of the files beside it that GDAL may open with it.
+
+    Raises:
+        DataError: If one is a pipe or device, which GDAL would wait for.
+    """
+    stem, known = path.stem.casefold(), set[str]()
+    for file in path.parent.iterdir():
+        name = file.name.casefold()
+        if not name.startswith((f"{stem}.", f"{path.name.casefold()}-")):
+            continue
+        known.add(name)
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise DataError(f"{file} is a pipe or device, not a file. Remove it.")
+    return known
+
+
+def _check_database(path: Path) -> None:
+    """Refuses a damaged GeoPackage, and one that computes what it gives, perhaps for ever."""
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-        found = database.execute("SELECT name FROM sqlite_master WHERE type = 'view'").fetchone()
-    if found:
-        raise DataError(f"{path} has the view '{found[0]}'. Export its layer of polygons alone.")
+        view = database.execute("SELECT name FROM sqlite_master WHERE type = 'view'").fetchone()
+        if view:
+            raise DataError(f"{path} has the view '{view[0]}'. Export its layer of polygons alone.")
+        computed = database.execute(
+            "SELECT t.name, c.name FROM sqlite_master t, pragma_table_xinfo(t.name) c "
+            "WHERE t.type = 'table' AND t.sql NOT LIKE 'CREATE VIRTUAL%' AND c.hidden IN (2, 3)"
+        ).fetchone()
+        if computed:
+            raise DataError(
+                f"{path} has the computed column '{computed[1]}' in '{computed[0]}'. Export its "
+                "layer of polygons, which stores the values."
+            )
+        database.execute("PRAGMA ignore_check_constraints = ON")  # they are expressions, too
+        (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if state != "ok":
+        raise _damaged(path, state)
+
+
+def _damaged(path: Path, problem: str) -> DataError:
+    words = " ".join(problem.split())
+    return DataError(f"{path} is damaged ({words}). Export the polygons again.")
+
+
+@contextmanager
+def _gdal_errors() -> Iterator[list[str]]:
+    """Notes GDAL's first error, for which Fiona leaves out geometries and features in silence."""
+    errors: list[str] = []
+
+    def note(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.ERROR:
+            return True
+        if not errors:
+            errors.append(record.getMessage())
+        return False  # it is not shown by itself
+
+    log = logging.getLogger("fiona._env")
+    log.addFilter(note)
+    try:
+        yield errors
+    finally:
+        log.removeFilter(note)
 
 
 def _features(

@@ -1,5 +1,7 @@
 """Polygons of classes, which formats of maps and of drawings are read into."""
 
+import math
+import reprlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -93,19 +95,23 @@ class ClassLabels:
             )
 
     def _of_number(self, number: float, where: str) -> int:
-        reader = self._reader
+        reader, shown = self._reader, reprlib.repr(number)
         if reader.mask_format != "index":  # whether it counts from 0 or 1, nobody knows
             raise DataError(
-                f"{where} has the class {number}, which is no name. Give names of classes, or set "
+                f"{where} has the class {shown}, which is no name. Give names of classes, or set "
                 "data.mask_format=index, and data.index_map where numbers are no class IDs."
             )
-        label = int(reader.meaning_of(np.array(float(number))))
+        try:
+            value = float(number)
+        except OverflowError:  # a whole number beyond all floats
+            value = math.inf
+        label = int(reader.meaning_of(np.array(value)))
         if label != UNKNOWN:
             return label
         if reader.unknown == "error":
             known = "in data.index_map" if reader.index_map is not None else "a class ID"
             raise DataError(
-                f"{where} has the class {number}, which is not {known}. Set data.index_map to say "
+                f"{where} has the class {shown}, which is not {known}. Set data.index_map to say "
                 "what numbers mean, or data.unknown=ignore."
             )
         self._unknown += 1

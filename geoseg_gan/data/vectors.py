@@ -1,6 +1,6 @@
 """Masks that are burnt from polygons, on a map or in pixels of pictures."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 from rasterio import Affine
 from rasterio.features import rasterize
-from rasterio.warp import transform_bounds, transform_geom
+from rasterio.warp import transform_geom
 
 from geoseg_gan.data.drawings import DRAWING_SUFFIXES, read_drawings
-from geoseg_gan.data.georeference import Georeference
+from geoseg_gan.data.georeference import Box, Georeference, bounds_in
 from geoseg_gan.data.images import without_place
 from geoseg_gan.data.layers import LAYER_SUFFIXES, read_layer
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import DataError, Pair
-from geoseg_gan.data.polygons import ClassLabels, Drawing, Polygon, parts_of
+from geoseg_gan.data.polygons import ClassLabels, Drawing, Polygon, Rings, parts_of
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,13 @@ class Vectors:
                 )
             geometries = [polygon.geometry for polygon in polygons]
         elif place is not None:
-            place = place.part(first, 0, last - first, width)
-            transform, polygons = place.transform, [self.polygons[n] for n in self._near(place)]
+            part = place.part(first, 0, last - first, width)
+            transform, near = part.transform, self._near(part)
+            if self.crs == place.crs and len(_turns_of(self.crs)) == 1:
+                polygons = [self.polygons[n] for n in near]
+            else:
+                polygons = self._warped(near, place)
             geometries = [polygon.geometry for polygon in polygons]
-            if geometries and self.crs != place.crs:
-                geometries = self._warped(transform_geom, self.crs, place.crs, geometries)
         label = np.full((last - first, width), self.background, np.uint8)
         if polygons:
             labels = [polygon.label for polygon in polygons]
@@ -116,14 +118,58 @@ class Vectors:
                 rasterize(zip(geometries, labels, strict=True), out=label, transform=transform)
         return label
 
-    def _warped(self, warp: Callable[..., Any], *values: Any) -> Any:
+    def _warped(self, numbers: Sequence[int], place: Georeference) -> list[Polygon]:
+        """Polygons, by number, in the reference system of a picture, cut to its surroundings.
+
+        Elsewhere on Earth, its system may have no coordinates, or those of another place.
+        """
+        left, bottom, right, top = self._box_of(place)
+        x, y = right - left, top - bottom
+        around = (left - x, bottom - y, right + x, top + y)
+        cut = []
+        for number in numbers:
+            polygon, (least, _, most, _) = self.polygons[number], self._boxes[number]
+            for turn in _turns_of(self.crs):
+                limits = (around[0] + turn, around[1], around[2] + turn, around[3])
+                if most < limits[0] or least > limits[2]:
+                    continue
+                rings = [_cut(ring, limits) for ring in polygon.rings]
+                if rings[0]:
+                    kept = [ring for ring in rings if ring]
+                    cut.append(Polygon(kept, polygon.label))
+        if not cut:
+            return []
         try:
-            return warp(*values)
+            found = transform_geom(self.crs, place.crs, [polygon.geometry for polygon in cut])
         except Exception as error:  # GDAL's errors have no common type
-            raise DataError(
-                f"polygons of {self.path} cannot be brought into the coordinate reference system "
-                f"of the pictures ({error}). Check those of both."
-            ) from None
+            raise self._no_system(str(error)) from None
+        warped = []
+        for polygon, geometry in zip(cut, found, strict=True):
+            for rings in parts_of(geometry, f"a polygon of {self.path}"):
+                for turn in _turns_of(place.crs):
+                    moved: Rings = [[(p[0] + turn, p[1]) for p in ring] for ring in rings]
+                    if not np.isfinite(moved[0]).all():
+                        raise self._no_system("a place without coordinates in it")
+                    warped.append(Polygon(moved, polygon.label))
+        return warped
+
+    def _no_system(self, problem: str) -> DataError:
+        return DataError(
+            f"polygons of {self.path} cannot be brought into the coordinate reference system "
+            f"of the pictures ({problem}). Check those of both."
+        )
+
+    def _box_of(self, place: Georeference) -> Box:
+        """The box of a raster in the coordinate reference system of the polygons."""
+        if self.crs == place.crs:
+            return place.box
+        try:
+            box = bounds_in(place.crs, self.crs, place.box)
+        except Exception as error:  # GDAL's errors have no common type
+            raise self._no_system(str(error)) from None
+        if not np.isfinite(box).all():
+            raise self._no_system("a place without coordinates in it")
+        return box
 
     @cached_property
     def _boxes(self) -> npt.NDArray[np.float64]:
@@ -136,15 +182,40 @@ class Vectors:
 
     def _near(self, place: Georeference) -> list[int]:
         """The polygons whose boxes meet a raster, in order."""
-        corners = [place.point(x, y) for x in (0, place.width) for y in (0, place.height)]
-        box = (*np.min(corners, 0).tolist(), *np.max(corners, 0).tolist())
-        if self.crs != place.crs:
-            box = self._warped(transform_bounds, place.crs, self.crs, *box)
-        left, bottom, right, top = box
-        meets = (self._boxes[:, 0] <= right) & (self._boxes[:, 2] >= left)
+        left, bottom, right, top = self._box_of(place)
+        meets = np.zeros(len(self._boxes), bool)
+        for turn in _turns_of(self.crs):
+            meets |= (self._boxes[:, 0] <= right + turn) & (self._boxes[:, 2] >= left + turn)
         meets &= (self._boxes[:, 1] <= top) & (self._boxes[:, 3] >= bottom)
         near: list[int] = np.flatnonzero(meets).tolist()
         return near
+
+
+def _turns_of(crs: Any) -> tuple[int, ...]:
+    """What longitudes of the same place may differ by; 0 where there are none."""
+    return (-360, 0, 360) if crs and crs.is_geographic else (0,)
+
+
+def _cut(ring: list[Sequence[float]], limits: Box) -> list[Sequence[float]]:
+    """The part of an outline within limits, along these where it leaves them (Sutherland-Hodgman).
+
+    Returns:
+        Its positions (x, y), none if it lies outside; the outline as it is if it lies inside.
+    """
+    points = np.array([position[:2] for position in ring])
+    low, high = np.array(limits[:2]), np.array(limits[2:])
+    if (points >= low).all() and (points <= high).all():
+        return ring
+    for axis, sign, limit in ((0, 1, low[0]), (0, -1, high[0]), (1, 1, low[1]), (1, -1, high[1])):
+        inside = sign * (points[:, axis] - limit)  # how far
+        following, then = np.roll(points, -1, 0), np.roll(inside, -1)
+        crosses = (inside < 0) != (then < 0)
+        share = np.divide(inside, inside - then, out=np.zeros_like(inside), where=crosses)
+        crossings = points + share[:, None] * (following - points)
+        kept = np.stack([inside >= 0, crosses], 1).ravel()
+        points = np.stack([points, crossings], 1).reshape(-1, 2)[kept]
+    found: list[Sequence[float]] = points.tolist()
+    return found if len(found) > 2 else []
 
 
 def read_vectors(

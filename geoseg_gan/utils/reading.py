@@ -46,7 +46,11 @@ class Number:
         """Whether a value is such a number."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        if not math.isfinite(value):
+        try:
+            is_finite = math.isfinite(value)
+        except OverflowError:  # a whole number beyond all floats
+            return False
+        if not is_finite:
             return not self.finite
         return self.low <= value <= self.high and (not self.whole or isinstance(value, int))
 

@@ -1,6 +1,7 @@
 """Burnt masks against rectangles of pixels that were worked out by hand."""
 
 import json
+import os
 import sqlite3
 import sys
 from contextlib import closing
@@ -16,7 +17,7 @@ from rasterio import Affine
 from rasterio.features import rasterize
 from rasterio.warp import transform, transform_geom
 
-from geoseg_gan.data.georeference import read_georeference
+from geoseg_gan.data.georeference import Georeference, overlapping, read_georeference
 from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.pairs import Pair
 from geoseg_gan.data.palette import PaletteClass
@@ -569,3 +570,159 @@ def test_what_is_missing_is_one_line(source, tmp_path):
         vectors.check([pair], [None])
     with pytest.raises(UserError, match=r"a\.tif names no coordinate reference system"):
         vectors.check([pair], [replace(place, crs=None)])
+
+
+def edited(path, *queries):
+    """Runs queries on a GeoPackage, whose triggers would need GDAL."""
+    with closing(sqlite3.connect(path)) as database:
+        triggers = database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        for (name,) in triggers.fetchall():
+            database.execute(f'DROP TRIGGER "{name}"')
+        for query in queries:
+            database.execute(query)
+        database.commit()
+    return path
+
+
+def test_damaged_layers_are_refused_whole(source, tmp_path):
+    path = edited(write_layer(tmp_path / "l.gpkg"), "UPDATE l SET geom = NULL WHERE fid = 3")
+    assert not (burnt(source, path, "water") == 255).any()  # no geometry is no damage
+    edited(path, "UPDATE l SET geom = substr(geom, 1, 60) WHERE fid = 2")
+    with pytest.raises(UserError, match=r"l\.gpkg is damaged \(.*\)\. Export the polygons again"):
+        burnt(source, path)
+    path = write_layer(tmp_path / "l.shp")
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(UserError, match=r"l\.shp is damaged \(.*\)\. Export the polygons again"):
+        burnt(source, path)
+    path = write_layer(tmp_path / "big.gpkg", SHAPES * 500)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 8192 * 4096
+    content[middle : middle + 8192] = bytes(range(256)) * 32
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"big\.gpkg is damaged \(.*\)\. Export the poly") as error:
+        burnt(source, path)
+    assert "\n" not in str(error.value)
+
+
+def test_parts_of_layers_are_files(source, tmp_path):
+    for name in ("l.gpkg", "l.shp"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(UserError, match=rf"{name} is a pipe or device, not a file"):
+            burnt(source, tmp_path / name)
+    for suffix in (".shx", ".dbf", ".prj", ".cpg"):
+        (tmp_path / suffix).mkdir()
+        path = write_layer(tmp_path / suffix / "l.shp")
+        part = path.with_suffix(suffix)
+        part.unlink()
+        if suffix in (".shx", ".dbf"):
+            with pytest.raises(UserError, match=rf"l\.shp lacks its part {part.name}"):
+                burnt(source, path)
+        os.mkfifo(part)
+        with pytest.raises(UserError, match=rf"{part.name} is a pipe or device"):
+            burnt(source, path)
+
+
+def test_computed_columns_of_a_geopackage_are_refused(source, tmp_path):
+    path = write_layer(tmp_path / "l.gpkg")
+    edited(path, "ALTER TABLE l ADD COLUMN more TEXT AS (hex(zeroblob(300000000)))")
+    with pytest.raises(UserError, match=r"l\.gpkg has the computed column 'more' in 'l'"):
+        burnt(source, path)
+
+
+@pytest.mark.parametrize("code", [0, -1])
+def test_a_geopackage_may_name_no_reference_system(source, tmp_path, code):
+    path = write_layer(tmp_path / "l.gpkg", crs=CRS)
+    tables = ("gpkg_contents", "gpkg_geometry_columns")
+    edited(path, *(f"UPDATE {table} SET srs_id = {code}" for table in tables))
+    with pytest.raises(UserError, match=r"l\.gpkg names no coordinate reference system"):
+        burnt(source, path)
+
+
+def test_ids_of_coco_are_unique(source, tmp_path):
+    for kind in ("images", "categories"):
+        content = coco()
+        content[kind].append(content[kind][0] | {"file_name": "b.png", "name": "water"})
+        path = write(tmp_path / "a.json", content)
+        with pytest.raises(UserError, match=rf"has the id [17] twice in '{kind}'"):
+            burnt(source, path)
+
+
+def test_numbers_beyond_all_floats_are_one_line(source, tmp_path):
+    vast = int("9" * 400)
+    path = write(tmp_path / "l.geojson", geojson([(vast, SHAPES[0][1])]))
+    with pytest.raises(UserError, match=r"feature 1 has the class 9+\.\.\.9+, which is not in"):
+        burnt(source, path, reader=mask_reader(CODED))
+    path = write(tmp_path / "a.json", labelme([("road", [[[vast, 1], [2, 2], [3, 1]]])]))
+    with pytest.raises(UserError, match=r"a\.json has 'shapes\[0\]\.points"):
+        burnt(source, path)
+    path = tmp_path / "a.xml"
+    path.write_text(cvat(RLE.format(0).replace('rle="0, 14', f'rle="0, {vast}')))
+    with pytest.raises(UserError, match="whose runs do not fill it"):
+        burnt(source, path)
+
+
+WORLD = [[-180, -90], [180, -90], [180, 90], [-180, 90], [-180, -90]]
+
+
+def test_a_polygon_of_the_whole_world_is_cut_to_the_pictures(source, tmp_path):
+    content = geojson(SHAPES)
+    world = {"type": "Polygon", "coordinates": [WORLD]}
+    content["features"].insert(0, {"properties": {"kind": "water"}, "geometry": world})
+    path = write(tmp_path / "l.geojson", content)
+    np.testing.assert_array_equal(burnt(source, path), np.where(SHOWN, expected(255), 0))
+
+
+# Where the shapes are; elsewhere, the world is.
+SHOWN = expected(7) != 7
+
+
+@pytest.mark.parametrize("system", ["EPSG:32660", "EPSG:32601", "EPSG:4326"])
+@pytest.mark.parametrize("longitudes", ["cut", "beyond 180", "below -180"])
+@pytest.mark.parametrize("name", [None, "EPSG:4326"])
+def test_polygons_are_burnt_across_the_antimeridian(tmp_path, system, longitudes, name):
+    """0.4 degrees about the line, on pictures that reach farther."""
+    left, step = {
+        "EPSG:32660": (800_000, 1000), "EPSG:32601": (133_000, 1000), "EPSG:4326": (179.7, 0.009)
+    }[system]  # fmt: skip
+    place = Georeference(
+        rasterio.CRS.from_string(system), Affine(step, 0, left, 0, -step, step * 32), 32, 64
+    )
+
+    def box(west, east):
+        ring = [[west, 0.0], [east, 0.0], [east, 0.2], [west, 0.2], [west, 0.0]]
+        return {"type": "Polygon", "coordinates": [ring]}
+
+    boxes = {
+        "cut": [box(179.8, 180), box(-180, -179.8)],
+        "beyond 180": [box(179.8, 180.2)],
+        "below -180": [box(-180.2, -179.8)],
+    }[longitudes]
+    features = [{"properties": {"kind": "road"}, "geometry": one} for one in boxes]
+    content = {"type": "FeatureCollection", "features": features}
+    if name:
+        content["crs"] = {"type": "name", "properties": {"name": name}}
+    path = write(tmp_path / "l.geojson", content)
+    vectors = read_vectors(path, "kind", "water", READER, None)
+    pair = Pair("a", path, path, "a")
+    vectors.check([pair], [place])
+    columns, rows = np.meshgrid(np.arange(64) + 0.5, np.arange(32) + 0.5)
+    x, y = place.point(columns, rows)
+    lon, lat = transform(place.crs, "EPSG:4326", x.ravel(), y.ravel())
+    lon, lat = np.array(lon).reshape(32, 64) % 360, np.array(lat).reshape(32, 64)
+    wanted = (abs(lon - 180) < 0.2) & (lat > 0) & (lat < 0.2)
+    assert wanted[:, :1].sum() == 0 < wanted.sum()
+    np.testing.assert_array_equal(vectors.burn(pair, place, (32, 64), 0, 32), wanted)
+
+
+def test_pictures_overlap_across_the_antimeridian():
+    """Both are 20 km wide about 180 degrees; the third is of another place."""
+    places = [
+        Georeference(rasterio.CRS.from_epsg(code), Affine(1000, 0, x, 0, -1000, 20_000), 20, 20)
+        for code, x in ((32660, 824_000), (32601, 156_000), (32660, 700_000))
+    ]
+    assert overlapping(places) == [0, 0, 2]
+    places = [
+        Georeference(rasterio.CRS.from_epsg(4326), Affine(0.1, 0, x, 0, -0.1, 1), 9, 9)
+        for x in (179.5, -180.5, 0)
+    ]
+    assert overlapping(places) == [0, 0, 2]
