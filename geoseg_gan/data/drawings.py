@@ -94,7 +94,7 @@ def _read_coco(path: Path, content: Any, labels: ClassLabels) -> dict[str, Drawi
         for entry in content[kind]:
             if entry["id"] in known:
                 raise DataError(
-                    f"{path} has the id {entry['id']} twice in '{kind}'. Number them anew."
+                    f"{path} has the id {entry['id']} twice in '{kind}'. Give each one of its own."
                 )
             known.add(entry["id"])
     names = {entry["id"]: entry["name"] for entry in content["categories"]}

@@ -406,7 +406,7 @@ class _Source:
             reader: What reads masks.
             settings: Whether masks are aligned.
             vectors: The polygons that stand for masks; None where there are masks.
-            moved: Is told of pixels that have been read.
+            moved: Called with the number of pixels that have been read.
 
         Raises:
             UserError: If one of them cannot be read, or they do not belong together.

@@ -166,7 +166,7 @@ def add_neighbour_findings(
 def add_group_findings(
     findings: Findings, facts: Sequence[PairFacts], root: Path, group_regex: str | None
 ) -> None:
-    """Adds findings on location groups that stand in several splits, or that cannot be told."""
+    """Adds findings on location groups that stand in several splits, or are unknown."""
     stems = [f.entry.stem for f in facts]
     try:
         groups = known_groups(root, stems)
