@@ -21,6 +21,7 @@ from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.sampler import SampleIndex, draw_focused
 from geoseg_gan.data.scan import FolderIndex
 from geoseg_gan.data.settings import Fit, JitterSettings
+from geoseg_gan.data.styles import StyleMatcher
 from geoseg_gan.data.transplant import Transplanter, region_map, visible_box
 from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError
@@ -127,6 +128,7 @@ class PairDataset(Dataset[Sample]):
         jitter: Geometry that acts on image and mask together.
         seed: With the serial number of the sample it fixes all randomness.
         transplanter: Pastes regions of other pairs into image and mask before the warp.
+        matcher: Moves the colours of classes after the warp.
         regions: Whether samples include the connected regions of their label map.
     """
 
@@ -136,6 +138,7 @@ class PairDataset(Dataset[Sample]):
     jitter: JitterSettings
     seed: int
     transplanter: Transplanter | None = None
+    matcher: StyleMatcher | None = None
     regions: bool = False
 
     def __len__(self) -> int:
@@ -166,6 +169,8 @@ class PairDataset(Dataset[Sample]):
             label = resize_label(label, self.image_size)
         label = sample_label(label, maps)
         sample = self.source.sample(row, sample_image(image, maps), label)
+        if self.matcher is not None:
+            self.matcher.apply(sample, serial)
         if self.regions:
             sample["regions"] = torch.from_numpy(region_map(label))
         return sample

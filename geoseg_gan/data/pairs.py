@@ -24,6 +24,9 @@ STREAM = "stream.json"
 """The file that identifies a stream."""
 
 
+UNLABELLED = "unlabelled"
+"""The folder of a data folder with images that have no masks."""
+
 TILES_CSV = "tiles.csv"
 """The file that names the location group of each pair."""
 

@@ -1,11 +1,9 @@
 """The prepare command: lays out a published data set as a data folder."""
 
-import csv
 import fnmatch
 import importlib
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -23,12 +21,19 @@ from geoseg_gan.config import (
     write_yaml,
 )
 from geoseg_gan.data.georeference import read_georeference
-from geoseg_gan.data.pairs import SPLITS, DataError, Pair, Split
+from geoseg_gan.data.pairs import SPLITS, TILES_CSV, DataError, Pair, Split
 from geoseg_gan.data.published import PUBLISHED, PublishedSet
 from geoseg_gan.data.settings import PrepareSettings, TileSettings
-from geoseg_gan.data.tile import choose_groups, cut_pairs, join_groups, summarise
+from geoseg_gan.data.tile import cut_pairs, summarise
+from geoseg_gan.data.tile_splits import choose_groups, join_groups
 from geoseg_gan.utils.errors import UserError, plural
-from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder
+from geoseg_gan.utils.files import (
+    atomic_folder,
+    check_apart,
+    check_new_folder,
+    link_file,
+    write_csv,
+)
 from geoseg_gan.utils.tables import console
 
 
@@ -290,22 +295,13 @@ def _link(found: Found, folder: Path) -> dict[Split, int]:
         for part in ("images", "masks"):
             (folder / split / part).mkdir(parents=True)
     rows = list(zip(found.pairs, found.splits, found.places, strict=True))
-    with (folder / "tiles.csv").open("w", newline="") as target:
-        table = csv.writer(target)
-        table.writerow(["stem", "split", "source", "group"])
-        for pair, split, place in track(rows, f"Linking {plural(len(rows), 'pair')}"):
-            for part, file in (("images", pair.image), ("masks", pair.mask)):
-                _link_file(file, folder / split / part / f"{pair.stem}{file.suffix}")
-            table.writerow([pair.stem, split, place, pair.group])
-            counts[split] += 1
+    for pair, split, _ in track(rows, f"Linking {plural(len(rows), 'pair')}"):
+        for part, file in (("images", pair.image), ("masks", pair.mask)):
+            link_file(file, folder / split / part / f"{pair.stem}{file.suffix}")
+        counts[split] += 1
+    table = ((pair.stem, split, place, pair.group) for pair, split, place in rows)
+    write_csv(folder / TILES_CSV, ("stem", "split", "source", "group"), table)
     return counts
-
-
-def _link_file(file: Path, target: Path) -> None:
-    try:
-        os.link(file.resolve(), target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(file, target)
 
 
 def _summarise(config: PrepareSettings, found: Found) -> None:

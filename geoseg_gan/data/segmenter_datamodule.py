@@ -4,7 +4,7 @@ import math
 import warnings
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Unpack, cast
@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
-from geoseg_gan.data.batch import Sample
+from geoseg_gan.data.batch import ImageScaling, Sample
 from geoseg_gan.data.datamodule import LoadingOptions, PairDataModule
 from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset
 from geoseg_gan.data.fingerprint import fingerprint
@@ -23,7 +23,8 @@ from geoseg_gan.data.pairs import Pair, groups_of, stems_of
 from geoseg_gan.data.palette import IGNORE, class_ids
 from geoseg_gan.data.sampler import SampleIndex
 from geoseg_gan.data.scan import FolderIndex, check_same_type
-from geoseg_gan.data.settings import DataSettings, MixingSettings, Schedule
+from geoseg_gan.data.settings import DataSettings, MatchStep, MixingSettings, Schedule
+from geoseg_gan.data.styles import StyleMatcher, Styles
 from geoseg_gan.data.synthetic import (
     SyntheticFolder,
     check_synthetic,
@@ -51,6 +52,7 @@ class SegmenterDataModule(PairDataModule):
         epochs: How many epochs the training has, over which the synthetic pairs are scheduled.
         oversample: Classes, by name or ID, whose real pairs are drawn more often.
         oversample_factor: How many times as often, 1 or more.
+        match: How real pairs take on the colours of classes in synthetic ones.
         options: See `LoadingOptions`; the jitter's transplant step is copy-paste between real
             pairs.
 
@@ -70,6 +72,7 @@ class SegmenterDataModule(PairDataModule):
         epochs: int = 1,
         oversample: Sequence[str | int] = (),
         oversample_factor: float = 1.0,
+        match: MatchStep | None = None,
         **options: Unpack[LoadingOptions],
     ) -> None:
         """Stores the settings; nothing is read yet."""
@@ -81,6 +84,7 @@ class SegmenterDataModule(PairDataModule):
         self._gate = mixing.gate(self.palette)
         self.oversample = oversample
         self.oversample_factor = oversample_factor
+        self.match = match
         self.val_dataset: WindowDataset | None = None
         self.synthetic_folders: list[SyntheticFolder] = []
         self._real: PairDataset | None = None
@@ -96,7 +100,7 @@ class SegmenterDataModule(PairDataModule):
         self._warn_of_absent_classes(index, "The segmenter cannot learn it.")
         self._repeats = self._oversampled(index)
         self._real = self._pair_dataset(real, self._transplanter(index, real))
-        self._synthetic, self.synthetic_folders = [], []
+        self._synthetic, self.synthetic_folders, styles = [], [], []
         for folder in self.synthetic:
             generated = read_synthetic(folder)
             check_synthetic(generated, self.palette, self.settings.gsd)
@@ -105,6 +109,12 @@ class SegmenterDataModule(PairDataModule):
             self.fingerprints[f"synthetic={folder.name}"] = fingerprint(its_index)
             self._synthetic.append(self._pair_dataset(source))
             self.synthetic_folders.append(generated)
+            if self.match is not None and self.match.p:
+                scaling = ImageScaling.fit(index)
+                styles.append(Styles.of_tiles(generated.pairs, generated.reader(), scaling))
+        if self.match is not None and styles:
+            matcher = StyleMatcher(self.match, Styles.joined(styles), scaling, self.seed)
+            self._real = replace(self._real, matcher=matcher)
         if opened := self._open_val(index):
             self.val_dataset = self._windows(*opened)
         else:

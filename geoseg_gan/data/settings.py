@@ -175,6 +175,14 @@ class ColorStep:
 
 
 @dataclass
+class MatchStep:
+    """Moves colours of real tiles, class by class, to those of synthetic pairs, with `p`."""
+
+    p: float
+    amount: float
+
+
+@dataclass
 class JitterSettings:
     """Geometric steps in the order in which they act; a step with p=0 is off.
 
@@ -201,6 +209,7 @@ class AugmentSettings:
     affine: AffineStep
     quarter_turn: QuarterTurnStep
     flip: FlipStep
+    match_colors: MatchStep
     color: ColorStep
 
     def __post_init__(self) -> None:
@@ -237,6 +246,8 @@ def _check_steps(group: str, steps: JitterSettings | AugmentSettings) -> None:
             case ElasticStep():
                 check_range(f"{key}.amplitude", step.amplitude, 0, 10_000)
                 check_range(f"{key}.wavelength", step.wavelength, 2, 1e6)
+            case MatchStep():
+                check_range(f"{key}.amount", step.amount, 0, 1)
             case ColorStep():
                 for part in ("brightness", "contrast", "saturation"):
                     check_range(f"{key}.{part}", getattr(step, part), 0, 1, "[)")

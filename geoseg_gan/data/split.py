@@ -1,6 +1,5 @@
 """Which training pairs are fitted and which are held out, and checks that splits are disjoint."""
 
-import csv
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,10 +10,10 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from geoseg_gan.data.images import read_image
+from geoseg_gan.data.images import picture_size, read_image
 from geoseg_gan.data.pairs import DataError, Pair, find_pairs, groups_of, read_stems, stems_of
 from geoseg_gan.utils.errors import UserError, plural
-from geoseg_gan.utils.files import atomic_path
+from geoseg_gan.utils.files import write_csv
 
 FIT, INNER = "fit", "inner"
 """Parts of a split file: pairs that are trained on, and pairs by which choices are made."""
@@ -102,10 +101,7 @@ def split_pairs(root: Path, trained: Mapping[str, Any]) -> tuple[list[Pair], lis
 def write_split(path: Path, fitted: Sequence[Pair], held_out: Sequence[Pair]) -> None:
     """Writes a split as a CSV of stem and part, for `data.split_file`."""
     rows = [(pair.stem, FIT) for pair in fitted] + [(pair.stem, INNER) for pair in held_out]
-    with atomic_path(path) as scratch, scratch.open("w", newline="") as lines:
-        writer = csv.writer(lines)
-        writer.writerow(("stem", "part"))
-        writer.writerows(sorted(rows))
+    write_csv(path, ("stem", "part"), sorted(rows))
 
 
 def _read_split(path: Path, pairs: Sequence[Pair]) -> tuple[list[int], list[int]]:
@@ -152,6 +148,13 @@ def refuse_shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> None:
             f"{ours.image} has the same pixels as {theirs.image}{more}: scores on it would prove "
             "nothing. Remove one of the two, or split by location group with scripts/tile.py."
         )
+
+
+def refuse_validated(images: Sequence[Path], val: Sequence[Pair]) -> None:
+    """Refuses unlabelled images that are validated on; only those of one size can be the same."""
+    sizes = {picture_size(pair.image) for pair in val}
+    alike = [path for path in images if picture_size(path) in sizes]
+    refuse_shared_images([Pair(path.stem, path, path, path.stem) for path in alike], val)
 
 
 def shared_groups(

@@ -110,10 +110,13 @@ def read_synthetic(
     )
 
 
-def check_synthetic(generated: SyntheticFolder, palette: Palette, gsd: float | None) -> None:
+def check_synthetic(
+    generated: SyntheticFolder, palette: Palette, gsd: float | None, key: str = "synthetic"
+) -> None:
     """Refuses a generated folder of other classes than the real data's, and warns of another GSD.
 
-    Colours of ignore may differ. The GSD is in metres a pixel; None if unknown.
+    Colours of ignore may differ. The GSD is in metres a pixel; None if unknown. `key` is what the
+    folder is called in the configuration.
 
     Raises:
         DataError: Naming the classes of both.
@@ -123,13 +126,13 @@ def check_synthetic(generated: SyntheticFolder, palette: Palette, gsd: float | N
     )
     if ours != theirs:
         raise DataError(
-            f"synthetic={generated.folder} holds {len(theirs)} classes ({', '.join(theirs)}), but "
+            f"{key}={generated.folder} holds {len(theirs)} classes ({', '.join(theirs)}), but "
             f"data.palette has {len(ours)} ({', '.join(ours)}). Generate it with a generator that "
             "was trained with this palette."
         )
     if gsd and generated.gsd and abs(generated.gsd / gsd - 1) > _GSD_TOLERANCE:
         rank_zero_warn(
-            f"synthetic={generated.folder} shows {generated.gsd:g} metres a pixel, but "
+            f"{key}={generated.folder} shows {generated.gsd:g} metres a pixel, but "
             f"data.gsd={gsd:g}: objects differ in size. Mix data of one resolution."
         )
 

@@ -1,55 +1,59 @@
 """The tile command: cuts large images and their masks into a training folder."""
 
-import csv
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from rich.progress import Progress
+from rich.progress import Progress, track
 from rich.table import Table
 
 from geoseg_gan.config import as_override, is_made, plain, script_command, stored_yaml, write_yaml
 from geoseg_gan.data.georeference import (
-    Georeference,
     aligned,
     georeference_problem,
-    overlapping,
     read_georeference,
     write_georeference,
 )
 from geoseg_gan.data.images import TIFF_SUFFIXES, picture_size, write_image
 from geoseg_gan.data.masks import MaskReader, mask_reader
 from geoseg_gan.data.pairs import (
-    SEARCH_SECONDS,
     SPLITS,
-    TOO_LONG,
+    TILES_CSV,
+    UNLABELLED,
     DataError,
     PackedStrings,
     Pair,
     Split,
     find_folder_pairs,
     group_of,
-    search,
+    list_images,
 )
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.scan import refuse_binary_masks, size_problem
 from geoseg_gan.data.scene import Scene, little_memory
 from geoseg_gan.data.settings import TileSettings
+from geoseg_gan.data.tile_splits import (
+    Blocks,
+    Window,
+    choose_groups,
+    grid_windows,
+    ground_grids,
+    join_groups,
+)
 from geoseg_gan.data.vectors import Vectors, read_vectors
-from geoseg_gan.data.windows import Parts, rows_of_windows, window_starts
+from geoseg_gan.data.windows import Parts, rows_of_windows
 from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError, plural
-from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder
+from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder, write_csv
 from geoseg_gan.utils.messages import knob_texts
-from geoseg_gan.utils.signals import limited
 from geoseg_gan.utils.tables import console
 
 _IMAGES_AT_ONCE = 4
@@ -90,7 +94,8 @@ class SplitReport:
 def tile(config: TileSettings) -> dict[Split, SplitReport]:
     """Cuts `source/{images,masks}` into `data_root/{train,val}/{images,masks}` and tiles.csv.
 
-    Each location group goes to one split. Images smaller than a tile are skipped with a warning.
+    Images without masks in `source/unlabelled` are cut into `data_root/unlabelled`. Each location
+    group goes to one split. Images smaller than a tile are skipped with a warning.
     `data_root` appears whole or not at all, with the settings in config.yaml.
 
     Returns:
@@ -140,8 +145,10 @@ def tile(config: TileSettings) -> dict[Split, SplitReport]:
         splits = ["val" if pair.group in val_groups else "train" for pair in pairs]
     with atomic_folder(root, "data_root") as folder:
         reports = cut_pairs(pairs, splits, folder, config, vectors)
+        unlabelled = source / UNLABELLED
+        count = cut_unlabelled(unlabelled, folder, config) if unlabelled.is_dir() else None
         write_yaml(folder / "config.yaml", config)
-    summarise(config, reports)
+    summarise(config, reports, count)
     return reports
 
 
@@ -200,186 +207,65 @@ def cut_pairs(
     if vectors is None:
         refuse_binary_masks(np.stack([cut.whole for cut in cuts]), reader, pairs[0].mask.parent)
     reports = {split: _report(split, cuts, settings) for split in SPLITS}
-    with (folder / "tiles.csv").open("w", newline="") as target:
-        table = csv.writer(target)
-        table.writerow([entry.name for entry in fields(Tile)])
-        table.writerows(astuple(tile) for cut in cuts for tile in cut.tiles)
+    head = [entry.name for entry in fields(Tile)]
+    write_csv(folder / TILES_CSV, head, (astuple(tile) for cut in cuts for tile in cut.tiles))
     _warn(cuts, reports, settings)
     return reports
 
 
-def choose_groups(groups: Mapping[str, str], settings: TileSettings) -> set[str]:
-    """The location groups to validate on: by val_regex or val_groups, else a random share.
+def cut_unlabelled(source: Path, folder: Path, settings: TileSettings) -> int:
+    """Cuts the images of a folder, of which there are no masks, into `folder/unlabelled`.
 
-    Args:
-        groups: The groups by the names that they are known by; joined ones have several.
-        settings: The settings.
-
-    Raises:
-        UserError: If that would be none of the groups or all of them.
-    """
-    names = sorted(set(groups.values()))
-    if len(names) < 2 and settings.split == "spatial":
-        raise UserError(
-            f"split=spatial makes {plural(len(names), 'block')} of the pictures: none is left to "
-            "validate on. Lower block_size or gap, or tile_size."
-        )
-    if len(names) == 1:
-        raise UserError(
-            f"all pictures belong to the group '{names[0]}': none is left to validate on. Add "
-            "pictures from other places, make groups smaller with group_regex, or give blocks of "
-            "each picture to validation with split=spatial."
-        )
-    known = f"The {plural(len(names), 'group')}: {', '.join(names[:5])}{' ...' * (len(names) > 5)}"
-    if settings.val_regex is not None:
-        setting = f"val_regex={settings.val_regex!r}"
-        with limited(SEARCH_SECONDS, DataError(f"val_regex {TOO_LONG}")):
-            chosen = {groups[n] for n in groups if search(settings.val_regex, n, "val_regex")}
-    elif settings.val_groups is not None:
-        setting = f"val_groups={settings.val_groups}"
-        if unknown := sorted(set(settings.val_groups) - groups.keys()):
-            raise UserError(f"{setting}: '{unknown[0]}' is not a group. {known}")
-        chosen = {groups[name] for name in settings.val_groups}
-    else:
-        setting = f"val_share={settings.val_share}"
-        count = min(max(1, round(settings.val_share * len(names))), len(names) - 1)
-        order = np.random.default_rng(settings.seed).permutation(len(names))
-        chosen = {names[i] for i in order[:count]}
-    if not chosen:
-        raise UserError(f"{setting} leaves nothing to validate on. {known}")
-    if chosen == set(names):
-        raise UserError(f"{setting} leaves nothing to train on. {known}")
-    return chosen
-
-
-def grid_starts(length: int, side: int, overlap: int, remainder: str) -> list[int]:
-    """Where tiles start along one side of an image; all in pixels.
-
-    The remainder, a strip too narrow for a tile, stays uncovered ("drop"), or is covered by a last
-    tile that ends at the border and overlaps its neighbour more ("shift").
-    """
-    if remainder == "shift":
-        return window_starts(length, side, overlap)
-    return list(range(0, length - side + 1, side - overlap))
-
-
-@dataclass(frozen=True)
-class Window:
-    """Where a tile lies in its picture."""
-
-    row: int  # of the grid, from 0 at the top
-    col: int  # of the grid, from 0 at the left
-    top: int  # in pixels
-    left: int  # in pixels
-    group: str  # its location group
-    split: Split  # that of the group
-
-
-def grid_windows(
-    height: int, width: int, settings: TileSettings, group: str, split: Split
-) -> list[Window]:
-    """The tiles of a picture of one location group."""
-    grid = (settings.tile_size, settings.overlap, settings.remainder)
-    rows, cols = (list(enumerate(grid_starts(length, *grid))) for length in (height, width))
-    return [Window(row, col, top, left, group, split) for row, top in rows for col, left in cols]
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Square blocks of ground with gaps between them, each a location group of its own.
-
-    Attributes:
-        side: Of a block in pixels.
-        gap: Between blocks in pixels; no tile reaches into it.
-        grounds: For each picture's stem, the ground it shows, and row and column of its upper left
-            pixel there. Pictures of one ground share its blocks.
-        val: The blocks to validate on.
-    """
-
-    side: int
-    gap: int
-    grounds: Mapping[str, tuple[str, int, int]]
-    val: frozenset[str] = field(default=frozenset())
-
-    def windows(self, pair: Pair, height: int, width: int, settings: TileSettings) -> list[Window]:
-        """The tiles of a picture, none of which reaches out of its block."""
-        ground, top, left = self.grounds[pair.stem]
-        rows, cols = (self._starts(*ends, settings) for ends in ((height, top), (width, left)))
-        windows = []
-        for row, (block, start) in enumerate(rows):
-            for col, (other_block, other) in enumerate(cols):
-                group = f"{ground}_b{block}_{other_block}"
-                split: Split = "val" if group in self.val else "train"
-                windows.append(Window(row, col, start, other, group, split))
-        return windows
-
-    def _starts(self, length: int, offset: int, settings: TileSettings) -> list[tuple[int, int]]:
-        """Along one side of a picture that begins at `offset`: the block and start of each tile."""
-        step = self.side + self.gap
-        starts = []
-        for block in range(offset // step, (offset + length - 1) // step + 1):
-            begin = max(0, block * step - offset)
-            inside = min(length, block * step + self.side - offset) - begin
-            if inside >= settings.tile_size:
-                grid = (settings.tile_size, settings.overlap, settings.remainder)
-                starts += [(block, begin + start) for start in grid_starts(inside, *grid)]
-        return starts
-
-
-def join_groups(pairs: Sequence[Pair], places: Sequence[Georeference | None]) -> dict[str, str]:
-    """Joins location groups whose pictures overlap on the ground, such as those of two years.
+    Tiles of which more than `max_ignore` has no data are dropped.
 
     Returns:
-        For each group the first name, in the alphabet, of those that it is joined with.
-    """
-    joined = {pair.group: pair.group for pair in pairs}
-    for pair, first in zip(pairs, overlapping(places), strict=True):
-        if pair.group == pairs[first].group:
-            continue
-        names = {joined[pair.group], joined[pairs[first].group]}
-        joined = {name: min(names) if to in names else to for name, to in joined.items()}
-    others = sorted(name for name, to in joined.items() if to != name)
-    if others:
-        left = plural(len(set(joined.values())), "group")
-        print(
-            f"Pictures overlap on the ground: '{others[0]}' joins the group "
-            f"'{joined[others[0]]}'{' and so on' * (len(others) > 1)}, and {left} of "
-            f"{len(joined)} are left."
-        )
-    return joined
-
-
-def ground_grids(
-    pairs: Sequence[Pair], places: Sequence[Georeference | None], groups: Mapping[str, str]
-) -> dict[str, tuple[str, int, int]]:
-    """For each picture's stem the ground it shows, and row and column of its first pixel there.
-
-    Pictures of a location group that say where they lie share a ground, which has the name of the
-    group; each of the others is a ground of its own.
+        How many tiles there are.
 
     Raises:
-        DataError: If pictures of one ground differ in CRS or pixels.
+        UserError: If an image cannot be read, or no tile is left.
     """
-    firsts: dict[str, tuple[Pair, Georeference]] = {}
-    grounds = {}
-    for pair, place in zip(pairs, places, strict=True):
-        if place is None:
-            grounds[pair.stem] = pair.stem, 0, 0
-            continue
-        name = groups[pair.group]
-        first, its_place = firsts.setdefault(name, (pair, place))
-        ours, theirs = (
-            np.array([t.a, t.b, t.d, t.e]) for t in (its_place.transform, place.transform)
+    (folder / UNLABELLED).mkdir()
+    nodata, side, count = mask_reader(settings.data).nodata, settings.tile_size, 0
+    with _no_size_limit(), little_memory():
+        for path in track(list_images(source), "Cutting unlabelled images"):
+            image = Scene(path, nodata=nodata)
+            windows = grid_windows(image.height, image.width, settings, path.stem, "train")
+            suffix = _suffix(image, image.bands, settings.image_format)
+
+            def read(first: int, last: int, image: Scene = image) -> Parts:
+                pixels, missing = image.masked_rows(first, last)
+                return pixels, np.zeros(pixels.shape[:2], bool) if missing is None else missing
+
+            rows = _by_row(windows)
+            for top, (shown, missing) in rows_of_windows(
+                read, image.height, image.step, [*rows], side
+            ):
+                for window in rows[top]:
+                    inside = np.s_[:, window.left : window.left + side]
+                    if missing[inside].sum() > settings.max_ignore * side * side:
+                        continue
+                    stem = f"{path.stem}_r{window.row:02d}_c{window.col:02d}"
+                    target = folder / UNLABELLED / f"{stem}{suffix}"
+                    write_image(target, shown[inside])
+                    if image.place:
+                        place = image.place.part(top, window.left, side, side)
+                        write_georeference(target, place)
+                    count += 1
+    if not count:
+        raise UserError(
+            f"no tile is left of the images in {source}: they are smaller than tile_size={side}, "
+            f"or have less data than max_ignore={settings.max_ignore} asks for. Remove the folder, "
+            "or lower tile_size."
         )
-        if its_place.crs != place.crs or not np.allclose(ours, theirs, rtol=1e-6, atol=0):
-            raise DataError(
-                f"split=spatial lays one grid of blocks over the pictures of a group, but "
-                f"{first.image} and {pair.image} differ in CRS or pixel size. Reproject one, as "
-                "gdalwarp does, or tell them apart with group_regex and join_overlaps=false."
-            )
-        col, row = its_place.pixel(*place.point(0, 0))
-        grounds[pair.stem] = name, round(row), round(col)
-    return grounds
+    return count
+
+
+def _by_row(windows: Sequence[Window]) -> dict[int, list[Window]]:
+    """Windows by their first row of pixels, in order."""
+    rows: dict[int, list[Window]] = {}
+    for window in windows:
+        rows.setdefault(window.top, []).append(window)
+    return rows
 
 
 class _Source:
@@ -486,9 +372,7 @@ def _cut(
     tiles: list[Tile] = []
     pixels = {name: np.zeros(reader.palette.num_classes, np.int64) for name in splits}
     dropped: Counter[Split] = Counter()
-    rows: dict[int, list[Window]] = {}
-    for window in windows:
-        rows.setdefault(window.top, []).append(window)
+    rows = _by_row(windows)
     for top, (shown, labels) in source.windows([*rows], side):
         for window in rows[top]:
             inside = np.s_[:, window.left : window.left + side]
@@ -601,8 +485,10 @@ def _warn(cuts: Sequence[_Cut], reports: dict[Split, SplitReport], settings: Til
             )
 
 
-def summarise(settings: TileSettings, reports: dict[Split, SplitReport]) -> None:
-    """Prints what was cut, and the command that trains on it."""
+def summarise(
+    settings: TileSettings, reports: dict[Split, SplitReport], unlabelled: int | None = None
+) -> None:
+    """Prints what was cut, and the command that trains on it; `unlabelled` counts such tiles."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("")
     for split in SPLITS:
@@ -622,4 +508,6 @@ def summarise(settings: TileSettings, reports: dict[Split, SplitReport]) -> None
         words.append(f"image_size={settings.tile_size}")
     shown = console(soft_wrap=True)  # so that the command below can be copied
     shown.print(table)
+    if unlabelled is not None:
+        shown.print(f"Unlabelled: {plural(unlabelled, 'tile')} in {settings.data_root}/unlabelled.")
     shown.print(f"Wrote {settings.data_root}. Next: {script_command('train', words)}")

@@ -15,9 +15,9 @@ from geoseg_gan.data.masks import stored_mask_reader
 from geoseg_gan.data.pairs import DataError, Pair
 from geoseg_gan.data.palette import IGNORE, Palette
 from geoseg_gan.data.split import split_pairs
+from geoseg_gan.data.styles import style_of
 from geoseg_gan.models.checkpoints import LoadedGenerator, load_generator
 from geoseg_gan.studio.settings import StudioConfig
-from geoseg_gan.synthesis.compose import style_of
 from geoseg_gan.synthesis.generate import check_pair_size
 from geoseg_gan.synthesis.generate_images import generate_images
 from geoseg_gan.synthesis.recognizer import class_ids_on, load_recognizer

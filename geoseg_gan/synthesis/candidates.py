@@ -21,9 +21,10 @@ from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import Pair
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.settings import Fit, JitterSettings
+from geoseg_gan.data.styles import Style, Styles
 from geoseg_gan.data.transplant import Transplant, Transplanter, visible_box
 from geoseg_gan.models.registry import Generator
-from geoseg_gan.synthesis.compose import Composition, Style, Styles, draw_generated
+from geoseg_gan.synthesis.compose import Composition, draw_generated
 from geoseg_gan.synthesis.settings import ComposeSettings
 from geoseg_gan.utils.errors import UserError
 

@@ -18,14 +18,21 @@ from geoseg_gan.config import plain
 from geoseg_gan.data.fingerprint import change_in, fingerprint
 from geoseg_gan.data.masks import MaskReader, stored_mask_reader
 from geoseg_gan.data.palette import class_ids
-from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
+from geoseg_gan.data.scan import FolderIndex, check_same_type, check_sizes, scan
 from geoseg_gan.data.settings import LARGEST_SIDE
 from geoseg_gan.data.split import split_pairs
-from geoseg_gan.data.synthetic import GENERATION, MANIFEST, Line, read_manifest
+from geoseg_gan.data.styles import Styles
+from geoseg_gan.data.synthetic import (
+    GENERATION,
+    MANIFEST,
+    Line,
+    check_synthetic,
+    read_manifest,
+    read_synthetic,
+)
 from geoseg_gan.data.transplant import Transplanter
-from geoseg_gan.models.checkpoints import LoadedGenerator, load_generator
+from geoseg_gan.models.checkpoints import LoadedGenerator, RunFacts, load_generator
 from geoseg_gan.synthesis.candidates import CandidateMasks, check_variants
-from geoseg_gan.synthesis.compose import Styles
 from geoseg_gan.synthesis.filter import (
     AUTO,
     GeneratedPair,
@@ -36,8 +43,8 @@ from geoseg_gan.synthesis.filter import (
     generate_and_filter,
 )
 from geoseg_gan.synthesis.generate_images import default_workers
-from geoseg_gan.synthesis.pseudo_labels import UNLABELLED, label_images
 from geoseg_gan.synthesis.pseudo_labels import check as check_labelling
+from geoseg_gan.synthesis.pseudo_labels import label_images
 from geoseg_gan.synthesis.recognizer import Recognizer, load_recognizer, with_class_losses
 from geoseg_gan.synthesis.report import (
     print_outcome,
@@ -49,7 +56,7 @@ from geoseg_gan.synthesis.report import (
 )
 from geoseg_gan.synthesis.sampling import SAMPLINGS, expected_shares, mask_weights
 from geoseg_gan.synthesis.scene import check_scene, generate_scene
-from geoseg_gan.synthesis.settings import LARGEST_BATCH, GenerateConfig
+from geoseg_gan.synthesis.settings import LARGEST_BATCH, UNLABELLED, GenerateConfig
 from geoseg_gan.synthesis.writer import (
     Layout,
     PairFiles,
@@ -65,7 +72,8 @@ SOURCES = ("masks", UNLABELLED)
 """What pairs are made from."""
 
 _TRIES = 10  # candidates for each pair that keep asks for
-_MOST = 10_000_000  # candidates of a folder
+MOST = 10_000_000
+"""How many candidates or images a folder can have."""
 _PILOT = 256  # candidates whose scores tau=auto looks at
 
 _MAY_DIFFER_ON_RERUN = {
@@ -236,6 +244,18 @@ def _open_recognizer(
     return recognizer
 
 
+def _open_styles(
+    config: GenerateConfig, index: FolderIndex, reader: MaskReader, facts: RunFacts
+) -> Styles:
+    """The colours that classes take on: of the training tiles, or of pairs of another ground."""
+    if config.style_from is None:
+        return Styles.of_tiles(index.pairs, reader, facts.scaling)
+    look = read_synthetic(Path(config.style_from), "style_from")
+    check_synthetic(look, reader.palette, facts.config["data"]["gsd"], "style_from")
+    check_same_type(index, scan(look.pairs, look.reader()))
+    return Styles.of_tiles(look.pairs, look.reader(), facts.scaling)
+
+
 def _open_candidates(
     config: GenerateConfig,
     generator: LoadedGenerator,
@@ -251,7 +271,7 @@ def _open_candidates(
     if config.jitter.transplant.p > 0:
         transplanter = Transplanter.of_masks(config.jitter.transplant, index, reader)
     if config.compose.match:
-        styles = Styles.of_tiles(index.pairs, reader, facts.scaling)
+        styles = _open_styles(config, index, reader, facts)
     return CandidateMasks(
         pairs=index.pairs,
         reader=reader,
@@ -469,7 +489,7 @@ def check(config: GenerateConfig) -> None:
         UserError: Naming the key, its value and what to do.
     """
     for key, most in (
-        *(("num_samples", _MOST), ("keep", _MOST // _TRIES), ("max_tries", _MOST)),
+        *(("num_samples", MOST), ("keep", MOST // _TRIES), ("max_tries", MOST)),
         *(("variants", 1000), ("bs", LARGEST_BATCH), ("image_size", LARGEST_SIDE)),
     ):
         check_range(key, getattr(config, key), 1, most)
@@ -506,4 +526,9 @@ def check(config: GenerateConfig) -> None:
     if config.mask_path is not None:
         return
     config.compose.check(config.jitter.transplant.p)
+    if config.style_from is not None and not config.compose.match:
+        raise UserError(
+            f"style_from={config.style_from}: compose.match=0 leaves colours as they are. Set it "
+            "above 0, e.g. compose.match=1."
+        )
     stored_facts(Path(config.save_dir), {})

@@ -36,15 +36,12 @@ from geoseg_gan.models.segmenters import VIEWS, view_probabilities
 from geoseg_gan.synthesis.candidates import UnlabelledWindow
 from geoseg_gan.synthesis.filter import AUTO, Decision, GeneratedPair
 from geoseg_gan.synthesis.report import SHEET, realised_shares, write_contact_sheet
-from geoseg_gan.synthesis.settings import GenerateConfig
+from geoseg_gan.synthesis.settings import UNLABELLED, GenerateConfig
 from geoseg_gan.synthesis.writer import Layout, PairFiles, PairWriter, merge_manifest, stored_facts
 from geoseg_gan.utils.distributed import share_of, where_in_words
 from geoseg_gan.utils.errors import UserError, check_choice, check_range, plural
 from geoseg_gan.utils.files import check_apart, write_json
 from geoseg_gan.utils.tables import console
-
-UNLABELLED = "unlabelled"
-"""The `source` of pairs that are made from unlabelled images."""
 
 ACCURACY = 0.9
 """Share of a class's held-out pixels above its threshold that are right, with confidence=auto."""
@@ -132,6 +129,51 @@ def check(config: GenerateConfig) -> None:
     check_choice("tta", config.tta, tuple(VIEWS))
 
 
+def check_labels(reader: MaskReader, fit: str) -> None:
+    """Refuses data settings with which no image could be labelled.
+
+    Args:
+        reader: How masks of the labels are written.
+        fit: How the segmenter sees tiles, "crop" or "resize".
+
+    Raises:
+        UserError: Saying what to set.
+    """
+    if fit == "resize":
+        raise UserError(
+            "unlabelled images are labelled at full resolution, but with data.fit=resize the "
+            "segmenter sees whole tiles resized to one size, so that the length of a pixel on the "
+            "ground is not known. Train with data.fit=crop."
+        )
+    if not reader.can_write_ignore:
+        raise UserError(
+            "labels of unlabelled images are ignore where the segmenter is not sure, but the masks "
+            "have no value for that. Train with data.ignore set, or ignore in data.index_map."
+        )
+
+
+def check_images(folder: Path, side: int) -> list[Path]:
+    """The images of a folder that are to be labelled, sorted by stem.
+
+    Raises:
+        UserError: If there is no such folder, no image in it, or one is smaller than `side` pixels.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"unlabelled={folder} is not a folder. Give one of images, or put them there."
+        )
+    images = list_images(folder)
+    small = [path for path in images if min(picture_size(path)) < side]
+    if small:
+        height, width = picture_size(small[0])
+        more = f" (and {plural(len(small) - 1, 'more image')})" * (len(small) > 1)
+        raise UserError(
+            f"{small[0]} is {width}x{height}, smaller than image_size={side}{more}. Set a smaller "
+            "image_size, or remove it."
+        )
+    return images
+
+
 @dataclass(frozen=True)
 class _Inputs:
     """The segmenter, the images, and how masks are written."""
@@ -174,21 +216,14 @@ class _Windows(Dataset[_Item | str]):
     def __init__(
         self,
         pairs: Sequence[tuple[Path, Path | None]],
+        sizes: npt.NDArray[np.int64],
         reader: MaskReader,
         side: int,
         most: int,
         seed: int,
         kind: tuple[int, str],
     ) -> None:
-        sizes = np.array([picture_size(image) for image, _ in pairs], np.int64)
         self.pairs, self._reader, self._kind = list(pairs), reader, kind
-        if small := np.flatnonzero(sizes.min(1) < side).tolist():
-            height, width = sizes[small[0]]
-            more = f" (and {plural(len(small) - 1, 'more image')})" * (len(small) > 1)
-            raise UserError(
-                f"{pairs[small[0]][0]} is {width}x{height}, smaller than image_size={side}{more}. "
-                "Set a smaller image_size, or remove it."
-            )
         grid = AllWindows(sizes, side)
         chosen = np.random.default_rng(seed).permutation(len(grid))[:most]
         self._windows = [grid[number] for number in sorted(chosen.tolist())]
@@ -241,27 +276,12 @@ def _open(config: GenerateConfig, fabric: Fabric) -> _Inputs:
     facts = segmenter.facts
     trained = facts.config
     root = Path(config.data_root or trained["data_root"])
-    folder = Path(config.unlabelled) if config.unlabelled else root / "unlabelled"
+    folder = Path(config.unlabelled) if config.unlabelled else root / UNLABELLED
     check_apart("save_dir", Path(config.save_dir), folder)
-    if trained["data"]["fit"] == "resize":
-        raise UserError(
-            f"{config.segmenter_ckpt} has seen whole tiles resized to one size (data.fit=resize), "
-            "so that the length of a pixel on the ground is not known. Train with data.fit=crop."
-        )
-    if not folder.is_dir():
-        raise UserError(
-            f"unlabelled={folder} is not a folder. Give one of images, or put them there."
-        )
     reader = stored_mask_reader(facts.palette, trained["data"])
-    if not reader.can_write_ignore:
-        raise UserError(
-            "source=unlabelled writes ignored pixels where the segmenter is not sure, but masks of "
-            f"{config.segmenter_ckpt} have no value for them. Train it with data.ignore set, or "
-            "ignore in data.index_map."
-        )
-    side = config.image_size or trained["image_size"]
+    check_labels(reader, trained["data"]["fit"])
+    images = check_images(folder, config.image_size or trained["image_size"])
     kind = len(facts.scaling.low), facts.scaling.dtype
-    images = list_images(folder)
     masks: Sequence[Path | None] = [None] * len(images)
     if config.true_masks is not None:
         known = {path.stem: path for path in list_images(Path(config.true_masks))}
@@ -271,8 +291,15 @@ def _open(config: GenerateConfig, fabric: Fabric) -> _Inputs:
                 f"true_masks={config.true_masks} holds no mask of {images[masks.index(None)]}."
             )
     paths = list(zip(images, masks, strict=True))
-    windows = _Windows(paths, reader, side, config.num_samples, config.seed, kind)
+    sizes = np.array([picture_size(image) for image in images], np.int64)
+    side = config.image_size or _side(trained["image_size"], sizes)
+    windows = _Windows(paths, sizes, reader, side, config.num_samples, config.seed, kind)
     return _Inputs(segmenter, folder, root, windows, reader, side, fabric.device)
+
+
+def _side(trained: int, sizes: npt.NDArray[np.int64]) -> int:
+    """Twice the segmenter's size where all images have it: augmentation needs surroundings."""
+    return 2 * trained if sizes.min() >= 2 * trained else trained
 
 
 def _facts_of(config: GenerateConfig, inputs: _Inputs) -> dict[str, Any]:
@@ -319,10 +346,13 @@ def _thresholds(config: GenerateConfig, inputs: _Inputs) -> dict[str, Any]:
             f"{config.segmenter_ckpt}, of which there are none. Train it with inner_share above 0, "
             "or give a number, as in confidence=0.7."
         )
-    check_sizes(held_out, inputs.side)
+    side, trained = inputs.side, inputs.segmenter.facts.config["image_size"]
+    if held_out.sizes.min() < side:  # labelled tiles may be smaller than unlabelled images
+        side = trained
+    check_sizes(held_out, side)
     counts = np.zeros((classes, 2, _STEPS + 1), np.int64)
     source = PairSource(held_out.pairs, inputs.reader)
-    windows = WindowDataset(source, held_out.sizes, inputs.side, "crop", once=True)
+    windows = WindowDataset(source, held_out.sizes, side, "crop", once=True)
     for position in track(range(len(windows)), "Choosing thresholds on held-out tiles"):
         sample = windows[position]
         shares = _probabilities(config, inputs, sample["image"][None])[0]
@@ -425,6 +455,16 @@ def _report(inputs: _Inputs, files: PairFiles, thresholds: dict[str, Any]) -> di
         shown = "-" if accuracy is None else f"{accuracy:.1%}"
         table.add_row(name, f"{limit:.2f}", shown, f"{share:.1%}")
     console().print(table)
+    wrong = [
+        f"{name} ({accuracy:.0%})"
+        for name, accuracy in zip(names, accuracies, strict=True)
+        if accuracy is not None and accuracy < ACCURACY
+    ]
+    if wrong:
+        print(
+            f"Right on less than {ACCURACY:.0%} of their held-out pixels, of which at least half "
+            f"stay: {', '.join(wrong)}. Train the segmenter longer, or label these by hand."
+        )
     sure = np.mean([line["score"] for line in manifest]) if manifest else 0.0
     print(
         f"Labelled {plural(len(manifest), 'window')}, kept {len(kept)}; {sure:.0%} of the pixels "

@@ -8,6 +8,9 @@ from geoseg_gan.data.settings import JitterSettings
 from geoseg_gan.utils.device import TrainerSettings
 from geoseg_gan.utils.errors import UserError, check_choice, check_range
 
+UNLABELLED = "unlabelled"
+"""The `source` of pairs that are made from unlabelled images."""
+
 LARGEST_BATCH = 65_536
 """The largest number of images at once."""
 
@@ -99,6 +102,7 @@ class GenerateConfig:
     devices: int
     jitter: JitterSettings
     compose: ComposeSettings
+    style_from: str | None
     onnx: OnnxSettings
     trainer: TrainerSettings
 

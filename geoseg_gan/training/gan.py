@@ -1,6 +1,5 @@
 """The LightningModule of the GAN: the discriminator step and the generator step."""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from geoseg_gan.models.discriminators.output import Discriminator
 from geoseg_gan.models.generators.noise import sample_noise
 from geoseg_gan.models.layers import HasBlocks, recompute_blocks, update_spectral_norms
 from geoseg_gan.models.registry import Generator
+from geoseg_gan.training.average import move_average, start_average
 from geoseg_gan.training.settings import NETWORKS, OptimizerSettings, SpeedSettings
 
 _SECOND_NOISE = 1 << 32
@@ -86,7 +86,7 @@ class GAN(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.generator = generator
-        self.average = copy.deepcopy(generator).requires_grad_(False) if optimizer.ema else None
+        self.average = start_average(generator, optimizer.ema)
         self.discriminator = discriminator
         self.objective = objective
         self.num_classes = num_classes
@@ -174,7 +174,9 @@ class GAN(L.LightningModule):
         g_optimizer.step()
         self.discriminator.requires_grad_(True)
         self.objective.stepped()
-        self._update_average()
+        if self.average is not None:
+            ema, batches = self.optimizer_settings.ema, self.global_step
+            move_average(self.average, self.generator, ema, batches)
         return Terms.mean(d_terms), Terms.mean(g_terms)
 
     def backward_only(self, sample: Sample) -> None:
@@ -278,19 +280,6 @@ class GAN(L.LightningModule):
         bar = {name: scalars.pop(name) for name in ("d", "g")}
         self.log_dict({**scalars, **rates})
         self.log_dict(bar, prog_bar=True, logger=False)
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        """Moves the average towards the generator; buffers are copied."""
-        if self.average is None:
-            return
-        batches = self.global_step
-        keep = min(self.optimizer_settings.ema, (1 + batches) / (10 + batches))
-        torch._foreach_lerp_(
-            list(self.average.parameters()), list(self.generator.parameters()), 1 - keep
-        )
-        for mine, theirs in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-            mine.copy_(theirs)
 
     def _lr_factor(self, step: int) -> float:
         settings = self.optimizer_settings

@@ -16,6 +16,7 @@ from geoseg_gan.data.batch import ImageScaling, Sample
 from geoseg_gan.data.settings import ColorStep
 from geoseg_gan.losses.segmentation import SegmentationLoss
 from geoseg_gan.losses.terms import Terms
+from geoseg_gan.training.average import move_average, start_average
 from geoseg_gan.training.settings import SegmenterOptimizerSettings
 from geoseg_gan.utils.confusion import class_iou, confusion_matrix, mean_iou
 
@@ -24,12 +25,13 @@ class Segmenter(L.LightningModule):
     """Trains a segmenter, and measures its IoU on real tiles that are held out of training.
 
     Args:
-        network: Gives logits (B, C, H, W) for images (B, K, H, W) in [-1, 1].
+        network: Gives logits (B, C, H, W) for images (B, K, H, W) in [-1, 1]. What is evaluated and
+            saved is the moving average of its weights, where one is kept.
         loss: Of logits and labels.
         names: Of the C classes.
         scaling: From stored image values to [-1, 1].
         lr: The highest learning rate.
-        optimizer: Weight decay, warm-up and clipping.
+        optimizer: Weight decay, warm-up, clipping and moving average.
         color: Random brightness and colour of training images.
         seed: Fixes brightness and colour of every sample of the run.
         global_batch: Batch size over all processes.
@@ -56,6 +58,7 @@ class Segmenter(L.LightningModule):
         """Keeps the parts; `configure_optimizers` makes the optimiser."""
         super().__init__()
         self.network = network
+        self.average = start_average(network, optimizer.ema)
         self.loss = loss
         self.names = list(names)
         self.scaling = scaling
@@ -66,6 +69,11 @@ class Segmenter(L.LightningModule):
         self.global_batch = global_batch
         self.confusion = torch.zeros(0)
         self.last_loss = torch.zeros(())
+
+    @property
+    def inference_network(self) -> nn.Module:
+        """What is evaluated and saved: the moving average, where one is kept."""
+        return self.network if self.average is None else self.average
 
     def training_step(self, sample: Sample, batch_idx: int) -> Tensor:
         """The loss of one batch."""
@@ -98,7 +106,7 @@ class Segmenter(L.LightningModule):
 
     def validation_step(self, sample: Sample, batch_idx: int) -> None:
         """Counts one batch of held-out windows."""
-        logits = self.network(self.scaling.to_network(sample["image"]))
+        logits = self.inference_network(self.scaling.to_network(sample["image"]))
         self.confusion += confusion_matrix(sample["label"], logits.argmax(1), len(self.names))
 
     def on_validation_epoch_end(self) -> None:
@@ -116,6 +124,13 @@ class Segmenter(L.LightningModule):
         optimizer = AdamW(self.network.parameters(), self.lr, weight_decay=decay, fused=not scaled)
         schedule = {"scheduler": LambdaLR(optimizer, self._lr_factor), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Updates the weights, and moves their average."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            ema = self.optimizer_settings.ema
+            move_average(self.average, self.network, ema, self.global_step + 1)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips gradients, which are unscaled here under every precision."""

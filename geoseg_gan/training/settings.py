@@ -72,9 +72,11 @@ class SegmenterOptimizerSettings:
     weight_decay: float
     warm_up: float
     clip: float
+    ema: float
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
+        check_range("optimizer.ema", self.ema, 0, 1, "[)")
         check_range("optimizer.weight_decay", self.weight_decay, 0, 100)
         check_range("optimizer.clip", self.clip, 0, 1e6)
         check_range("optimizer.warm_up", self.warm_up, 0, 1, "[)")
@@ -169,6 +171,8 @@ class TrainSegmenterConfig(TrainingConfig):
     validate_every: int
     synthetic: Texts
     synthetic_ratio: float
+    unlabelled: str | None
+    rounds: int
     oversample_classes: list[Any]
     oversample_factor: float
     segmenter: SegmenterSettings
@@ -183,6 +187,7 @@ class TrainSegmenterConfig(TrainingConfig):
         check_range("validate_every", self.validate_every, 1, 1e6)
         check_choice("select", self.select, SELECTIONS)
         check_range("synthetic_ratio", self.synthetic_ratio, 0, 1)
+        check_range("rounds", self.rounds, 1, 100)
         check_range("oversample_factor", self.oversample_factor, 1, 1000)
         folders = self.synthetic if isinstance(self.synthetic, list) else [self.synthetic]
         if self.synthetic is not None and not all(isinstance(folder, str) for folder in folders):

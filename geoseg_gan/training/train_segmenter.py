@@ -13,17 +13,25 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from geoseg_gan.config import plain
+from geoseg_gan.config import compose, plain
 from geoseg_gan.data.batch import Sample
 from geoseg_gan.data.dataset import WindowDataset
+from geoseg_gan.data.masks import mask_reader
+from geoseg_gan.data.pairs import find_pairs, list_images
 from geoseg_gan.data.segmenter_datamodule import SegmenterDataModule
+from geoseg_gan.data.split import refuse_validated
+from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.losses.segmentation import SegmentationLoss
 from geoseg_gan.models.checkpoints import RunFacts, SegmenterEvaluation, save_network
 from geoseg_gan.models.segmenters import build_segmenter, check_segmenter
+from geoseg_gan.synthesis.generate import MOST, generate
+from geoseg_gan.synthesis.pseudo_labels import check_images, check_labels
+from geoseg_gan.synthesis.settings import GenerateConfig
 from geoseg_gan.training.callbacks.predictions import SegmenterExporter, prediction_grid
 from geoseg_gan.training.callbacks.timing import Estimate, Throughput
 from geoseg_gan.training.runs import (
     FREE,
+    LAST,
     announce,
     check_run,
     data_summary,
@@ -36,7 +44,7 @@ from geoseg_gan.training.trainer import build_trainer, fit
 from geoseg_gan.utils.confusion import TileConfusions, confusion_matrix, mean_iou
 from geoseg_gan.utils.distributed import launch
 from geoseg_gan.utils.errors import UserError, plural
-from geoseg_gan.utils.files import atomic_path, write_json
+from geoseg_gan.utils.files import atomic_path, check_apart, write_json
 from geoseg_gan.utils.pictures import write_picture
 from geoseg_gan.utils.plots import confusion_picture
 from geoseg_gan.utils.reading import Number, read_json
@@ -53,6 +61,9 @@ TILES = "tiles.npz"
 def train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
     """Trains a segmenter on real pairs, or on a mix of real and synthetic ones.
 
+    With `unlabelled`, a first segmenter is trained in `out_dir/round_0`, and labels these images in
+    `out_dir/labelled_1`, which are mixed into the second one's training; and so on in all rounds.
+
     Returns:
         Figures by name: "val/miou" on the real validation split, "inner/miou" on the training
         tiles that were held out, and the IoU of every class. Those of the stored run where it has
@@ -62,12 +73,69 @@ def train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
         UserError: If the configuration, a data folder or the output folder is not valid.
     """
     config = replace(config, precision=config.trainer.full_precision(config.precision))
+    if config.unlabelled is not None:
+        config = _with_labelled_images(config)
     return launch(_train_segmenter, config, check, share_cores=True)
+
+
+def _with_labelled_images(config: TrainSegmenterConfig) -> TrainSegmenterConfig:
+    """Labels the unlabelled images, in rounds; returns the training that mixes them in.
+
+    What an interrupted call has finished is not computed again.
+    """
+    check(config)
+    root, folder = Path(config.data_root), Path(config.unlabelled or "")
+    if (root / "val").is_dir():  # what is looked at there must be new to the segmenter
+        val = find_pairs(root, "val", config.data.group_regex)
+        refuse_validated(list_images(folder), val)
+    out_dir, own = Path(config.out_dir), _folders(config)
+    if (out_dir / LAST).exists() and not (out_dir / f"labelled_{config.rounds}").is_dir():
+        raise UserError(
+            f"rounds={config.rounds}: the run in {out_dir} has had fewer. Start a new run in "
+            "another out_dir."
+        )
+    labelling = compose(GenerateConfig, ["source=unlabelled"])
+    mixed = replace(config, unlabelled=None, rounds=1, synthetic=own or None)
+    for number in range(config.rounds):
+        augment = mixed.augment
+        if not mixed.synthetic:  # whose colours it could match
+            augment = replace(augment, match_colors=replace(augment.match_colors, p=0.0))
+        teacher, labelled = out_dir / f"round_{number}", out_dir / f"labelled_{number + 1}"
+        print(f"Round {number + 1} of {config.rounds}: {teacher} labels {config.unlabelled}.")
+        if not (labelled / GENERATION).is_file():  # else it is what has labelled them
+            train_segmenter(replace(mixed, augment=augment, out_dir=str(teacher), resume=True))
+        found = generate(
+            replace(
+                labelling,
+                segmenter_ckpt=str(teacher / SEGMENTER),
+                data_root=config.data_root,
+                unlabelled=config.unlabelled,
+                save_dir=str(labelled),
+                num_samples=MOST,
+                seed=config.seed,
+                devices=config.devices,
+                trainer=config.trainer,
+            )
+        )
+        if found and not found["pairs"]:
+            raise UserError(
+                f"{teacher} is not sure enough of anything in {config.unlabelled}. Train longer, "
+                "or look at how its predictions on held-out tiles differ from their masks."
+            )
+        mixed = replace(mixed, synthetic=[*own, str(labelled)])
+    return mixed
+
+
+def _folders(config: TrainSegmenterConfig) -> list[str]:
+    synthetic = config.synthetic or []
+    return [synthetic] if isinstance(synthetic, str) else list(synthetic)
 
 
 def _train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
     out_dir = Path(config.out_dir)
-    stored, has_finished = find_run(config, FREE, SCORES)
+    # Images that a run has labelled lie in its folder, which may have moved.
+    own = any(Path(folder).parent == out_dir for folder in _folders(config))
+    stored, has_finished = find_run(config, (*FREE, "synthetic") if own else FREE, SCORES)
     if has_finished:
         scores = read_json(out_dir / SCORES, {"*": (None, Number())}, "Begin a new run.")
         return {name: value for name, value in scores.items() if name != "epoch"}
@@ -103,11 +171,13 @@ def _train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
     if not trainer.is_global_zero:
         return {}
     if exporter.best_weights is not None:
-        network.load_state_dict(exporter.best_weights)
+        module.inference_network.load_state_dict(exporter.best_weights)
     scores, held_out = _evaluate(config, data, module)
     epoch = exporter.best_epoch or trainer.current_epoch
     evaluated = SegmenterEvaluation(held_out, scores)
-    save_network(out_dir / SEGMENTER, "segmenter", network, facts, epoch, evaluated)
+    save_network(
+        out_dir / SEGMENTER, "segmenter", module.inference_network, facts, epoch, evaluated
+    )
     write_json(out_dir / SCORES, {"epoch": epoch, **scores})
     _report(config, data, trainer, scores, epoch)
     return scores
@@ -124,6 +194,15 @@ def check(config: TrainSegmenterConfig) -> None:
             f"bs={config.bs} leaves a device fewer than 2 images, which batch normalisation needs. "
             "Use a larger bs, or fewer devices."
         )
+    if config.unlabelled is not None:
+        _check_unlabelled(config, Path(config.unlabelled))
+    has_pairs = config.synthetic or config.unlabelled
+    if (p := config.augment.match_colors.p) and not has_pairs:
+        raise UserError(
+            f"augment.match_colors.p={p} takes colours from synthetic pairs or labelled images. "
+            "Give synthetic=FOLDER or unlabelled=FOLDER; with synthetic_ratio=0 they are for "
+            "nothing else."
+        )
     palette = config.data.classes()
     config.mixing.gate(palette)
     config.loss.check(palette.num_classes)
@@ -131,9 +210,26 @@ def check(config: TrainSegmenterConfig) -> None:
     check_run(config, SEGMENTER)
 
 
+def _check_unlabelled(config: TrainSegmenterConfig, folder: Path) -> None:
+    """Refuses what could not be labelled, before a first segmenter is trained for it."""
+    if not config.inner_share:
+        raise UserError(
+            f"unlabelled={folder}: how sure labels must be is chosen on held-out tiles, and "
+            "inner_share=0 holds none out. Set it above 0; if all labels are of one location "
+            "group, give each picture its own with data.group_regex, or cut blocks by "
+            "scripts/tile.py split=spatial."
+        )
+    if config.data.format == "stream":
+        raise UserError(
+            f"unlabelled={folder}: how sure labels must be is chosen on held-out tiles of a "
+            "folder. Set data.format=folder, or label with scripts/generate.py confidence=0.7."
+        )
+    check_labels(mask_reader(config.data), config.data.fit)
+    check_images(folder, config.image_size)
+    check_apart("out_dir", Path(config.out_dir), folder, [""])
+
+
 def _open_data(config: TrainSegmenterConfig) -> SegmenterDataModule:
-    synthetic = config.synthetic or []
-    folders = [synthetic] if isinstance(synthetic, str) else list(synthetic)
     data = SegmenterDataModule(
         Path(config.data_root),
         config.data,
@@ -144,12 +240,13 @@ def _open_data(config: TrainSegmenterConfig) -> SegmenterDataModule:
         on_gpu=config.trainer.on_gpu(),
         inner_share=config.inner_share,
         epoch_steps=config.epoch_steps,
-        synthetic=[Path(folder) for folder in folders],
+        synthetic=[Path(folder) for folder in _folders(config)],
         synthetic_ratio=config.synthetic_ratio,
         mixing=config.mixing,
         epochs=config.epochs,
         oversample=config.oversample_classes,
         oversample_factor=config.oversample_factor,
+        match=config.augment.match_colors,
     )
     data.prepare_data()
     data.setup()
@@ -201,9 +298,9 @@ def _predict(
 ) -> Iterator[tuple[Sample, Tensor]]:
     """Batches of a dataset in order, each with its logits (B, C, H, W) on the CPU."""
     device = config.trainer.device()
-    module.network.to(device).eval()
+    module.inference_network.to(device).eval()
     for sample in track(DataLoader(dataset, batch_size=config.bs), title):
-        logits = module.network(module.scaling.to_network(sample["image"].to(device)))
+        logits = module.inference_network(module.scaling.to_network(sample["image"].to(device)))
         yield sample, logits.float().cpu()
 
 

@@ -5,6 +5,12 @@ from typing import NamedTuple
 REAL = "real"
 """The arm that all others are compared with."""
 
+HALF = f"{REAL}_half"
+"""The arm of as many tiles at half the updates, which shows whether more would help."""
+
+ALL_LABELS = "all_labels"
+"""Real tiles without the limit of train_tiles: what more labels would give."""
+
 PLAIN = "synthetic"
 """The recipe that changes none of the trial's settings."""
 
@@ -53,3 +59,8 @@ def recipe_of(arm: str) -> str | None:
 def is_control(arm: str) -> bool:
     """Whether an arm mixes in pairs that no user could have, which no verdict recommends."""
     return (recipe_of(arm) or "").startswith((PLACEBO, TARGET))
+
+
+def is_oracle(arm: str) -> bool:
+    """Whether an arm has labels that the others lack, which shows how much there is to gain."""
+    return arm == ALL_LABELS or (recipe_of(arm) or "").startswith(TARGET)

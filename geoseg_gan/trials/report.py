@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg_gan.data.palette import Palette
-from geoseg_gan.trials.arms import COPY_PASTE, FREE_RIVALS, REAL, mix_of
+from geoseg_gan.trials.arms import COPY_PASTE, FREE_RIVALS, HALF, REAL, is_control, mix_of
 from geoseg_gan.trials.plots import trial_picture
 from geoseg_gan.trials.results import RunResult
 from geoseg_gan.trials.statistics import Comparison, tally
@@ -63,7 +63,9 @@ def write_report(
     for r in results:
         if r.facts["kept"] is not None:
             kept.setdefault(r.arm, {})[r.seed] = r.facts["kept"]
-    verdict = reach_verdict(comparison, kept)
+    unlabelled = {r.arm for r in results if r.facts["kept"] and not r.facts["generator_seconds"]}
+    allowed = [arm for arm in comparison.arms if arm in unlabelled and not is_control(arm)]
+    verdict = reach_verdict(comparison, kept, allowed, first=settings.get("val_groups") is not None)
     content = {
         "verdict": vars(verdict),
         "rule": RULE,
@@ -195,16 +197,16 @@ def _markdown(content: Mapping[str, Any], shown: Sequence[str]) -> str:
     verdict, arms = content["verdict"], content["arms"]
     tiles, groups = content["validation"]["tiles"], content["validation"]["groups"]
     lines = ["# Does synthetic data help?", "", f"**{verdict['sentence']}**", ""]
-    if verdict["rival"]:
-        lines += [verdict["rival"], ""]
+    for text in filter(None, (verdict[key] for key in ("rival", "room", "plateau"))):
+        lines += [text, ""]
     lines += [f"- Warning: {text}" for text in content["warnings"]]
     lines += [""] * bool(content["warnings"])
     lines += [
         f"Figures are IoU in per cent on {plural(tiles, 'real validation tile')} from "
         f"{plural(groups, 'location group')}, which each run reads once, at its end. In "
         "parentheses: 95 % intervals from a bootstrap over seeds and location groups. All arms "
-        "have the same number of updates, schedule and augmentation; for each seed they start from "
-        "the same weights.",
+        f"but {HALF} have the same number of updates; what else differs is what they are called "
+        "after. For each seed they start from the same weights.",
         "",
         *markdown_table(
             ["arm", "seeds", "mIoU", "difference to real only", "held-out training tiles"],
@@ -269,7 +271,7 @@ def _by_class(content: Mapping[str, Any]) -> list[str]:
 def _inner(content: Mapping[str, Any]) -> list[str]:
     """The table of differences by class on the tiles that choices are made on."""
     arms = content["arms"]
-    mixed = [arm for arm in arms if mix_of(arm) is not None]
+    mixed = [arm for arm in arms if mix_of(arm) is not None and not is_control(arm)]
     if not mixed or REAL not in arms:
         return []
     rows = []
@@ -303,10 +305,15 @@ def _done(content: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     training = sum(run["seconds"] for run in content["runs"])
     generators = {(p["seed"], n): s for p in pairs for n, s in p["generators"].items()}
     synthesis = sum(entry["seconds"] for entry in pairs) + sum(generators.values())
+    arms_of: dict[str, list[str]] = {}
+    for run in content["runs"]:
+        if run["kept"] is not None and run["arm"] not in arms_of.setdefault(run["pairs"], []):
+            arms_of[run["pairs"]].append(run["arm"])
     kept = [
         f"{entry['kept']} of {entry['generated']} for seed {entry['seed']}"
-        f"{'' if len({e['pairs'] for e in pairs}) == 1 else ' in ' + entry['pairs']}"
-        f" (tau {entry['tau']:.3f})"
+        f"{'' if len(arms_of) == 1 else ' in ' + ' and '.join(arms_of[entry['pairs']])}"
+        + f" (tau {entry['tau']:.3f})"
+        * bool(entry["tau"])
         for entry in pairs
     ]
     tiles = "all tiles"
@@ -314,18 +321,30 @@ def _done(content: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
         tiles = f"{settings['train_fraction']:.0%} of the tiles, drawn by each seed"
     if settings["train_tiles"] is not None:
         tiles = f"{plural(settings['train_tiles'], 'tile')}, drawn by each seed"
-    return [
+    lines = [
         f"- Training tiles: {tiles}; {settings['inner_share']:.0%} of them, in whole "
-        "location groups, are held out of all training.",
-        f"- Generators: {plural(train['epochs'], 'epoch')}, batches of {train['bs']}; "
-        f"{plural(generate['num_samples'], 'pair')} generated for each seed, "
-        f"tau={generate['tau']}.",
-        f"- Pairs kept: {', '.join(kept) or 'none were generated'}.",
+        "location groups, are held out of all training."
+    ]
+    if (groups := settings.get("val_groups")) is not None:
+        lines.append(
+            f"- New ground: {', '.join(groups)}. Its tiles in train/ are the unlabelled images, "
+            "those in val/ are validated on; all other tiles are the labelled ones."
+        )
+    if generators:
+        lines.append(
+            f"- Generators: {plural(train['epochs'], 'epoch')}, batches of {train['bs']}; "
+            f"{plural(generate['num_samples'], 'pair')} generated for each seed, "
+            f"tau={generate['tau']}."
+        )
+    rivals = [arm for arm in FREE_RIVALS if arm in content["arms"]]
+    return [
+        *lines,
+        f"- Pairs kept: {', '.join(kept) or 'none were made'}.",
         f"- Segmenters: {segmenter['arch']} on {segmenter['encoder']}, "
         f"{plural(segmentation['epochs'], 'epoch')}, batches of {segmentation['bs']}.",
-        f"- Time: {training / 60:.0f} minutes for segmenters, {synthesis / 60:.0f} "
-        "for generators and their pairs.",
-        f"- Arms that need no generated pair: {', '.join(FREE_RIVALS)}.",
+        f"- Time: {training / 60:.0f} minutes for segmenters, {synthesis / 60:.0f} for "
+        f"{'generators and their pairs' if generators else 'pairs'}.",
+        *([f"- Arms that need no generated pair: {', '.join(rivals)}."] if rivals else []),
         "- All settings are in `config.yaml`, all figures in `trial.json`, and the confusion "
         "matrices that they are computed from in `results/`.",
     ]

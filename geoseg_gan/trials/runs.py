@@ -19,6 +19,7 @@ from geoseg_gan.data.dataset import PairSource, WindowDataset
 from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import class_ids
+from geoseg_gan.data.sampler import batches_per_epoch
 from geoseg_gan.data.scan import FolderIndex, scan
 from geoseg_gan.data.settings import Fit
 from geoseg_gan.data.split import split_rows, write_split
@@ -26,13 +27,22 @@ from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.data.transplant import rare_classes
 from geoseg_gan.models.checkpoints import load_segmenter
 from geoseg_gan.synthesis.generate import generate
-from geoseg_gan.synthesis.pseudo_labels import UNLABELLED
-from geoseg_gan.synthesis.settings import GenerateConfig
+from geoseg_gan.synthesis.settings import UNLABELLED, GenerateConfig
 from geoseg_gan.training.runs import LAST, OUTCOME, flat, read_outcome, write_outcome
 from geoseg_gan.training.settings import TrainConfig, TrainSegmenterConfig
 from geoseg_gan.training.train import train
 from geoseg_gan.training.train_segmenter import SEGMENTER, TILES, train_segmenter
-from geoseg_gan.trials.arms import COPY_PASTE, ONLY, OVERSAMPLE, PLAIN, REAL, mix_of, recipe_of
+from geoseg_gan.trials.arms import (
+    ALL_LABELS,
+    COPY_PASTE,
+    HALF,
+    ONLY,
+    OVERSAMPLE,
+    PLAIN,
+    REAL,
+    mix_of,
+    recipe_of,
+)
 from geoseg_gan.trials.results import PAIR_FACTS, RunResult, result_path, write_result
 from geoseg_gan.trials.settings import TrialConfig
 from geoseg_gan.utils.confusion import TileConfusions
@@ -84,6 +94,9 @@ def compute_pairs(data: "TrialData", seed: int, arms: Iterable[str]) -> dict[str
         return {}
     source = SeedRuns(data, data.source_seed(seed))
     recognizer = source.train_segmenter(REAL) / SEGMENTER
+    for recipe in recipes:
+        for other in data.config.recipes[recipe].beside:
+            source.generate(other, recognizer)
     return {recipe: source.generate(recipe, recognizer) for recipe in recipes}
 
 
@@ -93,6 +106,8 @@ def pairs_folder(config: TrialConfig, recipe: str) -> str:
     refined = refined_folder(config, recipe)
     if not changes and refined is None:
         return PLAIN
+    if (look := config.recipes[recipe].style_from) is not None:
+        changes["style_from"] = pairs_folder(config, look)
     return f"{PLAIN}-{_digest(changes | {'refined': refined})}"
 
 
@@ -171,6 +186,22 @@ class SeedRuns:
             write_split(path, [some[i] for i in fitted], [some[i] for i in held_out])
         return index.rows([drawn[i] for i in fitted]), path
 
+    @cached_property
+    def all_labels(self) -> Path:
+        """The split file of all tiles, but those of groups that this seed holds out."""
+        index, (_, split) = self.data.train_index, self.split
+        parts = split_rows(index.pairs, str(split), 0.0, 0)
+        held_out = {index.pairs[row].group for row in parts[1]}
+        others = [pair for pair in index.pairs if pair.group not in held_out]
+        path = split.with_name("split_all_labels.csv")
+        if not path.is_file():
+            write_split(path, others, [index.pairs[row] for row in parts[1]])
+        return path
+
+    def _steps(self, settings: TrainSegmenterConfig) -> int:
+        """Steps an epoch of real only, which all arms have."""
+        return settings.epoch_steps or batches_per_epoch(len(self.split[0].pairs), settings.bs)
+
     def support(self) -> dict[str, Any]:
         """Pixels, tiles and location groups of every class among the fitted tiles."""
         pixels = self.split[0].pixels[:, :-1]
@@ -225,6 +256,8 @@ class SeedRuns:
         known = self.folder / f"{name}.json"  # written last, once all pairs are there
         if known.is_file():
             return dict(read_json(known, PAIR_FACTS, "Remove it, and run trial again."))
+        look = config.recipes[recipe].style_from
+        style_from = None if look is None else self.pairs_of(look, recognizer)
         refined, generator = refined_folder(config, recipe), None
         if config.generation(recipe).source != UNLABELLED:
             generator = self.train_generator()
@@ -234,7 +267,12 @@ class SeedRuns:
         folder = self.folder / name
         with _logged(self.folder / f"{name}.txt"):
             counts = generate(
-                self.generation_settings(config.generation(recipe), folder, generator, recognizer)
+                replace(
+                    self.generation_settings(
+                        config.generation(recipe), folder, generator, recognizer
+                    ),
+                    style_from=style_from,
+                )
             )
         shape = {"tau?": Number()}  # images that are labelled have none
         facts: dict[str, Any] = {
@@ -246,11 +284,16 @@ class SeedRuns:
             "synthesis_seconds": round(time.monotonic() - started, 1),
             "generator_seconds": {
                 name: (read_outcome(self.folder / name) or {}).get("seconds", 0.0)
-                for name in filter(None, (_GAN, refined))
+                for name in filter(None, (None if generator is None else _GAN, refined))
             },
         }
         write_json(known, facts)
         return facts
+
+    def pairs_of(self, recipe: str, recognizer: Path) -> str:
+        """The folder of another recipe's pairs, generated where they are missing."""
+        self.generate(recipe, recognizer)
+        return str(self.folder / pairs_folder(self.config, recipe))
 
     def generation_settings(
         self, settings: GenerateConfig, folder: Path, generator: Path | None, recognizer: Path
@@ -286,6 +329,11 @@ class SeedRuns:
             resume=True,
             data=replace(settings.data, split_file=str(self.split[1])),
         )
+        if arm == HALF:
+            settings = _halved(settings, self._steps(settings))
+        if arm == ALL_LABELS:
+            data = replace(settings.data, split_file=str(self.all_labels))
+            settings = replace(settings, epoch_steps=self._steps(settings), data=data)
         if arm == OVERSAMPLE:
             settings.oversample_classes = self.oversampled()
             settings.oversample_factor = config.oversample_factor
@@ -293,7 +341,9 @@ class SeedRuns:
             settings.augment = replace(settings.augment, copy_paste=config.copy_paste)
         if recipe is not None:
             source = self.data.folder / f"seed_{self.data.source_seed(self.seed):03d}"
-            settings.synthetic = str(source / pairs_folder(config, recipe))
+            used = [recipe, *config.recipes[recipe].beside]
+            folders = [str(source / pairs_folder(config, name)) for name in used]
+            settings.synthetic = folders if len(folders) > 1 else folders[0]
             mix = mix_of(arm)
             settings.synthetic_ratio = 1.0 if mix is None else mix.ratio
         return settings
@@ -319,6 +369,14 @@ class SeedRuns:
         inputs = segmenter.facts.scaling.to_network(self.data.example_images.to(device))
         predicted: npt.NDArray[np.uint8] = segmenter.network(inputs).argmax(1).byte().cpu().numpy()
         return predicted
+
+
+def _halved(settings: TrainSegmenterConfig, steps: int) -> TrainSegmenterConfig:
+    """The same training with half the updates, of `steps` an epoch."""
+    if settings.epochs > 1:
+        epochs = settings.epochs // 2
+        return replace(settings, epochs=epochs, validate_every=epochs)
+    return replace(settings, epoch_steps=max(1, steps // 2))
 
 
 @contextlib.contextmanager

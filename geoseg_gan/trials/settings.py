@@ -11,9 +11,20 @@ from geoseg_gan.config import command
 from geoseg_gan.data.settings import AugmentSettings, DataSettings, JitterSettings, TransplantStep
 from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.models.settings import ModelSettings, SegmenterSettings
-from geoseg_gan.synthesis.settings import GenerateConfig
+from geoseg_gan.synthesis.settings import UNLABELLED, GenerateConfig
 from geoseg_gan.training.settings import OptimizerSettings, TrainConfig, TrainSegmenterConfig
-from geoseg_gan.trials.arms import FREE_RIVALS, ONLY, PLACEBO, PLAIN, REAL, TARGET, Mix
+from geoseg_gan.trials.arms import (
+    ALL_LABELS,
+    FREE_RIVALS,
+    HALF,
+    ONLY,
+    PLACEBO,
+    PLAIN,
+    REAL,
+    TARGET,
+    Mix,
+    is_oracle,
+)
 from geoseg_gan.utils.device import TrainerSettings
 from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range
 from geoseg_gan.utils.messages import explain
@@ -23,13 +34,21 @@ PartT = TypeVar("PartT")
 _MOST_SEEDS = 1000
 _DECIDED: dict[str, dict[str, Any]] = {
     "train": {"resume": False, "init_from": None, "inner_share": 0.0, "max_minutes": None},
-    "generate": {"gen_ckpt": None, "save_dir": "", "segmenter_ckpt": None, "layout": "pairs"},
+    "generate": {
+        "gen_ckpt": None,
+        "save_dir": "",
+        "segmenter_ckpt": None,
+        "layout": "pairs",
+        "style_from": None,
+    },
     "train_segmenter": {
         "resume": False,
         "select": "last",
         "inner_share": 0.0,
         "synthetic": None,
         "synthetic_ratio": 0.0,
+        "unlabelled": None,
+        "rounds": 1,
         "oversample_classes": [],
         "oversample_factor": 1.0,
     },
@@ -45,16 +64,27 @@ class RecipeSettings:
 
     Attributes:
         generate: Changes to the trial's `generate`.
-        train_segmenter: Changes to the trial's `train_segmenter`, in `mixing` only.
+        train_segmenter: Changes to the trial's `train_segmenter`, in `mixing` and
+            `augment.match_colors` only.
         refine: Changes to the trial's `train` for a second training of the generator; None for no
             second training.
         copy_paste: Whether real pairs also get the augmentation of the arm copy_paste.
+        mix: Whether pairs are mixed in; else only their colours are used, in one arm of ratio 0.
+        style_from: Another recipe of the trial, whose pairs give `generate.compose.match` colours.
+        beside: Other recipes of the trial, whose pairs are mixed in as well.
     """
 
     generate: dict[str, Any] = field(default_factory=dict)
     train_segmenter: dict[str, Any] = field(default_factory=dict)
     refine: dict[str, Any] | None = None
     copy_paste: bool = False
+    mix: bool = True
+    style_from: str | None = None
+    beside: list[str] = field(default_factory=list)
+
+    def uses(self) -> list[str]:
+        """The recipes whose pairs this one uses besides its own."""
+        return list(dict.fromkeys([*filter(None, [self.style_from]), *self.beside]))
 
 
 @dataclass
@@ -65,6 +95,7 @@ class TrialConfig:
     out_dir: str
     unlabelled: str | None
     true_masks: str | None
+    val_groups: list[str] | None
     image_size: int
     seeds: Any
     arms: list[str]
@@ -92,6 +123,14 @@ class TrialConfig:
     generate: GenerateConfig
     train_segmenter: TrainSegmenterConfig
 
+    def __post_init__(self) -> None:
+        """Adds the recipe that shows how much there is to gain, where true masks are known."""
+        knows = self.val_groups is not None or self.true_masks is not None
+        if knows and not any(name.startswith(TARGET) for name in self.recipes):
+            labels = {"unlabelled": self.unlabelled, "true_masks": self.true_masks}
+            recipe = RecipeSettings(generate={"source": UNLABELLED, **labels})
+            self.recipes = {**self.recipes, TARGET: recipe}
+
     def check(self) -> None:
         """Refuses impossible values that the checks of the parts do not cover.
 
@@ -117,6 +156,8 @@ class TrialConfig:
                 f"inner_share={self.inner_share}: use a share above 0, up to 0.5; tau and ratio "
                 "are chosen on these tiles."
             )
+        if self.val_groups is not None:
+            self._check_ground()
         check_range("oversample_factor", self.oversample_factor, 1, 1000)
         self.trainer.check(self.devices)
         self.copy_paste.check("copy_paste")
@@ -130,9 +171,20 @@ class TrialConfig:
         for name in self.recipes:
             self._check_recipe(name)
 
+    def _check_ground(self) -> None:
+        if self.data.format == "stream":
+            raise UserError("val_groups divides a folder of tiles. Set data.format=folder.")
+        for key in ("unlabelled", "true_masks"):
+            if (value := getattr(self, key)) is not None:
+                raise UserError(
+                    f"{key}={value}: with val_groups, the unlabelled images are the training tiles "
+                    "of these groups. Leave one of the two out."
+                )
+
     def _check_recipe(self, name: str) -> None:
         recipe, key = self.recipes[name], f"recipes.{name}"
-        if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in (REAL, *FREE_RIVALS):
+        taken = (REAL, HALF, ALL_LABELS, *FREE_RIVALS)
+        if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in taken:
             raise UserError(
                 f"recipes: {name} is not allowed as a name. Use lower-case letters, digits and _, "
                 "and not the name of another arm."
@@ -143,19 +195,30 @@ class TrialConfig:
                 "model=unet_oasis_light. Choose one of them, or give your own settings, as in "
                 f"+{key}.refine.epochs=4."
             )
-        common = {"data_root", "out_dir", "seed", "devices"}
+        for other in recipe.uses():
+            if other not in self.recipes or other == name or self.recipes[other].uses():
+                raise UserError(
+                    f"{key} uses the pairs of recipe {other}. Compare both: "
+                    f"recipe=[{other},{name}]."
+                )
+        common = {"data_root", "out_dir", "seed", "devices", "style_from"}
+        allowed = {"mixing", "augment.match_colors"}
         for part, wrong in (
             ("generate", recipe.generate.keys() & (common | _DECIDED["generate"].keys())),
             ("train", (recipe.refine or {}).keys() & (common | _DECIDED["train"].keys())),
-            ("train_segmenter", recipe.train_segmenter.keys() - {"mixing"}),
+            ("train_segmenter", _paths(recipe.train_segmenter) - allowed),
         ):
             if wrong:
                 first = f"{part}.{min(wrong)}"
                 raise UserError(f"{key}: {first} is the same in all arms. Leave it out.")
         pairs = self.generation(name)
+        # With val_groups, the trial itself knows where they are.
+        knows = pairs.true_masks is not None or (
+            self.val_groups is not None and name.startswith(TARGET)
+        )
         for prefix, what, holds in (
             (PLACEBO, "generate nothing (compose.generate=none)", pairs.compose.generate == "none"),
-            (TARGET, "know the true masks (true_masks=FOLDER)", pairs.true_masks is not None),
+            (TARGET, "know the true masks (true_masks=FOLDER, val_groups)", knows),
         ):
             if name.startswith(prefix) != holds:
                 raise UserError(
@@ -185,8 +248,21 @@ class TrialConfig:
 
     def all_arms(self) -> list[str]:
         """All arms in the order in which they are computed and reported."""
-        mixed = [Mix(recipe, ratio).arm for recipe in self.recipes for ratio in self.ratios]
-        return [REAL, *FREE_RIVALS, *mixed, *([ONLY] if PLAIN in self.recipes else [])]
+        mixed = self._mixed_arms()
+        only = [ONLY] if PLAIN in self.recipes else []
+        return [*self.first_arms(), *FREE_RIVALS, *(a for a in mixed if not is_oracle(a)), *only]
+
+    def first_arms(self) -> list[str]:
+        """The arms that show how much there is to gain, by which a trial may end."""
+        labels = [ALL_LABELS] if self.tile_count(1) is not None else []
+        return [REAL, HALF, *labels, *filter(is_oracle, self._mixed_arms())]
+
+    def _mixed_arms(self) -> list[str]:
+        return [
+            Mix(name, ratio).arm
+            for name, recipe in self.recipes.items()
+            for ratio in (self.ratios if recipe.mix else [0.0])
+        ]
 
     def tile_count(self, available: int) -> int | None:
         """How many of the available training tiles are used; None for all."""
@@ -207,6 +283,12 @@ class TrialConfig:
         """`train_segmenter` as a recipe changes it."""
         changes = self.recipes[recipe].train_segmenter
         return _changed(self.train_segmenter, changes, f"{recipe}.train_segmenter")
+
+
+def _paths(changes: dict[str, Any]) -> set[str]:
+    """The groups that a recipe changes; those of the augmentation one by one."""
+    steps = {f"augment.{name}" for name in changes.get("augment", {})}
+    return (changes.keys() - {"augment"}) | steps
 
 
 def _changed(part: PartT, changes: dict[str, Any], key: str) -> PartT:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.trials.arms import REAL, is_control, mix_of
+from geoseg_gan.trials.arms import REAL, is_control, is_oracle, mix_of
 from geoseg_gan.trials.results import RunResult
 from geoseg_gan.utils.confusion import iou_of, mean_over
 from geoseg_gan.utils.errors import UserError
@@ -172,8 +172,8 @@ class Comparison:
         """How much greater an arm's IoU is than another's, over the seeds that both have."""
         return self._once(arm, other)
 
-    def choose_arm(self) -> str | None:
-        """The mixed arm with the best mean IoU on held-out training tiles.
+    def choose_arm(self, first: bool = False) -> str | None:
+        """The mixed arm with the best mean IoU on held-out training tiles, or simply the first.
 
         Arms are compared over the seeds that all of them have; the earlier wins a tie. None where
         there is no such arm or seed.
@@ -182,7 +182,20 @@ class Comparison:
         shared = set.intersection(*(set(self._runs[arm]) for arm in mixed)) if mixed else set()
         if not shared:
             return None
+        if first:
+            return mixed[0]
         return max(mixed, key=lambda arm: self.inner_miou(arm, shared))
+
+    def room(self) -> tuple[str, Summary] | None:
+        """The arm with labels that the others lack, and what it gains; None without such an arm.
+
+        Of several ratios, the best on validation tiles: it is a bound, and nothing is chosen by it.
+        """
+        oracles = [arm for arm in self._runs if is_oracle(arm) and self._shared(arm, REAL)]
+        if not oracles:
+            return None
+        best = max(oracles, key=lambda arm: self.difference(arm).miou.value)
+        return best, self.difference(best)
 
     def inner_miou(self, arm: str, seeds: Collection[int] | None = None) -> float:
         """An arm's mean IoU on the held-out training tiles, averaged over seeds; all by default."""

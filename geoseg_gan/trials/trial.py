@@ -5,7 +5,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,13 +21,14 @@ from geoseg_gan.data.fingerprint import (
     FINGERPRINTS,
     Fingerprints,
     fingerprint,
+    fingerprint_files,
     refuse_change,
 )
 from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import check_sizes, scan
-from geoseg_gan.data.split import refuse_shared_images, shared_groups
+from geoseg_gan.data.split import refuse_shared_images, refuse_validated, shared_groups
 from geoseg_gan.data.synthetic import refuse_synthetic
 from geoseg_gan.models.discriminators.oasis import changed_settings
 from geoseg_gan.models.registry import Generator, build_generator
@@ -35,16 +36,20 @@ from geoseg_gan.synthesis.candidates import check_variants
 from geoseg_gan.synthesis.filter import check_can_ignore
 from geoseg_gan.synthesis.generate import check as check_generation
 from geoseg_gan.synthesis.generate import check_pair_size
-from geoseg_gan.synthesis.pseudo_labels import UNLABELLED
+from geoseg_gan.synthesis.pseudo_labels import check_images, check_labels
+from geoseg_gan.synthesis.settings import UNLABELLED
 from geoseg_gan.training.runs import differences
 from geoseg_gan.training.settings import TrainConfig
 from geoseg_gan.training.train import check as check_training
 from geoseg_gan.training.train_segmenter import check as check_segmentation
 from geoseg_gan.trials.arms import REAL
+from geoseg_gan.trials.ground import GROUND, Ground, on_new_ground
 from geoseg_gan.trials.report import REPORT, write_report
 from geoseg_gan.trials.results import read_result, read_results, result_path
 from geoseg_gan.trials.runs import LOG, TrialData, compute_pairs, compute_seeds
-from geoseg_gan.trials.settings import TrialConfig
+from geoseg_gan.trials.settings import RecipeSettings, TrialConfig
+from geoseg_gan.trials.statistics import Comparison, tally
+from geoseg_gan.trials.verdict import no_room
 from geoseg_gan.trials.workers import compute_side_by_side
 from geoseg_gan.utils.confusion import mean_iou
 from geoseg_gan.utils.errors import UserError, plural
@@ -76,13 +81,17 @@ def trial(config: TrialConfig) -> dict[str, float]:
     _check_folder(config, folder)
     if config.data.demo is not None:
         write_world(root, config.data.classes(), config.data.demo)
-    warnings, data = _check_data(config, root)
+    warnings, data, ground = _check_data(config, root)
     _refuse_other_data(folder, data)
     with held(folder):
         _check_folder(config, folder)  # again: another call may have begun one meanwhile
         _refuse_other_data(folder, data)
         _keep_settings(config, folder, data)
         _merge(config, folder, data)
+        if ground is not None:
+            if not (folder / GROUND).is_dir():
+                ground.write(folder / GROUND)
+            config = on_new_ground(config)
         _compute(config)
         return _report(config, warnings)
 
@@ -159,7 +168,8 @@ def _check_same_trial(config: TrialConfig, folder: Path, stored: dict[str, Any])
     recipes, others = stored.pop("recipes", {}), ours.pop("recipes")
     changes = [c for c in differences(stored, ours) if _FREE.isdisjoint(c[0].split(".")[:2])]
     for name in recipes.keys() & others.keys():
-        old, new = ({f"recipes.{name}": part[name]} for part in (recipes, others))
+        stored_recipe = asdict(RecipeSettings()) | recipes[name]  # which may lack newer knobs
+        old, new = ({f"recipes.{name}": part} for part in (stored_recipe, others[name]))
         changes += differences(old, new)
         changes += ((key, before, after) for key, after, before in differences(new, old))
     for key, before, after in changes:
@@ -186,19 +196,23 @@ def _keep_settings(config: TrialConfig, folder: Path, data: Fingerprints) -> Non
         write_json(folder / DATA, data)
 
 
-def _check_data(config: TrialConfig, root: Path) -> tuple[list[str], Fingerprints]:
+def _check_data(config: TrialConfig, root: Path) -> tuple[list[str], Fingerprints, Ground | None]:
     """Refuses unusable data.
 
     Returns:
-        Warnings about validation tiles that are not independent, and the fingerprints.
+        Warnings about validation tiles that are not independent, the fingerprints, and how
+        `val_groups` divides the tiles; None without.
     """
     refuse_synthetic(root)
     regex = config.data.group_regex
     train, val = (find_pairs(root, part, regex) for part in ("train", "val"))
-    count = config.tile_count(len(train))
-    if count is not None and not 2 <= count <= len(train):
+    patterns = config.val_groups
+    ground = None if patterns is None else Ground.divide(patterns, train, val)
+    available = len(train) if ground is None else len(ground.labelled)
+    count = config.tile_count(available)
+    if count is not None and not 2 <= count <= available:
         raise UserError(
-            f"train_tiles={count}: {root / 'train'} holds {len(train)} tiles; use 2 or more."
+            f"train_tiles={count}: there are {available} labelled tiles; use 2 or more."
         )
     reader = mask_reader(config.data)
     index = scan(train, reader)
@@ -207,9 +221,24 @@ def _check_data(config: TrialConfig, root: Path) -> tuple[list[str], Fingerprint
         sizes = [config.image_size, config.train.image_size, config.train_segmenter.image_size]
         check_sizes(index, max(sizes + pairs))
     refuse_shared_images(train, val)
-    warning = shared_groups(train, val)
-    data = {"train": fingerprint(index), "val": fingerprint(scan(val, reader))}
-    return [warning] if warning else [], data
+    sources = {config.generation(name).source for name in config.recipes}
+    if UNLABELLED in sources:
+        check_labels(reader, config.data.fit)
+    files: Fingerprints = {}
+    if UNLABELLED in sources and ground is None:
+        folder = Path(config.unlabelled or root / UNLABELLED)
+        if config.unlabelled is None and not folder.is_dir():
+            raise UserError(
+                f"there are no unlabelled images in {folder}. Name location groups that stand for "
+                "new ground in val_groups=[...], or give unlabelled=FOLDER."
+            )
+        images = check_images(folder, config.train_segmenter.image_size)
+        refuse_validated(images, val)
+        files = {UNLABELLED: fingerprint_files(images)}
+    parts = (train, val) if ground is None else (ground.labelled, ground.validated)
+    warning = shared_groups(*parts)
+    data = {"train": fingerprint(index), "val": fingerprint(scan(val, reader)), **files}
+    return [warning] if warning else [], data, ground
 
 
 def _merge(config: TrialConfig, folder: Path, data: Fingerprints) -> None:
@@ -236,18 +265,31 @@ def _merge(config: TrialConfig, folder: Path, data: Fingerprints) -> None:
 
 
 def _compute(config: TrialConfig) -> None:
-    """Computes missing results, and shows progress."""
+    """Computes missing results, those first by which it may end."""
     folder = Path(config.out_dir)
     arms, seeds = config.arms or config.all_arms(), config.seed_list()
-    wanted = [(arm, seed) for seed in seeds for arm in arms]
-    missing = [(a, s) for a, s in wanted if not result_path(folder, a, s).is_file()]
+    done = sum(result_path(folder, arm, seed).is_file() for arm in arms for seed in seeds)
     print(
         f"Trial of {plural(len(arms), 'arm')} with {plural(len(seeds), 'seed')} in {folder}: "
-        f"{len(wanted) - len(missing)} of {plural(len(wanted), 'result')} are there."
+        f"{done} of {plural(len(arms) * len(seeds), 'result')} are there."
     )
+    if not config.arms:
+        _compute_arms(config, config.first_arms(), seeds)
+        if no_room(Comparison([tally(result) for result in read_results(folder)])):
+            others = [arm for arm in arms if arm not in config.first_arms()]
+            print(f"Left out, since there is no room: arms=[{','.join(others)}] computes them.")
+            return
+    _compute_arms(config, arms, seeds)
+
+
+def _compute_arms(config: TrialConfig, arms: list[str], seeds: list[int]) -> None:
+    """Computes what is missing of some arms, on as many devices as asked for."""
+    folder = Path(config.out_dir)
+    wanted = [(arm, seed) for seed in seeds for arm in arms]
+    missing = [(a, s) for a, s in wanted if not result_path(folder, a, s).is_file()]
+    seeds = sorted({seed for _, seed in missing})
     if not missing:
         return
-    seeds = sorted({seed for _, seed in missing})
     with _progress(folder, missing):
         if config.devices == 1:
             compute_seeds(config, seeds, arms)
@@ -312,9 +354,8 @@ def _report(config: TrialConfig, warnings: list[str]) -> dict[str, float]:
     )
     for warning in content["warnings"]:
         print(f"Note: {warning}")
-    print(verdict.sentence)
-    if verdict.rival is not None:
-        print(verdict.rival)
+    for line in filter(None, (verdict.sentence, verdict.rival, verdict.room, verdict.plateau)):
+        print(line)
     print(f"Wrote {folder / REPORT}, with pictures and all figures beside it.")
     arms = content["arms"]
     figures = {"real/miou": arms[REAL]["miou"]["value"]} if REAL in arms else {}

@@ -1,23 +1,30 @@
 """The rule by which a trial reaches its verdict."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from geoseg_gan.trials.arms import FREE_RIVALS, PLAIN, mix_of
+from geoseg_gan.trials.arms import FREE_RIVALS, HALF, PLAIN, REAL, mix_of
 from geoseg_gan.trials.statistics import Comparison, Estimate
 
-Outcome = Literal["use", "no effect", "do not use", "no verdict"]
+FINE = 0.03
+"""Half the width of an interval, in mIoU, above which it cannot show that there is no room."""
+
+Outcome = Literal["use", "no effect", "do not use", "no room", "no verdict"]
 
 RULE = (
     "The verdict is about one mixed arm: the ratio (or recipe and ratio, where there are several "
     "recipes) with the best mean IoU on the held-out training tiles, averaged over the seeds. "
-    "Validation tiles play no part in that choice. What decides is the 95 % interval of its "
-    "difference in mean IoU to real only on the validation tiles. If it lies above zero, the "
-    "verdict is to use synthetic pairs, unless an arm that needs no generated pair gains as much. "
-    "If it lies below zero, or if the filter kept no pairs for any seed, the verdict is not to "
-    "use them. If it includes zero, there is no measurable effect. Without an interval (a single "
-    "seed, or validation tiles of a single location group) there is no verdict."
+    "Validation tiles play no part in that choice; with val_groups, held-out tiles play none "
+    "either, since they are of other ground: there the verdict is about the first recipe. What "
+    "decides is the 95 % interval of its difference in mean IoU to real only on the validation "
+    "tiles. If it lies above zero, the verdict is to use synthetic pairs, unless an arm that needs "
+    "no generator gains as much: with real tiles alone or, where the picked arm has a generator, "
+    "with labelled images. If it lies below zero, or if the filter kept no pairs for any seed, the "
+    "verdict is not to use them. If it includes zero, there is no measurable effect; where even "
+    "all labels gain nothing, by an interval of three points at most either way, there is no room. "
+    "Without an interval (a single seed, or validation tiles of a single location group) there is "
+    "no verdict."
 )
 
 
@@ -30,23 +37,89 @@ class Verdict:
         sentence: The outcome in words.
         arm: The arm that was picked; None where there was none to pick.
         rival: Its difference in words to the best arm that needs no generated pair; None without.
+        room: What share of the gain of all labels it reaches, in words; None where nobody knows.
+        plateau: That real only gains from more updates, in words; None where it does not.
     """
 
     kind: Outcome
     sentence: str
     arm: str | None
     rival: str | None = None
+    room: str | None = None
+    plateau: str | None = None
 
 
-def reach_verdict(comparison: Comparison, kept: Mapping[str, Mapping[int, int]]) -> Verdict:
+def no_room(comparison: Comparison) -> str | None:
+    """Says that even all labels gain nothing that shows; None where they do, or nobody knows."""
+    found = comparison.room()
+    if found is None:
+        return None
+    arm, gain = found[0], found[1].miou
+    if not gain.has_interval or gain.low > 0 or gain.high - gain.low > 2 * FINE:
+        return None
+    return (
+        f"No room here: with all labels ({arm}) it is {points(gain)}, so that no pairs could be "
+        "shown to help."
+    )
+
+
+def below_plateau(comparison: Comparison) -> str | None:
+    """Says that real only gains from more updates; None where that does not show."""
+    if HALF not in comparison.arms or not comparison.difference(REAL, HALF).seeds:
+        return None
+    gain = comparison.difference(REAL, HALF).miou
+    if not gain.has_interval or gain.low <= 0:
+        return None
+    return (
+        f"Real only is below its plateau: all updates against half of them give {points(gain)}, "
+        "and what pairs gain may be training time. Raise train_segmenter.epochs."
+    )
+
+
+def reach_verdict(
+    comparison: Comparison,
+    kept: Mapping[str, Mapping[int, int]],
+    unlabelled: Collection[str] = (),
+    first: bool = False,
+) -> Verdict:
     """Applies `RULE`.
 
     Args:
         comparison: The runs.
         kept: How many pairs the filter kept, by arm and seed.
+        unlabelled: The mixed arms that need no generator.
+        first: Whether the first mixed arm is meant, rather than the best on held-out tiles.
     """
-    arm = comparison.choose_arm()
+    arm = comparison.choose_arm(first)
+    verdict = _verdict(comparison, arm, kept, unlabelled)
+    share = _share_of_room(comparison, arm)
+    return replace(verdict, room=share, plateau=below_plateau(comparison))
+
+
+def _share_of_room(comparison: Comparison, arm: str | None) -> str | None:
+    """How much of what all labels gain an arm gains, in words; None where these gain nothing."""
+    found = comparison.room()
+    if found is None or arm is None or not comparison.difference(arm).seeds:
+        return None
+    oracle, room = found[0], found[1].miou.value
+    if room <= 0:
+        return None
+    share = comparison.difference(arm).miou.value / room
+    return (
+        f"All labels ({oracle}) would give {signed(room)}: {named(arm)} reaches {share:.0%} of it."
+    )
+
+
+def _verdict(
+    comparison: Comparison,
+    arm: str | None,
+    kept: Mapping[str, Mapping[int, int]],
+    unlabelled: Collection[str],
+) -> Verdict:
+    nothing = no_room(comparison)
     if arm is None or not comparison.difference(arm).seeds:
+        if nothing is not None:
+            return Verdict("no room", nothing, None)
         sentence = (
             "No verdict: results are missing. It takes seeds for which real only and every mixed "
             "arm have results."
@@ -59,7 +132,7 @@ def reach_verdict(comparison: Comparison, kept: Mapping[str, Mapping[int, int]])
     said = f"{points(gain)} at {named(arm)}"
     gains = {
         rival: comparison.difference(rival).miou.value
-        for rival in FREE_RIVALS
+        for rival in (*FREE_RIVALS, *(unlabelled if arm not in unlabelled else ()))
         if comparison.seeds(rival) and comparison.difference(rival).seeds
     }
     best = max(gains, key=lambda rival: gains[rival], default=None)
@@ -80,6 +153,8 @@ def reach_verdict(comparison: Comparison, kept: Mapping[str, Mapping[int, int]])
             f"No measurable effect: {said}. With {len(counts)} seeds and {len(comparison.groups)} "
             f"location groups only a difference of more than about {reach:.1f} would show."
         )
+        if nothing is not None:
+            kind, sentence = "no room", f"{nothing} {sentence}"
     elif best is not None and gains[best] >= gain.value:
         sentence = f"Don't use it: {said}, but {best}, which is free, gains {signed(gains[best])}."
     else:
@@ -93,6 +168,8 @@ def named(arm: str) -> str:
     """A mixed arm in words: "ratio 0.25", with its recipe if that has settings of its own."""
     mix = mix_of(arm)
     assert mix is not None, arm
+    if not mix.ratio:
+        return f"recipe {mix.recipe}"
     return f"ratio {mix.ratio:g}" + (f" of recipe {mix.recipe}" if mix.recipe != PLAIN else "")
 
 

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and folders that one process holds."""
 
+import csv
 import json
 import math
 import os
@@ -10,9 +11,9 @@ import stat
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from errno import EINVAL, ELOOP, ENOLCK, ENXIO, EOPNOTSUPP
+from errno import EEXIST, EINVAL, ELOOP, ENOLCK, ENXIO, EOPNOTSUPP
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -335,6 +336,28 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps(_for_json(content), indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_path(path) as scratch:
         scratch.write_text(text + "\n")
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Lets `target` be the file `source` too, or a copy of it where the file system has no links.
+
+    Raises:
+        FileExistsError: If there is something at `target`.
+    """
+    if target.exists():
+        raise FileExistsError(EEXIST, "exists already", str(target))
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a table as CSV, whole or not at all."""
+    with atomic_path(path) as scratch, scratch.open("w", newline="") as lines:
+        writer = csv.writer(lines)
+        writer.writerow(head)
+        writer.writerows(rows)
 
 
 def _for_json(value: Any) -> Any:

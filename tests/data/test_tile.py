@@ -20,7 +20,8 @@ from geoseg_gan.data.pairs import SPLITS, find_pairs
 from geoseg_gan.data.palette import PaletteClass
 from geoseg_gan.data.scan import scan
 from geoseg_gan.data.settings import DataSettings, TileSettings
-from geoseg_gan.data.tile import choose_groups, grid_starts, tile
+from geoseg_gan.data.tile import tile
+from geoseg_gan.data.tile_splits import choose_groups, grid_starts
 from geoseg_gan.utils.errors import UserError
 
 COLORS = {"water": [0, 0, 200], "road": [90, 90, 90], "wood": [0, 120, 0]}
@@ -577,3 +578,33 @@ def test_the_command_cuts_a_folder_and_says_what_it_did(tmp_path):
         rows = list(csv.DictReader(lines))
     assert {(r["group"], r["split"]) for r in rows} == {("a", "train"), ("b", "val")}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["my tiles", "source"]
+
+
+def test_images_without_masks_are_cut_beside(source, settings, capsys):
+    image = np.random.default_rng(5).integers(1, 256, (40, 56, 3), np.uint8)
+    write_image(source / "unlabelled/new.png", image)
+    transform = Affine(0.5, 0, 1000, 0, -0.5, 2000)
+    profile = {"driver": "GTiff", "height": 32, "width": 32, "count": 3, "dtype": "uint8"}
+    with rasterio.open(
+        source / "unlabelled/far.tif",
+        "w",
+        crs="EPSG:32640",
+        transform=transform,
+        nodata=0,
+        **profile,
+    ) as target:
+        half = image[:32, :32].copy()
+        half[:, :16] = 0
+        target.write(np.moveaxis(half, -1, 0))
+    tile(settings)
+    found = sorted((root_of(settings) / "unlabelled").iterdir())
+    near = [f"new_r{row:02d}_c{col:02d}.png" for row in (0, 1) for col in (0, 1, 2)]
+    assert [path.name for path in found] == ["far_r00_c01.tif", "far_r01_c01.tif", *near]
+    np.testing.assert_array_equal(read_image(found[-1]), image[16:32, 32:48])
+    with rasterio.open(found[1]) as tif:
+        assert tif.transform == transform @ Affine.translation(16, 16)
+    assert "Unlabelled: 8 tiles in" in capsys.readouterr().out
+    assert {row["split"] for row in read_table(settings)} == {"train", "val"}
+    with pytest.raises(UserError, match=r"no tile is left of the images in .*unlabelled"):
+        (source / "unlabelled/new.png").unlink()
+        tile(replace(settings, max_ignore=0, data_root=f"{settings.data_root}2", tile_size=32))

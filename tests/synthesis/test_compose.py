@@ -18,7 +18,7 @@ from geoseg_gan.data.settings import JitterSettings, TransplantStep
 from geoseg_gan.data.synthetic import read_manifest
 from geoseg_gan.data.transplant import Transplanter, region_map
 from geoseg_gan.models.checkpoints import load_generator
-from geoseg_gan.synthesis.compose import Blend, Composition, Styles, match_styles
+from geoseg_gan.synthesis.compose import Blend, Composition
 from geoseg_gan.synthesis.filter import PairFilter
 from geoseg_gan.synthesis.generate_images import generate_batches, generate_images, stored
 from geoseg_gan.synthesis.settings import ComposeSettings
@@ -127,35 +127,6 @@ def test_real_values_outside_the_scaling_are_kept(dtype):
     blend = Blend.of([Composition(generated, real)], [None], 0, CPU)
     values = stored(torch.zeros(1, 1, 1, 4), ImageScaling([50], [200], dtype), blend)
     np.testing.assert_array_equal(values.numpy()[0], real)
-
-
-def test_matching_moves_mean_and_spread_of_a_class_as_far_as_asked():
-    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.1 + 0.2
-    labels = torch.zeros(2, 16, 16, dtype=torch.uint8)
-    labels[:, 8:], labels[:, 0] = 1, IGNORE
-    styles = torch.full((2, 2, 3, 3), torch.nan)
-    styles[1, 0, 1], styles[1, 1, 1] = torch.tensor([-0.5, 0.0, 0.5]), 0.3
-    for match in (0.5, 1.0):
-        moved = match_styles(images, labels, styles, match)
-        assert torch.equal(moved[0], images[0]) and torch.equal(moved[1, :, :8], images[1, :, :8])
-        before, after = images[1, :, 8:].flatten(1), moved[1, :, 8:].flatten(1)
-        mean = torch.lerp(before.mean(1), styles[1, 0, 1], match)
-        spread = torch.lerp(before.std(1, correction=0), styles[1, 1, 1], match)
-        torch.testing.assert_close(after.mean(1), mean)
-        torch.testing.assert_close(after.std(1, correction=0), spread)
-
-
-def test_a_style_is_that_of_the_class_in_another_tile(index, palette):
-    reader, scaling = MaskReader(palette), ImageScaling([0] * 3, [255] * 3)
-    styles = Styles.of_tiles(index.pairs, reader, scaling)
-    source = index.pairs[1]
-    own = read_image(source.image)[reader.read(source.mask)[0] == 2] / 127.5 - 1
-    np.testing.assert_allclose(styles.values[1, :, 2], [own.mean(0), own.std(0)], atol=1e-4)
-    drawn = [styles.draw(np.random.default_rng(seed), source.stem) for seed in range(40)]
-    found = {int(np.flatnonzero((styles.values[:, 0, 2] == d[0, 2]).all(1))[0]) for d in drawn}
-    assert found == {0, 2, 3}
-    alone = Styles(styles.stems[1:2], styles.values[1:2])
-    assert np.isnan(alone.draw(np.random.default_rng(0), source.stem)).all()
 
 
 @pytest.mark.parametrize("what", ["all", "regions"])

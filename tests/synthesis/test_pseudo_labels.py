@@ -59,13 +59,19 @@ def segmenter(root, tiny_segmenter, composed, palette, tmp_path):
 def label(composed, segmenter, tmp_path):
     """Labels the images: `label(name, setting=value)` returns the folder."""
     own = ("source=unlabelled", f"segmenter_ckpt={segmenter}", "num_workers=0", "trainer=cpu")
-    config = composed("generate", *own)
+    config = composed("generate", *own, f"image_size={SIDE}")
 
     def call(name="pairs", **settings):
         generate(replace(config, save_dir=str(tmp_path / name), **settings))
         return tmp_path / name
 
     return call
+
+
+def test_windows_have_surroundings_where_images_are_large_enough(label, root):
+    assert {line["window"][2] for line in read_manifest(label("whole", image_size=None))} == {64}
+    write_image(root / "unlabelled/low.png", np.zeros((SIDE, 80, 3), np.uint8))
+    assert {line["window"][2] for line in read_manifest(label("low", image_size=None))} == {SIDE}
 
 
 def shares(segmenter, pixels, views=((0, False), (0, True), (2, False), (2, True))):

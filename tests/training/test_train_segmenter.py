@@ -1,5 +1,6 @@
 """The train_segmenter command."""
 
+import copy
 import json
 import shutil
 
@@ -23,7 +24,10 @@ from geoseg_gan.config import plain
 from geoseg_gan.data.images import read_image
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.synthetic import read_synthetic
 from geoseg_gan.models.checkpoints import load_segmenter
+from geoseg_gan.synthesis import pseudo_labels
+from geoseg_gan.training import segmenter
 from geoseg_gan.training.runs import FREE, find_run
 from geoseg_gan.training.train_segmenter import check, train_segmenter
 from geoseg_gan.utils.confusion import TileConfusions, mean_iou
@@ -118,6 +122,71 @@ def test_last_weights_can_be_kept_and_figures_are_those_of_an_independent_librar
     assert scores["val/miou"] == pytest.approx(expected.mean().item(), abs=1e-6)
 
 
+def test_unlabelled_images_are_labelled_in_rounds_and_mixed_in(fit, tmp_path, capsys, monkeypatch):
+    root = tmp_path / "data"
+    asked = ("epochs=2", f"unlabelled={root / 'train/images'}", "rounds=2", "synthetic_ratio=0.5")
+    asked += ("augment.match_colors.p=0.5", "samples=0")
+    with pytest.raises(
+        UserError, match=r"round_0 is not sure enough of anything in .*train/images"
+    ):
+        fit("unsure", *asked)
+    monkeypatch.setattr(pseudo_labels, "_SURE", 0.0)
+    folder, scores = fit("run", *asked)
+    shown = capsys.readouterr().out
+    assert f"Round 2 of 2: {folder / 'round_1'} labels {root / 'train/images'}." in shown
+    made = [read_synthetic(folder / f"labelled_{number}") for number in (1, 2)]
+    teachers = [load_segmenter(folder / f"round_{n}/segmenter.pt") for n in (0, 1)]
+    assert [one.filter_digest for one in made] == [teacher.digest for teacher in teachers]
+    last = load_segmenter(folder / "segmenter.pt")
+    used = [one.facts.config["synthetic"] for one in (*teachers, last)]
+    assert used == [None, [str(folder / "labelled_1")], [str(folder / "labelled_2")]]
+    first, second = (one.facts.config["augment"]["match_colors"]["p"] for one in teachers)
+    assert (first, second) == (0, 0.5)
+    with pytest.raises(UserError, match="already holds a run"):
+        fit("run", *asked)
+    assert fit("run", *asked, "resume=true")[1] == scores
+    first = weights(folder / "round_0/segmenter.pt")
+    fit("run", *asked, "resume=true", "epochs=3")  # trains on what is labelled, and labels nothing
+    assert_same_weights(first, weights(folder / "round_0/segmenter.pt"))
+    with pytest.raises(UserError, match=r"rounds=3: the run in .*run has had fewer"):
+        fit("run", *asked, "resume=true", "rounds=3")
+    moved = folder.rename(tmp_path / "moved")
+    fit("moved", *asked, "resume=true", "epochs=3")
+    assert_same_weights(first, weights(moved / "round_0/segmenter.pt"))
+    with pytest.raises(UserError, match=r"val_000.png has the same pixels as"):
+        fit("other", f"unlabelled={root / 'val/images'}")
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_moving_average_of_the_weights_is_what_is_evaluated_and_saved(fit, monkeypatch):
+    seen = []
+    move = segmenter.move_average
+
+    def watched(average, network, ema, batches):
+        before = copy.deepcopy(average.state_dict())
+        move(average, network, ema, batches)
+        seen.append((batches, before, network.state_dict(), average.state_dict()))
+
+    monkeypatch.setattr(segmenter, "move_average", watched)
+    asked = ("epochs=1", "select=last", "inner_share=0", "optimizer.ema=0.9")
+    folder, scores = fit("averaged", *asked)
+    assert [batches for batches, *_ in seen] == list(range(1, len(seen) + 1))
+    name = next(name for name, value in seen[0][1].items() if value.ndim == 4)
+    _, before, _, _ = seen[0]
+    state = last_checkpoint(folder)["state_dict"]
+    average = {k.removeprefix("average."): v for k, v in state.items() if k.startswith("average.")}
+    stored = weights(folder / "segmenter.pt")
+    assert_same_weights(stored, average)
+    assert not torch.equal(stored[name], state[f"network.{name}"])
+    assert not torch.equal(stored[name], before[name])
+    plain, others = fit("plain", *asked[:-1])
+    assert_same_weights(
+        weights(plain / "segmenter.pt"),
+        {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")},
+    )
+    assert scores != others
+
+
 @pytest.mark.slow
 def test_held_out_tiles_are_checked_as_often_as_asked_and_nothing_else_changes(fit):
     trained, checks = [], []
@@ -140,6 +209,7 @@ def test_a_run_that_signals_stop_ends_as_an_undisturbed_one(
     # The default number of workers, strong augmentation, and a network with dropout.
     settings += ["epochs=3", "data.num_workers=null", "resume=true", "segmenter=fpn_light"]
     settings += [f"data_root={tmp_path / 'data'}", "samples=0", "mixing.schedule=first"]
+    settings += ["optimizer.ema=0.9", "augment.match_colors.p=0.5"]
     settings += [f"synthetic={tmp_path / 'made'}", "segmenter.encoder_weights=null"]
 
     def fit(name):

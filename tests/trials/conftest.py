@@ -24,7 +24,7 @@ TINY_TRIAL = (
     "model.generator.max_width=8", "model.discriminator.width=4", "model.discriminator.depth=2",
     "model.discriminator.max_width=8", "segmenter=unet_resnet34", "segmenter.encoder=mobilenet_v2",
     "+segmenter.options.encoder_depth=3", "+segmenter.options.decoder_channels=[8,8,8]",
-    "augment=flips", "image_size=32", "seeds=2", "ratios=[0.25,0.5]", "train_tiles=8",
+    "augment=flips", "image_size=32", "seeds=2", "ratios=[0.25,0.5]",
     "inner_share=0.3", "trainer=cpu", "data.num_workers=0", "train.bs=2", "train.epochs=1",
     "train.epoch_steps=2", "generate.num_samples=6", "generate.num_workers=0", "generate.tau=0",
     "train_segmenter.bs=2", "train_segmenter.epochs=1", "train_segmenter.epoch_steps=2",

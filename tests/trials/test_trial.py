@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -10,7 +11,7 @@ from run_folders import last_checkpoint, signal_at
 from geoseg_gan.config import plain, write_yaml
 from geoseg_gan.data.split import FIT, INNER
 from geoseg_gan.models.checkpoints import load_generator, load_segmenter
-from geoseg_gan.trials import runs
+from geoseg_gan.trials import runs, verdict
 from geoseg_gan.trials.results import read_results
 from geoseg_gan.trials.runs import SeedRuns, TrialData
 from geoseg_gan.trials.trial import check, trial
@@ -20,7 +21,10 @@ from geoseg_gan.utils.files import LOCK, held
 # On one worker, since most of them look at one trial.
 pytestmark = pytest.mark.xdist_group("trial")
 
-ARMS = ["real", "oversample", "copy_paste", "synthetic_0.25", "synthetic_0.5", "synthetic_only"]
+ARMS = [
+    *("real", "real_half", "oversample", "copy_paste"),
+    *("synthetic_0.25", "synthetic_0.5", "synthetic_only"),
+]
 
 
 def by_arm(folder, seed=0):
@@ -57,7 +61,7 @@ def test_all_arms_are_evaluated_on_the_same_tiles_in_full(finished, seed):
         assert np.array_equal(result.val.counts.sum(2), real.val.counts.sum(2))
         assert result.examples.shape == (8, 32, 32) and result.facts["seconds"] > 0
     assert results["synthetic_0.5"].facts["generated"] == 6
-    assert real.facts["support"]["total_tiles"] == 8 - len(real.inner.stems)
+    assert real.facts["support"]["total_tiles"] == 12 - len(real.inner.stems)
     assert not np.array_equal(real.val.counts, results["synthetic_0.5"].val.counts)
 
 
@@ -65,7 +69,7 @@ def test_all_arms_of_a_seed_begin_with_the_same_weights(finished):
     def same(first, second):
         return all(map(torch.equal, finished.weights[first], finished.weights[second]))
 
-    assert len(finished.weights) == 12
+    assert len(finished.weights) == 2 * len(ARMS)
     assert all(same(("real", 0), (arm, 0)) for arm in ARMS)
     assert not same(("real", 0), ("real", 1))
 
@@ -75,7 +79,7 @@ def test_nothing_sees_a_tile_that_is_held_out_of_it(finished):
     lines = (folder / "split.csv").read_text().splitlines()[1:]
     parts = dict(line.split(",") for line in lines)
     fitted, inner = ({stem for stem, of in parts.items() if of == part} for part in (FIT, INNER))
-    assert len(parts) == 8 and fitted | inner == set(parts) and fitted and inner
+    assert len(parts) == 12 and fitted | inner == set(parts) and fitted and inner
     manifest = (folder / "synthetic/manifest.jsonl").read_text().splitlines()
     assert {json.loads(line)["source"] for line in manifest} <= fitted
     trained = [load_segmenter(folder / arm / "segmenter.pt").facts.config for arm in ARMS]
@@ -108,11 +112,33 @@ def test_arms_differ_in_nothing_but_what_they_are_called_after(trial_config, tmp
     for arm, keys in {
         "oversample": {"oversample_classes", "oversample_factor"},
         "copy_paste": {"augment"},
+        "real_half": {"epoch_steps"},
         "synthetic_0.5": {"synthetic", "synthetic_ratio"},
     }.items():
         real = settings["real"]
         assert {key for key in real if settings[arm][key] != real[key]} == keys
     assert settings["copy_paste"]["augment"]["copy_paste"]["p"] == 0.5
+    assert settings["real_half"]["epoch_steps"] == 1
+    longer = trial_config(tmp_path / "trial", "train_segmenter.epochs=5")
+    half = SeedRuns(TrialData(longer), 0).segmenter_settings("real_half", tmp_path)
+    assert (half.epochs, half.validate_every, half.epoch_steps) == (2, 2, 2)
+
+
+def test_all_labels_are_all_tiles_that_are_not_held_out(trial_config, tmp_path):
+    few = ("train_tiles=8", "train_segmenter.epoch_steps=null")
+    own = SeedRuns(TrialData(trial_config(tmp_path / "trial", *few)), 0)
+    settings = own.segmenter_settings("all_labels", tmp_path)
+    assert settings.epoch_steps == len(own.split[0].pairs) // 2  # as real only has
+    parts = {}
+    for path in (own.split[1], settings.data.split_file):
+        lines = Path(path).read_text().splitlines()[1:]
+        parts[path] = {part: {x[:-4] for x in lines if x.endswith(part)} for part in (FIT, INNER)}
+    few, every = (
+        {part: {line.split(",")[0] for line in lines} for part, lines in found.items()}
+        for found in parts.values()
+    )
+    assert every[INNER] == few[INNER] and every[FIT] > few[FIT]
+    assert len(every[FIT]) + len(every[INNER]) == 12 and len(few[FIT]) + len(few[INNER]) == 8
 
 
 def test_a_class_that_a_seed_s_tiles_lack_is_not_oversampled(trial_config, tmp_path):
@@ -128,7 +154,7 @@ def test_a_second_call_computes_only_what_is_missing(copied, trial_config, no_ru
     stamps = {path: path.stat().st_mtime_ns for path in copied.glob("results/*/*")}
     (removed := copied / "results/copy_paste/seed_000.npz").unlink()
     trial(trial_config(copied))
-    assert "11 of 12 results are there" in capsys.readouterr().out
+    assert "13 of 14 results are there" in capsys.readouterr().out
     changed = {path for path in stamps if path.stat().st_mtime_ns != stamps[path]}
     assert changed == {removed}
 
@@ -299,14 +325,14 @@ def test_groups_in_both_splits_are_warned_of_in_the_report(copied, trial_config,
         ("seeds=[1,1]", r"seeds=\[1, 1\]: give a number"),
         ("ratios=[0.5,1.0]", "use different shares between 0 and 1"),
         ("arms=[real,mixed]", "arms=mixed is not one of real"),
-        ("train_fraction=1.5", "Give train_tiles or train_fraction, not both"),
+        ("train_fraction=1.5", "train_fraction=1.5: use more than 0"),
         ("inner_share=0", "chosen on these tiles"),
         ("oversample_factor=0", "oversample_factor=0.0: use 1 or more"),
         ("oversample_classes=[Forest]", "'Forest'"),
         ("devices=0", "devices=0: use 1 to"),
         ("copy_paste.p=2", r"copy_paste\.p=2"),
         ("~recipe", "recipes is empty: give recipe=synthetic"),
-        ("train_tiles=500", "train_tiles=500: .* holds 12 tiles"),
+        ("train_tiles=500", "train_tiles=500: there are 12 labelled tiles"),
         ("train.image_size=33", "^train: image_size=33"),
         ("train.seed=3", r"^train\.seed=3: the trial sets this"),
         ("train.max_minutes=3", r"^train\.max_minutes=3.0: the trial sets this"),
@@ -331,6 +357,28 @@ def test_variants_need_noise(trial_config, tmp_path):
     check(trial_config(tmp_path, *silent))
     with pytest.raises(UserError, match=r"variants=2: the generator takes no noise.*variants=1"):
         check(trial_config(tmp_path, *silent, "generate.variants=2"))
+
+
+def test_where_all_labels_gain_nothing_the_other_arms_are_left_out(
+    trial_config, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(runs, "train", lambda _: pytest.fail("a generator was trained"))
+    monkeypatch.setattr(verdict, "FINE", 1.0)  # two seeds of tiny runs are coarse
+    folder = tmp_path / "trial"
+    trial(trial_config(folder, "train_tiles=8"))
+    shown = capsys.readouterr().out
+    assert shown.count("No room here: with all labels (all_labels) it is ") == 1
+    left_out = "oversample,copy_paste,synthetic_0.25,synthetic_0.5,synthetic_only"
+    assert f"Left out, since there is no room: arms=[{left_out}] computes them." in shown
+    assert {result.arm for result in read_results(folder)} == {"real", "real_half", "all_labels"}
+    trial(trial_config(folder, "train_tiles=8", "arms=[oversample]", "seeds=1"))
+    assert (folder / "results/oversample/seed_000.npz").is_file()
+    assert json.loads((folder / "trial.json").read_text())["verdict"]["kind"] == "no room"
+
+
+def test_tiles_are_counted_or_given_as_a_share(trial_config, tmp_path):
+    with pytest.raises(UserError, match="Give train_tiles or train_fraction, not both"):
+        check(trial_config(tmp_path, "train_tiles=8", "train_fraction=0.5"))
 
 
 def test_seeds_are_counted_or_listed(trial_config, tmp_path):

@@ -1,14 +1,19 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from geoseg_gan.config import plain, stored_yaml
+from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.synthetic import read_synthetic
 from geoseg_gan.models.checkpoints import load_generator, load_segmenter
+from geoseg_gan.trials import runs
+from geoseg_gan.trials.ground import on_new_ground
 from geoseg_gan.trials.runs import SeedRuns, TrialData, pairs_folder, refined_folder
 from geoseg_gan.trials.settings import RecipeSettings
 from geoseg_gan.trials.trial import check, trial
+from geoseg_gan.trials.verdict import named
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.messages import choices
 
@@ -37,12 +42,20 @@ def recipe_changes(config, name):
         ("grafts", {"jitter.transplant.p", "compose.generate", "compose.match"}),
         ("placebo", {"compose.generate"}),
         ("pseudo_labels", {"source"}),
+        ("color_matched", {"source", "augment.match_colors.p"}),
+        ("pseudo_labels_matched", {"source", "augment.match_colors.p"}),
+        ("generated_look", {"compose.match"}),
+        ("pseudo_labels_generated", {"compose.match", "augment.match_colors.p"}),
         ("labelled_target", {"source", "true_masks"}),
         ("refined", set()),
     ],
 )
 def test_a_recipe_changes_what_it_lists(name, keys, trial_config, tmp_path):
-    asked = [f"recipe=[{name}]"]
+    needed = {
+        "generated_look": "pseudo_labels,",
+        "pseudo_labels_generated": "pseudo_labels_matched,",
+    }
+    asked = [f"recipe=[{needed.get(name, '')}{name}]"]
     if name == "gated":
         asked.append("recipes.gated.train_segmenter.mixing.classes=[Settlement]")
     if name == "labelled_target":
@@ -69,24 +82,61 @@ def test_recipes_that_generate_alike_share_their_pairs(trial_config, tmp_path):
     assert pairs_folder(same, "filtered") == "synthetic"  # what the trial's own settings say
 
 
-def test_pairs_of_unlabelled_images_need_no_generator(trial_config, trial_root, tmp_path):
-    for kind in ("images", "masks"):
-        shutil.copytree(trial_root / "val" / kind, tmp_path / kind)
-    places = (f"unlabelled={tmp_path / 'images'}", f"true_masks={tmp_path / 'masks'}")
-    arms = ["real", "pseudo_labels_0.5", "labelled_target_0.5"]
-    few = (f"arms=[{','.join(arms)}]", "seeds=[1]", "ratios=[0.5]", "generate.confidence=0")
-    recipes = "recipe=[pseudo_labels,labelled_target]"
-    trial(trial_config(tmp_path / "trial", *places, *few, recipes))
+FOUND = {"generated": 5.0, "pairs": 4.0}
+NEW = ("val_groups=[train_00*,val_*]", "recipe=[pseudo_labels,labelled_target]", "ratios=[0.5]")
+
+
+def test_new_ground_needs_no_generator(trial_config, trial_root, tmp_path):
+    arms = ["real", "labelled_target_0.5", "pseudo_labels_0.5"]
+    few = (f"arms=[{','.join(arms)}]", "seeds=[1]", "generate.confidence=0")
+    trial(config := trial_config(tmp_path / "trial", *NEW, *few))
     stored = json.loads((tmp_path / "trial/trial.json").read_text())
     assert list(stored["arms"]) == arms
+    ground = tmp_path / "trial/ground"
+    parts = [ground / part for part in ("train/images", "unlabelled", "val/images")]
+    names = [sorted(path.stem for path in part.iterdir()) for part in parts]
+    new = [f"train_{number:03d}" for number in range(10)]
+    assert names == [["train_010", "train_011"], new, ["val_000", "val_001", "val_002"]]
+    used = on_new_ground(config)
     folders = {path.name for path in (tmp_path / "trial/seed_001").iterdir() if path.is_dir()}
-    config = trial_config(tmp_path / "trial", *places, *few, recipes)
-    pairs = {name: pairs_folder(config, name) for name in config.recipes}
+    pairs = {name: pairs_folder(used, name) for name in used.recipes}
     assert folders == {*arms, *pairs.values()}
     generated = {n: read_synthetic(tmp_path / "trial/seed_001" / p) for n, p in pairs.items()}
     assert len(generated["labelled_target"].pairs) == 6  # as many as generate.num_samples
     real = load_segmenter(tmp_path / "trial/seed_001/real/segmenter.pt")
     assert generated["pseudo_labels"].filter_digest == real.digest
+    reader = mask_reader(config.data)
+    first = next(ground.glob("unlabelled_masks/train_000.*"))
+    assert first.samefile(trial_root / "train/masks" / first.name)
+    label, _ = reader.read(first)
+    pair = generated["labelled_target"].pairs[0]
+    assert np.isin(generated["labelled_target"].reader().read(pair.mask)[0], label).all()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("val_groups=[north*]", "no location group is called north.*There are train_000, "),
+        ("val_groups=[val_*]", "the unlabelled images are .* in train/, which holds none"),
+        ("val_groups=[train_00*]", "the validation tiles are .* in val/, which holds none"),
+        ("val_groups=['*']", "leaves no labelled tile"),
+        ("data.group_regex='[0-9]+'", "location group 000 is in train and in val"),
+        ("unlabelled=images", "unlabelled=images: with val_groups"),
+        ("train_tiles=3", "train_tiles=3: there are 2 labelled tiles"),
+    ],
+)
+def test_new_ground_that_cannot_be_is_refused_at_once(setting, message, trial_config, tmp_path):
+    groups = ("val_groups=[00*]",) if "regex" in setting else NEW[:1]
+    with pytest.raises(UserError, match=message):
+        trial(trial_config(tmp_path / "trial", *groups, setting))
+    assert not (tmp_path / "trial").exists()
+
+
+def test_unlabelled_images_that_are_validated_on_are_refused(trial_config, trial_root, tmp_path):
+    shutil.copytree(trial_root / "val/images", tmp_path / "images")
+    asked = ("recipe=[pseudo_labels]", f"unlabelled={tmp_path / 'images'}")
+    with pytest.raises(UserError, match=r"val_000.png has the same pixels as .*images/val_000"):
+        trial(trial_config(tmp_path / "trial", *asked))
 
 
 def test_a_recipe_s_settings_reach_generation_and_training(trial_config, tmp_path):
@@ -146,6 +196,7 @@ def test_a_recipe_may_refine_the_generator_of_the_others(finished, trial_config,
         ),
         ("first", "+recipes.first.generate.seed=1", "generate.seed is the same in all arms"),
         ("first", "+recipes.first.train_segmenter.epochs=9", "epochs is the same in all arms"),
+        ("first", "+recipes.first.train_segmenter.augment.flip.p=0", "augment.flip is the same"),
         ("first", "+recipes.first.generate.jitter.flop=1", "^recipes.first.generate: .*flop"),
         ("first", "+recipes.first.generate.alpha=much", "^recipes.first.generate: alpha.*much"),
         ("first", "+recipes.first.generate.alpha=0", "^recipes.first.generate: alpha=0"),
@@ -158,6 +209,36 @@ def test_a_recipe_that_cannot_be_is_refused_at_once(name, setting, message, tria
     with pytest.raises(UserError, match=message):
         trial(trial_config(tmp_path / "trial", f"recipe=[{name}]", setting))
     assert not (tmp_path / "trial").exists()
+
+
+def test_a_recipe_that_mixes_nothing_in_has_one_arm(trial_config, tmp_path):
+    config = trial_config(tmp_path, "recipe=[color_matched,pseudo_labels]")
+    mixed = config.all_arms()[-3:]
+    assert mixed == ["color_matched_0", "pseudo_labels_0.25", "pseudo_labels_0.5"]
+    settings = SeedRuns(TrialData(config), 0).segmenter_settings("color_matched_0", tmp_path)
+    assert settings.synthetic_ratio == 0 and settings.augment.match_colors.p == 0.5
+    assert settings.synthetic == str(tmp_path / "seed_000" / pairs_folder(config, "pseudo_labels"))
+    assert named("color_matched_0") == "recipe color_matched"
+
+
+def test_a_recipe_may_use_the_pairs_of_another(trial_config, tmp_path, monkeypatch):
+    names = "recipe=[pseudo_labels_matched,pseudo_labels_generated]"
+    config = trial_config(tmp_path, names, "ratios=[0.5]")
+    (tmp_path / "G.pt").touch()
+    asked = []
+    monkeypatch.setattr(runs, "generate", lambda own: asked.append(own) or FOUND)
+    monkeypatch.setattr(runs, "read_json", lambda *_: {"tau": 0.5})
+    own = SeedRuns(TrialData(config), 0)
+    monkeypatch.setattr(own, "train_generator", lambda *_: tmp_path / "G.pt")
+    own.generate("pseudo_labels_generated", tmp_path / "segmenter.pt")
+    labelled, generated = asked
+    assert (labelled.source, generated.source) == ("unlabelled", "masks")
+    assert (labelled.style_from, generated.style_from) == (None, labelled.save_dir)
+    assert generated.save_dir != labelled.save_dir
+    segmenter = own.segmenter_settings("pseudo_labels_generated_0.5", tmp_path)
+    assert segmenter.synthetic == [generated.save_dir, labelled.save_dir]
+    with pytest.raises(UserError, match=r"recipe=\[pseudo_labels,generated_look\]"):
+        check(trial_config(tmp_path, "recipe=[generated_look]"))
 
 
 def test_a_recipe_of_a_user_s_own_is_checked(trial_config, tmp_path):

@@ -29,6 +29,49 @@ def test_a_placebo_is_never_picked(verdict_of):
     assert verdict.arm == "synthetic_0.25"
 
 
+def test_labels_that_gain_nothing_leave_no_room(verdict_of):
+    verdict = verdict_of({"synthetic_0.1": 0.0, "all_labels": 0.0}, spread=0.02)
+    assert verdict.kind == "no room"
+    assert verdict.sentence.startswith("No room here: with all labels (all_labels) it is ")
+    assert " No measurable effect: " in verdict.sentence
+    assert verdict_of({"labelled_target_0.5": 0.0}, spread=0.02).kind == "no room"
+    for gains in ({"all_labels": 0.08}, {"labelled_target_0.1": 0.0, "labelled_target_0.5": 0.08}):
+        verdict = verdict_of(gains | {"synthetic_0.1": 0.0})
+        assert verdict.kind != "no room" and verdict.arm == "synthetic_0.1"
+    assert verdict_of({"all_labels": 0.0, "synthetic_0.1": 0.05}).kind == "use"
+
+
+def test_too_few_seeds_do_not_say_that_there_is_no_room(verdict_of):
+    gains = {"synthetic_0.1": 0.0, "all_labels": 0.03}
+    verdict = verdict_of(gains, seeds=2, spread=0.02)
+    assert verdict.kind == "no effect" and "No room" not in verdict.sentence
+
+
+def test_the_share_of_what_labels_give_is_told(verdict_of):
+    verdict = verdict_of({"labelled_target_0.5": 0.08, "pseudo_labels_0.5": 0.04}, spread=0.0)
+    share = int(verdict.room.split(" reaches ")[1].split("%")[0])
+    assert verdict.room.startswith("All labels (labelled_target_0.5) would give +")
+    assert 45 <= share <= 55
+    assert verdict_of({"pseudo_labels_0.5": 0.04}).room is None
+
+
+def test_on_new_ground_the_first_recipe_is_meant(make_arms):
+    gains = {"real": 0.0, "pseudo_labels_matched_0.5": 0.05, "pseudo_labels_0.5": 0.01}
+    inner = {"pseudo_labels_matched_0.5": 0.5, "pseudo_labels_0.5": 0.9}
+    comparison = Comparison([tally(result) for result in make_arms(gains, inner=inner)])
+    kept = {arm: dict.fromkeys(range(4), 5) for arm in gains}
+    assert reach_verdict(comparison, kept).arm == "pseudo_labels_0.5"
+    assert reach_verdict(comparison, kept, first=True).arm == "pseudo_labels_matched_0.5"
+
+
+def test_more_updates_that_gain_are_told(verdict_of):
+    assert verdict_of({"real_half": 0.0, "synthetic_0.1": 0.05}).plateau is None
+    verdict = verdict_of({"real_half": -0.05, "synthetic_0.1": 0.05})
+    assert verdict.kind == "use"
+    assert verdict.plateau.startswith("Real only is below its plateau: ")
+    assert "give +5." in verdict.plateau and "train_segmenter.epochs" in verdict.plateau
+
+
 def test_a_clear_loss_says_do_not(verdict_of):
     verdict = verdict_of({"synthetic_0.1": -0.05})
     assert verdict.kind == "do not use" and verdict.rival is None
@@ -48,6 +91,20 @@ def test_a_free_rival_that_gains_more_says_do_not(verdict_of):
     assert verdict.kind == "do not use"
     assert "but copy_paste, which is free, gains +" in verdict.sentence
     assert verdict_of(gains | {"copy_paste": 0.01}).kind == "use"
+
+
+def test_an_arm_with_a_generator_has_to_beat_labelled_images(make_arms):
+    def judged(gains, unlabelled):
+        comparison = Comparison([tally(result) for result in make_arms({"real": 0.0, **gains})])
+        kept = {arm: dict.fromkeys(range(4), 5) for arm in gains}
+        return reach_verdict(comparison, kept, unlabelled)
+
+    gains, inner = {"synthetic_0.5": 0.06, "pseudo_labels_0.5": 0.05}, ["pseudo_labels_0.5"]
+    verdict = judged(gains, inner)
+    assert (verdict.kind, verdict.arm) == ("use", "synthetic_0.5")
+    assert verdict.rival.startswith("Ratio 0.5 against pseudo_labels_0.5, which is free: +")
+    picked = judged({"synthetic_0.5": 0.02, "pseudo_labels_0.5": 0.06}, inner)
+    assert (picked.kind, picked.arm, picked.rival) == ("use", "pseudo_labels_0.5", None)
 
 
 def test_the_ratio_that_was_picked_decides_not_the_best_on_validation(verdict_of):

@@ -316,6 +316,41 @@ def add_image_findings(findings: Findings, facts: Sequence[PairFacts]) -> None:
     findings.add("warning", "exposure", outliers, text, advice)
 
 
+def add_unlabelled_findings(
+    findings: Findings, facts: Sequence[PairFacts], unlabelled: Sequence[PairFacts], image_size: int
+) -> None:
+    """Adds findings on the images without masks, which source=unlabelled labels."""
+    bad = [f"{f.entry.name}: {f.image}" for f in unlabelled if isinstance(f.image, str)]
+    text = f"{those(bad, 'unlabelled image', 'cannot')} be read"
+    findings.add("warning", "unlabelled_unreadable", bad, text, "Replace or remove them.")
+    labelled, images = image_facts(facts), image_facts(unlabelled)
+    if not labelled or not images:
+        return
+    kind = labelled[0][1].bands, labelled[0][1].dtype
+    other = [f.entry.name for f, i in images if (i.bands, i.dtype) != kind]
+    text = f"{those(other, 'unlabelled image', 'have')} other bands or another type than the pairs"
+    advice = "A segmenter of the pairs cannot label them: convert them alike."
+    findings.add("warning", "unlabelled_kind", other, text, advice)
+    small = [f.entry.name for f, i in images if min(i.size) < image_size]
+    text = f"{those(small, 'unlabelled image', 'are')} smaller than image_size={image_size}"
+    findings.add("warning", "unlabelled_small", small, text, "Set a smaller image_size.")
+    known = {i.digest: f for f, i in labelled if f.entry.split == "val" and i.empty < 1}
+    copies = [f"{f.entry.name} and {known[i.digest].entry.name}" for f, i in images
+              if i.digest in known]  # fmt: skip
+    text = f"{those(copies, 'unlabelled image', 'have')} the pixels of a validation image"
+    advice = "Scores on these would prove nothing. Remove one of the two."
+    findings.add("warning", "unlabelled_validation", copies, text, advice)
+    alike = [i for _, i in images if (i.bands, i.dtype) == kind]
+    if alike:
+        theirs, ours = (
+            ", ".join(f"{mean:.4g}" for mean in np.mean([i.means for i in part], 0))
+            for part in (alike, [i for _, i in labelled if (i.bands, i.dtype) == kind])
+        )
+        text = f"{plural(len(images), 'unlabelled image')} found"
+        advice = f"Means of their bands are {theirs}; of the pairs' images {ours}."
+        findings.add("note", "unlabelled", 1, text, advice)
+
+
 def exposure_outliers(facts: Sequence[PairFacts]) -> list[tuple[PairFacts, str]]:
     """Images of unusual brightness, contrast or overexposure, and why; worst first."""
     kept = [(f, image) for f, image in image_facts(facts) if image.empty < _BLANK]

@@ -12,7 +12,7 @@ from geoseg_gan.config import as_override, script_command
 from geoseg_gan.data.audit import checks, relations
 from geoseg_gan.data.audit.facts import Ints, PairFacts, image_facts, mask_facts, measure
 from geoseg_gan.data.audit.findings import SEVERITIES, Finding, Findings, Severity
-from geoseg_gan.data.audit.folders import Folder, find_entries
+from geoseg_gan.data.audit.folders import Folder, find_entries, unlabelled_entries
 from geoseg_gan.data.audit.propose import Proposal, propose
 from geoseg_gan.data.masks import MaskReader, mask_reader
 from geoseg_gan.data.pairs import TILES_CSV, group_of
@@ -151,6 +151,8 @@ def examine(config: CheckDataSettings) -> Check:
         neighbours, source = relations.find_neighbours(facts, root)
         relations.add_neighbour_findings(findings, facts, neighbours, source)
     relations.add_group_findings(findings, facts, root, config.data.group_regex)
+    unlabelled = measure(unlabelled_entries(root, findings), reader)
+    checks.add_unlabelled_findings(findings, facts, unlabelled, config.image_size)
     return Check(
         config=config,
         folder=folder,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from geoseg_gan.data.audit.findings import Findings
 from geoseg_gan.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
-from geoseg_gan.data.pairs import SPLITS, STREAM, DataError, normal
+from geoseg_gan.data.pairs import SPLITS, STREAM, UNLABELLED, DataError, normal
 from geoseg_gan.utils.errors import plural
 
 WHOLE = "all"
@@ -128,6 +128,13 @@ def find_entries(root: Path) -> Folder:
         text = f"There is no {root / 'val'}: nothing is left to measure results on"
         findings.add("warning", "no_validation_split", 1, text, advice)
     return Folder(entries, bool(splits), can_tile, findings)
+
+
+def unlabelled_entries(root: Path, findings: Findings) -> list[Entry]:
+    """The images in `root/unlabelled`, which have no masks; none where there is no such folder."""
+    folder = root / UNLABELLED
+    found = _by_stem(folder, IMAGE_SUFFIXES, findings) if folder.is_dir() else {}
+    return [Entry(UNLABELLED, stem, path, None) for stem, path in found.items()]
 
 
 def _paired(split: str, images: Path, masks: Path, findings: Findings) -> list[Entry]:

@@ -48,7 +48,7 @@ class SegmenterExporter(LastCheckpoint):
         score = float(trainer.callback_metrics.get(SELECTED_BY, torch.nan))
         if self.keep_best and (score > self.best_score or self.best_weights is None):
             self.best_score, self.best_epoch = score, trainer.current_epoch + 1
-            weights = module.network.state_dict()
+            weights = module.inference_network.state_dict()
             self.best_weights = {name: value.cpu().clone() for name, value in weights.items()}
         super().on_train_epoch_end(trainer, module)
 
@@ -84,7 +84,7 @@ def prediction_grid(
     """Image, mask and prediction of 1 or more windows, evenly spread over a dataset, a row each."""
     shown = evenly_spaced(len(dataset), min(samples, len(dataset)))
     sample = default_collate([dataset[i] for i in shown])
-    network, device = module.network, next(module.network.parameters()).device
+    network, device = module.inference_network, next(module.inference_network.parameters()).device
     was_training = network.training
     network.eval()
     with torch.no_grad():

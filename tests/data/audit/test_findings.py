@@ -305,3 +305,28 @@ def test_unlabelled_images_and_folders_of_other_names(tmp_path, check):
     assert kinds(other)["not_split"] == "warning" and other.count("error") == 0
     mixed = check(tmp_path / "mixed", "data=dubai")
     assert [e.stem for e in mixed.folder.pairs()] == ["0", "1", "2", "3"]
+
+
+def test_unlabelled_images_are_read_and_compared_with_the_pairs(root, audit):
+    for number, seed in enumerate((0, 77, 78)):
+        save(root / f"unlabelled/new{number}.png", texture(seed))
+    shutil.copy(images(root, "val")[0], root / "unlabelled/copy.png")
+    save(root / "unlabelled/small.png", texture(79)[:40])
+    save(root / "unlabelled/grey.png", texture(80)[..., 0])
+    (root / "unlabelled/broken.png").write_bytes(b"none")
+    found = audit(root)
+    assert kinds(found) == QUIET | {
+        "unlabelled": "note",
+        "unlabelled_kind": "warning",
+        "unlabelled_small": "warning",
+        "unlabelled_unreadable": "warning",
+        "unlabelled_validation": "warning",
+    }
+    assert finding(found, "unlabelled").text == "6 unlabelled images found"
+    assert finding(found, "unlabelled_validation").examples == [
+        f"unlabelled/copy.png and val/{images(root, 'val')[0].name}"
+    ]
+    for kind, name in (("kind", "grey"), ("small", "small"), ("unreadable", "broken")):
+        (example,) = finding(found, f"unlabelled_{kind}").examples
+        assert example.startswith(f"unlabelled/{name}.png")
+    assert found.count("error") == 0 and len(found.folder.pairs()) == 12
