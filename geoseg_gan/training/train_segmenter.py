@@ -94,6 +94,9 @@ def _with_labelled_images(config: TrainSegmenterConfig) -> TrainSegmenterConfig:
             f"rounds={config.rounds}: the run in {out_dir} has had fewer. Start a new run in "
             "another out_dir."
         )
+    if (out_dir / LAST).exists():  # all rounds are over, whatever its folders are called by now
+        last = str(out_dir / f"labelled_{config.rounds}")
+        return replace(config, unlabelled=None, rounds=1, synthetic=[*own, last])
     labelling = compose(GenerateConfig, ["source=unlabelled"])
     mixed = replace(config, unlabelled=None, rounds=1, synthetic=own or None)
     for number in range(config.rounds):

@@ -139,6 +139,15 @@ def test_unlabelled_images_that_are_validated_on_are_refused(trial_config, trial
         trial(trial_config(tmp_path / "trial", *asked))
 
 
+def test_later_seeds_on_other_unlabelled_images_are_refused(trial_config, trial_root, tmp_path):
+    shutil.copytree(trial_root / "train/images", tmp_path / "images")
+    asked = (f"unlabelled={tmp_path / 'images'}", "recipe=[pseudo_labels]", "arms=[real]")
+    trial(trial_config(tmp_path / "trial", *asked, "seeds=1"))
+    (tmp_path / "images/train_000.png").unlink()
+    with pytest.raises(UserError, match="of other data: unlabelled had 12 pairs, now 11"):
+        trial(trial_config(tmp_path / "trial", *asked))
+
+
 def test_a_recipe_s_settings_reach_generation_and_training(trial_config, tmp_path):
     more = ("+recipes.first.generate.tau=0.3", "recipes.first.copy_paste=true")
     config = trial_config(tmp_path, "recipe=[first]", *more)
