@@ -97,14 +97,20 @@ def reach_verdict(
 
 
 def _share_of_room(comparison: Comparison, arm: str | None) -> str | None:
-    """How much of what all labels gain an arm gains, in words; None where these gain nothing."""
+    """How much of what all labels gain an arm gains, in words, over the seeds that have both.
+
+    None where these labels gain nothing.
+    """
     found = comparison.room()
-    if found is None or arm is None or not comparison.difference(arm).seeds:
+    if found is None or arm is None:
         return None
-    oracle, room = found[0], found[1].miou.value
+    oracle, gain = found[0], comparison.difference(arm)
+    labels, ours = (dict(zip(s.seeds, s.by_seed, strict=True)) for s in (found[1], gain))
+    seeds = sorted(labels.keys() & ours.keys())
+    room = sum(labels[seed] for seed in seeds) / max(1, len(seeds))
     if room <= 0:
         return None
-    share = comparison.difference(arm).miou.value / room
+    share = sum(ours[seed] for seed in seeds) / len(seeds) / room
     return (
         f"All labels ({oracle}) would give {signed(room)}: {named(arm)} reaches {share:.0%} of it."
     )

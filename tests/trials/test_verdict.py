@@ -55,6 +55,16 @@ def test_the_share_of_what_labels_give_is_told(verdict_of):
     assert verdict_of({"pseudo_labels_0.5": 0.04}).room is None
 
 
+def test_the_share_is_of_the_seeds_that_have_both(make_arms):
+    arms = make_arms({"real": 0.0, "pseudo_labels_0.5": 0.04}, seeds=4, spread=0.0)
+    arms += make_arms({"labelled_target_0.5": 0.08}, seeds=2, spread=0.0)
+    arms[-1] = replace(arms[-1], seed=9)  # which no other arm has
+    comparison = Comparison([tally(result) for result in arms])
+    kept = {"pseudo_labels_0.5": dict.fromkeys(range(4), 5)}
+    gain, labels = (comparison.difference(a).by_seed[0] for a in comparison.arms[1:])
+    assert f" reaches {gain / labels:.0%} of it" in reach_verdict(comparison, kept).room
+
+
 def test_on_new_ground_the_first_recipe_is_meant(make_arms):
     gains = {"real": 0.0, "pseudo_labels_matched_0.5": 0.05, "pseudo_labels_0.5": 0.01}
     inner = {"pseudo_labels_matched_0.5": 0.5, "pseudo_labels_0.5": 0.9}
