@@ -2,18 +2,21 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, Unpack, cast
 
 import cv2
 import lightning as L
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.fabric.utilities.seed import pl_worker_init_function
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg_gan.data.batch import ImageScaling, Sample
-from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset
+from geoseg_gan.data.dataset import MixedDataset, PairDataset, PairSource, WindowDataset
 from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.fingerprint import Fingerprints, fingerprint
 from geoseg_gan.data.masks import MaskReader, mask_reader
@@ -30,6 +33,7 @@ from geoseg_gan.data.scan import (
 from geoseg_gan.data.settings import DataSettings, Fit, JitterSettings
 from geoseg_gan.data.split import shared_groups, split_rows
 from geoseg_gan.data.stream import open_stream, read_info
+from geoseg_gan.data.synthetic import SyntheticFolder, check_synthetic, read_synthetic
 from geoseg_gan.utils.errors import plural
 from geoseg_gan.utils.processes import end_with_parent
 from geoseg_gan.utils.signals import outlive_signals
@@ -46,6 +50,8 @@ class LoadingOptions(TypedDict):
         on_gpu: Whether batches go to a GPU (memory is then pinned, and more workers load).
         inner_share: Share of the training pairs to hold out, at most half; 0 (default) for none.
         epoch_steps: Global batches an epoch; by default as many as the fitted real pairs fill.
+        synthetic: Generated folders.
+        synthetic_ratio: Share of all samples that are synthetic, in [0, 1].
     """
 
     image_size: int
@@ -55,6 +61,8 @@ class LoadingOptions(TypedDict):
     on_gpu: NotRequired[bool]
     inner_share: NotRequired[float]
     epoch_steps: NotRequired[int | None]
+    synthetic: NotRequired[Sequence[Path]]
+    synthetic_ratio: NotRequired[float]
 
 
 class PairDataModule(L.LightningDataModule):
@@ -67,6 +75,8 @@ class PairDataModule(L.LightningDataModule):
         begin: The epoch that training begins with, from 0, and how many of its batches are done:
             where a run that is resumed was. Lightning tells samplers of it when workers have asked
             for their first batches.
+        synthetic_folders: The generated folders, once they are read.
+        gate: What each label becomes on synthetic pixels, shape (256,); None where all stay.
         fingerprints: Those of all that is read; available after `setup`.
     """
 
@@ -84,11 +94,17 @@ class PairDataModule(L.LightningDataModule):
         self.on_gpu = options.get("on_gpu", False)
         self.inner_share = options.get("inner_share", 0.0)
         self.epoch_steps = options.get("epoch_steps")
+        self.synthetic = options.get("synthetic", ())
+        self.synthetic_ratio = options.get("synthetic_ratio", 0.0)
         self.inner_dataset: WindowDataset | None = None
         self.reader = mask_reader(settings)
         self.fit: Fit = cast(Fit, settings.fit)
         self.index: FolderIndex | None = None
         self.begin = (0, 0)
+        self.synthetic_folders: list[SyntheticFolder] = []
+        self.gate: npt.NDArray[np.uint8] | None = None
+        self._real: PairDataset | None = None
+        self._synthetic: list[PairDataset] = []
         self.fingerprints: Fingerprints = {}
 
     @property
@@ -101,6 +117,12 @@ class PairDataModule(L.LightningDataModule):
         """Index of the pairs that are trained on; available after `setup`."""
         assert self.index is not None, "setup() comes first"
         return self.index
+
+    @property
+    def train_dataset(self) -> MixedDataset:
+        """The fitted pairs, real ones first; available after `setup`."""
+        assert self._real is not None, "setup() comes first"
+        return MixedDataset([self._real, *self._synthetic], self.gate)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -151,6 +173,22 @@ class PairDataModule(L.LightningDataModule):
         if held_out:
             self.inner_dataset = self._windows(index.rows(held_out), source.rows(held_out))
         return index.rows(fitted), source.rows(fitted).repeated()
+
+    def _open_synthetic(self, index: FolderIndex) -> list[SyntheticFolder]:
+        """Reads the generated folders, whose images are to be like the real ones of `index`."""
+        self._synthetic, self.synthetic_folders = [], []
+        for folder in self.synthetic:
+            generated = read_synthetic(folder)
+            check_synthetic(generated, self.palette, self.settings.gsd)
+            its_index, source = self._open(generated.pairs, generated.reader(), folder)
+            check_same_type(index, its_index)
+            self.fingerprints[f"synthetic={folder.name}"] = fingerprint(its_index)
+            self._synthetic.append(self._pair_dataset(source))
+            self.synthetic_folders.append(generated)
+        return self.synthetic_folders
+
+    def _pair_dataset(self, source: PairSource) -> PairDataset:
+        return PairDataset(source, self.image_size, self.fit, self.jitter, self.seed)
 
     def _windows(self, index: FolderIndex, source: PairSource) -> WindowDataset:
         return WindowDataset(source, index.sizes, self.image_size, self.fit, once=True)
@@ -205,18 +243,24 @@ class PairDataModule(L.LightningDataModule):
         """This process's rank, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _sampler(self, length: int, **more: Any) -> EpochSampler:
-        """The order of `length` real pairs."""
-        return EpochSampler(
-            length,
+    def _load_mixed(self, **order: Any) -> DataLoader[Sample]:
+        """Training batches, some of them synthetic, in an order of `EpochSampler`."""
+        dataset = self.train_dataset
+        real = len(dataset.parts[0])
+        sampler = EpochSampler(
+            real,
             self.batch_size,
             self.seed,
             *self._rank_and_world_size(),
             batches=self.steps_per_epoch,
             epoch=self.begin[0],
             done=self.begin[1],
-            **more,
+            synthetic=len(dataset) - real,
+            ratio=self.synthetic_ratio,
+            parts=dataset.parts[0].source.parts(),
+            **order,
         )
+        return self._load(dataset, sampler)
 
     def _load(
         self, dataset: Dataset[Sample], sampler: EpochSampler | None = None
@@ -265,12 +309,10 @@ class GanDataModule(PairDataModule):
         options: See `LoadingOptions`.
 
     Attributes:
-        train_dataset: Training pairs; available after `setup`.
         val_dataset: Full validation images in windows; available after `setup`.
         focus: Which training crops show which classes, known after `setup`; None for uniform ones.
     """
 
-    train_dataset: PairDataset
     val_dataset: WindowDataset
 
     def __init__(
@@ -301,25 +343,24 @@ class GanDataModule(PairDataModule):
                 f"{self.root / 'val'} is missing: sample pictures show training pairs instead."
             )
         val_index, val_source = opened or (index, train_source)
-        self.train_dataset = PairDataset(
-            train_source, self.image_size, self.fit, self.jitter, self.seed, regions=self.regions
-        )
+        self._real = self._pair_dataset(train_source)
+        self._open_synthetic(index)
         self.val_dataset = WindowDataset(val_source, val_index.sizes, self.image_size, self.fit)
         self.index = index
 
     def train_windows(self) -> WindowDataset:
         """Full training images in windows, without jitter; available after `setup`."""
-        return self._windows(self.train_index, self.train_dataset.source)
+        return self._windows(self.train_index, self.train_dataset.parts[0].source)
 
     def inner_crops(self) -> PairDataset | None:
         """Held-out tiles under the jitter of training; None where none are held out."""
         if self.inner_dataset is None:
             return None
-        source = self.inner_dataset.source
-        return PairDataset(source, self.image_size, self.fit, self.jitter, self.seed)
+        return super()._pair_dataset(self.inner_dataset.source)
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled training batches of `batch_size / processes` items."""
-        dataset = self.train_dataset
-        parts = dataset.source.parts()
-        return self._load(dataset, self._sampler(len(dataset), parts=parts, focus=self.focus))
+        """Shuffled training batches of `batch_size / processes` samples, some of them synthetic."""
+        return self._load_mixed(focus=self.focus)
+
+    def _pair_dataset(self, source: PairSource) -> PairDataset:
+        return replace(super()._pair_dataset(source), regions=self.regions)

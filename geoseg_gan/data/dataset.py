@@ -2,9 +2,11 @@
 
 import errno
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -173,6 +175,36 @@ class PairDataset(Dataset[Sample]):
             self.matcher.apply(sample, serial)
         if self.regions:
             sample["regions"] = torch.from_numpy(region_map(label))
+        return sample
+
+
+@dataclass(eq=False)
+class MixedDataset(Dataset[Sample]):
+    """Several datasets of pairs as one, row after row.
+
+    Attributes:
+        parts: Real pairs, then synthetic ones.
+        gate: What each label becomes on synthetic pixels, shape (256,); None where all stay.
+    """
+
+    parts: Sequence[PairDataset]
+    gate: npt.NDArray[np.uint8] | None = None
+
+    def __post_init__(self) -> None:
+        """Notes where each part ends."""
+        self.ends = list(accumulate(len(part) for part in self.parts))
+
+    def __len__(self) -> int:
+        """How many pairs there are in all parts."""
+        return self.ends[-1]
+
+    def __getitem__(self, index: SampleIndex) -> Sample:
+        """One sample: image (K, S, S) in its stored dtype, label (S, S) uint8."""
+        number = bisect_right(self.ends, index.row)
+        part = self.parts[number]
+        sample = part[index._replace(row=index.row - self.ends[number] + len(part))]
+        if self.gate is not None and number > 0:
+            sample["label"] = torch.from_numpy(self.gate.take(sample["label"].numpy()))
         return sample
 
 

@@ -2,35 +2,25 @@
 
 import math
 import warnings
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Unpack, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg_gan.data.batch import ImageScaling, Sample
 from geoseg_gan.data.datamodule import LoadingOptions, PairDataModule
-from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset
-from geoseg_gan.data.fingerprint import fingerprint
+from geoseg_gan.data.dataset import PairSource, WindowDataset
 from geoseg_gan.data.pairs import Pair, groups_of, stems_of
 from geoseg_gan.data.palette import IGNORE, class_ids
-from geoseg_gan.data.sampler import SampleIndex
-from geoseg_gan.data.scan import FolderIndex, check_same_type
+from geoseg_gan.data.scan import FolderIndex
 from geoseg_gan.data.settings import DataSettings, MatchStep, MixingSettings, Schedule
 from geoseg_gan.data.styles import StyleMatcher, Styles
-from geoseg_gan.data.synthetic import (
-    SyntheticFolder,
-    check_synthetic,
-    read_synthetic,
-    refuse_synthetic,
-)
+from geoseg_gan.data.synthetic import refuse_synthetic
 from geoseg_gan.data.transplant import Transplanter
 from geoseg_gan.utils.errors import UserError, plural
 
@@ -47,8 +37,6 @@ class SegmenterDataModule(PairDataModule):
         root: The data folder.
         settings: What it holds and how it is read.
         mixing: How synthetic pairs are mixed in.
-        synthetic: Generated folders.
-        synthetic_ratio: Share of all samples that are synthetic, in [0, 1].
         epochs: How many epochs the training has, over which the synthetic pairs are scheduled.
         oversample: Classes, by name or ID, whose real pairs are drawn more often.
         oversample_factor: How many times as often, 1 or more.
@@ -58,7 +46,6 @@ class SegmenterDataModule(PairDataModule):
 
     Attributes:
         val_dataset: Windows of the validation tiles; None where there are none.
-        synthetic_folders: The generated folders, once they are read.
     """
 
     def __init__(
@@ -67,8 +54,6 @@ class SegmenterDataModule(PairDataModule):
         settings: DataSettings,
         *,
         mixing: MixingSettings,
-        synthetic: Sequence[Path] = (),
-        synthetic_ratio: float = 0.0,
         epochs: int = 1,
         oversample: Sequence[str | int] = (),
         oversample_factor: float = 1.0,
@@ -77,18 +62,13 @@ class SegmenterDataModule(PairDataModule):
     ) -> None:
         """Stores the settings; nothing is read yet."""
         super().__init__(root, settings, **options)
-        self.synthetic = synthetic
-        self.synthetic_ratio = synthetic_ratio
         self.mixing = mixing
         self.epochs = epochs
-        self._gate = mixing.gate(self.palette)
+        self.gate = mixing.gate(self.palette)
         self.oversample = oversample
         self.oversample_factor = oversample_factor
         self.match = match
         self.val_dataset: WindowDataset | None = None
-        self.synthetic_folders: list[SyntheticFolder] = []
-        self._real: PairDataset | None = None
-        self._synthetic: list[PairDataset] = []
         self._repeats: npt.NDArray[np.float64] | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -99,33 +79,20 @@ class SegmenterDataModule(PairDataModule):
         index, real = self._open_train()
         self._warn_of_absent_classes(index, "The segmenter cannot learn it.")
         self._repeats = self._oversampled(index)
-        self._real = self._pair_dataset(real, self._transplanter(index, real))
-        self._synthetic, self.synthetic_folders, styles = [], [], []
-        for folder in self.synthetic:
-            generated = read_synthetic(folder)
-            check_synthetic(generated, self.palette, self.settings.gsd)
-            its_index, source = self._open(generated.pairs, generated.reader(), folder)
-            check_same_type(index, its_index)
-            self.fingerprints[f"synthetic={folder.name}"] = fingerprint(its_index)
-            self._synthetic.append(self._pair_dataset(source))
-            self.synthetic_folders.append(generated)
-            if self.match is not None and self.match.p:
-                scaling = ImageScaling.fit(index)
-                styles.append(Styles.of_tiles(generated.pairs, generated.reader(), scaling))
-        if self.match is not None and styles:
-            matcher = StyleMatcher(self.match, Styles.joined(styles), scaling, self.seed)
-            self._real = replace(self._real, matcher=matcher)
+        own = replace(self._pair_dataset(real), transplanter=self._transplanter(index, real))
+        folders = self._open_synthetic(index)
+        if self.match is not None and self.match.p and folders:
+            scaling = ImageScaling.fit(index)
+            styles = [Styles.of_tiles(f.pairs, f.reader(), scaling) for f in folders]
+            own = replace(
+                own, matcher=StyleMatcher(self.match, Styles.joined(styles), scaling, self.seed)
+            )
+        self._real = own
         if opened := self._open_val(index):
             self.val_dataset = self._windows(*opened)
         else:
             rank_zero_warn(f"{self.root / 'val'} is missing: there will be no validation scores.")
         self.index = index
-
-    @property
-    def train_dataset(self) -> "MixedDataset":
-        """The fitted pairs, real ones first; available after `setup`."""
-        assert self._real is not None, "setup() comes first"
-        return MixedDataset([self._real, *self._synthetic], self._gate)
 
     def split_summary(self) -> str:
         """How many pairs of how many groups are fitted and held out; available after `setup`."""
@@ -134,17 +101,11 @@ class SegmenterDataModule(PairDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled training batches of `batch_size / processes` samples, some of them synthetic."""
-        dataset, real = self.train_dataset, len(self.train_index.pairs)
-        sampler = self._sampler(
-            real,
-            synthetic=len(dataset) - real,
-            ratio=self.synthetic_ratio,
+        return self._load_mixed(
             schedule=cast(Schedule, self.mixing.schedule),
             epochs=self.epochs,
             repeats=self._repeats,
-            parts=dataset.parts[0].source.parts(),
         )
-        return self._load(dataset, sampler)
 
     def val_dataloader(self) -> DataLoader[Sample] | list[Any]:
         """This process's share of the held-out tiles; an empty list where there are none."""
@@ -153,13 +114,6 @@ class SegmenterDataModule(PairDataModule):
             warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
             return []
         return self._load(RankDataset(self.inner_dataset, *self._rank_and_world_size()))
-
-    def _pair_dataset(
-        self, source: PairSource, transplanter: Transplanter | None = None
-    ) -> PairDataset:
-        return PairDataset(
-            source, self.image_size, self.fit, self.jitter, self.seed, transplanter=transplanter
-        )
 
     def _transplanter(self, index: FolderIndex, source: PairSource) -> Transplanter | None:
         """Copy-paste among the fitted pairs; None where it is off."""
@@ -182,36 +136,6 @@ class SegmenterDataModule(PairDataModule):
                 "it is in the held-out tiles."
             )
         return np.where(holds.any(1), self.oversample_factor, 1.0)
-
-
-@dataclass(eq=False)
-class MixedDataset(Dataset[Sample]):
-    """Several datasets of pairs as one, row after row.
-
-    Attributes:
-        parts: Real pairs, then synthetic ones.
-        gate: What each label becomes on synthetic pixels, shape (256,); None where all stay.
-    """
-
-    parts: Sequence[PairDataset]
-    gate: npt.NDArray[np.uint8] | None = None
-
-    def __post_init__(self) -> None:
-        """Notes where each part ends."""
-        self.ends = list(accumulate(len(part) for part in self.parts))
-
-    def __len__(self) -> int:
-        """How many pairs there are in all parts."""
-        return self.ends[-1]
-
-    def __getitem__(self, index: SampleIndex) -> Sample:
-        """One sample: image (K, S, S) in its stored dtype, label (S, S) uint8."""
-        number = bisect_right(self.ends, index.row)
-        part = self.parts[number]
-        sample = part[index._replace(row=index.row - self.ends[number] + len(part))]
-        if self.gate is not None and number > 0:
-            sample["label"] = torch.from_numpy(self.gate.take(sample["label"].numpy()))
-        return sample
 
 
 @dataclass(eq=False)

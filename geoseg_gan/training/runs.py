@@ -108,6 +108,8 @@ def find_run(
         UserError: Naming the first setting that differs.
     """
     out_dir = Path(config.out_dir)
+    if any(folder.parent == out_dir for folder in config.synthetic_folders):
+        free = {*free, "synthetic"}  # what a run has labelled moves with its folder
     if not (config.resume and (out_dir / LAST).exists()):
         if config.resume:
             rank_zero_only(print)(f"Nothing to resume in {out_dir}: starting a run.")
@@ -197,6 +199,10 @@ def data_summary(
         "data": f"{config.data_root}: {training}{validation}, {images}",
         "classes": ", ".join(f"{name} {share:.1%}" for name, share in shares),
     }
+    if data.synthetic_folders:
+        folders = ", ".join(str(f.folder) for f in data.synthetic_folders)
+        pairs = plural(sum(len(f.pairs) for f in data.synthetic_folders), "pair")
+        rows["synthetic"] = f"{config.synthetic_ratio:.0%} of every epoch from {pairs} in {folders}"
     if config.data.format == "folder":
         rare = [
             text.partition(",")[0] for text in named_rare_classes(index.pixels, data.palette.names)

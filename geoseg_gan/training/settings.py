@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from geoseg_gan.config import command
@@ -96,6 +97,9 @@ class TrainingConfig:
     seed: int
     resume: bool
     inner_share: float
+    synthetic: Texts
+    synthetic_ratio: float
+    unlabelled: str | None
     samples: int
     checkpoint_minutes: float
     devices: int
@@ -114,6 +118,16 @@ class TrainingConfig:
         check_range("checkpoint_minutes", self.checkpoint_minutes, 0, 1e7)
         check_range("seed", self.seed, 0, LARGEST_SEED)
         check_range("inner_share", self.inner_share, 0, 0.5)
+        check_range("synthetic_ratio", self.synthetic_ratio, 0, 1)
+        folders = self.synthetic if isinstance(self.synthetic, list) else [self.synthetic]
+        if self.synthetic is not None and not all(isinstance(folder, str) for folder in folders):
+            raise UserError(f"synthetic={self.synthetic}: use a folder, a list of them, or null.")
+
+    @property
+    def synthetic_folders(self) -> list[Path]:
+        """The folders of synthetic pairs, in order."""
+        folders = self.synthetic or []
+        return [Path(f) for f in ([folders] if isinstance(folders, str) else folders)]
 
 
 @dataclass
@@ -169,9 +183,6 @@ class TrainSegmenterConfig(TrainingConfig):
 
     select: str
     validate_every: int
-    synthetic: Texts
-    synthetic_ratio: float
-    unlabelled: str | None
     rounds: int
     oversample_classes: list[Any]
     oversample_factor: float
@@ -186,12 +197,8 @@ class TrainSegmenterConfig(TrainingConfig):
         super().__post_init__()
         check_range("validate_every", self.validate_every, 1, 1e6)
         check_choice("select", self.select, SELECTIONS)
-        check_range("synthetic_ratio", self.synthetic_ratio, 0, 1)
         check_range("rounds", self.rounds, 1, 100)
         check_range("oversample_factor", self.oversample_factor, 1, 1000)
-        folders = self.synthetic if isinstance(self.synthetic, list) else [self.synthetic]
-        if self.synthetic is not None and not all(isinstance(folder, str) for folder in folders):
-            raise UserError(f"synthetic={self.synthetic}: use a folder, a list of them, or null.")
         if self.select == "best" and not self.inner_share:
             raise UserError(
                 "select=best needs held-out training tiles to choose by. Set inner_share=0.15 or "

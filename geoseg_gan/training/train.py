@@ -34,6 +34,7 @@ from geoseg_gan.training.callbacks.timing import Estimate, Throughput, TimeBudge
 from geoseg_gan.training.gan import GAN
 from geoseg_gan.training.runs import (
     FREE,
+    LAST,
     OUTCOME,
     announce,
     check_run,
@@ -46,6 +47,7 @@ from geoseg_gan.training.runs import (
 )
 from geoseg_gan.training.settings import TrainConfig
 from geoseg_gan.training.trainer import build_trainer, fit
+from geoseg_gan.training.unlabelled import check_unlabelled, label, refuse_validated_images
 from geoseg_gan.utils.distributed import launch
 from geoseg_gan.utils.errors import UserError, check_choice, plural
 
@@ -68,7 +70,20 @@ def train(config: TrainConfig) -> dict[str, float]:
         UserError: If the configuration, the data folder or the output folder is not valid.
     """
     config = replace(config, precision=config.trainer.full_precision(config.precision))
+    if config.unlabelled is not None:
+        config = _with_labelled_images(config, Path(config.segmenter_ckpt or ""))
     return launch(_train, config, check, share_cores=True)
+
+
+def _with_labelled_images(config: TrainConfig, segmenter: Path) -> TrainConfig:
+    """Labels the unlabelled images where that is not done; returns the training that mixes them."""
+    check(config)
+    labelled = Path(config.out_dir) / "labelled"
+    if not (Path(config.out_dir) / LAST).exists():
+        refuse_validated_images(config)
+        label(config, segmenter, labelled)
+    folders = [*config.synthetic_folders, labelled]
+    return replace(config, unlabelled=None, synthetic=[str(folder) for folder in folders])
 
 
 def _train(config: TrainConfig) -> dict[str, float]:
@@ -139,6 +154,13 @@ def check(config: TrainConfig) -> None:
                 "monitor=agreement needs a segmenter: set segmenter_ckpt to a segmenter.pt that "
                 "train_segmenter wrote, or to an ONNX model."
             )
+    if config.unlabelled is not None:
+        if config.segmenter_ckpt is None:
+            raise UserError(
+                f"unlabelled={config.unlabelled}: a segmenter has to label these images. Set "
+                "segmenter_ckpt to a segmenter.pt that train_segmenter wrote."
+            )
+        check_unlabelled(config)
     config.loss.check()
     classes = config.data.classes().num_classes
     check_networks(config.model, config.loss, classes, config.image_size)
@@ -188,6 +210,8 @@ def open_data(config: TrainConfig) -> GanDataModule:
         on_gpu=config.trainer.on_gpu(),
         inner_share=config.inner_share,
         epoch_steps=config.epoch_steps,
+        synthetic=config.synthetic_folders,
+        synthetic_ratio=config.synthetic_ratio,
         crops=config.crops,
         regions=config.model.generator.get("region_channels", 0) > 0,
     )

@@ -13,20 +13,14 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from geoseg_gan.config import compose, plain
+from geoseg_gan.config import plain
 from geoseg_gan.data.batch import Sample
 from geoseg_gan.data.dataset import WindowDataset
-from geoseg_gan.data.masks import mask_reader
-from geoseg_gan.data.pairs import find_pairs, list_images
 from geoseg_gan.data.segmenter_datamodule import SegmenterDataModule
-from geoseg_gan.data.split import refuse_validated
 from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.losses.segmentation import SegmentationLoss
 from geoseg_gan.models.checkpoints import RunFacts, SegmenterEvaluation, save_network
 from geoseg_gan.models.segmenters import build_segmenter, check_segmenter
-from geoseg_gan.synthesis.generate import MOST, generate
-from geoseg_gan.synthesis.pseudo_labels import check_images, check_labels
-from geoseg_gan.synthesis.settings import GenerateConfig
 from geoseg_gan.training.callbacks.predictions import SegmenterExporter, prediction_grid
 from geoseg_gan.training.callbacks.timing import Estimate, Throughput
 from geoseg_gan.training.runs import (
@@ -41,10 +35,11 @@ from geoseg_gan.training.runs import (
 from geoseg_gan.training.segmenter import Segmenter, iou_scores
 from geoseg_gan.training.settings import TrainSegmenterConfig
 from geoseg_gan.training.trainer import build_trainer, fit
+from geoseg_gan.training.unlabelled import check_unlabelled, label, refuse_validated_images
 from geoseg_gan.utils.confusion import TileConfusions, confusion_matrix, mean_iou
 from geoseg_gan.utils.distributed import launch
 from geoseg_gan.utils.errors import UserError, plural
-from geoseg_gan.utils.files import atomic_path, check_apart, write_json
+from geoseg_gan.utils.files import atomic_path, write_json
 from geoseg_gan.utils.pictures import write_picture
 from geoseg_gan.utils.plots import confusion_picture
 from geoseg_gan.utils.reading import Number, read_json
@@ -84,11 +79,8 @@ def _with_labelled_images(config: TrainSegmenterConfig) -> TrainSegmenterConfig:
     What an interrupted call has finished is not computed again.
     """
     check(config)
-    root, folder = Path(config.data_root), Path(config.unlabelled or "")
-    if (root / "val").is_dir():  # what is looked at there must be new to the segmenter
-        val = find_pairs(root, "val", config.data.group_regex)
-        refuse_validated(list_images(folder), val)
-    out_dir, own = Path(config.out_dir), _folders(config)
+    refuse_validated_images(config)
+    out_dir, own = Path(config.out_dir), [str(folder) for folder in config.synthetic_folders]
     if (out_dir / LAST).exists() and not (out_dir / f"labelled_{config.rounds}").is_dir():
         raise UserError(
             f"rounds={config.rounds}: the run in {out_dir} has had fewer. Start a new run in "
@@ -97,7 +89,6 @@ def _with_labelled_images(config: TrainSegmenterConfig) -> TrainSegmenterConfig:
     if (out_dir / LAST).exists():  # all rounds are over, whatever its folders are called by now
         last = str(out_dir / f"labelled_{config.rounds}")
         return replace(config, unlabelled=None, rounds=1, synthetic=[*own, last])
-    labelling = compose(GenerateConfig, ["source=unlabelled"])
     mixed = replace(config, unlabelled=None, rounds=1, synthetic=own or None)
     for number in range(config.rounds):
         augment = mixed.augment
@@ -107,38 +98,14 @@ def _with_labelled_images(config: TrainSegmenterConfig) -> TrainSegmenterConfig:
         print(f"Round {number + 1} of {config.rounds}: {teacher} labels {config.unlabelled}.")
         if not (labelled / GENERATION).is_file():  # else it is what has labelled them
             train_segmenter(replace(mixed, augment=augment, out_dir=str(teacher), resume=True))
-        found = generate(
-            replace(
-                labelling,
-                segmenter_ckpt=str(teacher / SEGMENTER),
-                data_root=config.data_root,
-                unlabelled=config.unlabelled,
-                save_dir=str(labelled),
-                num_samples=MOST,
-                seed=config.seed,
-                devices=config.devices,
-                trainer=config.trainer,
-            )
-        )
-        if found and not found["pairs"]:
-            raise UserError(
-                f"{teacher} is not sure enough of anything in {config.unlabelled}. Train longer, "
-                "or look at how its predictions on held-out tiles differ from their masks."
-            )
+        label(config, teacher / SEGMENTER, labelled)
         mixed = replace(mixed, synthetic=[*own, str(labelled)])
     return mixed
 
 
-def _folders(config: TrainSegmenterConfig) -> list[str]:
-    synthetic = config.synthetic or []
-    return [synthetic] if isinstance(synthetic, str) else list(synthetic)
-
-
 def _train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
     out_dir = Path(config.out_dir)
-    # Images that a run has labelled lie in its folder, which may have moved.
-    own = any(Path(folder).parent == out_dir for folder in _folders(config))
-    stored, has_finished = find_run(config, (*FREE, "synthetic") if own else FREE, SCORES)
+    stored, has_finished = find_run(config, FREE, SCORES)
     if has_finished:
         scores = read_json(out_dir / SCORES, {"*": (None, Number())}, "Begin a new run.")
         return {name: value for name, value in scores.items() if name != "epoch"}
@@ -198,7 +165,14 @@ def check(config: TrainSegmenterConfig) -> None:
             "Use a larger bs, or fewer devices."
         )
     if config.unlabelled is not None:
-        _check_unlabelled(config, Path(config.unlabelled))
+        if not config.inner_share:
+            raise UserError(
+                f"unlabelled={config.unlabelled}: how sure labels must be is chosen on held-out "
+                "tiles, and inner_share=0 holds none out. Set it above 0; if all labels are of one "
+                "location group, give each picture its own with data.group_regex, or cut blocks by "
+                "scripts/tile.py split=spatial."
+            )
+        check_unlabelled(config)
     has_pairs = config.synthetic or config.unlabelled
     if (p := config.augment.match_colors.p) and not has_pairs:
         raise UserError(
@@ -213,25 +187,6 @@ def check(config: TrainSegmenterConfig) -> None:
     check_run(config, SEGMENTER)
 
 
-def _check_unlabelled(config: TrainSegmenterConfig, folder: Path) -> None:
-    """Refuses what could not be labelled, before a first segmenter is trained for it."""
-    if not config.inner_share:
-        raise UserError(
-            f"unlabelled={folder}: how sure labels must be is chosen on held-out tiles, and "
-            "inner_share=0 holds none out. Set it above 0; if all labels are of one location "
-            "group, give each picture its own with data.group_regex, or cut blocks by "
-            "scripts/tile.py split=spatial."
-        )
-    if config.data.format == "stream":
-        raise UserError(
-            f"unlabelled={folder}: how sure labels must be is chosen on held-out tiles of a "
-            "folder. Set data.format=folder, or label with scripts/generate.py confidence=0.7."
-        )
-    check_labels(mask_reader(config.data), config.data.fit)
-    check_images(folder, config.image_size)
-    check_apart("out_dir", Path(config.out_dir), folder, [""])
-
-
 def _open_data(config: TrainSegmenterConfig) -> SegmenterDataModule:
     data = SegmenterDataModule(
         Path(config.data_root),
@@ -243,7 +198,7 @@ def _open_data(config: TrainSegmenterConfig) -> SegmenterDataModule:
         on_gpu=config.trainer.on_gpu(),
         inner_share=config.inner_share,
         epoch_steps=config.epoch_steps,
-        synthetic=[Path(folder) for folder in _folders(config)],
+        synthetic=config.synthetic_folders,
         synthetic_ratio=config.synthetic_ratio,
         mixing=config.mixing,
         epochs=config.epochs,
@@ -340,11 +295,8 @@ def _summary(
     """What is about to be trained, as lines by title."""
     val = 0 if data.val_dataset is None else len(data.val_dataset)
     rows = data_summary(config, data, f"real training tiles: {data.split_summary()}; ", val)
-    if data.synthetic_folders:
-        folders = ", ".join(str(f.folder) for f in data.synthetic_folders)
-        pairs = plural(sum(len(f.pairs) for f in data.synthetic_folders), "pair")
-        when = "every epoch" if config.mixing.schedule == "constant" else "all epochs"
-        rows["synthetic"] = f"{config.synthetic_ratio:.0%} of {when} from {pairs} in {folders}"
+    if "synthetic" in rows and config.mixing.schedule != "constant":
+        rows["synthetic"] = rows["synthetic"].replace("every epoch", "all epochs")
     size = sum(p.numel() for p in module.network.parameters()) / 1e6
     rows["model"] = (
         f"{config.segmenter.arch} on {config.segmenter.encoder}, {size:.1f} M parameters, "

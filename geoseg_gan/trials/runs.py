@@ -114,7 +114,12 @@ def pairs_folder(config: TrialConfig, recipe: str) -> str:
 def refined_folder(config: TrialConfig, recipe: str) -> str | None:
     """The name of the folder of a recipe's refined generator; None where it is not refined."""
     training = config.refinement(recipe)
-    return None if training is None else f"refined-{_digest(_changes(config.train, training))}"
+    if training is None:
+        return None
+    changes = _changes(config.train, training)
+    if (other := config.recipes[recipe].learn_from) is not None:
+        changes["learn_from"] = pairs_folder(config, other)
+    return f"refined-{_digest(changes)}"
 
 
 def _changes(part: Any, changed: Any) -> dict[str, Any]:
@@ -221,8 +226,13 @@ class SeedRuns:
         # Few tiles may lack a class, which is no reason to end a long trial.
         return [c for c in classes if pixels[:, c].any()] if classes else rare_classes(pixels)
 
-    def train_generator(self, recipe: str | None = None, start: Path | None = None) -> Path:
-        """The checkpoint of the seed's generator, or of a recipe's, refined from `start`."""
+    def train_generator(
+        self, recipe: str | None = None, start: Path | None = None, synthetic: str | None = None
+    ) -> Path:
+        """The checkpoint of the seed's generator, or of a recipe's, refined from `start`.
+
+        The pairs in the folder `synthetic` are mixed into the training.
+        """
         config = self.config
         settings = config.train if recipe is None else config.refinement(recipe)
         name = _GAN if recipe is None else refined_folder(config, recipe)
@@ -231,7 +241,8 @@ class SeedRuns:
         checkpoint = folder / f"G_e{settings.epochs:03d}.pt"
         if not (folder / OUTCOME).is_file():
             with _logged(folder / LOG):
-                train(self.generator_settings(settings, folder, start))
+                training = self.generator_settings(settings, folder, start)
+                train(replace(training, synthetic=synthetic))
         # The first training's discriminator stays, for recipes that refine.
         for path in [folder / LAST, *(folder.glob("D_e*.pt") if recipe else ())]:
             path.unlink(missing_ok=True)
@@ -256,13 +267,14 @@ class SeedRuns:
         known = self.folder / f"{name}.json"  # written last, once all pairs are there
         if known.is_file():
             return dict(read_json(known, PAIR_FACTS, "Remove it, and run trial again."))
-        look = config.recipes[recipe].style_from
+        look, learn_from = config.recipes[recipe].style_from, config.recipes[recipe].learn_from
         style_from = None if look is None else self.pairs_of(look, recognizer)
+        synthetic = None if learn_from is None else self.pairs_of(learn_from, recognizer)
         refined, generator = refined_folder(config, recipe), None
         if config.generation(recipe).source != UNLABELLED:
             generator = self.train_generator()
             if refined is not None:
-                generator = self.train_generator(recipe, generator)
+                generator = self.train_generator(recipe, generator, synthetic)
         started = time.monotonic()
         folder = self.folder / name
         with _logged(self.folder / f"{name}.txt"):

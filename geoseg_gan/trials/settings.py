@@ -33,7 +33,14 @@ PartT = TypeVar("PartT")
 
 _MOST_SEEDS = 1000
 _DECIDED: dict[str, dict[str, Any]] = {
-    "train": {"resume": False, "init_from": None, "inner_share": 0.0, "max_minutes": None},
+    "train": {
+        "resume": False,
+        "init_from": None,
+        "inner_share": 0.0,
+        "max_minutes": None,
+        "synthetic": None,
+        "unlabelled": None,
+    },
     "generate": {
         "gen_ckpt": None,
         "save_dir": "",
@@ -71,6 +78,7 @@ class RecipeSettings:
         copy_paste: Whether real pairs also get the augmentation of the arm copy_paste.
         mix: Whether pairs are mixed in; else only their colours are used, in one arm of ratio 0.
         style_from: Another recipe of the trial, whose pairs give `generate.compose.match` colours.
+        learn_from: Another recipe of the trial, whose pairs are mixed into `refine`.
         beside: Other recipes of the trial, whose pairs are mixed in as well.
     """
 
@@ -80,11 +88,13 @@ class RecipeSettings:
     copy_paste: bool = False
     mix: bool = True
     style_from: str | None = None
+    learn_from: str | None = None
     beside: list[str] = field(default_factory=list)
 
     def uses(self) -> list[str]:
         """The recipes whose pairs this one uses besides its own."""
-        return list(dict.fromkeys([*filter(None, [self.style_from]), *self.beside]))
+        own = filter(None, [self.style_from, self.learn_from])
+        return list(dict.fromkeys([*own, *self.beside]))
 
 
 @dataclass
@@ -194,6 +204,11 @@ class TrialConfig:
                 f"{key}.refine is empty: recipe=refined has settings for model=unet_oasis and "
                 "model=unet_oasis_light. Choose one of them, or give your own settings, as in "
                 f"+{key}.refine.epochs=4."
+            )
+        if recipe.learn_from is not None and recipe.refine is None:
+            raise UserError(
+                f"{key}.learn_from={recipe.learn_from} is for a second training of the generator. "
+                f"Give it settings, as in +{key}.refine.epochs=4."
             )
         for other in recipe.uses():
             if other not in self.recipes or other == name or self.recipes[other].uses():

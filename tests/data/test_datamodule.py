@@ -73,7 +73,7 @@ def test_a_split_file_says_which_tiles_are_used_and_how(root, settings, tmp_path
     stems = {stem for batch in data.train_dataloader() for stem in batch["stem"]}
     assert stems == {"train_001", "train_004"}
     assert [pair.stem for pair in data.inner_dataset.source.pairs] == ["train_002"]
-    assert len(data.train_dataset.source.decoded) == 2
+    assert len(data.train_dataset.parts[0].source.decoded) == 2
 
 
 def test_an_epoch_may_be_longer_than_the_pairs(root, settings):
@@ -92,8 +92,8 @@ def test_held_out_groups_that_are_in_validation_too_are_a_warning(root, settings
 
 def test_the_cache_changes_no_batch(root, settings):
     plain, cached = (ready(root, replace(settings, cache=c)) for c in ("none", "ram"))
-    assert plain.train_dataset.source.decoded is None
-    assert cached.train_dataset.source.decoded is not None
+    assert plain.train_dataset.parts[0].source.decoded is None
+    assert cached.train_dataset.parts[0].source.decoded is not None
     for batch, expected in zip(cached.train_dataloader(), plain.train_dataloader(), strict=True):
         assert batch["stem"] == expected["stem"]
         assert torch.equal(batch["image"], expected["image"])
@@ -164,7 +164,7 @@ def test_unknown_colours_that_are_allowed_are_counted(root, settings, palette, p
     for _ in range(2):  # also when the scan is remembered
         with pytest.warns(UserWarning, match=re.escape(message)):
             data = ready(root, replace(settings, unknown=policy))
-    _, label = data.train_dataset.source.read(1)
+    _, label = data.train_dataset.parts[0].source.read(1)
     assert (label[10, :7] == value).all()
 
 

@@ -22,6 +22,7 @@ from geoseg_gan.data.dataset import PairSource
 from geoseg_gan.data.images import UnreadableError
 from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.pairs import DataError, PairList, find_pairs
+from geoseg_gan.data.sampler import SampleIndex
 from geoseg_gan.data.scan import default_cache_folder, scan
 from geoseg_gan.data.segmenter_datamodule import SegmenterDataModule
 from geoseg_gan.data.settings import MixingSettings, PackSettings
@@ -130,11 +131,11 @@ def test_two_ranks_of_two_workers_show_each_pair_once_an_epoch_in_new_orders(str
 def test_an_epoch_goes_through_one_file_after_the_other(stream, module_of):
     data = module_of(stream)
     rows = [draw.row for draw in data.train_dataloader().sampler]
-    parts = data.train_dataset.source.parts()[rows]
+    parts = data.train_dataset.parts[0].source.parts()[rows]
     assert len(set(parts)) > 3
     assert np.count_nonzero(np.diff(parts)) == len(set(parts)) - 1
     # Each file holds pairs from everywhere: neighbours by name are not neighbours on disk.
-    assert np.any(np.diff(data.train_dataset.source.places) != 1)
+    assert np.any(np.diff(data.train_dataset.parts[0].source.places) != 1)
 
 
 def test_items_held_out_tiles_and_validation_are_the_folders(stream, root, module_of):
@@ -142,9 +143,12 @@ def test_items_held_out_tiles_and_validation_are_the_folders(stream, root, modul
     assert isinstance(mine.train_index.pairs, PairList) and len(mine.inner_dataset) > 0
     assert list(mine.train_index.pairs.stems) == list(theirs.train_index.pairs.stems)
     for name in ("inner_dataset", "val_dataset", "train_dataset"):
+        one, other = getattr(mine, name), getattr(theirs, name)
         for n in (2, 0):
-            one, other = getattr(mine, name)[n], getattr(theirs, name)[n]
-            assert one["stem"] == other["stem"] and torch.equal(one["image"], other["image"])
+            if name == "train_dataset":
+                n = SampleIndex(n, n)
+            assert one[n]["stem"] == other[n]["stem"]
+            assert torch.equal(one[n]["image"], other[n]["image"])
 
 
 def test_a_segmenter_trains_on_a_stream_too(stream, root, module_of):

@@ -127,7 +127,7 @@ def test_unlabelled_images_are_labelled_in_rounds_and_mixed_in(fit, tmp_path, ca
     asked = ("epochs=2", f"unlabelled={root / 'train/images'}", "rounds=2", "synthetic_ratio=0.5")
     asked += ("augment.match_colors.p=0.5", "samples=0")
     with pytest.raises(
-        UserError, match=r"round_0 is not sure enough of anything in .*train/images"
+        UserError, match=r"round_0/segmenter.pt is not sure enough of anything in .*train/images"
     ):
         fit("unsure", *asked)
     monkeypatch.setattr(pseudo_labels, "_SURE", 0.0)
