@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -248,6 +249,34 @@ def test_a_recipe_may_use_the_pairs_of_another(trial_config, tmp_path, monkeypat
     assert segmenter.synthetic == [generated.save_dir, labelled.save_dir]
     with pytest.raises(UserError, match=r"recipe=\[pseudo_labels,generated_look\]"):
         check(trial_config(tmp_path, "recipe=[generated_look]"))
+
+
+def test_a_generator_may_learn_from_the_pairs_of_another_recipe(
+    trial_config, tmp_path, monkeypatch
+):
+    config = trial_config(tmp_path, "recipe=[pseudo_labels,generated_look]", "ratios=[0.5]")
+    plain_folder = pairs_folder(config, "generated_look")
+    own = config.recipes["generated_look"]
+    own.learn_from = "pseudo_labels"
+    with pytest.raises(UserError, match=r"learn_from=pseudo_labels is for a second training"):
+        check(config)
+    own.refine = {"epochs": 2, "synthetic_ratio": 0.25}
+    check(config)
+    trained, asked = [], []
+    monkeypatch.setattr(runs, "train", trained.append)
+    monkeypatch.setattr(runs, "generate", lambda own: asked.append(own) or FOUND)
+    monkeypatch.setattr(runs, "read_json", lambda *_: {"tau": 0.5})
+    seed = SeedRuns(TrialData(config), 0)
+    seed.generate("generated_look", tmp_path / "segmenter.pt")
+    labelled, generated = asked
+    first, second = trained
+    assert (first.synthetic, second.synthetic) == (None, labelled.save_dir)
+    assert second.synthetic_ratio == 0.25 and second.epochs == 2
+    assert second.init_from == str(seed.folder / "gan" / f"G_e{first.epochs:03d}.pt")
+    assert generated.gen_ckpt == str(Path(second.out_dir) / "G_e002.pt")
+    folder = pairs_folder(config, "generated_look")
+    own.learn_from = None
+    assert len({plain_folder, folder, pairs_folder(config, "generated_look")}) == 3
 
 
 def test_a_recipe_of_a_user_s_own_is_checked(trial_config, tmp_path):
