@@ -68,9 +68,9 @@ def write_report(
     unlabelled = {r.arm for r in results if r.facts["kept"] and not r.facts["generator_seconds"]}
     allowed = [arm for arm in comparison.arms if arm in unlabelled and not is_control(arm)]
     verdict = reach_verdict(comparison, kept, allowed, first=settings.get("val_groups") is not None)
-    mixed = [arm for arm in kept if not is_control(arm)]
+    asked = {arm for arm in kept if not is_control(arm)} or {*kept}
     content = {
-        "title": _title(len(mixed) > len(allowed) or not mixed, bool(allowed)),
+        "title": _title(not asked or bool(asked - unlabelled), bool(asked & unlabelled)),
         "verdict": vars(verdict),
         "rule": RULE,
         "warnings": [*warnings, *_warnings(comparison, results, kept, settings)],

@@ -98,6 +98,7 @@ def test_every_arm_is_explained_once(report, make_arms):
         (["real"], [], "Does synthetic data help?"),
         (["real", "synthetic_0.5"], ["synthetic_0.5"], "Does synthetic data help?"),
         (["real", "labels_0.5", "placebo_0.5"], [], "Do labels of unlabelled images help?"),
+        (["real", "labelled_target_0.5"], [], "Do labels of unlabelled images help?"),
         (
             ["real", "labels_0.5", "synthetic_0.5"],
             ["synthetic_0.5"],

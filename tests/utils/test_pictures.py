@@ -55,7 +55,9 @@ def test_titles_are_written_onto_the_first_pictures():
 
 
 def test_a_long_title_goes_on_in_the_next_line():
-    short, long = (captioned(plain(90, 96, 96), text) for text in ("real", "pseudo_labels_generated"))
+    short, long = (
+        captioned(plain(90, 96, 96), text) for text in ("real", "pseudo_labels_generated")
+    )
     for picture, lines in ((short, 1), (long, 2)):
         white = picture.min(-1) > 150
         assert white[:14].any() and white[16:28].any() == (lines == 2)
