@@ -37,6 +37,7 @@ from geoseg_gan.utils.messages import (
     CONFIGS,
     Texts,
     choices,
+    commands_of,
     explain,
     help_text,
     knob_texts,
@@ -169,7 +170,7 @@ def _command_line(schema: type) -> tuple[ArgumentParser, Namespace]:
         raise UserError("--experimental-rerun reads a pickle, which can run code: not supported.")
     if not options.help:
         options.overrides = texts_as_typed(schema, options.overrides)
-        _check_groups(options.overrides)
+        _check_groups(options.overrides, schema)
     return parser, options
 
 
@@ -223,8 +224,11 @@ def as_override(key: str, text: str, schema: type) -> str:
     return quoted(key, text)
 
 
-def _check_groups(overrides: Sequence[str]) -> None:
-    """Refuses what is no choice of a group, of which Hydra says neither the group nor the value."""
+def _check_groups(overrides: Sequence[str], schema: type) -> None:
+    """Refuses what is no choice of a group, of which Hydra says neither the group nor the value.
+
+    Of an experiment for other commands it would name a setting that the user has not given.
+    """
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         known = choices(override.key_or_group)
         if not known or override.is_delete() or override.is_sweep_override():
@@ -232,9 +236,14 @@ def _check_groups(overrides: Sequence[str]) -> None:
         value = override.value()
         if value is None and override.key_or_group == "experiment":  # which is none by default
             continue
+        given = f"{override.key_or_group}={override.get_value_string()}"
         if not all(isinstance(v, str) for v in (value if isinstance(value, list) else [value])):
-            given = f"{override.key_or_group}={override.get_value_string()}"
             raise UserError(f"{given}: use one of {', '.join(known)}.")
+        if override.key_or_group == "experiment" and value in known:
+            own = commands_of(str(value))
+            if _COMMANDS[schema] not in own:
+                scripts = " or ".join(f"scripts/{name}.py" for name in own)
+                raise UserError(f"{given} is an experiment of {scripts}.")
 
 
 class FileConfigSource(file_config_source.FileConfigSource):
@@ -344,7 +353,7 @@ def compose(schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
     try:
         with frame:
             overrides = texts_as_typed(schema, _with_config_dir(overrides))
-            _check_groups(overrides)
+            _check_groups(overrides, schema)
             return typed(hydra.compose(_COMMANDS[schema], overrides=overrides), schema)
     except (HydraException, OmegaConfBaseException, AssertionError, ValueError) as error:
         raise UserError(explain(error, schema)) from None

@@ -18,7 +18,7 @@ from defaults import SCHEMAS
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from geoseg_gan.config import FileConfigSource, as_override, plain, texts_as_typed
-from geoseg_gan.data.settings import DataSettings
+from geoseg_gan.data.settings import AugmentSettings, DataSettings
 from geoseg_gan.training.settings import TrainConfig, train_command, train_segmenter_command
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.messages import Texts, help_text, settings_of
@@ -270,9 +270,18 @@ def test_help_tells_defaults_meanings_and_choices():
     assert re.search(r"^  speed: channels_last, fused", text, re.MULTILINE)
     assert re.search(r"^  model: .*oasis, .*unet, unet_light", text, re.MULTILINE)
     assert re.search(r"^  model/generator: clade, .*unet_light", text, re.MULTILINE)
-    assert re.search(r"^  experiment: .*demo", text, re.MULTILINE)
+    assert re.search(r"^  experiment: .*demo", text, re.MULTILINE) and "new_ground" not in text
+    assert "new_ground" in help_text("trial") and "refine, sweep" not in help_text("trial")
     place = re.search(r"^Keys stand with .* in (\S+)/GROUP/CHOICE.yaml\.$", text, re.MULTILINE)[1]
     assert (Path(place) / "data" / "landcover.yaml").is_file()
+
+
+def test_help_names_the_keys_of_groups_within_a_group():
+    (line,) = re.findall(r"^    keys of augment: (.*)$", help_text("train_segmenter"), re.MULTILINE)
+    for entry in dataclasses.fields(AugmentSettings):
+        inner = typing.get_type_hints(AugmentSettings)[entry.name]
+        keys = ", ".join(field.name for field in dataclasses.fields(inner))
+        assert f"{entry.name} ({keys})" in line
 
 
 @pytest.mark.parametrize("name", ["train", "tile", "check_data", "trial"])
@@ -327,6 +336,7 @@ def test_cfg_job_shows_every_setting(composed, capsys, run_command):
         ("resume=maybe", "resume=maybe: use true or false."),
         ("optimizer.betas=[a,b]", "optimizer.betas=[a,b]: use a list, each item a number."),
         ("optimizer=3", "optimizer=3: use one of adam."),
+        ("experiment=new_ground", "experiment=new_ground is an experiment of scripts/trial.py."),
         ("onnx=3", "onnx=3: use {key: value, ...}."),
         ("lr=1,2", "lr=1,2' 1. To use it as a list, use key=[value1,value2]"),
         ("epochs", "epochs cannot be read: use key=value"),

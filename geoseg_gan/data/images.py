@@ -247,13 +247,33 @@ def write_image(path: Path, pixels: npt.NDArray[Any], quality: int = 95) -> None
             picture.save(scratch)
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width of an upright image, by its head; an UnreadableError as of `read_image`."""
+class Head(NamedTuple):
+    """What the head of an image says: its size when upright, and how it is stored.
+
+    Images that are stored in the same way have equally many bands of the same type, unless one of
+    these is transparency by its values.
+    """
+
+    height: int
+    width: int
+    storage: str
+
+
+def picture_head(path: Path) -> Head:
+    """Reads the head of an image; an UnreadableError as of `read_image`."""
     is_tiff = path.suffix.lower() in TIFF_SUFFIXES  # which are refused if they are turned
     with opened(path, None, is_tiff, by_rows=True) as source:
         height, width = int(source.height), int(source.width)
-        is_aside = not is_tiff and source.getexif().get(_ORIENTATION, 1) in _ASIDE
-    return (width, height) if is_aside else (height, width)
+        if is_tiff:
+            return Head(height, width, f"{source.dtypes} {source.colorinterp}")
+        storage = f"{source.format} {source.mode} {[part[3] for part in source.tile]}"
+        is_aside = source.getexif().get(_ORIENTATION, 1) in _ASIDE
+    return Head(width, height, storage) if is_aside else Head(height, width, storage)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Height and width of an upright image, by its head; an UnreadableError as of `read_image`."""
+    return picture_head(path)[:2]
 
 
 def read_stored(

@@ -236,21 +236,13 @@ def cut_unlabelled(source: Path, folder: Path, settings: TileSettings) -> int:
                 pixels, missing = image.masked_rows(first, last)
                 return pixels, np.zeros(pixels.shape[:2], bool) if missing is None else missing
 
-            rows = _by_row(windows)
-            for top, (shown, missing) in rows_of_windows(
-                read, image.height, image.step, [*rows], side
-            ):
-                for window in rows[top]:
-                    inside = np.s_[:, window.left : window.left + side]
-                    if missing[inside].sum() > settings.max_ignore * side * side:
-                        continue
-                    stem = f"{path.stem}_r{window.row:02d}_c{window.col:02d}"
-                    target = folder / UNLABELLED / f"{stem}{suffix}"
-                    write_image(target, shown[inside])
-                    if image.place:
-                        place = image.place.part(top, window.left, side, side)
-                        write_georeference(target, place)
-                    count += 1
+            for window, (shown, missing) in _tiles(windows, read, image.height, image.step, side):
+                if missing.sum() > settings.max_ignore * side * side:
+                    continue
+                target = folder / UNLABELLED / f"{_stem(path.stem, window)}{suffix}"
+                write_image(target, shown)
+                _locate([target], image, window, side)
+                count += 1
     if not count:
         raise UserError(
             f"no tile is left of the images in {source}: they are smaller than tile_size={side}, "
@@ -260,12 +252,28 @@ def cut_unlabelled(source: Path, folder: Path, settings: TileSettings) -> int:
     return count
 
 
-def _by_row(windows: Sequence[Window]) -> dict[int, list[Window]]:
-    """Windows by their first row of pixels, in order."""
+def _tiles(
+    windows: Sequence[Window], read: Callable[[int, int], Parts], height: int, step: int, side: int
+) -> Iterator[tuple[Window, Parts]]:
+    """Windows with what they hold of both parts, by their first row; all rows are read."""
     rows: dict[int, list[Window]] = {}
     for window in windows:
         rows.setdefault(window.top, []).append(window)
-    return rows
+    for top, (shown, other) in rows_of_windows(read, height, step, [*rows], side):
+        for window in rows[top]:
+            inside = np.s_[:, window.left : window.left + side]
+            yield window, (shown[inside], other[inside])
+
+
+def _stem(source: str, window: Window) -> str:
+    return f"{source}_r{window.row:02d}_c{window.col:02d}"
+
+
+def _locate(paths: Sequence[Path], image: Scene, window: Window, side: int) -> None:
+    """Has the files of a tile say where it lies, if its image does."""
+    if image.place:
+        for path in paths:
+            write_georeference(path, image.place.part(window.top, window.left, side, side))
 
 
 class _Source:
@@ -322,10 +330,10 @@ class _Source:
         """Pixels of the mask of unknown colours or values."""
         return self._mask.unknown if self._mask else 0
 
-    def windows(self, tops: Sequence[int], side: int) -> Iterator[tuple[int, Parts]]:
-        """Image (side, W, K) and label map (side, W) of each row of tiles; all rows are read."""
+    def tiles(self, windows: Sequence[Window], side: int) -> Iterator[tuple[Window, Parts]]:
+        """Image (side, side, K) and label map (side, side) of each tile; all rows are read."""
         step = max(self.image.step, self._mask.step if self._mask else 1)
-        return rows_of_windows(self._read, self.image.height, step, tops, side)
+        return _tiles(windows, self._read, self.image.height, step, side)
 
     def _read(self, first: int, last: int) -> Parts:
         image, missing = self.image.masked_rows(first, last)
@@ -372,27 +380,22 @@ def _cut(
     tiles: list[Tile] = []
     pixels = {name: np.zeros(reader.palette.num_classes, np.int64) for name in splits}
     dropped: Counter[Split] = Counter()
-    rows = _by_row(windows)
-    for top, (shown, labels) in source.windows([*rows], side):
-        for window in rows[top]:
-            inside = np.s_[:, window.left : window.left + side]
-            counts = np.bincount(labels[inside].ravel(), minlength=256)
-            if counts[IGNORE] > settings.max_ignore * side * side:
-                dropped[window.split] += 1
-                continue
-            stem = f"{pair.stem}_r{window.row:02d}_c{window.col:02d}"
-            paths = (
-                folder / window.split / "images" / f"{stem}{suffix}",
-                folder / window.split / "masks" / f"{stem}{mask_suffix}",
-            )
-            write_image(paths[0], shown[inside].repeat(bands // image.bands, 2))
-            reader.write(paths[1], labels[inside])
-            if image.place:
-                for path in paths:
-                    write_georeference(path, image.place.part(top, window.left, side, side))
-            where = (window.row, window.col, f"{window.left} {top} {side} {side}")
-            tiles.append(Tile(stem, window.split, pair.image.name, window.group, *where))
-            pixels[window.split] += counts[: reader.palette.num_classes]
+    for window, (shown, label) in source.tiles(windows, side):
+        counts = np.bincount(label.ravel(), minlength=256)
+        if counts[IGNORE] > settings.max_ignore * side * side:
+            dropped[window.split] += 1
+            continue
+        stem = _stem(pair.stem, window)
+        paths = (
+            folder / window.split / "images" / f"{stem}{suffix}",
+            folder / window.split / "masks" / f"{stem}{mask_suffix}",
+        )
+        write_image(paths[0], shown.repeat(bands // image.bands, 2))
+        reader.write(paths[1], label)
+        _locate(paths, image, window, side)
+        where = (window.row, window.col, f"{window.left} {window.top} {side} {side}")
+        tiles.append(Tile(stem, window.split, pair.image.name, window.group, *where))
+        pixels[window.split] += counts[: reader.palette.num_classes]
     small = f"{pair.image.name} ({image.width}x{image.height})" if min(size) < side else None
     tiles.sort(key=lambda tile: SPLITS.index(tile.split))
     return _Cut(splits, tiles, pixels, dropped, source.pixels, source.unknown, small)
@@ -509,5 +512,10 @@ def summarise(
     shown = console(soft_wrap=True)  # so that the command below can be copied
     shown.print(table)
     if unlabelled is not None:
-        shown.print(f"Unlabelled: {plural(unlabelled, 'tile')} in {settings.data_root}/unlabelled.")
+        shown.print(
+            f"Unlabelled: {plural(unlabelled, 'tile')} in {settings.data_root}/{UNLABELLED}."
+        )
     shown.print(f"Wrote {settings.data_root}. Next: {script_command('train', words)}")
+    if unlabelled is not None and settings.data.fit == "crop":
+        words.append(as_override(UNLABELLED, f"{settings.data_root}/{UNLABELLED}", TileSettings))
+        shown.print(f"Or, with {UNLABELLED}/: {script_command('train_segmenter', words)}")

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from geoseg_gan.config import plain
 from geoseg_gan.data.datamodule import start_worker
 from geoseg_gan.data.dataset import AllWindows, PairSource, WindowDataset
-from geoseg_gan.data.images import picture_size
+from geoseg_gan.data.images import Head, picture_head
 from geoseg_gan.data.masks import MaskReader, stored_mask_reader
 from geoseg_gan.data.pairs import list_images
 from geoseg_gan.data.palette import IGNORE
@@ -152,26 +152,43 @@ def check_labels(reader: MaskReader, fit: str) -> None:
         )
 
 
-def check_images(folder: Path, side: int) -> list[Path]:
-    """The images of a folder that are to be labelled, sorted by stem.
+def check_images(folder: Path, side: int, bands: int, dtype: str) -> dict[Path, Head]:
+    """The images of a folder that are to be labelled, sorted by stem, with their heads.
+
+    Args:
+        folder: Where they are.
+        side: What their shorter side must have, in pixels.
+        bands: How many bands the labelled images have.
+        dtype: NumPy's name of the type of these.
 
     Raises:
-        UserError: If there is no such folder, no image in it, or one is smaller than `side` pixels.
+        UserError: If there is no such folder, no image in it, one is smaller than `side` pixels, or
+            one has other bands or another type than the labelled ones.
     """
     if not folder.is_dir():
         raise UserError(
             f"unlabelled={folder} is not a folder. Give one of images, or put them there."
         )
-    images = list_images(folder)
-    small = [path for path in images if min(picture_size(path)) < side]
+    images = {path: picture_head(path) for path in list_images(folder)}
+    small = [path for path, head in images.items() if min(head[:2]) < side]
     if small:
-        height, width = picture_size(small[0])
+        height, width, _ = images[small[0]]
         more = f" (and {plural(len(small) - 1, 'more image')})" * (len(small) > 1)
         raise UserError(
             f"{small[0]} is {width}x{height}, smaller than image_size={side}{more}. Set a smaller "
             "image_size, or remove it."
         )
+    for path in {head.storage: path for path, head in images.items()}.values():
+        _check_type(Scene(path), bands, dtype)
     return images
+
+
+def _check_type(image: Scene, bands: int, dtype: str) -> None:
+    if (image.bands, image.dtype) != (bands, dtype):
+        raise UserError(
+            f"{image.path} is {image.bands}-band {image.dtype}, but the labelled images are "
+            f"{bands}-band {dtype}. Convert it, or remove it."
+        )
 
 
 @dataclass(frozen=True)
@@ -259,10 +276,7 @@ class _Windows(Dataset[_Item | str]):
 
     def _opened(self, path: Path, mask_path: Path | None) -> tuple[Scene, Scene | None]:
         image = Scene(path, nodata=self._reader.nodata)
-        found = image.bands, image.dtype
-        if found != self._kind:
-            ours, theirs = (f"{bands}-band {dtype}" for bands, dtype in (found, self._kind))
-            raise UserError(f"{path} is {ours}, but the segmenter was trained on {theirs} images.")
+        _check_type(image, *self._kind)  # again: a band can be of transparency by its values
         mask = None if mask_path is None else Scene(mask_path, self._reader)
         if mask and (mask.height, mask.width) != (image.height, image.width):
             raise UserError(
@@ -280,18 +294,17 @@ def _open(config: GenerateConfig, fabric: Fabric) -> _Inputs:
     check_apart("save_dir", Path(config.save_dir), folder)
     reader = stored_mask_reader(facts.palette, trained["data"])
     check_labels(reader, trained["data"]["fit"])
-    images = check_images(folder, config.image_size or trained["image_size"])
     kind = len(facts.scaling.low), facts.scaling.dtype
+    images = check_images(folder, config.image_size or trained["image_size"], *kind)
     masks: Sequence[Path | None] = [None] * len(images)
     if config.true_masks is not None:
         known = {path.stem: path for path in list_images(Path(config.true_masks))}
         masks = [known.get(path.stem) for path in images]
         if None in masks:
-            raise UserError(
-                f"true_masks={config.true_masks} holds no mask of {images[masks.index(None)]}."
-            )
+            lacking = list(images)[masks.index(None)]
+            raise UserError(f"true_masks={config.true_masks} holds no mask of {lacking}.")
     paths = list(zip(images, masks, strict=True))
-    sizes = np.array([picture_size(image) for image in images], np.int64)
+    sizes = np.array([head[:2] for head in images.values()], np.int64)
     side = config.image_size or _side(trained["image_size"], sizes)
     windows = _Windows(paths, sizes, reader, side, config.num_samples, config.seed, kind)
     return _Inputs(segmenter, folder, root, windows, reader, side, fabric.device)

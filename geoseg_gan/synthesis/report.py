@@ -18,7 +18,7 @@ from geoseg_gan.synthesis.generate_images import generate_batches
 from geoseg_gan.synthesis.recognizer import Recognizer
 from geoseg_gan.synthesis.writer import PairFiles
 from geoseg_gan.utils.errors import plural
-from geoseg_gan.utils.pictures import beside, captioned, write_picture
+from geoseg_gan.utils.pictures import beside, captioned, with_legend, write_picture
 from geoseg_gan.utils.plots import score_histogram
 from geoseg_gan.utils.tables import console
 
@@ -36,7 +36,7 @@ def write_contact_sheet(files: PairFiles, kept: list[int], variants: int) -> Non
 
     A row holds as many masks as fit into eight columns, at least one; with one image of each mask
     these are four. Where a variant was dropped there is a blank. The mask is that of the first kept
-    variant, since the pixel filter treats each by itself.
+    variant, since the pixel filter treats each by itself. The classes' colours stand below.
 
     Args:
         files: Where pairs are.
@@ -60,7 +60,11 @@ def write_contact_sheet(files: PairFiles, kept: list[int], variants: int) -> Non
                 else np.full_like(mask, 255)
             )
     if pictures:
-        write_picture(files.folder / SHEET, beside(pictures, masks_a_row * (1 + shown)))
+        palette = files.reader.palette
+        labels = [*range(palette.num_classes), *([IGNORE] if palette.ignore else [])]
+        names = [*palette.names, "ignore"][: len(labels)]
+        sheet = beside(pictures, masks_a_row * (1 + shown))
+        write_picture(files.folder / SHEET, with_legend(sheet, names, palette.color_table[labels]))
 
 
 def write_histogram(

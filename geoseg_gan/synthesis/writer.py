@@ -52,15 +52,14 @@ def stored_facts(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
     shape = {"format": whole(), "config": dict, "tau?": Number(), "data?": FINGERPRINTS}
     stored: dict[str, Any] = read_json(folder / GENERATION, shape, "Choose a new folder.")
     for key, value in facts.items():
+        was, now = map(_without_places, (stored.get(key), value))
         if key == "data":
             what, advice = (
                 f"save_dir={folder} holds pairs of",
                 "Restore them, or choose a new folder.",
             )
             refuse_change(stored.get(key), value, what, advice)
-        elif stored.get(key) != value:
-            was: Any = stored.get(key)
-            now = value
+        elif was != now:
             if isinstance(was, dict) and isinstance(now, dict):
                 for inner in [k for k in now if was.get(k) != now[k]][:1]:
                     key, was, now = f"{key}.{inner}", was.get(inner), now[inner]
@@ -69,6 +68,13 @@ def stored_facts(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
                 f"{now}. Choose a new folder, or repeat the settings in {folder / GENERATION}."
             )
     return stored
+
+
+def _without_places(entry: Any) -> Any:
+    """An entry without the paths of data: these may move, and digests say which data they are."""
+    places = ("data_root", "true_masks")
+    is_dict = isinstance(entry, dict)
+    return {k: v for k, v in entry.items() if k not in places} if is_dict else entry
 
 
 def manifest_path(folder: Path, rank: int = 0) -> Path:

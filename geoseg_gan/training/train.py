@@ -47,7 +47,7 @@ from geoseg_gan.training.runs import (
 )
 from geoseg_gan.training.settings import TrainConfig
 from geoseg_gan.training.trainer import build_trainer, fit
-from geoseg_gan.training.unlabelled import check_unlabelled, label, refuse_validated_images
+from geoseg_gan.training.unlabelled import check_unlabelled, check_unlabelled_images, label
 from geoseg_gan.utils.distributed import launch
 from geoseg_gan.utils.errors import UserError, check_choice, plural
 
@@ -80,7 +80,7 @@ def _with_labelled_images(config: TrainConfig, segmenter: Path) -> TrainConfig:
     check(config)
     labelled = Path(config.out_dir) / "labelled"
     if not (Path(config.out_dir) / LAST).exists():
-        refuse_validated_images(config)
+        check_unlabelled_images(config)
         label(config, segmenter, labelled)
     folders = [*config.synthetic_folders, labelled]
     return replace(config, unlabelled=None, synthetic=[str(folder) for folder in folders])

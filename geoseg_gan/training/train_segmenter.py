@@ -35,7 +35,7 @@ from geoseg_gan.training.runs import (
 from geoseg_gan.training.segmenter import Segmenter, iou_scores
 from geoseg_gan.training.settings import TrainSegmenterConfig
 from geoseg_gan.training.trainer import build_trainer, fit
-from geoseg_gan.training.unlabelled import check_unlabelled, label, refuse_validated_images
+from geoseg_gan.training.unlabelled import check_unlabelled, check_unlabelled_images, label
 from geoseg_gan.utils.confusion import TileConfusions, confusion_matrix, mean_iou
 from geoseg_gan.utils.distributed import launch
 from geoseg_gan.utils.errors import UserError, plural
@@ -79,7 +79,7 @@ def _with_labelled_images(config: TrainSegmenterConfig) -> TrainSegmenterConfig:
     What an interrupted call has finished is not computed again.
     """
     check(config)
-    refuse_validated_images(config)
+    check_unlabelled_images(config)
     out_dir, own = Path(config.out_dir), [str(folder) for folder in config.synthetic_folders]
     if (out_dir / LAST).exists() and not (out_dir / f"labelled_{config.rounds}").is_dir():
         raise UserError(

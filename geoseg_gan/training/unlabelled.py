@@ -5,7 +5,8 @@ from pathlib import Path
 
 from geoseg_gan.config import compose
 from geoseg_gan.data.masks import mask_reader
-from geoseg_gan.data.pairs import find_pairs, list_images
+from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.scan import scan
 from geoseg_gan.data.split import refuse_validated
 from geoseg_gan.synthesis.generate import MOST, generate
 from geoseg_gan.synthesis.pseudo_labels import check_images, check_labels
@@ -16,7 +17,7 @@ from geoseg_gan.utils.files import check_apart
 
 
 def check_unlabelled(config: TrainingConfig) -> None:
-    """Refuses images that could not be labelled, before anything slow starts.
+    """Refuses settings by which no images could be labelled.
 
     Raises:
         UserError: Naming the folder and what to do.
@@ -28,20 +29,21 @@ def check_unlabelled(config: TrainingConfig) -> None:
             "folder. Set data.format=folder, or label with scripts/generate.py confidence=0.7."
         )
     check_labels(mask_reader(config.data), config.data.fit)
-    check_images(folder, config.image_size)
     check_apart("out_dir", Path(config.out_dir), folder, [""])
 
 
-def refuse_validated_images(config: TrainingConfig) -> None:
-    """Refuses unlabelled images that are in the validation split.
+def check_unlabelled_images(config: TrainingConfig) -> None:
+    """Refuses images that could not be labelled, or are validated on, before anything slow starts.
 
     Raises:
-        UserError: Naming one.
+        UserError: Naming one, or the folder.
     """
-    root, folder = Path(config.data_root), Path(config.unlabelled or "")
+    root, regex = Path(config.data_root), config.data.group_regex
+    index = scan(find_pairs(root, "train", regex), mask_reader(config.data))
+    folder = Path(config.unlabelled or "")
+    images = check_images(folder, config.image_size, index.bands, index.dtype.name)
     if (root / "val").is_dir():
-        val = find_pairs(root, "val", config.data.group_regex)
-        refuse_validated(list_images(folder), val)
+        refuse_validated(list(images), find_pairs(root, "val", regex))
 
 
 def label(config: TrainingConfig, segmenter: Path, labelled: Path) -> None:

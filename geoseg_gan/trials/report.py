@@ -1,7 +1,7 @@
 """The report of a trial: `trial.json`, `trial.md` and the pictures."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def write_report(
     results: Sequence[RunResult],
     palette: Palette,
     settings: Mapping[str, Any],
+    meaning: Callable[[str], str],
     images: Sequence[RGB],
     labels: Sequence[npt.NDArray[np.uint8]],
     warnings: Sequence[str] = (),
@@ -44,6 +45,7 @@ def write_report(
         results: All finished runs.
         palette: The classes.
         settings: The trial's configuration as plain types.
+        meaning: Says what an arm is trained on.
         images: The example windows in RGB.
         labels: Their label maps, shape (S, S), uint8.
         warnings: Warnings about the data, which the report repeats.
@@ -66,12 +68,17 @@ def write_report(
     unlabelled = {r.arm for r in results if r.facts["kept"] and not r.facts["generator_seconds"]}
     allowed = [arm for arm in comparison.arms if arm in unlabelled and not is_control(arm)]
     verdict = reach_verdict(comparison, kept, allowed, first=settings.get("val_groups") is not None)
+    asked = {arm for arm in kept if not is_control(arm)} or {*kept}
     content = {
+        "title": _title(not asked or bool(asked - unlabelled), bool(asked & unlabelled)),
         "verdict": vars(verdict),
         "rule": RULE,
         "warnings": [*warnings, *_warnings(comparison, results, kept, settings)],
         "validation": {"tiles": len(results[0].val.stems), "groups": len(comparison.groups)},
-        "arms": {arm: _figures(comparison, arm, palette.names) for arm in comparison.arms},
+        "arms": {
+            arm: {"meaning": meaning(arm), **_figures(comparison, arm, palette.names)}
+            for arm in comparison.arms
+        },
         "support": dict(zip(palette.names, support, strict=True)),
         "rare": [palette.names[c] for c in rare],
         "filter": _pairs(results),
@@ -93,6 +100,12 @@ def write_report(
     return verdict, stored
 
 
+def _title(has_generated: bool, has_labelled: bool) -> str:
+    """The question that a trial answers, by where its pairs come from."""
+    kinds = ["synthetic data"] * has_generated + ["labels of unlabelled images"] * has_labelled
+    return f"{'Does' if kinds == ['synthetic data'] else 'Do'} {' or '.join(kinds)} help?"
+
+
 def _warnings(
     comparison: Comparison,
     results: Sequence[RunResult],
@@ -102,12 +115,14 @@ def _warnings(
     """What makes the figures less certain."""
     found = []
     seeds = sorted({result.seed for result in results})
-    fewest = min(len(comparison.seeds(arm)) for arm in comparison.arms)
-    if fewest < _FEW_SEEDS:
+    counts = {arm: len(comparison.seeds(arm)) for arm in comparison.arms}
+    for count in sorted({count for count in counts.values() if count < _FEW_SEEDS}):
+        few = [arm for arm in counts if counts[arm] == count]
+        of = f" of {', '.join(few)}" * (len(few) < len(counts))
         found.append(
-            "There is only 1 seed, which gives no intervals. Use five or more."
-            if fewest == 1
-            else f"There are only {fewest} seeds: intervals are wide, and more seeds may change "
+            f"There is only 1 seed{of}, which gives no intervals. Use five or more."
+            if count == 1
+            else f"There are only {count} seeds{of}: intervals are wide, and more seeds may change "
             "the verdict. Use five or more."
         )
     if settings["share_gan"]:
@@ -196,7 +211,7 @@ def _markdown(content: Mapping[str, Any], shown: Sequence[str]) -> str:
     """The text of `trial.md`, from what `trial.json` holds and the arms that the examples show."""
     verdict, arms = content["verdict"], content["arms"]
     tiles, groups = content["validation"]["tiles"], content["validation"]["groups"]
-    lines = ["# Does synthetic data help?", "", f"**{verdict['sentence']}**", ""]
+    lines = [f"# {content['title']}", "", f"**{verdict['sentence']}**", ""]
     for text in filter(None, (verdict[key] for key in ("rival", "room", "plateau"))):
         lines += [text, ""]
     lines += [f"- Warning: {text}" for text in content["warnings"]]
@@ -205,8 +220,8 @@ def _markdown(content: Mapping[str, Any], shown: Sequence[str]) -> str:
         f"Figures are IoU in per cent on {plural(tiles, 'real validation tile')} from "
         f"{plural(groups, 'location group')}, which each run reads once, at its end. In "
         "parentheses: 95 % intervals from a bootstrap over seeds and location groups. All arms "
-        f"but {HALF} have the same number of updates; what else differs is what they are called "
-        "after. For each seed they start from the same weights.",
+        f"but {HALF} have the same number of updates. For each seed they start from the same "
+        "weights.",
         "",
         *markdown_table(
             ["arm", "seeds", "mIoU", "difference to real only", "held-out training tiles"],
@@ -221,6 +236,8 @@ def _markdown(content: Mapping[str, Any], shown: Sequence[str]) -> str:
                 for arm, entry in arms.items()
             ],
         ),
+        *("", "What they are trained on; a number at the end is the share of the pairs:", ""),
+        *_meanings(arms),
         *("", f"![differences]({PICTURE})", "", "## By class", ""),
         f"IoU of {REAL}, and each other arm's difference to it. The first columns count the "
         "class's pixels (with their share), tiles and location groups among the real training "
@@ -236,6 +253,14 @@ def _markdown(content: Mapping[str, Any], shown: Sequence[str]) -> str:
         *_done(content, content["settings"]),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _meanings(arms: Mapping[str, Any]) -> list[str]:
+    """A line for each meaning, with the arms that differ in their share alone."""
+    names: dict[str, list[str]] = {}
+    for arm, entry in arms.items():
+        names.setdefault(entry["meaning"], []).append(arm)
+    return [f"- {', '.join(same)}: {meaning}." for meaning, same in names.items()]
 
 
 def _by_class(content: Mapping[str, Any]) -> list[str]:
@@ -355,7 +380,11 @@ def _shown(estimate: Mapping[str, float | None], sign: bool = False) -> str:
     if value is None:
         return "-"
     text = signed(value) if sign else f"{100 * value:.1f}"
-    return text if low is None or high is None else f"{text} ({100 * low:.1f} to {100 * high:.1f})"
+    if low is None or high is None:
+        return text
+    if not sign:  # Student's intervals of few seeds leave what an IoU can be
+        low, high = max(low, 0.0), min(high, 1.0)
+    return f"{text} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _write_examples(

@@ -82,27 +82,38 @@ def compute_seeds(config: TrialConfig, seeds: Iterable[int], arms: Sequence[str]
         runs = SeedRuns(data, seed)
         pairs = compute_pairs(data, seed, missing)
         for arm in missing:
-            facts = pairs.get(recipe_of(arm) or "", {})
-            if arm != ONLY or facts["kept"]:
-                runs.compute(arm, facts)
+            recipe = recipe_of(arm)
+            if recipe is None or (recipe in pairs and (arm != ONLY or pairs[recipe]["kept"])):
+                runs.compute(arm, pairs.get(recipe or "", {}))
 
 
 def compute_pairs(data: "TrialData", seed: int, arms: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Generates the pairs that arms of a seed mix in; returns their facts by recipe."""
+    """Generates the pairs that arms of a seed mix in; returns their facts by recipe.
+
+    Recipes that use the pairs of another one, of which the filter kept none, are left out.
+    """
     recipes = dict.fromkeys(recipe for arm in arms if (recipe := recipe_of(arm)) is not None)
     if not recipes:
         return {}
     source = SeedRuns(data, data.source_seed(seed))
     recognizer = source.train_segmenter(REAL) / SEGMENTER
-    for recipe in recipes:
-        for other in data.config.recipes[recipe].beside:
-            source.generate(other, recognizer)
-    return {recipe: source.generate(recipe, recognizer) for recipe in recipes}
+    return {
+        recipe: source.generate(recipe, recognizer)
+        for recipe in recipes
+        if all(
+            source.generate(other, recognizer)["kept"]
+            for other in data.config.recipes[recipe].uses()
+        )
+    }
 
 
 def pairs_folder(config: TrialConfig, recipe: str) -> str:
     """The name of the folder of a recipe's pairs; recipes that generate alike share one."""
     changes = _changes(config.generate, config.generation(recipe))
+    root = Path(config.out_dir)
+    for key, value in changes.items():  # paths within the trial's folder, which may move
+        if isinstance(value, str) and Path(value).is_relative_to(root):
+            changes[key] = Path(value).relative_to(root).as_posix()
     refined = refined_folder(config, recipe)
     if not changes and refined is None:
         return PLAIN

@@ -15,15 +15,18 @@ from geoseg_gan.synthesis.settings import UNLABELLED, GenerateConfig
 from geoseg_gan.training.settings import OptimizerSettings, TrainConfig, TrainSegmenterConfig
 from geoseg_gan.trials.arms import (
     ALL_LABELS,
+    COPY_PASTE,
     FREE_RIVALS,
     HALF,
     ONLY,
+    OVERSAMPLE,
     PLACEBO,
     PLAIN,
     REAL,
     TARGET,
     Mix,
     is_oracle,
+    recipe_of,
 )
 from geoseg_gan.utils.device import TrainerSettings
 from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range
@@ -32,6 +35,13 @@ from geoseg_gan.utils.messages import explain
 PartT = TypeVar("PartT")
 
 _MOST_SEEDS = 1000
+_COMPOSED = {
+    "all": "images generated for masks of the training tiles",
+    "grafts": "real tiles into which regions of other tiles are generated",
+    "regions": "real tiles of which some regions are generated",
+    "none": "real pairs, packed as generated ones",
+}
+_SHOWN = {"first": "all before the real tiles", "falling": "ever fewer from epoch to epoch"}
 _DECIDED: dict[str, dict[str, Any]] = {
     "train": {
         "resume": False,
@@ -271,6 +281,45 @@ class TrialConfig:
         """The arms that show how much there is to gain, by which a trial may end."""
         labels = [ALL_LABELS] if self.tile_count(1) is not None else []
         return [REAL, HALF, *labels, *filter(is_oracle, self._mixed_arms())]
+
+    def meaning(self, arm: str) -> str:
+        """What an arm is trained on, in words."""
+        recipe = recipe_of(arm)
+        if recipe is not None:
+            return "nothing but " * (arm == ONLY) + self._recipe_meaning(recipe)
+        oversampled = ", ".join(map(str, self.oversample_classes)) or "rare classes"
+        return {
+            REAL: "the labelled tiles alone",
+            HALF: f"as {REAL}, with half the updates",
+            ALL_LABELS: "real tiles without the limit of train_tiles or train_fraction",
+            OVERSAMPLE: f"as {REAL}; tiles with {oversampled} are shown "
+            f"{self.oversample_factor:g} times as often",
+            COPY_PASTE: f"as {REAL}; regions of rare classes are pasted from tile to tile",
+        }[arm]
+
+    def _recipe_meaning(self, name: str) -> str:
+        """What the pairs of a recipe are, and how they are used, in words."""
+        recipe, pairs, own = self.recipes[name], self.generation(name), self.segmentation(name)
+        what, shown = _COMPOSED[pairs.compose.generate], _SHOWN.get(own.mixing.schedule)
+        classes = ", ".join(map(str, own.mixing.classes or ()))
+        if pairs.source == UNLABELLED:
+            is_known = name.startswith(TARGET)
+            masks = "their true ones" if is_known else f"what the segmenter of {REAL} is sure of"
+            what = f"unlabelled images, with {masks} as masks"
+        details = {
+            "by a generator that is trained a second time": recipe.refine is not None,
+            f"which learns from the pairs of {recipe.learn_from} too": recipe.learn_from,
+            f"in the colours of the pairs of {recipe.style_from}": recipe.style_from,
+            "in light and colour of other tiles": pairs.compose.match and not recipe.style_from,
+            "pixels that are not recognised do not count": pairs.alpha,
+            f"only {classes} count": classes,
+            f"{shown}": shown,
+            f"the pairs of {', '.join(recipe.beside)} beside them": recipe.beside,
+            "real tiles take on their colours": own.augment.match_colors.p,
+            "real tiles have copy-paste as well": recipe.copy_paste,
+            "none is mixed in": not recipe.mix,
+        }
+        return "; ".join([what, *(text for text, holds in details.items() if holds)])
 
     def _mixed_arms(self) -> list[str]:
         return [

@@ -232,7 +232,8 @@ def _check_data(config: TrialConfig, root: Path) -> tuple[list[str], Fingerprint
                 f"there are no unlabelled images in {folder}. Name location groups that stand for "
                 "new ground in val_groups=[...], or give unlabelled=FOLDER."
             )
-        images = check_images(folder, config.train_segmenter.image_size)
+        side = config.train_segmenter.image_size
+        images = [*check_images(folder, side, index.bands, index.dtype.name)]
         refuse_validated(images, val)
         files = {UNLABELLED: fingerprint_files(images)}
     parts = (train, val) if ground is None else (ground.labelled, ground.validated)
@@ -349,8 +350,9 @@ def _report(config: TrialConfig, warnings: list[str]) -> dict[str, float]:
     scaling = ImageScaling.fit(data.train_index)
     images = [scaling.to_rgb(np.moveaxis(sample["image"].numpy(), 0, -1)) for sample in samples]
     labels = [sample["label"].numpy() for sample in samples]
+    classes, settings = config.data.classes(), plain(config)
     verdict, content = write_report(
-        folder, results, config.data.classes(), plain(config), images, labels, warnings
+        folder, results, classes, settings, config.meaning, images, labels, warnings
     )
     for warning in content["warnings"]:
         print(f"Note: {warning}")

@@ -16,6 +16,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 
 from geoseg_gan.utils.errors import UserError, check_choice, one_line
 from geoseg_gan.utils.files import WRITING
+from geoseg_gan.utils.yaml_files import load_yaml
 
 CONFIGS = "geoseg_gan.configs"  # the package of all YAML files
 _FOLDER = Path(str(resources.files(CONFIGS)))
@@ -66,6 +67,25 @@ def choices(group: str) -> list[str]:
     return sorted(choice.stem for choice in (_FOLDER / group).glob("*.yaml"))
 
 
+def commands_of(experiment: str) -> list[str]:
+    """The commands that have all settings and groups which an experiment of the package sets."""
+    wanted = _names(_FOLDER / "experiment" / f"{experiment}.yaml")
+    known = {path.stem: _names(path) for path in sorted(_FOLDER.glob("*.yaml"))}
+    return [name for name, own in known.items() if "experiment" in own and wanted <= own]
+
+
+def _names(path: Path) -> set[str]:
+    """The top-level settings and groups of a config, and of those of its folder it builds on."""
+    content = load_yaml(path)[1]
+    names = content.keys() - {"defaults"}
+    for default in content.get("defaults", []):
+        if isinstance(default, dict):
+            names |= {re.split("[/@]", key.split()[-1].lstrip("/"))[0] for key in default}
+        elif (base := path.with_name(f"{default}.yaml")).is_file():
+            names |= _names(base)
+    return names - {"hydra"}
+
+
 def knob_texts(name: str) -> dict[str, tuple[str, str]]:
     """Default and comment of every top-level knob of a command, as its YAML file has them."""
     text = (_FOLDER / f"{name}.yaml").read_text()
@@ -80,27 +100,45 @@ def help_text(name: str) -> str:
     lines.append("")
     for key, (default, comment) in knob_texts(name).items():
         lines.append(f"  {f'{key}={default}'.replace(', ', ','):<34}{comment}")
-    parts = re.findall(r"^(?!defaults|hydra)(\w+):.*\n((?:  .*\n)+)", text, re.MULTILINE)
+    content = load_yaml(_FOLDER / f"{name}.yaml")[1]
+    parts = {k: v for k, v in content.items() if isinstance(v, dict) and v and k != "hydra"}
     lines += ["", "Parts, adjusted as part.key=value:"] if parts else []
-    for part, block in parts:
-        keys = re.findall(r"^  (\w+):", block, re.MULTILINE)
-        lines.append(f"  {part}: {', '.join(keys)}")
+    lines += [f"  {part}: {_keys(inner)}" for part, inner in parts.items()]
     groups = re.findall(r"^  - (?!override)(\w+)(?:@\S+)?: (\S+)(?:  #.*)?$", text, re.MULTILINE)
     lines += ["", "Groups, chosen as group=choice and adjusted as group.key=value:"] * bool(groups)
     for group, default in groups:
         inner = (f"{group}/{path.name}" for path in sorted((_FOLDER / group).glob("*/")))
-        lines += [f"  {folder}: {', '.join(choices(folder))}" for folder in (group, *inner)]
-        choice = _FOLDER / group / f"{default}.yaml"
-        keys = (
-            re.findall(r"^(?!defaults)(\w+):", choice.read_text(), re.M)
-            if default != "null"
-            else []
-        )
-        lines += [f"    keys of {group}: {', '.join(keys)}"] * bool(keys)
+        for folder in (group, *inner):
+            found = choices(folder)
+            if folder == "experiment":
+                found = [choice for choice in found if name in commands_of(choice)]
+            lines.append(f"  {folder}: {', '.join(found)}")
+        keys = "" if default == "null" else _keys(_choice(group, default))
+        lines += [f"    keys of {group}: {keys}"] * bool(keys)
     lines += ["", f"Keys stand with defaults and comments in {_FOLDER}/GROUP/CHOICE.yaml."] * bool(
         groups
     )
     return "\n".join([*lines, "", "--cfg job shows every setting; -m sweeps over a,b,c values."])
+
+
+def _choice(group: str, name: str) -> dict[str, Any]:
+    """What a choice of a group sets, with what it takes from others of its group."""
+    content = load_yaml(_FOLDER / group / f"{name}.yaml")[1]
+    bases = [base for base in content.pop("defaults", []) if isinstance(base, str)]
+    found: dict[str, Any] = {}
+    for part in (*(_choice(group, base) for base in bases if base != "_self_"), content):
+        for key, value in part.items():
+            both = isinstance(value, dict) and isinstance(found.get(key), dict)
+            found[key] = found[key] | value if both else value
+    return found
+
+
+def _keys(content: dict[str, Any]) -> str:
+    """The keys of a group in words, each with its own keys in parentheses."""
+    return ", ".join(
+        f"{key} ({_keys(value)})" if isinstance(value, dict) and value else key
+        for key, value in content.items()
+    )
 
 
 def mistake(error: BaseException) -> str | None:

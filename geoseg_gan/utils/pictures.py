@@ -1,5 +1,6 @@
 """Pictures for people: triples, grids and contact sheets."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from geoseg_gan.utils.files import atomic_path
 RGB = npt.NDArray[np.uint8]
 
 _GAP = 2  # pixels between pictures
+_LEGEND = 14  # pixels of a class's colour and name
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
@@ -46,11 +48,47 @@ def beside(pictures: Sequence[RGB], columns: int | None = None, titles: Sequence
 
 
 def captioned(picture: RGB, text: str) -> RGB:
-    """A copy of a picture with a line of text in its upper left corner."""
+    """A copy of a picture with a text in its upper left corner, on as many lines as it takes."""
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(size=max(10, picture.shape[0] // 10))
-    draw.text((3, 2), text, fill="white", font=font, stroke_width=2, stroke_fill="black")
+    lines = [""]
+    for word in re.findall(r"[^ _]+[ _]*", text):
+        if lines[-1] and draw.textlength(lines[-1] + word.rstrip(), font) > canvas.width - 5:
+            lines.append("")
+        lines[-1] += word
+    shown = "\n".join(lines)
+    draw.text((3, 2), shown, fill="white", font=font, stroke_width=2, stroke_fill="black")
+    return np.asarray(canvas)
+
+
+def with_legend(sheet: RGB, names: Sequence[str], colors: npt.NDArray[np.uint8]) -> RGB:
+    """A picture above the names of classes, each behind a square of its colour.
+
+    Args:
+        sheet: Shape (H, W, 3), uint8.
+        names: The classes.
+        colors: Their colours, shape (C, 3), uint8.
+
+    Returns:
+        A higher picture, wider where a name is wider than `sheet`, uint8.
+    """
+    font = ImageFont.load_default(size=_LEGEND)
+    widths = [2 * _LEGEND + round(font.getlength(name)) + _LEGEND // 2 for name in names]
+    width = max(sheet.shape[1], *widths)
+    places, left, row = [], 0, 0
+    for wide in widths:
+        if left + wide > width:
+            left, row = 0, row + 1
+        places.append((left, sheet.shape[0] + _LEGEND // 2 + 3 * row * _LEGEND // 2))
+        left += wide
+    canvas = Image.new("RGB", (width, places[-1][1] + 3 * _LEGEND // 2), "white")
+    canvas.paste(Image.fromarray(sheet))
+    draw = ImageDraw.Draw(canvas)
+    for (x, y), name, color in zip(places, names, colors.tolist(), strict=True):
+        square = (x + 2, y, x + 2 + _LEGEND, y + _LEGEND)
+        draw.rectangle(square, fill=tuple(color), outline="gray")
+        draw.text((x + 3 * _LEGEND // 2, y - 2), name, fill="black", font=font)
     return np.asarray(canvas)
 
 

@@ -603,7 +603,10 @@ def test_images_without_masks_are_cut_beside(source, settings, capsys):
     np.testing.assert_array_equal(read_image(found[-1]), image[16:32, 32:48])
     with rasterio.open(found[1]) as tif:
         assert tif.transform == transform @ Affine.translation(16, 16)
-    assert "Unlabelled: 8 tiles in" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    root = settings.data_root
+    assert "Unlabelled: 8 tiles in" in shown and f" unlabelled={root}/unlabelled\n" in shown
+    assert f"\nOr, with unlabelled/: python scripts/train_segmenter.py data_root={root} " in shown
     assert {row["split"] for row in read_table(settings)} == {"train", "val"}
     with pytest.raises(UserError, match=r"no tile is left of the images in .*unlabelled"):
         (source / "unlabelled/new.png").unlink()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from geoseg_gan.data.synthetic import read_manifest
 from geoseg_gan.synthesis import generate as command_module
+from geoseg_gan.synthesis import report
 from geoseg_gan.synthesis.recognizer import Recognizer
 
 
@@ -81,7 +82,8 @@ def test_a_run_interrupted_within_a_mask_goes_on_there(run, tmp_path, interrupt_
     assert "Generating 6 pairs (2 masks, up to 4 images each)" in printed(capsys)
 
 
-def test_variants_are_scored_each_by_itself(run, seen, capsys):
+def test_variants_are_scored_each_by_itself(run, seen, capsys, monkeypatch):
+    monkeypatch.setattr(report, "with_legend", lambda sheet, *_: sheet)
     everything = read_manifest(run("all", num_samples=24, tau=0, **seen))
     scores = [line["score"] for line in everything]
     assert all(len({line["score"] for line in g}) > 1 for _, g in groupby(everything, mask_of))

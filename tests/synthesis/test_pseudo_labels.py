@@ -14,7 +14,7 @@ from synthesis_helpers import facts, files, printed, refused
 
 from geoseg_gan.config import plain
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.data.images import write_image
+from geoseg_gan.data.images import picture_head, write_image
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.split import split_pairs
 from geoseg_gan.data.synthetic import read_manifest, read_synthetic
@@ -25,6 +25,7 @@ from geoseg_gan.models.checkpoints import (
     save_network,
 )
 from geoseg_gan.models.segmenters import build_segmenter
+from geoseg_gan.synthesis import pseudo_labels
 from geoseg_gan.synthesis.generate import generate
 from geoseg_gan.synthesis.pseudo_labels import choose_threshold, pseudo_label
 
@@ -295,7 +296,16 @@ def test_a_scene_is_labelled_as_its_parts_are(root, label):
     assert files(whole, "pair_*") == files(parts, "pair_*")
 
 
+def test_the_head_of_each_image_is_read_once(label, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        pseudo_labels, "picture_head", lambda path: read.append(path.name) or picture_head(path)
+    )
+    label(confidence=0.5)
+    assert read == [f"new {number}.png" for number in range(3)]
+
+
 def test_images_of_another_kind_are_refused(root, label):
     write_image(root / "unlabelled/z.tif", np.zeros((SIDE, SIDE, 4), np.uint16))
-    with refused("z.tif is 4-band uint16, but the segmenter was trained on 3-band uint8 images"):
+    with refused("z.tif is 4-band uint16, but the labelled images are 3-band uint8. Convert"):
         label(confidence=0.5)

@@ -46,9 +46,22 @@ def test_without_scores_there_are_no_pictures_of_them(files):
     assert not list(files.folder.iterdir())
 
 
+def test_the_contact_sheet_names_the_classes(files, palette, monkeypatch):
+    given = []
+    monkeypatch.setattr(report, "with_legend", lambda sheet, *a: given.append(a) or sheet)
+    write_image(files.paths(0)[0], np.zeros((8, 8, 3), np.uint8))
+    files.reader.write(files.paths(0)[1], np.zeros((8, 8), np.uint8))
+    report.write_contact_sheet(files, [0], 1)
+    ((names, colors),) = given
+    assert names == [*palette.names, "ignore"]
+    np.testing.assert_array_equal(colors, palette.color_table[[*range(len(names) - 1), 255]])
+
+
 @pytest.fixture
-def sheet(files):
+def sheet(files, monkeypatch):
     """Writes kept pairs of 8 px and their contact sheet; returns it in tiles, row by row."""
+
+    monkeypatch.setattr(report, "with_legend", lambda sheet, *_: sheet)
 
     def show(kept, variants):
         for index in kept:

@@ -140,6 +140,7 @@ def test_nothing_is_dropped_while_another_call_holds_the_folder(four):
 # What a folder says of its generation
 
 SAID = {"format": 1, "segmenter": None, "config": {"seed": 0, "layout": "pairs", "variants": 1}}
+PLACES = {"data_root": "trial/ground", "true_masks": "trial/ground/unlabelled_masks"}
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def folder(tmp_path):
 
 
 def test_a_folder_of_the_same_generation_tells_what_only_it_knows(folder):
-    stored = stored_facts(folder, SAID)
+    stored = stored_facts(folder, SAID | {"config": SAID["config"] | PLACES})  # moved since
     assert stored is not None and stored["tau"] == 0.6
     assert stored_facts(folder / "new", SAID) is None
     (folder / GENERATION).unlink()

@@ -21,7 +21,7 @@ from run_folders import (
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from geoseg_gan.config import plain
-from geoseg_gan.data.images import read_image
+from geoseg_gan.data.images import read_image, write_image
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.synthetic import read_synthetic
@@ -120,6 +120,13 @@ def test_last_weights_can_be_kept_and_figures_are_those_of_an_independent_librar
     for name, value in zip(palette.names, expected.tolist(), strict=True):
         assert scores[f"val_iou/{name}"] == pytest.approx(value, abs=1e-6)
     assert scores["val/miou"] == pytest.approx(expected.mean().item(), abs=1e-6)
+
+
+def test_unlabelled_images_of_another_type_are_refused_before_anything_is_trained(fit, tmp_path):
+    write_image(tmp_path / "new/z.tif", np.zeros((64, 64, 4), np.uint16))
+    with pytest.raises(UserError, match=r"z.tif is 4-band uint16, but the labelled images are 3-"):
+        fit("run", f"unlabelled={tmp_path / 'new'}")
+    assert not (tmp_path / "run").exists()
 
 
 def test_unlabelled_images_are_labelled_in_rounds_and_mixed_in(fit, tmp_path, capsys, monkeypatch):

@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 
 from geoseg_gan.config import plain, stored_yaml
+from geoseg_gan.data.images import write_image
 from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.synthetic import read_synthetic
 from geoseg_gan.models.checkpoints import load_generator, load_segmenter
 from geoseg_gan.trials import runs
 from geoseg_gan.trials.ground import on_new_ground
-from geoseg_gan.trials.runs import SeedRuns, TrialData, pairs_folder, refined_folder
+from geoseg_gan.trials.runs import (
+    SeedRuns,
+    TrialData,
+    compute_seeds,
+    pairs_folder,
+    refined_folder,
+)
 from geoseg_gan.trials.settings import RecipeSettings
 from geoseg_gan.trials.trial import check, trial
 from geoseg_gan.trials.verdict import named
@@ -67,6 +74,26 @@ def test_a_recipe_changes_what_it_lists(name, keys, trial_config, tmp_path):
     assert (config.refinement(name) is not None) == (name == "refined")
 
 
+def test_what_arms_are_trained_on_is_said_by_their_settings(trial_config, tmp_path):
+    names = (
+        "color_matched,filtered,first,generated_look,grafts,labelled_target,placebo,"
+        "pseudo_labels,pseudo_labels_generated,pseudo_labels_matched,refined,synthetic"
+    )
+    config = trial_config(tmp_path, f"recipe=[{names}]", "true_masks=masks", "train_tiles=8")
+    said = {arm: config.meaning(arm) for arm in config.all_arms()}
+    assert all(said.values()) and said["oversample"].endswith(
+        "rare classes are shown 3 times as often"
+    )
+    assert said["synthetic_only"] == f"nothing but {said['synthetic_0.5']}"
+    sure = "unlabelled images, with what the segmenter of real is sure of as masks"
+    assert said["pseudo_labels_0.25"] == said["pseudo_labels_0.5"] == sure
+    assert said["color_matched_0"] == f"{sure}; real tiles take on their colours; none is mixed in"
+    assert "their true ones" in said["labelled_target_0.5"]
+    assert "; in the colours of the pairs of pseudo_labels" in said["generated_look_0.5"]
+    shares = [arm for arm in said if arm.endswith("_0.5")]
+    assert len({said[arm] for arm in shares}) == len(shares)
+
+
 def test_every_recipe_is_checked_above():
     marks = test_a_recipe_changes_what_it_lists.pytestmark[0].args[1]
     assert {name for name, _ in marks} == set(choices("recipe"))
@@ -85,6 +112,14 @@ def test_recipes_that_generate_alike_share_their_pairs(trial_config, tmp_path):
 
 FOUND = {"generated": 5.0, "pairs": 4.0}
 NEW = ("val_groups=[train_00*,val_*]", "recipe=[pseudo_labels,labelled_target]", "ratios=[0.5]")
+
+
+def test_pairs_of_a_trial_that_was_moved_are_found_again(trial_config, tmp_path):
+    def folder(name, *more):
+        return pairs_folder(on_new_ground(trial_config(tmp_path / name, *more)), "labelled_target")
+
+    assert folder("trial", *NEW) == folder("moved", *NEW)
+    assert folder("trial", *NEW) != folder("trial", *NEW, "+recipes.labelled_target.generate.bs=3")
 
 
 def test_new_ground_needs_no_generator(trial_config, trial_root, tmp_path):
@@ -138,6 +173,14 @@ def test_unlabelled_images_that_are_validated_on_are_refused(trial_config, trial
     asked = ("recipe=[pseudo_labels]", f"unlabelled={tmp_path / 'images'}")
     with pytest.raises(UserError, match=r"val_000.png has the same pixels as .*images/val_000"):
         trial(trial_config(tmp_path / "trial", *asked))
+
+
+def test_unlabelled_images_of_another_type_are_refused_at_once(trial_config, tmp_path):
+    write_image(tmp_path / "images/z.tif", np.zeros((64, 64, 3), np.uint16))
+    asked = ("recipe=[pseudo_labels]", f"unlabelled={tmp_path / 'images'}")
+    with pytest.raises(UserError, match=r"z.tif is 3-band uint16, but the labelled images are 3-"):
+        trial(trial_config(tmp_path / "trial", *asked))
+    assert not (tmp_path / "trial").exists()
 
 
 def test_later_seeds_on_other_unlabelled_images_are_refused(trial_config, trial_root, tmp_path):
@@ -249,6 +292,31 @@ def test_a_recipe_may_use_the_pairs_of_another(trial_config, tmp_path, monkeypat
     assert segmenter.synthetic == [generated.save_dir, labelled.save_dir]
     with pytest.raises(UserError, match=r"recipe=\[pseudo_labels,generated_look\]"):
         check(trial_config(tmp_path, "recipe=[generated_look]"))
+
+
+def test_without_pairs_of_a_recipe_those_that_use_them_are_left_out(
+    trial_config, tmp_path, monkeypatch
+):
+    names = "recipe=[pseudo_labels,pseudo_labels_matched,generated_look,pseudo_labels_generated]"
+    config = trial_config(tmp_path, names, "ratios=[0.5]")
+    made, computed = [], []
+
+    def generate(own, recipe, recognizer):
+        made.append(recipe)
+        return {"kept": 0 if recipe == "pseudo_labels" else 4}
+
+    monkeypatch.setattr(SeedRuns, "generate", generate)
+    monkeypatch.setattr(SeedRuns, "train_segmenter", lambda own, arm: tmp_path)
+    monkeypatch.setattr(SeedRuns, "compute", lambda own, arm, pairs: computed.append((arm, pairs)))
+    arms = [arm for arm in config.all_arms() if arm == "real" or arm.endswith("_0.5")]
+    compute_seeds(config, [0], arms)
+    assert "generated_look" not in made
+    assert dict(computed) == {
+        "real": {},
+        "pseudo_labels_0.5": {"kept": 0},
+        "pseudo_labels_matched_0.5": {"kept": 4},
+        "pseudo_labels_generated_0.5": {"kept": 4},
+    }
 
 
 def test_a_generator_may_learn_from_the_pairs_of_another_recipe(

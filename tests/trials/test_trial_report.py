@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from geoseg_gan.data.palette import Palette, PaletteClass
+from geoseg_gan.trials.arms import recipe_of
 from geoseg_gan.trials.report import write_report
 from geoseg_gan.utils.errors import UserError
 
@@ -28,6 +29,11 @@ GAINS = {
 }
 
 
+def meaning(arm):
+    """One for all ratios of a recipe, as a trial's settings give it."""
+    return f"what {recipe_of(arm) or arm} says"
+
+
 @pytest.fixture
 def report(tmp_path):
     """Writes the report of some results, and returns its text and its figures."""
@@ -37,7 +43,7 @@ def report(tmp_path):
         pictures = [np.full((8, 8, 3), 99, np.uint8)] * 2
         labels = [np.zeros((8, 8), np.uint8)] * 2
         verdict, content = write_report(
-            tmp_path, results, palette, SETTINGS | settings, pictures, labels
+            tmp_path, results, palette, SETTINGS | settings, meaning, pictures, labels
         )
         stored = json.loads((tmp_path / "trial.json").read_text())
         assert stored == content and verdict.sentence == stored["verdict"]["sentence"]
@@ -80,6 +86,43 @@ def test_every_class_stands_beside_what_it_rests_on(report, make_arms):
     assert "| Water | 100 (10.0%) | 2 | 1 | 4,000 | 4 | 4 |" in text
 
 
+def test_every_arm_is_explained_once(report, make_arms):
+    lines = report(make_arms(GAINS))[0].splitlines()
+    assert "- real: what real says." in lines
+    assert "- synthetic_0.1, synthetic_0.5, synthetic_only: what synthetic says." in lines
+
+
+@pytest.mark.parametrize(
+    ("arms", "generated", "title"),
+    [
+        (["real"], [], "Does synthetic data help?"),
+        (["real", "synthetic_0.5"], ["synthetic_0.5"], "Does synthetic data help?"),
+        (["real", "labels_0.5", "placebo_0.5"], [], "Do labels of unlabelled images help?"),
+        (["real", "labelled_target_0.5"], [], "Do labels of unlabelled images help?"),
+        (
+            ["real", "labels_0.5", "synthetic_0.5"],
+            ["synthetic_0.5"],
+            "Do synthetic data or labels of unlabelled images help?",
+        ),
+    ],
+)
+def test_the_title_asks_about_what_is_mixed_in(arms, generated, title, report, make_arms):
+    results = make_arms(dict.fromkeys(arms, 0.1))
+    for result in results:
+        if result.arm in generated:
+            result.facts["generator_seconds"] = {"gan": 60.0}
+    assert report(results)[0].splitlines()[0] == f"# {title}"
+
+
+def test_intervals_of_an_iou_stay_within_what_it_can_be(report, make_run):
+    right = {"real": [(0.8, 0.8), (0.9, 0.8)], "copy_paste": [(0.1, 0.9), (0.9, 0.2)]}
+    runs = [make_run(arm, s, right[arm][s]) for arm in right for s in (0, 1)]
+    text, figures = report(runs)
+    level, gain = (figures["arms"]["copy_paste"][key] for key in ("miou", "difference"))
+    assert level["low"] < 0 and level["high"] > 1 and gain["low"] < -1
+    assert "(0.0 to 100.0)" in text and f"({100 * gain['low']:.1f} to " in text
+
+
 def test_rare_classes_have_a_row_of_their_own(report, make_arms):
     results = make_arms({"real": 0.0, "copy_paste": 0.1}, seeds=3)
     assert "mean of those under" not in report(results)[0]
@@ -100,7 +143,8 @@ def test_what_weakens_the_figures_is_told_first(report, make_arms):
     for warning in figures["warnings"]:
         assert f"- Warning: {warning}" in head
     warned = "\n".join(figures["warnings"])
-    assert "only 2 seeds" in warned and "share one GAN" in warned
+    assert "only 2 seeds of synthetic_only: " in warned and "only 3 seeds of real, " in warned
+    assert "share one GAN" in warned
     assert "only 4 location groups" in warned
     assert "Results are missing: synthetic_only for seed 2." in warned
 

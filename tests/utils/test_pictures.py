@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
 
-from geoseg_gan.utils.pictures import beside, evenly_spaced, write_picture
+from geoseg_gan.utils.pictures import beside, captioned, evenly_spaced, with_legend, write_picture
 
 
 def plain(value, height=4, width=6):
@@ -52,3 +52,27 @@ def test_titles_are_written_onto_the_first_pictures():
     assert all(tile.max() > 100 for tile in (sheet[:32, :64], sheet[:32, 66:]))
     assert (sheet[34:, :64] == 10).all() and (sheet[34:, 66:] == 10).all()
     assert all((picture == 10).all() for picture in pictures)
+
+
+def test_a_long_title_goes_on_in_the_next_line():
+    short, long = (
+        captioned(plain(90, 96, 96), text) for text in ("real", "pseudo_labels_generated")
+    )
+    for picture, lines in ((short, 1), (long, 2)):
+        white = picture.min(-1) > 150
+        assert white[:14].any() and white[16:28].any() == (lines == 2)
+        assert not white[:, -3:].any()  # nothing is cut off
+
+
+def test_a_legend_names_every_class_below_in_as_many_rows_as_it_takes():
+    colors = np.array([[250, 0, 0], [0, 250, 0], [0, 0, 250]], np.uint8)
+    names, sheet = ["Land", "Water", "Something else"], plain(9, 20, 200)
+    wide = with_legend(plain(9, 20, 500), names, colors)
+    shown = with_legend(sheet, names, colors)
+    assert wide.shape[1] == 500 and shown.shape[1] == 200 and shown.shape[0] > wide.shape[0] > 20
+    np.testing.assert_array_equal(shown[:20], sheet)
+    for picture in (wide, shown):
+        for color in colors:
+            assert (picture[20:] == color).all(-1).sum() > 100
+    narrow = with_legend(plain(9, 20, 10), names, colors)
+    assert narrow.shape[1] > 100 and (narrow[:20, 10:] == 255).all()

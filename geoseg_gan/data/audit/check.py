@@ -13,7 +13,7 @@ from geoseg_gan.data.audit.report import (
     write_report,
 )
 from geoseg_gan.data.demo.world import write_world
-from geoseg_gan.data.pairs import DataError
+from geoseg_gan.data.pairs import UNLABELLED, DataError
 from geoseg_gan.data.settings import CheckDataSettings
 from geoseg_gan.utils.files import check_apart
 from geoseg_gan.utils.tables import console
@@ -46,8 +46,9 @@ def check_data(config: CheckDataSettings) -> Check:
     line = f"{config.data_root}: {check.summary}. See {out / HTML}"
     if check.proposed_config(out, name):
         shown.print(f"Proposed a data config: {out / CONFIGS / name}.yaml")
-    if (command := check.next_command(out, name)) is not None:
-        shown.print(f"{'Next' if check.is_mended else 'Once that is mended'}: {command}")
+    for number, command in enumerate(check.next_commands(out, name)):
+        first = "Next" if check.is_mended else "Once that is mended"
+        shown.print(f"{f'Or, with {UNLABELLED}/' if number else first}: {command}")
     if check.count("error"):
         raise DataError(line)
     print(line)

@@ -15,7 +15,7 @@ from geoseg_gan.data.audit.findings import SEVERITIES, Finding, Findings, Severi
 from geoseg_gan.data.audit.folders import Folder, find_entries, unlabelled_entries
 from geoseg_gan.data.audit.propose import Proposal, propose
 from geoseg_gan.data.masks import MaskReader, mask_reader
-from geoseg_gan.data.pairs import TILES_CSV, group_of
+from geoseg_gan.data.pairs import TILES_CSV, UNLABELLED, group_of
 from geoseg_gan.data.palette import PaletteClass
 from geoseg_gan.data.settings import CheckDataSettings, DataSettings, TileSettings
 from geoseg_gan.utils.errors import plural
@@ -78,13 +78,13 @@ class Check:
         """The proposed config as YAML; empty where there is none, or one of the package fits."""
         if self.proposal is None or self.proposal.is_known:
             return ""
-        command = self.next_command(config_dir, config_name)
         head = [f"Proposed by scripts/check_data.py for {self.config.data_root}."]
-        head += [f"Fill in the names, then: {command}"] * (command is not None)
+        for command in self.next_commands(config_dir, config_name)[:1]:
+            head.append(f"Fill in the names, then: {command}")
         return "\n".join([*self.proposal.lines(head), ""])
 
-    def next_command(self, config_dir: Path, config_name: str) -> str | None:
-        """The command that uses the folder, with the data config that fits; None if none can.
+    def next_commands(self, config_dir: Path, config_name: str) -> list[str]:
+        """The commands that use the folder, with the data config that fits; none if none can.
 
         `config_name` is what the proposed config is called in `config_dir`.
         """
@@ -100,12 +100,17 @@ class Check:
         if not self.folder.can_train:
             places = {"source": root, "data_root": f"data/{Path(root).resolve().name}"}
             if not self.folder.can_tile:
-                return None
+                return []
         words += [as_override(key, place, TileSettings) for key, place in places.items()]
         name, knob = ("train", "image_size") if self.folder.can_train else ("tile", "tile_size")
         if image_size != int(knob_texts(name)[knob][0]):
             words.append(f"{knob}={image_size}")
-        return script_command(name, words, folder)
+        commands = [script_command(name, words, folder)]
+        images = Path(root, UNLABELLED)
+        if self.folder.can_train and images.is_dir() and self.config.data.fit == "crop":
+            words.append(as_override(UNLABELLED, str(images), TileSettings))
+            commands.append(script_command("train_segmenter", words, folder))
+        return commands
 
 
 def examine(config: CheckDataSettings) -> Check:

@@ -84,7 +84,6 @@ def free_name(folder: Path, check: Check) -> str:
 def write_report(folder: Path, check: Check, config_name: str) -> None:
     """Writes all files, each whole or not at all; findings.json, by which it is known, first."""
     config = check.proposed_config(folder, config_name)
-    command = check.next_command(folder, config_name)
     names = [*check.reader.palette.names, "ignore"]
     content = {
         "format": _FORMAT,
@@ -97,7 +96,7 @@ def write_report(folder: Path, check: Check, config_name: str) -> None:
         "config": plain(check.config),
     }
     write_json(folder / FINDINGS, content)
-    blocks = [*_page(check, config, command)]
+    blocks = [*_page(check, config, check.next_commands(folder, config_name))]
     texts = [block for block in blocks if isinstance(block, str)]
     files = {
         HTML: _as_html(check, blocks),
@@ -110,7 +109,7 @@ def write_report(folder: Path, check: Check, config_name: str) -> None:
             scratch.write_text(text)
 
 
-def _page(check: Check, config: str, command: str | None) -> Iterator[str | list[Figure]]:
+def _page(check: Check, config: str, commands: Sequence[str]) -> Iterator[str | list[Figure]]:
     """The page: Markdown, and pictures in between."""
     yield f"# Data check: {as_markdown(check.config.data_root)}"
     yield f"**{as_markdown(check.summary)}**"
@@ -120,8 +119,9 @@ def _page(check: Check, config: str, command: str | None) -> Iterator[str | list
         yield f"- **{f.severity}**: {as_markdown(f.text)}. {as_markdown(f.advice)}{examples}"
     if config:
         yield f"## Proposed config\n\n```yaml\n{config}```"
-    if command is not None:
-        yield f"{'Next' if check.is_mended else 'Once that is mended'}:\n\n```\n{command}\n```"
+    if commands:
+        first, lines = "Next" if check.is_mended else "Once that is mended", "\n".join(commands)
+        yield f"{first}:\n\n```\n{lines}\n```"
     yield "## Files"
     yield _table(["", *check.folder.splits], _files(check))
     if check.read:

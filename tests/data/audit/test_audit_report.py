@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import yaml
 from defaults import TINY
 from made import regions, save, texture
 
+from geoseg_gan.config import compose
 from geoseg_gan.data.settings import check_data_command, tile_command
-from geoseg_gan.training.settings import train_command
+from geoseg_gan.training.settings import TrainSegmenterConfig, train_command
 
 COLORS = np.array([[60, 16, 152], [132, 41, 246], [110, 193, 228], [254, 221, 58]], np.uint8)
 FILES = {".lock", "findings.json", "report.html", "report.md"}
@@ -130,6 +132,17 @@ def test_the_printed_command_keeps_what_the_proposed_config_does_not_replace(
     _, *words = next_command(capsys.readouterr().out)
     assert "data.gsd=0.5" in words and "data.mask_format=index" not in words
     assert run_command(check_data_command, *words, "out_dir=again") == 0
+
+
+def test_a_folder_with_unlabelled_images_has_a_command_that_uses_them(root, run_command, capsys):
+    save(root / "unlabelled/new 1.png", texture(7))
+    assert run_command(check_data_command, "data_root=data", "data=dubai", "image_size=64") == 0
+    shown = capsys.readouterr().out
+    (words,) = re.findall(r"Or, with unlabelled/: python scripts/train_segmenter\.py (.*)", shown)
+    config = compose(TrainSegmenterConfig, shlex.split(words))
+    assert (config.data_root, config.unlabelled) == ("data", "data/unlabelled")
+    assert next_command(shown) == ["train", *shlex.split(words)[:-1]]
+    assert f"scripts/train_segmenter.py {words}\n" in Path("runs/check/report.md").read_text()
 
 
 @pytest.mark.slow
