@@ -45,10 +45,14 @@ die() {
     exit 1
 }
 
-# Runs a script of the repository within what is left of the step's time.
+# Runs a script of the repository within what is left of the step's time. The exit code is 124 where
+# that is up, also where the script had to be killed.
 run() {
-    local left=$((LIMIT - SECONDS))
-    timeout --foreground --kill-after=20 $((left > 1 ? left : 1)) "$PYTHON" "$REPO/scripts/$1" "${@:2}"
+    local left=$((LIMIT - SECONDS)) code=0
+    timeout --foreground --kill-after=30 $((left > 1 ? left : 1)) \
+        "$PYTHON" "$REPO/scripts/$1" "${@:2}" || code=$?
+    [[ $code != 137 || $SECONDS -lt $LIMIT ]] || code=124
+    return "$code"
 }
 
 train() {
@@ -86,7 +90,7 @@ check() {
     [[ ! -e $at.json ]] || return 0
     rm -rf "${at:?}"
     "${@:2}" > "$at.log" 2>&1 || code=$?
-    [[ $code != 124 && $code != 137 ]] || exit 124
+    [[ $code != 124 ]] || exit 124
     if [[ $code != 0 ]]; then
         message=$(tail -n 1 "$at.log" | tr -cd '[:print:]' | tr -d '"\\')
         [[ $message == *"needs a GPU"* ]] && outcome=refused || outcome=fail
@@ -210,7 +214,7 @@ END
 
 at_exit() {
     local code=$?
-    if [[ $code == 124 || $code == 137 ]]; then
+    if [[ $code == 124 ]]; then
         echo "The time of step $STEP is up: call again, and it goes on." >&2
     elif [[ $code != 0 && -n $STEP ]]; then
         echo "Step $STEP failed with exit code $code." >&2
