@@ -118,7 +118,7 @@ def test_loading_it_moves_no_random_state_and_gives_the_same_every_time(images, 
 @pytest.mark.parametrize(
     ("name", "bands", "message"),
     [
-        ("resnet81", 3, r"^resnet81 is not lite2, aerial, vgg19 or .* Did you mean 'resnet\d+'"),
+        ("resnet81", 3, r"^resnet81 is not lite2, vgg19 or .* Did you mean 'resnet\d+'"),
         ("resnet18.none", 3, r"^resnet18.none is not lite2"),
         (VGG, 4, r"^vgg19 takes RGB images, not 4 bands. Use lite2"),
     ],
