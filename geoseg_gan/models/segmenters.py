@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from geoseg_gan.models.pretrained.aerial import AERIAL, AERIAL_NETWORK, aerial_file, load_aerial
 from geoseg_gan.models.pretrained.lite import LITE0, load_lite
 from geoseg_gan.models.registry import check_memory
 from geoseg_gan.models.settings import SegmenterSettings
@@ -30,9 +29,6 @@ VIEWS = {
 
 _TIMM = "tu-"
 """The prefix of timm's networks in segmentation-models-pytorch."""
-
-_INSTALLED = {PACKAGED_WEIGHTS: _TIMM + LITE0, AERIAL: AERIAL_NETWORK}
-"""The encoder that each of the weights belongs to which installed packages hold."""
 
 _FIXED = {
     "self",
@@ -129,7 +125,7 @@ def build_segmenter(
     no weights. The settings are the entries of SegmenterSettings.
 
     Raises:
-        UserError: If a setting is not valid, or weights are not installed or cannot be downloaded.
+        UserError: If a setting is not valid, or weights cannot be downloaded.
     """
     # Imported here: it takes seconds, which commands without a segmenter save.
     import segmentation_models_pytorch as smp
@@ -139,7 +135,7 @@ def build_segmenter(
     _check_names(arch, encoder, options)
     _check_weights(encoder, weights)
     source = {"encoder_name": encoder, "encoder_weights": weights}
-    if weights in _INSTALLED:
+    if weights == PACKAGED_WEIGHTS:
         source["encoder_weights"] = None
     elif weights is not None and encoder.startswith(_TIMM):
         source = {"encoder_name": f"{encoder}.{weights}", "encoder_weights": True}
@@ -151,8 +147,6 @@ def build_segmenter(
         raise _unfit(arch, encoder, "", error) from error
     if weights == PACKAGED_WEIGHTS:
         load_lite(network.encoder.model, LITE0, bands)
-    elif weights == AERIAL:
-        load_aerial(network.encoder, bands)
     # With the channels of a pixel side by side, convolutions are faster on CPUs and tensor cores.
     return cast(nn.Module, network.to(memory_format=torch.channels_last))
 
@@ -186,22 +180,20 @@ def _check_weights(encoder: str, weights: str | None) -> None:
 
     if weights is None:
         return
-    if weights in _INSTALLED:
-        if encoder != _INSTALLED[weights]:
+    if weights == PACKAGED_WEIGHTS:
+        if encoder != _TIMM + LITE0:
             raise UserError(
-                f"segmenter.encoder_weights={weights} are those of {_INSTALLED[weights]}, not of "
+                f"segmenter.encoder_weights={PACKAGED_WEIGHTS} are those of {_TIMM}{LITE0}, not of "
                 f"segmenter.encoder={encoder}. Use null, or the name of weights to download."
             )
-        if weights == AERIAL:
-            aerial_file()
         return
     if encoder.startswith(_TIMM):
         names = timm.list_pretrained(encoder[len(_TIMM) :] + ".*")
         known = [name.partition(".")[2] for name in names]
     else:
         known = list(smp.encoders.encoders[encoder]["pretrained_settings"])
-    installed = [name for name, owner in _INSTALLED.items() if owner == encoder]
-    check_choice("segmenter.encoder_weights", weights, ["null", *installed, *known])
+    packaged = [PACKAGED_WEIGHTS] if encoder == _TIMM + LITE0 else []
+    check_choice("segmenter.encoder_weights", weights, ["null", *packaged, *known])
 
 
 def _unfit(arch: str, encoder: str, when: str, error: Exception) -> UserError:

@@ -6,12 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geoseg_gan.models.pretrained.aerial import (
-    AERIAL,
-    AERIAL_NETWORK,
-    aerial_file,
-    load_aerial,
-)
 from geoseg_gan.models.pretrained.lite import LITE2, load_lite
 from geoseg_gan.utils.errors import UserError
 
@@ -36,13 +30,11 @@ class Backbone:
     built on first use, and moves to the device of its input.
 
     Args:
-        name: LITE2_BACKBONE, AERIAL (of an extra), VGG, or a convolutional network of timm; weights
-            of the last two are downloaded.
+        name: LITE2_BACKBONE, VGG, or a convolutional network of timm, whose weights are downloaded.
         bands: K of the images.
 
     Raises:
-        UserError: If there is no such network, it does not take images of so many bands, or the
-            extra is not installed.
+        UserError: If there is no such network, or it does not take images of so many bands.
     """
 
     def __init__(self, name: str, bands: int) -> None:
@@ -54,9 +46,7 @@ class Backbone:
         self._units: list[float] = []
         if name == VGG and bands != 3:
             raise UserError(f"{VGG} takes RGB images, not {bands} bands. Use {LITE2_BACKBONE}.")
-        if name == AERIAL:
-            aerial_file()
-        if name not in (LITE2_BACKBONE, AERIAL, VGG):
+        if name not in (LITE2_BACKBONE, VGG):
             import timm  # slow to import
 
             if not timm.is_model_pretrained(name):
@@ -64,8 +54,8 @@ class Backbone:
                 close = difflib.get_close_matches(name, known, 1)
                 hint = f" Did you mean '{close[0]}'?" if close else ""
                 raise UserError(
-                    f"{name} is not {LITE2_BACKBONE}, {AERIAL}, {VGG} or a network that timm has "
-                    f"weights for.{hint}"
+                    f"{name} is not {LITE2_BACKBONE}, {VGG} or a network that timm has weights "
+                    f"for.{hint}"
                 )
 
     def levels(self) -> list[tuple[int, int]]:
@@ -144,7 +134,7 @@ class Backbone:
     def _timm(self, pretrained: bool) -> Any:
         import timm
 
-        name = {LITE2_BACKBONE: LITE2, AERIAL: AERIAL_NETWORK}.get(self.name, self.name)
+        name = LITE2 if self.name == LITE2_BACKBONE else self.name
         try:
             return timm.create_model(
                 name, pretrained=pretrained, features_only=True, in_chans=self.bands
@@ -162,10 +152,6 @@ class Backbone:
         if self.name == LITE2_BACKBONE:
             network = self._timm(pretrained=False)
             load_lite(network, LITE2, self.bands)
-            return network, [0.5], [0.5]
-        if self.name == AERIAL:
-            network = self._timm(pretrained=False)
-            load_aerial(network, self.bands)
             return network, [0.5], [0.5]
         try:
             if self.name == VGG:
