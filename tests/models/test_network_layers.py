@@ -6,6 +6,7 @@ from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.models.generators.spade import Clade, Spade
 from geoseg_gan.models.layers import (
     PixelNorm,
+    SpectralNorm,
     condition_channels,
     condition_of,
     convolution,
@@ -66,6 +67,30 @@ def test_spectral_norm_divides_weights_by_their_greatest_stretch():
         update_spectral_norms(layer)
     stretch = torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item()
     assert stretch == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("shape", [(8, 6, 3, 2), (8, 6, 1, 1), (1, 6, 4, 4), (8, 1, 3, 3)])
+@pytest.mark.parametrize("half", [False, True])
+def test_a_spectral_norm_and_its_gradient_are_those_of_the_formula(shape, layout, half):
+    torch.manual_seed(0)
+    weight = torch.randn(shape).to(memory_format=layout).requires_grad_()
+    norm, upstream = SpectralNorm(weight), torch.randn(shape)
+    for _ in range(2):
+        matrix, u, v = weight.flatten(1), norm._u.clone(), norm._v.clone()
+        expected = weight / (u @ (matrix @ v))
+        with torch.autocast("cpu", torch.bfloat16, half):
+            found = norm(weight)
+        assert found.is_contiguous(memory_format=layout)
+        torch.testing.assert_close(found, expected)
+        gradients = (torch.autograd.grad(each, weight, upstream)[0] for each in (found, expected))
+        torch.testing.assert_close(*gradients)
+        # Away from the singular vectors, but not so far that the norm is near 0.
+        norm._v.copy_(torch.nn.functional.normalize(v + 0.02 * torch.randn(v.shape), dim=0))
+    u, v = norm._u.clone(), norm._v
+    norm.update(weight)
+    torch.testing.assert_close(v, torch.nn.functional.normalize(matrix.mT @ u, dim=0))
+    torch.testing.assert_close(norm._u, torch.nn.functional.normalize(matrix @ v, dim=0))
 
 
 def test_clade_looks_up_scale_and_shift_by_class():
