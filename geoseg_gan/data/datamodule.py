@@ -182,7 +182,10 @@ class PairDataModule(L.LightningDataModule):
             check_synthetic(generated, self.palette, self.settings.gsd)
             its_index, source = self._open(generated.pairs, generated.reader(), folder)
             check_same_type(index, its_index)
-            self.fingerprints[f"synthetic={folder.name}"] = fingerprint(its_index)
+            key = f"synthetic={folder.name}"
+            while key in self.fingerprints:  # of another folder of this name
+                key += "+"
+            self.fingerprints[key] = fingerprint(its_index)
             self._synthetic.append(self._pair_dataset(source))
             self.synthetic_folders.append(generated)
         return self.synthetic_folders

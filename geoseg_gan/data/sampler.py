@@ -147,9 +147,9 @@ class EpochSampler(Sampler[SampleIndex]):
             once each.
         parts: The part of the storage in which each real pair lies, shape (length,). The order then
             goes through one part after the other, both in random order; None for any order.
-        focus: Which of the real samples are crops on a class: exactly `round(share * samples)`, as
-            evenly spread as synthetic ones. They replace as many pairs of the order. None for
-            none.
+        focus: Which of the real samples are crops on a class: without synthetic pairs exactly
+            `round(share * samples)`, as evenly spread as these, which replace some of each kind.
+            They replace as many pairs of the order. None for none.
         epoch: The epoch whose order is drawn.
         done: Batches of that epoch which are left out, since a run that is resumed has seen them.
     """

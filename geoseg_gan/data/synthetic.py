@@ -121,19 +121,27 @@ def check_synthetic(
     Raises:
         DataError: Naming the classes of both.
     """
-    ours, theirs = (
-        [p.describe(label) for label in range(p.num_classes)] for p in (palette, generated.palette)
-    )
-    if ours != theirs:
-        raise DataError(
-            f"{key}={generated.folder} holds {len(theirs)} classes ({', '.join(theirs)}), but "
-            f"data.palette has {len(ours)} ({', '.join(ours)}). Generate it with a generator that "
-            "was trained with this palette."
-        )
+    check_classes(palette, generated.palette, key, generated.folder)
     if gsd and generated.gsd and abs(generated.gsd / gsd - 1) > _GSD_TOLERANCE:
         rank_zero_warn(
             f"{key}={generated.folder} shows {generated.gsd:g} metres a pixel, but "
             f"data.gsd={gsd:g}: objects differ in size. Mix data of one resolution."
+        )
+
+
+def check_classes(palette: Palette, other: Palette, key: str, path: Path) -> None:
+    """Refuses pairs or a segmenter, at `path`, of other classes than the real data's.
+
+    Colours of ignore may differ. `key` is what the path is called in the configuration.
+
+    Raises:
+        DataError: Naming the classes of both.
+    """
+    ours, theirs = ([p.describe(label) for label in range(p.num_classes)] for p in (palette, other))
+    if ours != theirs:
+        raise DataError(
+            f"{key}={path} holds {len(theirs)} classes ({', '.join(theirs)}), but data.palette has "
+            f"{len(ours)} ({', '.join(ours)}). Make it again by a training with this palette."
         )
 
 

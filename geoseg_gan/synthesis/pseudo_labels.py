@@ -46,6 +46,7 @@ from geoseg_gan.utils.tables import console
 ACCURACY = 0.9
 """Share of a class's held-out pixels above its threshold that are right, with confidence=auto."""
 
+_TRAINED = "the segmenter was trained on"
 _LEAST = 0.5  # share of a class's predicted held-out pixels that stay, whatever the accuracy
 _LIKELIER = 0.5  # what a label is at least: likelier than all other classes together
 _SURE = 0.1  # share of a window that must get a label
@@ -152,7 +153,9 @@ def check_labels(reader: MaskReader, fit: str) -> None:
         )
 
 
-def check_images(folder: Path, side: int, bands: int, dtype: str) -> dict[Path, Head]:
+def check_images(
+    folder: Path, side: int, bands: int, dtype: str, like: str = "the labelled images are"
+) -> dict[Path, Head]:
     """The images of a folder that are to be labelled, sorted by stem, with their heads.
 
     Args:
@@ -160,6 +163,7 @@ def check_images(folder: Path, side: int, bands: int, dtype: str) -> dict[Path, 
         side: What their shorter side must have, in pixels.
         bands: How many bands the labelled images have.
         dtype: NumPy's name of the type of these.
+        like: Says what is of these bands and this type.
 
     Raises:
         UserError: If there is no such folder, no image in it, one is smaller than `side` pixels, or
@@ -179,15 +183,15 @@ def check_images(folder: Path, side: int, bands: int, dtype: str) -> dict[Path, 
             "image_size, or remove it."
         )
     for path in {head.storage: path for path, head in images.items()}.values():
-        _check_type(Scene(path), bands, dtype)
+        _check_type(Scene(path), bands, dtype, like)
     return images
 
 
-def _check_type(image: Scene, bands: int, dtype: str) -> None:
+def _check_type(image: Scene, bands: int, dtype: str, like: str) -> None:
     if (image.bands, image.dtype) != (bands, dtype):
         raise UserError(
-            f"{image.path} is {image.bands}-band {image.dtype}, but the labelled images are "
-            f"{bands}-band {dtype}. Convert it, or remove it."
+            f"{image.path} is {image.bands}-band {image.dtype}, but {like} {bands}-band {dtype}. "
+            "Convert it, or remove it."
         )
 
 
@@ -276,7 +280,9 @@ class _Windows(Dataset[_Item | str]):
 
     def _opened(self, path: Path, mask_path: Path | None) -> tuple[Scene, Scene | None]:
         image = Scene(path, nodata=self._reader.nodata)
-        _check_type(image, *self._kind)  # again: a band can be of transparency by its values
+        _check_type(
+            image, *self._kind, _TRAINED
+        )  # again: a band can be of transparency by its values
         mask = None if mask_path is None else Scene(mask_path, self._reader)
         if mask and (mask.height, mask.width) != (image.height, image.width):
             raise UserError(
@@ -295,7 +301,7 @@ def _open(config: GenerateConfig, fabric: Fabric) -> _Inputs:
     reader = stored_mask_reader(facts.palette, trained["data"])
     check_labels(reader, trained["data"]["fit"])
     kind = len(facts.scaling.low), facts.scaling.dtype
-    images = check_images(folder, config.image_size or trained["image_size"], *kind)
+    images = check_images(folder, config.image_size or trained["image_size"], *kind, _TRAINED)
     masks: Sequence[Path | None] = [None] * len(images)
     if config.true_masks is not None:
         known = {path.stem: path for path in list_images(Path(config.true_masks))}

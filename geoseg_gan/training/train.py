@@ -13,10 +13,11 @@ from geoseg_gan.config import plain
 from geoseg_gan.data.datamodule import GanDataModule
 from geoseg_gan.data.sampler import CROPS
 from geoseg_gan.data.split import INNER
+from geoseg_gan.data.synthetic import check_classes
 from geoseg_gan.evaluation.monitor import QuickEvaluation
 from geoseg_gan.losses.objective import Objective, check_compatible
 from geoseg_gan.losses.settings import ObjectiveSettings
-from geoseg_gan.models.checkpoints import RunFacts, start_from
+from geoseg_gan.models.checkpoints import RunFacts, load_segmenter, start_from
 from geoseg_gan.models.discriminators.output import Discriminator
 from geoseg_gan.models.pretrained.features import MINIMUM_SIZE
 from geoseg_gan.models.registry import (
@@ -80,10 +81,13 @@ def _with_labelled_images(config: TrainConfig, segmenter: Path) -> TrainConfig:
     check(config)
     labelled = Path(config.out_dir) / "labelled"
     if not (Path(config.out_dir) / LAST).exists():
-        check_unlabelled_images(config)
-        label(config, segmenter, labelled)
+        data = open_data(config)  # refuses what could not be trained on before anything is labelled
+        check_unlabelled_images(config, data.train_index)
+        facts = load_segmenter(segmenter).facts
+        check_classes(data.palette, facts.palette, "segmenter_ckpt", segmenter)
+        label(config, segmenter, labelled, max(config.image_size, facts.config["image_size"]))
     folders = [*config.synthetic_folders, labelled]
-    return replace(config, unlabelled=None, synthetic=[str(folder) for folder in folders])
+    return replace(config, synthetic=[str(folder) for folder in folders])
 
 
 def _train(config: TrainConfig) -> dict[str, float]:

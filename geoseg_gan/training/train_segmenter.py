@@ -79,7 +79,6 @@ def _with_labelled_images(config: TrainSegmenterConfig) -> TrainSegmenterConfig:
     What an interrupted call has finished is not computed again.
     """
     check(config)
-    check_unlabelled_images(config)
     out_dir, own = Path(config.out_dir), [str(folder) for folder in config.synthetic_folders]
     if (out_dir / LAST).exists() and not (out_dir / f"labelled_{config.rounds}").is_dir():
         raise UserError(
@@ -88,7 +87,8 @@ def _with_labelled_images(config: TrainSegmenterConfig) -> TrainSegmenterConfig:
         )
     if (out_dir / LAST).exists():  # all rounds are over, whatever its folders are called by now
         last = str(out_dir / f"labelled_{config.rounds}")
-        return replace(config, unlabelled=None, rounds=1, synthetic=[*own, last])
+        return replace(config, synthetic=[*own, last])
+    check_unlabelled_images(config, _open_data(config).train_index)
     mixed = replace(config, unlabelled=None, rounds=1, synthetic=own or None)
     for number in range(config.rounds):
         augment = mixed.augment
@@ -100,7 +100,7 @@ def _with_labelled_images(config: TrainSegmenterConfig) -> TrainSegmenterConfig:
             train_segmenter(replace(mixed, augment=augment, out_dir=str(teacher), resume=True))
         label(config, teacher / SEGMENTER, labelled)
         mixed = replace(mixed, synthetic=[*own, str(labelled)])
-    return mixed
+    return replace(mixed, unlabelled=config.unlabelled, rounds=config.rounds)
 
 
 def _train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:

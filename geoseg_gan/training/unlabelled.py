@@ -6,7 +6,7 @@ from pathlib import Path
 from geoseg_gan.config import compose
 from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.pairs import find_pairs
-from geoseg_gan.data.scan import scan
+from geoseg_gan.data.scan import FolderIndex
 from geoseg_gan.data.split import refuse_validated
 from geoseg_gan.synthesis.generate import MOST, generate
 from geoseg_gan.synthesis.pseudo_labels import check_images, check_labels
@@ -32,27 +32,28 @@ def check_unlabelled(config: TrainingConfig) -> None:
     check_apart("out_dir", Path(config.out_dir), folder, [""])
 
 
-def check_unlabelled_images(config: TrainingConfig) -> None:
+def check_unlabelled_images(config: TrainingConfig, index: FolderIndex) -> None:
     """Refuses images that could not be labelled, or are validated on, before anything slow starts.
+
+    `index` is that of the labelled pairs.
 
     Raises:
         UserError: Naming one, or the folder.
     """
-    root, regex = Path(config.data_root), config.data.group_regex
-    index = scan(find_pairs(root, "train", regex), mask_reader(config.data))
-    folder = Path(config.unlabelled or "")
+    root, folder = Path(config.data_root), Path(config.unlabelled or "")
     images = check_images(folder, config.image_size, index.bands, index.dtype.name)
     if (root / "val").is_dir():
-        refuse_validated(list(images), find_pairs(root, "val", regex))
+        refuse_validated(list(images), find_pairs(root, "val", config.data.group_regex))
 
 
-def label(config: TrainingConfig, segmenter: Path, labelled: Path) -> None:
+def label(config: TrainingConfig, segmenter: Path, labelled: Path, side: int | None = None) -> None:
     """Labels the unlabelled images, goes on with it, or does nothing where it is done.
 
     Args:
         config: The training that they are for.
         segmenter: Checkpoint of the segmenter.
         labelled: The folder of pairs.
+        side: Of the windows in pixels; None for one that suits the segmenter.
 
     Raises:
         UserError: If the segmenter is sure of nothing.
@@ -63,6 +64,7 @@ def label(config: TrainingConfig, segmenter: Path, labelled: Path) -> None:
         data_root=config.data_root,
         unlabelled=config.unlabelled,
         save_dir=str(labelled),
+        image_size=side,
         num_samples=MOST,
         seed=config.seed,
         devices=config.devices,

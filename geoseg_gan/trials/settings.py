@@ -226,6 +226,11 @@ class TrialConfig:
                     f"{key} uses the pairs of recipe {other}. Compare both: "
                     f"recipe=[{other},{name}]."
                 )
+            if other.startswith((PLACEBO, TARGET)) and not name.startswith((PLACEBO, TARGET)):
+                raise UserError(
+                    f"{key} uses the pairs of {other}, which no user could have: a trial would "
+                    "recommend it. Leave them out."
+                )
         common = {"data_root", "out_dir", "seed", "devices", "style_from"}
         allowed = {"mixing", "augment.match_colors"}
         for part, wrong in (

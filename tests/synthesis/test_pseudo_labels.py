@@ -307,5 +307,5 @@ def test_the_head_of_each_image_is_read_once(label, monkeypatch):
 
 def test_images_of_another_kind_are_refused(root, label):
     write_image(root / "unlabelled/z.tif", np.zeros((SIDE, SIDE, 4), np.uint16))
-    with refused("z.tif is 4-band uint16, but the labelled images are 3-band uint8. Convert"):
+    with refused("z.tif is 4-band uint16, but the segmenter was trained on 3-band uint8. Convert"):
         label(confidence=0.5)

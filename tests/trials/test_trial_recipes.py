@@ -329,6 +329,10 @@ def test_a_generator_may_learn_from_the_pairs_of_another_recipe(
     with pytest.raises(UserError, match=r"learn_from=pseudo_labels is for a second training"):
         check(config)
     own.refine = {"epochs": 2, "synthetic_ratio": 0.25}
+    own.learn_from, config.recipes["placebo"] = "placebo", RecipeSettings()
+    with pytest.raises(UserError, match=r"uses the pairs of placebo, which no user could have"):
+        check(config)
+    own.learn_from = config.recipes.popitem() and "pseudo_labels"
     check(config)
     trained, asked = [], []
     monkeypatch.setattr(runs, "train", trained.append)
