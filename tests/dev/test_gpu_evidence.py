@@ -16,6 +16,7 @@ NETWORKS = (
     "image_size=64"
 )
 SMALL = {
+    "LIMIT": "3000",
     "EXTRA": "trainer=cpu",
     "GAN_EXTRA": f"{NETWORKS} bs=2 epochs=1 epoch_steps=2 data.num_workers=0",
     "SEGMENTER_EXTRA": "segmenter=fpn_light image_size=64 bs=2 epochs=1 epoch_steps=2 "
