@@ -280,9 +280,8 @@ class _Windows(Dataset[_Item | str]):
 
     def _opened(self, path: Path, mask_path: Path | None) -> tuple[Scene, Scene | None]:
         image = Scene(path, nodata=self._reader.nodata)
-        _check_type(
-            image, *self._kind, _TRAINED
-        )  # again: a band can be of transparency by its values
+        # Again: a band can be of transparency by its values.
+        _check_type(image, *self._kind, _TRAINED)
         mask = None if mask_path is None else Scene(mask_path, self._reader)
         if mask and (mask.height, mask.width) != (image.height, image.width):
             raise UserError(

@@ -185,11 +185,16 @@ def differences(
 
 
 def data_summary(
-    config: TrainingConfig, data: PairDataModule, training: str, windows: int
+    config: TrainingConfig,
+    data: PairDataModule,
+    training: str,
+    windows: int,
+    mixed: str = "every epoch",
 ) -> dict[str, str]:
     """What is trained and validated on, as lines by title.
 
-    `training` says what it is trained on; `windows` counts those of the validation split.
+    `training` says what it is trained on; `windows` counts those of the validation split; `mixed`
+    says of what `synthetic_ratio` is the share.
     """
     index = data.train_index
     validation = f"{plural(windows, 'validation window')} of {config.image_size} px"
@@ -202,7 +207,7 @@ def data_summary(
     if data.synthetic_folders:
         folders = ", ".join(str(f.folder) for f in data.synthetic_folders)
         pairs = plural(sum(len(f.pairs) for f in data.synthetic_folders), "pair")
-        rows["synthetic"] = f"{config.synthetic_ratio:.0%} of every epoch from {pairs} in {folders}"
+        rows["synthetic"] = f"{config.synthetic_ratio:.0%} of {mixed} from {pairs} in {folders}"
     if config.data.format == "folder":
         rare = [
             text.partition(",")[0] for text in named_rare_classes(index.pixels, data.palette.names)

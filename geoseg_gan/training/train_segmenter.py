@@ -294,9 +294,9 @@ def _summary(
 ) -> dict[str, str]:
     """What is about to be trained, as lines by title."""
     val = 0 if data.val_dataset is None else len(data.val_dataset)
-    rows = data_summary(config, data, f"real training tiles: {data.split_summary()}; ", val)
-    if "synthetic" in rows and config.mixing.schedule != "constant":
-        rows["synthetic"] = rows["synthetic"].replace("every epoch", "all epochs")
+    tiles = f"real training tiles: {data.split_summary()}; "
+    mixed = "every epoch" if config.mixing.schedule == "constant" else "all epochs"
+    rows = data_summary(config, data, tiles, val, mixed)
     size = sum(p.numel() for p in module.network.parameters()) / 1e6
     rows["model"] = (
         f"{config.segmenter.arch} on {config.segmenter.encoder}, {size:.1f} M parameters, "
