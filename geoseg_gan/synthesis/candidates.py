@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from geoseg_gan.data.exemplars import Exemplars
 from geoseg_gan.data.images import resize_image, resize_label
 from geoseg_gan.data.jitter import (
     FloatArray,
@@ -47,6 +48,8 @@ class Candidate:
         lacks: Names of required classes that it does not show; such a candidate is dropped.
         composition: Where its image is generated; None for everywhere.
         style: Style of its classes; None where that is left to the generator.
+        exemplar: What is shown in place of a generated image, shape (H, W, K), in the stored
+            dtype; None where a generator makes it.
     """
 
     index: int
@@ -60,6 +63,7 @@ class Candidate:
     lacks: tuple[str, ...] = ()
     composition: Composition | None = None
     style: Style | None = None
+    exemplar: npt.NDArray[Any] | None = None
 
     @property
     def unfit(self) -> str | None:
@@ -136,6 +140,7 @@ class CandidateMasks:
         variants: How many candidates in a row show the same mask.
         compose: Which part of the images is generated.
         styles: Styles that the images take on, drawn for each by itself; None for none.
+        exemplars: What images are laid together from; None where a generator makes them.
 
     Raises:
         UserError: If no mask that may be drawn holds all required classes.
@@ -154,6 +159,7 @@ class CandidateMasks:
     transplanter: Transplanter | None = None
     variants: int = 1
     styles: Styles | None = None
+    exemplars: Exemplars | None = None
 
     def __post_init__(
         self,
@@ -192,12 +198,14 @@ class CandidateMasks:
         last = self._last
         if last is None or last.mask_index != mask_index:
             last = self._last = self._draw(mask_index)
-        style = None
+        style = exemplar = None
+        # The one after the mask's number must not be 0: it would start the mask's own draws.
+        rng = np.random.default_rng((self.seed, mask_index, variant + 1))
         if self.styles is not None:
-            # The one after the mask's number must not be 0: it would start the mask's own draws.
-            rng = np.random.default_rng((self.seed, mask_index, variant + 1))
             style = self.styles.draw(rng, last.source)
-        return replace(last, index=index, variant=variant, style=style)
+        if self.exemplars is not None and not last.unfit:
+            exemplar = self.exemplars.compose(rng, last.label, last.source)
+        return replace(last, index=index, variant=variant, style=style, exemplar=exemplar)
 
     def _draw(self, mask_index: int) -> Candidate:
         """The first candidate that shows a mask."""

@@ -15,6 +15,8 @@ from lightning.fabric import Fabric
 from rich.progress import Progress, track
 
 from geoseg_gan.config import plain
+from geoseg_gan.data.dataset import PairSource
+from geoseg_gan.data.exemplars import Exemplars
 from geoseg_gan.data.fingerprint import change_in, fingerprint
 from geoseg_gan.data.masks import MaskReader, stored_mask_reader
 from geoseg_gan.data.palette import class_ids
@@ -31,7 +33,13 @@ from geoseg_gan.data.synthetic import (
     read_synthetic,
 )
 from geoseg_gan.data.transplant import Transplanter
-from geoseg_gan.models.checkpoints import LoadedGenerator, RunFacts, load_generator
+from geoseg_gan.models.checkpoints import (
+    LoadedGenerator,
+    RunFacts,
+    load_generator,
+    load_segmenter,
+)
+from geoseg_gan.models.generators.noise import NoiseSpec
 from geoseg_gan.synthesis.candidates import CandidateMasks, check_variants
 from geoseg_gan.synthesis.filter import (
     AUTO,
@@ -138,7 +146,7 @@ def _generate(config: GenerateConfig) -> dict[str, float]:
 class Inputs:
     """What pairs are generated from, and scored by if there is a recognizer."""
 
-    generator: LoadedGenerator
+    generator: LoadedGenerator  # where exemplars take its place, of its facts alone
     recognizer: Recognizer | None
     candidates: CandidateMasks
     index: FolderIndex
@@ -155,8 +163,9 @@ def open_inputs(config: GenerateConfig, fabric: Fabric) -> Inputs:
         UserError: If a checkpoint or the data are not as they must be.
     """
     device = fabric.device
-    generator = load_generator(Path(config.gen_ckpt or ""), device)
-    check_variants(config.variants, generator.network)
+    generator = _open_generator(config, device)
+    if config.needs_generator:
+        check_variants(config.variants, generator.network)
     trained = generator.facts.config
     root = Path(config.data_root or trained["data_root"])
     check_apart("save_dir", Path(config.save_dir), root)
@@ -167,9 +176,8 @@ def open_inputs(config: GenerateConfig, fabric: Fabric) -> Inputs:
     if root == Path(trained["data_root"]):
         _warn_of_change(generator, whole, root)
     index = whole.rows(range(len(fitted)))
-    if (
-        config.compose.generate != "all" or config.compose.match
-    ):  # real images are shown or measured
+    if config.compose.generate != "all" or config.compose.match or not config.needs_generator:
+        # Real images are shown or measured.
         generator.facts.scaling.check_fits(index, root)
     size = config.image_size or trained["image_size"]
     check_pair_size(size, generator.network.stride, trained["image_size"], trained["data"]["fit"])
@@ -182,6 +190,31 @@ def open_inputs(config: GenerateConfig, fabric: Fabric) -> Inputs:
         sharing = min(fabric.world_size, max(1, torch.cuda.device_count()))
         workers = default_workers(device, sharing)
     return Inputs(generator, recognizer, candidates, index, reader, root, device, workers)
+
+
+class _NoNetwork:
+    """Stands where exemplars are laid together, and no network is run."""
+
+    def __init__(self) -> None:
+        self.noise = NoiseSpec(0, 0, 0)
+        self.stride = 1
+
+    def __call__(self, one_hot: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("images are laid together from exemplars")
+
+
+def _open_generator(config: GenerateConfig, device: torch.device) -> LoadedGenerator:
+    """The generator; without one, what a segmenter knows of the data it was trained on."""
+    if config.gen_ckpt is not None:
+        return load_generator(Path(config.gen_ckpt), device)
+    path = Path(config.segmenter_ckpt or "")
+    segmenter = load_segmenter(path)
+    if "data_root" not in segmenter.facts.config:
+        raise UserError(
+            f"segmenter_ckpt={path} does not know what data it was trained on. Give a segmenter.pt "
+            "that train_segmenter wrote, or gen_ckpt."
+        )
+    return LoadedGenerator(_NoNetwork(), segmenter.facts, segmenter.epoch, segmenter.digest)
 
 
 def _warn_of_change(generator: LoadedGenerator, index: FolderIndex, root: Path) -> None:
@@ -264,7 +297,8 @@ def _open_candidates(
     recognizer: Recognizer | None,
     size: int,
 ) -> CandidateMasks:
-    facts, weights, transplanter, styles = generator.facts, None, None, None
+    facts, weights, transplanter, styles, exemplars = generator.facts, None, None, None, None
+    fit = facts.config["data"]["fit"]
     if config.sampling != "uniform":
         losses = None if recognizer is None else recognizer.class_losses
         weights = mask_weights(config.sampling, index.pixels, losses)
@@ -272,11 +306,14 @@ def _open_candidates(
         transplanter = Transplanter.of_masks(config.jitter.transplant, index, reader)
     if config.compose.match:
         styles = _open_styles(config, index, reader, facts)
+    if not config.needs_generator:
+        classes = facts.palette.num_classes
+        exemplars = Exemplars(PairSource(index.pairs, reader), classes, fit, size)
     return CandidateMasks(
         pairs=index.pairs,
         reader=reader,
         image_size=size,
-        fit=facts.config["data"]["fit"],
+        fit=fit,
         jitter=config.jitter,
         compose=config.compose,
         seed=config.seed,
@@ -286,6 +323,7 @@ def _open_candidates(
         transplanter=transplanter,
         variants=config.variants,
         styles=styles,
+        exemplars=exemplars,
     )
 
 
@@ -296,7 +334,9 @@ def facts_of(config: GenerateConfig, inputs: Inputs) -> dict[str, Any]:
     data, index_map = generator.facts.config["data"], inputs.reader.to_dict()["index_map"]
     return {
         "format": 1,
-        "checkpoint": {"sha256": generator.digest, "epoch": generator.epoch},
+        "checkpoint": {"sha256": generator.digest, "epoch": generator.epoch}
+        if config.needs_generator
+        else None,
         "segmenter": None if recognizer is None else {"sha256": recognizer.digest},
         "data": {"train": fingerprint(inputs.index)},
         "masks": len(inputs.index.pairs),
@@ -379,11 +419,14 @@ def _print_start(
         up_to = "" if count == masks * variants else "up to "
         what, of = plural(count, "pair"), f"{plural(masks, 'mask')}, {up_to}{variants} images each"
     what += f" ({of})" if variants > 1 else ""
+    means = "from regions of real tiles"
+    if config.needs_generator:
+        means = f"with a generator of {plural(inputs.generator.epoch, 'epoch')}"
     goal = config.keep and f", until {plural(config.keep, 'pair')} can be kept"
     print(
         f"Generating {what} of {size}x{size} px on {where} from "
-        f"{plural(len(inputs.index.pairs), 'mask')} of {inputs.root / 'train'}, with a generator "
-        f"of {plural(inputs.generator.epoch, 'epoch')}, into {config.save_dir}{goal or ''}."
+        f"{plural(len(inputs.index.pairs), 'mask')} of {inputs.root / 'train'}, {means}, into "
+        f"{config.save_dir}{goal or ''}."
     )
     if listed:
         print(f"Going on: {plural(listed, 'pair')} listed in {manifest}.")
@@ -506,8 +549,12 @@ def check(config: GenerateConfig) -> None:
         check_labelling(config)
         stored_facts(Path(config.save_dir), {})
         return
-    if config.gen_ckpt is None:
-        raise UserError("gen_ckpt is not set: give the generator, as in gen_ckpt=G_e050.pt.")
+    if config.gen_ckpt is None and (config.needs_generator or config.segmenter_ckpt is None):
+        advice = "give the generator, as in gen_ckpt=G_e050.pt"
+        if not config.needs_generator:
+            advice += ", or the segmenter whose data exemplars are taken from, as in "
+            advice += "segmenter_ckpt=segmenter.pt"
+        raise UserError(f"gen_ckpt is not set: {advice}.")
     if config.unlabelled is not None:
         raise UserError(f"unlabelled={config.unlabelled} is labelled by source=unlabelled: set it.")
     if config.segmenter_ckpt is None:

@@ -176,6 +176,7 @@ class _Prepared:
     candidates: list[Candidate]
     inputs: _Inputs | None
     blend: Blend | None = None
+    exemplars: Tensor | None = None  # shape (B, H, W, K), shown in place of generated images
 
 
 def _prepare(
@@ -188,10 +189,12 @@ def _prepare(
     labels, indices = zip(*((c.label, c.index) for c, _ in wanted), strict=True)
     regions = [item.regions for item in wanted if item.regions is not None]
     compositions, styles = zip(*((c.composition, c.style) for c, _ in wanted), strict=True)
+    exemplars = [c.exemplar for c, _ in wanted if c.exemplar is not None]
     return _Prepared(
         candidates,
         _inputs(generator, labels, regions, source.seed, indices, device),
         Blend.of(compositions, styles, source.compose.match, device),
+        to_device(np.stack(exemplars), device) if exemplars else None,
     )
 
 
@@ -216,13 +219,21 @@ def _inputs(
 
 
 @torch.inference_mode()
-def _images(generator: LoadedGenerator, inputs: _Inputs, blend: Blend | None = None) -> Tensor:
+def _images(
+    generator: LoadedGenerator,
+    inputs: _Inputs,
+    blend: Blend | None = None,
+    exemplars: Tensor | None = None,
+) -> Tensor:
     """Images (B, H, W, K) in the stored dtype, on the device of the inputs."""
     if blend is not None and blend.real is not None and blend.all_real:
         return blend.real
-    one_hot = one_hot_of(inputs.labels, generator.facts.palette.num_classes)
-    noise = noise_maps(generator.network.noise, inputs.drawn, inputs.regions)
-    images = generator.network(one_hot, noise)
+    if exemplars is None:
+        one_hot = one_hot_of(inputs.labels, generator.facts.palette.num_classes)
+        noise = noise_maps(generator.network.noise, inputs.drawn, inputs.regions)
+        images = generator.network(one_hot, noise)
+    else:
+        images = generator.facts.scaling.to_network(exemplars.movedim(-1, 1))
     if blend is not None:
         images = blend.with_styles(images, inputs.labels)
     return stored(images, generator.facts.scaling, blend)
@@ -279,7 +290,7 @@ def _start(generator: LoadedGenerator, part: _Prepared, predict: Predict) -> _St
     if part.inputs is None:
         return _Started(part.candidates, (), None)
     labels = part.inputs.labels
-    images = _images(generator, part.inputs, part.blend)
+    images = _images(generator, part.inputs, part.blend, part.exemplars)
     values = (images, *predict(labels, images))
     if labels.device.type == "cpu":
         return _Started(part.candidates, values, None)

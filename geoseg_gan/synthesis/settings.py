@@ -11,6 +11,9 @@ from geoseg_gan.utils.errors import UserError, check_choice, check_range
 UNLABELLED = "unlabelled"
 """The `source` of pairs that are made from unlabelled images."""
 
+EXEMPLARS = "exemplars"
+"""The value of `compose.source` for images that are laid together from real regions."""
+
 LARGEST_BATCH = 65_536
 """The largest number of images at once."""
 
@@ -19,6 +22,7 @@ LARGEST_BATCH = 65_536
 class ComposeSettings:
     """Which part of an image is generated; the rest is the source tile's real image."""
 
+    source: str
     generate: str
     share: float
     match: float
@@ -31,6 +35,7 @@ class ComposeSettings:
         Raises:
             UserError: Naming the key, its value and what to do.
         """
+        check_choice(f"{key}.source", self.source, ("generator", EXEMPLARS))
         check_choice(f"{key}.generate", self.generate, ("all", "grafts", "regions", "none"))
         check_range(f"{key}.share", self.share, 0, 1, "(]")
         check_range(f"{key}.match", self.match, 0, 1)
@@ -105,6 +110,11 @@ class GenerateConfig:
     style_from: str | None
     onnx: OnnxSettings
     trainer: TrainerSettings
+
+    @property
+    def needs_generator(self) -> bool:
+        """Whether a generator makes the images."""
+        return self.source != UNLABELLED and self.compose.source != EXEMPLARS
 
 
 generate_command = command("generate", GenerateConfig, "geoseg_gan.synthesis.generate:generate")

@@ -27,7 +27,7 @@ from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.data.transplant import rare_classes
 from geoseg_gan.models.checkpoints import load_segmenter
 from geoseg_gan.synthesis.generate import generate
-from geoseg_gan.synthesis.settings import UNLABELLED, GenerateConfig
+from geoseg_gan.synthesis.settings import GenerateConfig
 from geoseg_gan.training.runs import LAST, OUTCOME, flat, read_outcome, write_outcome
 from geoseg_gan.training.settings import TrainConfig, TrainSegmenterConfig
 from geoseg_gan.training.train import train
@@ -282,7 +282,7 @@ class SeedRuns:
         style_from = None if look is None else self.pairs_of(look, recognizer)
         synthetic = None if learn_from is None else self.pairs_of(learn_from, recognizer)
         refined, generator = refined_folder(config, recipe), None
-        if config.generation(recipe).source != UNLABELLED:
+        if config.generation(recipe).needs_generator:
             generator = self.train_generator()
             if refined is not None:
                 generator = self.train_generator(recipe, generator, synthetic)

@@ -118,9 +118,10 @@ def check(config: TrialConfig) -> None:
         pairs = config.generation(name)
         with _naming(f"recipes.{name}.generate"):
             own = replace(pairs, segmenter_ckpt=f"{new}.pt", save_dir=new)
-            check_generation(own if own.source == UNLABELLED else replace(own, gen_ckpt=new))
+            check_generation(replace(own, gen_ckpt=new) if own.needs_generator else own)
             check_can_ignore(pairs.alpha, reader)
-            check_variants(pairs.variants, generator)
+            if pairs.needs_generator:
+                check_variants(pairs.variants, generator)
             if pairs.image_size is not None:
                 trained = config.train.image_size
                 check_pair_size(pairs.image_size, generator.stride, trained, config.data.fit)

@@ -1,0 +1,327 @@
+"""Images laid together from regions of real tiles.
+
+Every connected region of a label map shows a real region of its class, of like size, shape and
+neighbours: the first step of semi-parametric synthesis (Qi et al. 2018).
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from rich.progress import track
+from scipy.ndimage import distance_transform_edt, find_objects
+
+from geoseg_gan.data.dataset import PairSource
+from geoseg_gan.data.images import resize_image, resize_label
+from geoseg_gan.data.settings import Fit
+from geoseg_gan.data.transplant import (
+    MARGIN,
+    Box,
+    Label,
+    Mask,
+    feather,
+    region_map,
+    rotate_flip,
+    slices,
+)
+from geoseg_gan.utils.pictures import evenly_spaced
+
+_MOST_TILES = 1024  # whose regions can be taken, evenly spread: enough to choose from
+_COMPARED = 64  # regions of the class that are compared with each region, and as many of one light
+_BEST = 3  # of which one is drawn, so that the same mask shows different images
+_PLACES = 8  # places within a larger region that are compared
+_FEWEST_PIXELS = 8  # of a region that can be taken, unless it is its tile's largest of the class
+_GRID = 8  # side of the raster in which shapes are compared
+_SAME_TILE, _SAME_GROUP = 0.75, 0.5  # how much better regions of one tile, or one group, fit
+_KEPT = 64  # decoded tiles that are kept
+_TURNS = [(turns, flip) for flip in (False, True) for turns in range(4)]
+
+
+class Shape(NamedTuple):
+    """What regions are compared by; of one region, or of N with a first dimension more.
+
+    Attributes:
+        extent: Logarithms of its pixels, height and width, shape (3,).
+        raster: Its share of the pixels of its box in each cell of a grid, shape (8, 8).
+        neighbours: Share of each class, and last of ignore, in the pixels around it, (C + 1,).
+    """
+
+    extent: npt.NDArray[np.float32]
+    raster: npt.NDArray[np.float32]
+    neighbours: npt.NDArray[np.float32]
+
+
+class _Bank(NamedTuple):
+    """The regions of one class, N of them."""
+
+    tiles: npt.NDArray[np.int64]  # row of the tile, shape (N,)
+    boxes: npt.NDArray[np.int64]  # shape (N, 4)
+    numbers: npt.NDArray[np.int64]  # its number in the tile's region map, shape (N,)
+    shapes: Shape
+
+
+class _Tile(NamedTuple):
+    image: npt.NDArray[Any]
+    label: Label
+    regions: npt.NDArray[np.int32]
+
+
+class Exemplars:
+    """The regions of real tiles by class, and images that are laid together from them.
+
+    Args:
+        source: The tiles.
+        num_classes: C.
+        fit: "resize" if tiles are shown resized to a square, else "crop".
+        image_size: Side of that square in pixels.
+    """
+
+    def __init__(self, source: PairSource, num_classes: int, fit: Fit, image_size: int) -> None:
+        """Lists the regions of up to 1,024 tiles, evenly spread."""
+        self._source = source
+        self._num_classes = num_classes
+        self._side = image_size if fit == "resize" else None
+        self._rows = {pair.stem: row for row, pair in enumerate(source.pairs)}
+        groups = [pair.group for pair in source.pairs]
+        self._groups = np.unique(groups, return_inverse=True)[1]
+        self._kept: OrderedDict[int, _Tile] = OrderedDict()
+        rows = evenly_spaced(len(source.pairs), _MOST_TILES)
+        with ThreadPoolExecutor() as pool:
+            found = pool.map(self._list_regions, rows)
+            listed = list(track(found, "Listing regions", total=len(rows)))
+        self._banks = {
+            kind: _joined([banks[kind] for banks in listed if kind in banks])
+            for kind in sorted({kind for banks in listed for kind in banks})
+        }
+
+    def compose(self, rng: np.random.Generator, label: Label, without: str) -> npt.NDArray[Any]:
+        """Lays an image together.
+
+        Regions are taken in order of their size. Those of the tile that the first one comes from,
+        and then of its location group, are preferred, so that an image has one light. Each is
+        turned and mirrored as it fits best, and continued by reflection where it is too small.
+        Edges blend over about two pixels.
+
+        Args:
+            rng: Source of randomness.
+            label: The label map, (H, W) uint8, 255 = ignore.
+            without: Stem of a tile of which nothing is taken, where others have the class.
+
+        Returns:
+            Shape (H, W, K), in the dtype of the tiles; 0 where no tile has the class.
+        """
+        bands = self._read(0).image
+        total = np.zeros((*label.shape, bands.shape[-1]), np.float32)
+        weights = np.zeros((*label.shape, 1), np.float32)
+        regions = region_map(label)
+        boxes = _boxes(regions)
+        leader: int | None = None
+        for number in np.argsort(-np.bincount(regions.ravel()), kind="stable").tolist():
+            box = boxes[number]
+            covered = regions[slices(box)] == number
+            bank = self._banks.get(int(label[slices(box)][covered][0]))
+            if bank is None:
+                continue
+            shape = shape_of(label, regions, number, box, self._num_classes)
+            entry, orientation = self._choose(rng, bank, shape, self._rows.get(without), leader)
+            row = int(bank.tiles[entry])
+            leader = row if leader is None else leader
+            tile = self._read(row)
+            inside = slices(tuple(bank.boxes[entry].tolist()))
+            part = rotate_flip(tile.image[inside], *orientation)
+            taken = rotate_flip(tile.regions[inside] == bank.numbers[entry], *orientation)
+            window = tuple(
+                slice(max(0, side.start - MARGIN), min(length, side.stop + MARGIN))
+                for side, length in zip(slices(box), label.shape, strict=True)
+            )
+            corner = best_place(covered, taken, rng)
+            rows, columns = (
+                np.arange(side.start, side.stop) - start + place
+                for side, start, place in zip(window, box[:2], corner, strict=True)
+            )
+            weight = feather(regions[window] == number)[..., None]
+            total[window] += weight * part[continued(taken, rows, columns)]
+            weights[window] += weight
+        values = total / np.maximum(weights, np.finfo(np.float32).tiny)
+        if np.issubdtype(bands.dtype, np.integer):
+            values = np.rint(values)
+        return values.astype(bands.dtype)
+
+    def _choose(
+        self,
+        rng: np.random.Generator,
+        bank: _Bank,
+        shape: Shape,
+        own: int | None,
+        leader: int | None,
+    ) -> tuple[int, tuple[int, bool]]:
+        """One of the regions that fit best, and its turns and whether it is mirrored after them."""
+        allowed = (
+            np.flatnonzero(bank.tiles != own) if own is not None else np.arange(len(bank.tiles))
+        )
+        if not len(allowed):
+            allowed = np.arange(len(bank.tiles))
+        rows = rng.choice(allowed, min(_COMPARED, len(allowed)), replace=False)
+        if leader is not None:
+            alike = allowed[self._groups[bank.tiles[allowed]] == self._groups[leader]]
+            some = rng.choice(alike, min(_COMPARED, len(alike)), replace=False)
+            rows = np.unique(np.concatenate([rows, some]))
+        costs = differences(shape, Shape(*(part[rows] for part in bank.shapes)))
+        if leader is not None:
+            tiles = bank.tiles[rows]
+            costs -= np.where(
+                tiles == leader,
+                _SAME_TILE,
+                np.where(self._groups[tiles] == self._groups[leader], _SAME_GROUP, 0.0),
+            )
+        best = costs.min(0).argsort(kind="stable")[:_BEST]
+        chosen = int(rng.choice(best))
+        return int(rows[chosen]), _TURNS[int(costs[:, chosen].argmin())]
+
+    def _read(self, row: int) -> _Tile:
+        if row in self._kept:
+            self._kept.move_to_end(row)
+            return self._kept[row]
+        image, label = self._source.read(row)
+        if self._side is not None:
+            image, label = resize_image(image, self._side), resize_label(label, self._side)
+        tile = self._kept[row] = _Tile(image, label, region_map(label))
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        return tile
+
+    def _list_regions(self, row: int) -> dict[int, _Bank]:
+        _, label = self._source.read(row)
+        if self._side is not None:
+            label = resize_label(label, self._side)
+        regions = region_map(label)
+        boxes, pixels = _boxes(regions), np.bincount(regions.ravel())
+        found: dict[int, list[tuple[int, Box, Shape]]] = {}
+        for number in np.argsort(-pixels, kind="stable").tolist():
+            box = boxes[number]
+            kind = int(label[slices(box)][regions[slices(box)] == number][0])
+            if kind in found and pixels[number] < _FEWEST_PIXELS:
+                continue
+            shape = shape_of(label, regions, number, box, self._num_classes)
+            found.setdefault(kind, []).append((number, box, shape))
+        return {
+            kind: _Bank(
+                np.full(len(entries), row),
+                np.array([box for _, box, _ in entries]),
+                np.array([number for number, _, _ in entries]),
+                Shape(*map(np.stack, zip(*(shape for *_, shape in entries), strict=True))),
+            )
+            for kind, entries in found.items()
+        }
+
+
+def shape_of(
+    label: Label, regions: npt.NDArray[np.int32], number: int, box: Box, num_classes: int
+) -> Shape:
+    """The shape of a region, in its box, of a label map (H, W) with C classes."""
+    top, left, height, width = box
+    covered = regions[slices(box)] == number
+    raster = cv2.resize(covered.astype(np.float32), (_GRID, _GRID), interpolation=cv2.INTER_AREA)
+    wide = np.s_[max(0, top - 1) : top + height + 1, max(0, left - 1) : left + width + 1]
+    own = (regions[wide] == number).astype(np.uint8)
+    ring = cv2.dilate(own, np.ones((3, 3), np.uint8)) > own
+    counts = np.bincount(np.minimum(label[wide][ring], num_classes), minlength=num_classes + 1)
+    return Shape(
+        np.log([covered.sum(), height, width]).astype(np.float32),
+        raster,
+        (counts / max(1, counts.sum())).astype(np.float32),
+    )
+
+
+def differences(wanted: Shape, offered: Shape) -> npt.NDArray[np.float32]:
+    """How unlike N regions are to the wanted one, in each of the 8 orientations: shape (8, N).
+
+    Regions that are too small count more than larger ones, of which a part is shown.
+    """
+    neighbours = np.abs(offered.neighbours - wanted.neighbours).sum(-1)
+    pixels, *sides = wanted.extent
+    costs = []
+    for turns, flip in _TURNS:
+        # The wanted region's raster as the offered one has to look before it is turned.
+        raster = wanted.raster[:, ::-1] if flip else wanted.raster
+        raster = np.rot90(raster, -turns)
+        shown = np.array([pixels, *(sides[::-1] if turns % 2 else sides)])
+        lacking = shown - offered.extent
+        size = (np.where(lacking > 0, lacking, -lacking / 4) * (1.0, 0.5, 0.5)).sum(-1)
+        common = np.minimum(raster, offered.raster).sum((1, 2))
+        union = np.maximum(raster, offered.raster).sum((1, 2))
+        costs.append(size + 2 * (1 - common / union) + neighbours / 2)
+    return np.stack(costs).astype(np.float32)
+
+
+def best_place(covered: Mask, taken: Mask, rng: np.random.Generator) -> tuple[int, int]:
+    """Row and column of another region's box (h, w) at which the wanted one (H, W) is shown best.
+
+    Of centre on centre and eight drawn places it is the one where most of it is covered.
+    """
+    height, width = covered.shape
+    shares = np.concatenate([[[0.5, 0.5]], rng.random((_PLACES, 2))])
+    best, most = (0, 0), -1
+    for top, left in np.rint(shares * np.subtract(taken.shape, covered.shape)).astype(int).tolist():
+        rows = slice(max(0, top), min(taken.shape[0], top + height))
+        columns = slice(max(0, left), min(taken.shape[1], left + width))
+        shown = covered[
+            rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+        ]
+        count = int((shown & taken[rows, columns]).sum())
+        if count > most:
+            best, most = (top, left), count
+    return best
+
+
+def continued(
+    taken: Mask, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Which pixels of a region (h, w) are shown at some rows (R,) and columns (S,) of its box.
+
+    Beyond its edge the region is reflected at the nearest of its pixels, so that its texture goes
+    on; where it ends again, the nearest pixel is repeated.
+
+    Returns:
+        Rows and columns of these pixels, shape (R, S) each.
+    """
+    starts = [
+        min(int(wanted[0]), side - 1)
+        for wanted, side in zip((rows, columns), taken.shape, strict=True)
+    ]
+    ends = [max(int(wanted[-1]) + 1, 1) for wanted in (rows, columns)]
+    near = [slice(max(0, start), end) for start, end in zip(starts, ends, strict=True)]
+    if not taken[tuple(near)].any():  # rare: all that would be shown lies beyond the region
+        starts = [min(start, 0) for start in starts]
+        ends = [max(end, side) for end, side in zip(ends, taken.shape, strict=True)]
+        near = [slice(0, end) for end in ends]
+    before = [max(0, -start) for start in starts]
+    after = [max(0, end - side) for end, side in zip(ends, taken.shape, strict=True)]
+    frame = np.pad(taken[tuple(near)], list(zip(before, after, strict=True)))
+    nearest = distance_transform_edt(~frame, return_distances=False, return_indices=True)
+    corner = [part.start - pad for part, pad in zip(near, before, strict=True)]
+    grid = np.ix_(rows - corner[0], columns - corner[1])
+    mirrored = [
+        (2 * edge[grid] - place).clip(0, side - 1)
+        for edge, place, side in zip(nearest, grid, frame.shape, strict=True)
+    ]
+    row, column = (
+        edge[tuple(mirrored)] + first for edge, first in zip(nearest, corner, strict=True)
+    )
+    return row, column
+
+
+def _boxes(regions: npt.NDArray[np.int32]) -> list[Box]:
+    """The box of every region, by its number."""
+    found = find_objects(regions + 1)
+    return [(r.start, c.start, r.stop - r.start, c.stop - c.start) for r, c in found]
+
+
+def _joined(banks: Sequence[_Bank]) -> _Bank:
+    tiles, boxes, numbers = (np.concatenate([bank[i] for bank in banks]) for i in range(3))
+    shapes = Shape(*map(np.concatenate, zip(*(bank.shapes for bank in banks), strict=True)))
+    return _Bank(tiles, boxes, numbers, shapes)
