@@ -277,16 +277,16 @@ def _open_recognizer(
     return recognizer
 
 
-def _open_styles(
+def _open_look(
     config: GenerateConfig, index: FolderIndex, reader: MaskReader, facts: RunFacts
-) -> Styles:
-    """The colours that classes take on: of the training tiles, or of pairs of another ground."""
+) -> PairSource:
+    """The pairs whose look images take on: the training tiles, or pairs of another ground."""
     if config.style_from is None:
-        return Styles.of_tiles(index.pairs, reader, facts.scaling)
+        return PairSource(index.pairs, reader)
     look = read_synthetic(Path(config.style_from), "style_from")
     check_synthetic(look, reader.palette, facts.config["data"]["gsd"], "style_from")
     check_same_type(index, scan(look.pairs, look.reader()))
-    return Styles.of_tiles(look.pairs, look.reader(), facts.scaling)
+    return PairSource(look.pairs, look.reader())
 
 
 def _open_candidates(
@@ -304,11 +304,12 @@ def _open_candidates(
         weights = mask_weights(config.sampling, index.pixels, losses)
     if config.jitter.transplant.p > 0:
         transplanter = Transplanter.of_masks(config.jitter.transplant, index, reader)
-    if config.compose.match:
-        styles = _open_styles(config, index, reader, facts)
-    if not config.needs_generator:
-        classes = facts.palette.num_classes
-        exemplars = Exemplars(PairSource(index.pairs, reader), classes, fit, size)
+    if config.compose.match or not config.needs_generator:
+        look = _open_look(config, index, reader, facts)
+        if config.compose.match:
+            styles = Styles.of_tiles(look.pairs, look.reader, facts.scaling)
+        if not config.needs_generator:
+            exemplars = Exemplars(look, facts.palette.num_classes, fit, size)
     return CandidateMasks(
         pairs=index.pairs,
         reader=reader,
@@ -573,9 +574,9 @@ def check(config: GenerateConfig) -> None:
     if config.mask_path is not None:
         return
     config.compose.check(config.jitter.transplant.p)
-    if config.style_from is not None and not config.compose.match:
+    if config.style_from is not None and not config.compose.match and config.needs_generator:
         raise UserError(
             f"style_from={config.style_from}: compose.match=0 leaves colours as they are. Set it "
-            "above 0, e.g. compose.match=1."
+            "above 0, e.g. compose.match=1, or compose.source=exemplars."
         )
     stored_facts(Path(config.save_dir), {})

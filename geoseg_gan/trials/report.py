@@ -1,7 +1,7 @@
 """The report of a trial: `trial.json`, `trial.md` and the pictures."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg_gan.data.palette import Palette
-from geoseg_gan.trials.arms import COPY_PASTE, FREE_RIVALS, HALF, REAL, is_control, mix_of
+from geoseg_gan.synthesis.settings import UNLABELLED
+from geoseg_gan.trials.arms import (
+    COPY_PASTE,
+    FREE_RIVALS,
+    HALF,
+    REAL,
+    is_control,
+    mix_of,
+    recipe_of,
+)
 from geoseg_gan.trials.plots import trial_picture
 from geoseg_gan.trials.results import RunResult
 from geoseg_gan.trials.statistics import Comparison, tally
@@ -65,12 +74,12 @@ def write_report(
     for r in results:
         if r.facts["kept"] is not None:
             kept.setdefault(r.arm, {})[r.seed] = r.facts["kept"]
-    unlabelled = {r.arm for r in results if r.facts["kept"] and not r.facts["generator_seconds"]}
-    allowed = [arm for arm in comparison.arms if arm in unlabelled and not is_control(arm)]
+    free = {r.arm for r in results if r.facts["kept"] and not r.facts["generator_seconds"]}
+    allowed = [arm for arm in comparison.arms if arm in free and not is_control(arm)]
     verdict = reach_verdict(comparison, kept, allowed, first=settings.get("val_groups") is not None)
     asked = {arm for arm in kept if not is_control(arm)} or {*kept}
     content = {
-        "title": _title(not asked or bool(asked - unlabelled), bool(asked & unlabelled)),
+        "title": _title(*_kinds(asked, settings)),
         "verdict": vars(verdict),
         "rule": RULE,
         "warnings": [*warnings, *_warnings(comparison, results, kept, settings)],
@@ -98,6 +107,13 @@ def write_report(
     with atomic_path(folder / REPORT) as scratch:
         scratch.write_text(_markdown(stored, shown))
     return verdict, stored
+
+
+def _kinds(arms: Collection[str], settings: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether some arms mix in synthetic images, and whether some mix in labelled real ones."""
+    recipes = settings.get("recipes", {})
+    sources = {recipes.get(recipe_of(arm), {}).get("generate", {}).get("source") for arm in arms}
+    return not arms or bool(sources - {UNLABELLED}), UNLABELLED in sources
 
 
 def _title(has_generated: bool, has_labelled: bool) -> str:

@@ -79,7 +79,7 @@ def below_plateau(comparison: Comparison) -> str | None:
 def reach_verdict(
     comparison: Comparison,
     kept: Mapping[str, Mapping[int, int]],
-    unlabelled: Collection[str] = (),
+    free: Collection[str] = (),
     first: bool = False,
 ) -> Verdict:
     """Applies `RULE`.
@@ -87,11 +87,11 @@ def reach_verdict(
     Args:
         comparison: The runs.
         kept: How many pairs the filter kept, by arm and seed.
-        unlabelled: The mixed arms that need no generator.
+        free: The mixed arms that need no generator.
         first: Whether the first mixed arm is meant, rather than the best on held-out tiles.
     """
     arm = comparison.choose_arm(first)
-    verdict = _verdict(comparison, arm, kept, unlabelled)
+    verdict = _verdict(comparison, arm, kept, free)
     share = _share_of_room(comparison, arm)
     return replace(verdict, room=share, plateau=below_plateau(comparison))
 
@@ -120,7 +120,7 @@ def _verdict(
     comparison: Comparison,
     arm: str | None,
     kept: Mapping[str, Mapping[int, int]],
-    unlabelled: Collection[str],
+    free: Collection[str],
 ) -> Verdict:
     nothing = no_room(comparison)
     if arm is None or not comparison.difference(arm).seeds:
@@ -138,7 +138,7 @@ def _verdict(
     said = f"{points(gain)} at {named(arm)}"
     gains = {
         rival: comparison.difference(rival).miou.value
-        for rival in (*FREE_RIVALS, *(unlabelled if arm not in unlabelled else ()))
+        for rival in (*FREE_RIVALS, *(free if arm not in free else ()))
         if comparison.seeds(rival) and comparison.difference(rival).seeds
     }
     best = max(gains, key=lambda rival: gains[rival], default=None)
