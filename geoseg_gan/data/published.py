@@ -278,7 +278,7 @@ PUBLISHED = {
         ),
         stem="tile{tile}_{name}",
         group="tile{tile}_{name}",
-        val="image_part_00[789]",  # the set has no split; this one is that of docs/results.md
+        val="image_part_00[789]",  # the set has no split; see docs/data.md
         tile_size=256,
     ),
 }
