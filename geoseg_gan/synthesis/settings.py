@@ -22,10 +22,10 @@ LARGEST_BATCH = 65_536
 class ComposeSettings:
     """Which part of an image is generated; the rest is the source tile's real image."""
 
-    source: str
     generate: str
     share: float
     match: float
+    source: str
 
     def check(self, transplant: float, key: str = "compose") -> None:
         """Refuses values out of range, and grafts where nothing is transplanted.

@@ -11,7 +11,7 @@ from geoseg_gan.config import command
 from geoseg_gan.data.settings import AugmentSettings, DataSettings, JitterSettings, TransplantStep
 from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.models.settings import ModelSettings, SegmenterSettings
-from geoseg_gan.synthesis.settings import UNLABELLED, GenerateConfig
+from geoseg_gan.synthesis.settings import EXEMPLARS, UNLABELLED, GenerateConfig
 from geoseg_gan.training.settings import OptimizerSettings, TrainConfig, TrainSegmenterConfig
 from geoseg_gan.trials.arms import (
     ALL_LABELS,
@@ -311,10 +311,13 @@ class TrialConfig:
             is_known = name.startswith(TARGET)
             masks = "their true ones" if is_known else f"what the segmenter of {REAL} is sure of"
             what = f"unlabelled images, with {masks} as masks"
+        laid = pairs.compose.source == EXEMPLARS
+        look = "look" if laid else "colours"
         details = {
             "by a generator that is trained a second time": recipe.refine is not None,
             f"which learns from the pairs of {recipe.learn_from} too": recipe.learn_from,
-            f"in the colours of the pairs of {recipe.style_from}": recipe.style_from,
+            "not by a generator but from regions of real tiles": laid,
+            f"in the {look} of the pairs of {recipe.style_from}": recipe.style_from,
             "in light and colour of other tiles": pairs.compose.match and not recipe.style_from,
             "pixels that are not recognised do not count": pairs.alpha,
             f"only {classes} count": classes,

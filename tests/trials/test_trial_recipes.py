@@ -49,6 +49,8 @@ def recipe_changes(config, name):
         ("gated", {"mixing.classes"}),
         ("grafts", {"jitter.transplant.p", "compose.generate", "compose.match"}),
         ("placebo", {"compose.generate"}),
+        ("exemplars", {"compose.source"}),
+        ("exemplars_look", {"compose.source", "augment.match_colors.p"}),
         ("pseudo_labels", {"source"}),
         ("color_matched", {"source", "augment.match_colors.p"}),
         ("pseudo_labels_matched", {"source", "augment.match_colors.p"}),
@@ -62,6 +64,7 @@ def test_a_recipe_changes_what_it_lists(name, keys, trial_config, tmp_path):
     needed = {
         "generated_look": "pseudo_labels,",
         "pseudo_labels_generated": "pseudo_labels_matched,",
+        "exemplars_look": "pseudo_labels_matched,",
     }
     asked = [f"recipe=[{needed.get(name, '')}{name}]"]
     if name == "gated":
@@ -76,8 +79,8 @@ def test_a_recipe_changes_what_it_lists(name, keys, trial_config, tmp_path):
 
 def test_what_arms_are_trained_on_is_said_by_their_settings(trial_config, tmp_path):
     names = (
-        "color_matched,filtered,first,generated_look,grafts,labelled_target,placebo,"
-        "pseudo_labels,pseudo_labels_generated,pseudo_labels_matched,refined,synthetic"
+        "color_matched,exemplars,exemplars_look,filtered,first,generated_look,grafts,"
+        "labelled_target,placebo,pseudo_labels,pseudo_labels_generated,pseudo_labels_matched,refined,synthetic"
     )
     config = trial_config(tmp_path, f"recipe=[{names}]", "true_masks=masks", "train_tiles=8")
     said = {arm: config.meaning(arm) for arm in config.all_arms()}
@@ -90,6 +93,8 @@ def test_what_arms_are_trained_on_is_said_by_their_settings(trial_config, tmp_pa
     assert said["color_matched_0"] == f"{sure}; real tiles take on their colours; none is mixed in"
     assert "their true ones" in said["labelled_target_0.5"]
     assert "; in the colours of the pairs of pseudo_labels" in said["generated_look_0.5"]
+    assert "; not by a generator but from regions of real tiles" in said["exemplars_0.5"]
+    assert "; in the look of the pairs of pseudo_labels_matched" in said["exemplars_look_0.5"]
     shares = [arm for arm in said if arm.endswith("_0.5")]
     assert len({said[arm] for arm in shares}) == len(shares)
 
@@ -374,3 +379,15 @@ def test_recipes_may_be_added_but_not_changed(copied, trial_config, no_runs):
     with pytest.raises(UserError, match=r"recipes\.first\.generate=\{\}, not"):
         more = "+recipes.first.generate.alpha=1"
         trial(trial_config(copied, "recipe=[first]", more, "arms=[real]"))
+
+
+@pytest.mark.slow
+def test_exemplars_need_no_generator(trial_config, tmp_path):
+    asked = ("recipe=[exemplars]", "ratios=[0.5]", "arms=[real,exemplars_0.5]", "seeds=[1]")
+    trial(trial_config(tmp_path / "trial", *asked, "generate.tau=0"))
+    stored = json.loads((tmp_path / "trial/trial.json").read_text())
+    assert stored["title"] == "Does synthetic data help?"
+    assert list(stored["arms"]) == ["real", "exemplars_0.5"]
+    [run] = [run for run in stored["runs"] if run["arm"] == "exemplars_0.5"]
+    assert run["kept"] == run["generated"] > 0 and not run["generator_seconds"]
+    assert not (tmp_path / "trial/seed_001/gan").exists()
