@@ -17,6 +17,7 @@ from scipy.ndimage import distance_transform_edt, find_objects
 
 from geoseg_gan.data.dataset import PairSource
 from geoseg_gan.data.images import resize_image, resize_label
+from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.settings import Fit
 from geoseg_gan.data.transplant import (
     MARGIN,
@@ -98,6 +99,13 @@ class Exemplars:
             for kind in sorted({kind for banks in listed for kind in banks})
         }
 
+    def known(self, label: Label) -> Label:
+        """A copy of a label map (H, W) in which classes that no tile has are ignored."""
+        table = np.full(256, IGNORE, np.uint8)
+        known = [*self._banks]
+        table[known] = known
+        return table[label]
+
     def compose(self, rng: np.random.Generator, label: Label, without: str) -> npt.NDArray[Any]:
         """Lays an image together.
 
@@ -112,7 +120,8 @@ class Exemplars:
             without: Stem of a tile of which nothing is taken, where others have the class.
 
         Returns:
-            Shape (H, W, K), in the dtype of the tiles; 0 where no tile has the class.
+            Shape (H, W, K), in the dtype of the tiles; 0 where no tile has the class, or all that
+            is ignored.
         """
         bands = self._read(0).image
         total = np.zeros((*label.shape, bands.shape[-1]), np.float32)

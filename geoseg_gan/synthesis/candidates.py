@@ -204,6 +204,8 @@ class CandidateMasks:
         if self.styles is not None:
             style = self.styles.draw(rng, last.source)
         if self.exemplars is not None and not last.unfit:
+            # Of classes that the exemplars lack there is nothing to be shown.
+            last = self._last = replace(last, label=self.exemplars.known(last.label))
             exemplar = self.exemplars.compose(rng, last.label, last.source)
         return replace(last, index=index, variant=variant, style=style, exemplar=exemplar)
 

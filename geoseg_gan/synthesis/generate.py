@@ -310,6 +310,7 @@ def _open_candidates(
             styles = Styles.of_tiles(look.pairs, look.reader, facts.scaling)
         if not config.needs_generator:
             exemplars = Exemplars(look, facts.palette.num_classes, fit, size)
+            _check_exemplars(config, exemplars, index, reader)
     return CandidateMasks(
         pairs=index.pairs,
         reader=reader,
@@ -326,6 +327,24 @@ def _open_candidates(
         styles=styles,
         exemplars=exemplars,
     )
+
+
+def _check_exemplars(
+    config: GenerateConfig, exemplars: Exemplars, index: FolderIndex, reader: MaskReader
+) -> None:
+    """Warns of classes that the pairs of `style_from` lack, whose pixels are then ignored."""
+    kinds = np.arange(reader.palette.num_classes, dtype=np.uint8)
+    lacking = (exemplars.known(kinds[None])[0] != kinds) & (index.pixels[:, :-1] > 0).any(0)
+    if not lacking.any():
+        return
+    names = " and ".join(reader.palette.names[kind] for kind in np.flatnonzero(lacking))
+    said = f"style_from={config.style_from} holds no {names}"
+    if not reader.can_write_ignore:
+        raise UserError(
+            f"{said}, and the data have no value for pixels that do not count. Give a folder with "
+            "these classes, or train on data with one in data.ignore or data.index_map."
+        )
+    warnings.warn(f"{said}: its pixels will not count.", stacklevel=2)
 
 
 def facts_of(config: GenerateConfig, inputs: Inputs) -> dict[str, Any]:

@@ -80,6 +80,12 @@ def test_a_class_that_no_tile_has_stays_black():
     assert not image[:, 18:].any()
 
 
+def test_classes_that_no_tile_has_are_ignored():
+    label = np.array([[0, 3, 1, IGNORE]], np.uint8)
+    known = exemplars(np.zeros((32, 32), np.uint8), drawn(0)).known(label)
+    assert known.tolist() == [[0, IGNORE, 1, IGNORE]]
+
+
 def test_what_is_ignored_shows_what_is_ignored_in_tiles():
     label = np.zeros((32, 32), np.uint8)
     label[:, 16:] = IGNORE
