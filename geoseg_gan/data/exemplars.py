@@ -38,7 +38,7 @@ _PLACES = 8  # places within a larger region that are compared
 _FEWEST_PIXELS = 8  # of a region that can be taken, unless it is its tile's largest of the class
 _GRID = 8  # side of the raster in which shapes are compared
 _SAME_TILE, _SAME_GROUP = 0.75, 0.5  # how much better regions of one tile, or one group, fit
-_KEPT = 64  # decoded tiles that are kept
+_KEPT = 2**27  # bytes of decoded tiles that are kept
 _TURNS = [(turns, flip) for flip in (False, True) for turns in range(4)]
 
 
@@ -90,6 +90,8 @@ class Exemplars:
         groups = [pair.group for pair in source.pairs]
         self._groups = np.unique(groups, return_inverse=True)[1]
         self._kept: OrderedDict[int, _Tile] = OrderedDict()
+        first = source.read(0)[0]
+        self._bands, self._dtype = first.shape[-1], first.dtype
         rows = evenly_spaced(len(source.pairs), _MOST_TILES)
         with ThreadPoolExecutor() as pool:
             found = pool.map(self._list_regions, rows)
@@ -123,8 +125,7 @@ class Exemplars:
             Shape (H, W, K), in the dtype of the tiles; 0 where no tile has the class, or all that
             is ignored.
         """
-        bands = self._read(0).image
-        total = np.zeros((*label.shape, bands.shape[-1]), np.float32)
+        total = np.zeros((*label.shape, self._bands), np.float32)
         weights = np.zeros((*label.shape, 1), np.float32)
         regions = region_map(label)
         boxes = _boxes(regions)
@@ -141,7 +142,7 @@ class Exemplars:
             leader = row if leader is None else leader
             tile = self._read(row)
             inside = slices(tuple(bank.boxes[entry].tolist()))
-            part = rotate_flip(tile.image[inside], *orientation)
+            image = rotate_flip(tile.image[inside], *orientation)
             taken = rotate_flip(tile.regions[inside] == bank.numbers[entry], *orientation)
             window = tuple(
                 slice(max(0, side.start - MARGIN), min(length, side.stop + MARGIN))
@@ -153,40 +154,32 @@ class Exemplars:
                 for side, start, place in zip(window, box[:2], corner, strict=True)
             )
             weight = feather(regions[window] == number)[..., None]
-            total[window] += weight * part[continued(taken, rows, columns)]
+            total[window] += weight * image[continued(taken, rows, columns)]
             weights[window] += weight
         values = total / np.maximum(weights, np.finfo(np.float32).tiny)
-        if np.issubdtype(bands.dtype, np.integer):
+        if np.issubdtype(self._dtype, np.integer):
             values = np.rint(values)
-        return values.astype(bands.dtype)
+        return values.astype(self._dtype)
 
     def _choose(
         self,
         rng: np.random.Generator,
         bank: _Bank,
         shape: Shape,
-        own: int | None,
+        own: int | None,  # row of the tile that is left out
         leader: int | None,
     ) -> tuple[int, tuple[int, bool]]:
         """One of the regions that fit best, and its turns and whether it is mirrored after them."""
-        allowed = (
-            np.flatnonzero(bank.tiles != own) if own is not None else np.arange(len(bank.tiles))
-        )
-        if not len(allowed):
-            allowed = np.arange(len(bank.tiles))
-        rows = rng.choice(allowed, min(_COMPARED, len(allowed)), replace=False)
+        others = np.flatnonzero(bank.tiles != own)
+        allowed = others if len(others) else np.arange(len(bank.tiles))
+        rows = _some(rng, allowed)
+        preference: float | npt.NDArray[np.float64] = 0.0
         if leader is not None:
-            alike = allowed[self._groups[bank.tiles[allowed]] == self._groups[leader]]
-            some = rng.choice(alike, min(_COMPARED, len(alike)), replace=False)
-            rows = np.unique(np.concatenate([rows, some]))
-        costs = differences(shape, Shape(*(part[rows] for part in bank.shapes)))
-        if leader is not None:
-            tiles = bank.tiles[rows]
-            costs -= np.where(
-                tiles == leader,
-                _SAME_TILE,
-                np.where(self._groups[tiles] == self._groups[leader], _SAME_GROUP, 0.0),
-            )
+            groups, light = self._groups[bank.tiles], self._groups[leader]
+            rows = np.union1d(rows, _some(rng, allowed[groups[allowed] == light]))
+            preference = np.where(groups[rows] == light, _SAME_GROUP, 0.0)
+            preference[bank.tiles[rows] == leader] = _SAME_TILE
+        costs = differences(shape, Shape(*(part[rows] for part in bank.shapes))) - preference
         best = costs.min(0).argsort(kind="stable")[:_BEST]
         chosen = int(rng.choice(best))
         return int(rows[chosen]), _TURNS[int(costs[:, chosen].argmin())]
@@ -199,7 +192,7 @@ class Exemplars:
         if self._side is not None:
             image, label = resize_image(image, self._side), resize_label(label, self._side)
         tile = self._kept[row] = _Tile(image, label, region_map(label))
-        if len(self._kept) > _KEPT:
+        while sum(part.nbytes for kept in self._kept.values() for part in kept) > _KEPT:
             self._kept.popitem(last=False)
         return tile
 
@@ -322,6 +315,11 @@ def continued(
         edge[tuple(mirrored)] + first for edge, first in zip(nearest, corner, strict=True)
     )
     return row, column
+
+
+def _some(rng: np.random.Generator, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Up to 64 of the rows."""
+    return rng.choice(rows, min(_COMPARED, len(rows)), replace=False)
 
 
 def _boxes(regions: npt.NDArray[np.int32]) -> list[Box]:
