@@ -36,6 +36,7 @@ _COMPARED = 64  # regions of the class that are compared with each region, and a
 _BEST = 3  # of which one is drawn, so that the same mask shows different images
 _PLACES = 8  # places within a larger region that are compared
 _FEWEST_PIXELS = 8  # of a region that can be taken, unless it is its tile's largest of the class
+_REFLECTIONS = 8  # of a pixel beyond a region's edge until it lies inside; then the nearest one
 _GRID = 8  # side of the raster in which shapes are compared
 _SAME_TILE, _SAME_GROUP = 0.75, 0.5  # how much better regions of one tile, or one group, fit
 _KEPT = 2**27  # bytes of decoded tiles that are kept
@@ -286,7 +287,7 @@ def continued(
     """Which pixels of a region (h, w) are shown at some rows (R,) and columns (S,) of its box.
 
     Beyond its edge the region is reflected at the nearest of its pixels, so that its texture goes
-    on; where it ends again, the nearest pixel is repeated.
+    on, and again where that leads out of it on the other side.
 
     Returns:
         Rows and columns of these pixels, shape (R, S) each.
@@ -306,15 +307,16 @@ def continued(
     frame = np.pad(taken[tuple(near)], list(zip(before, after, strict=True)))
     nearest = distance_transform_edt(~frame, return_distances=False, return_indices=True)
     corner = [part.start - pad for part, pad in zip(near, before, strict=True)]
-    grid = np.ix_(rows - corner[0], columns - corner[1])
-    mirrored = [
-        (2 * edge[grid] - place).clip(0, side - 1)
-        for edge, place, side in zip(nearest, grid, frame.shape, strict=True)
-    ]
-    row, column = (
-        edge[tuple(mirrored)] + first for edge, first in zip(nearest, corner, strict=True)
-    )
-    return row, column
+    last = np.array(frame.shape).reshape(2, 1, 1) - 1
+    shown = np.stack(np.broadcast_arrays(*np.ix_(rows - corner[0], columns - corner[1])))
+    for _ in range(_REFLECTIONS):
+        outside = ~frame[tuple(shown)]
+        if not outside.any():
+            break
+        there = shown[:, outside]
+        shown[:, outside] = (2 * nearest[:, *there] - there).clip(0, last[:, 0])
+    row, column = nearest[:, *shown]
+    return row + corner[0], column + corner[1]
 
 
 def _some(rng: np.random.Generator, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -136,7 +136,7 @@ def test_a_region_fits_in_the_orientation_in_which_it_is_the_wanted_one(turns, f
 def test_a_region_is_reflected_at_its_edge():
     taken = np.array([[False, True, True, True, False]])
     _, columns = continued(taken, np.arange(1), np.arange(-1, 7))
-    assert columns[0].tolist() == [3, 2, 1, 2, 3, 2, 1, 1]
+    assert columns[0].tolist() == [3, 2, 1, 2, 3, 2, 1, 2]
 
 
 @pytest.mark.parametrize("seed", range(20))
