@@ -33,7 +33,8 @@ from geoseg_gan.utils.pictures import evenly_spaced
 
 _MOST_TILES = 1024  # whose regions can be taken, evenly spread: enough to choose from
 _COMPARED = 64  # regions of the class that are compared with each region, and as many of one light
-_BEST = 3  # of which one is drawn, so that the same mask shows different images
+_BEST = 4  # of which one is drawn, so that the same mask shows different images
+_COVERED = 0.8  # share of the wanted region that it should cover; else the next one is tried
 _PLACES = 8  # places within a larger region that are compared
 _FEWEST_PIXELS = 8  # of a region that can be taken, unless it is its tile's largest of the class
 _REFLECTIONS = 8  # of a pixel beyond a region's edge until it lies inside; then the nearest one
@@ -138,18 +139,13 @@ class Exemplars:
             if bank is None:
                 continue
             shape = shape_of(label, regions, number, box, self._num_classes)
-            entry, orientation = self._choose(rng, bank, shape, self._rows.get(without), leader)
-            row = int(bank.tiles[entry])
+            found = self._choose(rng, bank, shape, self._rows.get(without), leader)
+            row, image, taken, corner = self._best_covering(rng, bank, found, covered)
             leader = row if leader is None else leader
-            tile = self._read(row)
-            inside = slices(tuple(bank.boxes[entry].tolist()))
-            image = rotate_flip(tile.image[inside], *orientation)
-            taken = rotate_flip(tile.regions[inside] == bank.numbers[entry], *orientation)
             window = tuple(
                 slice(max(0, side.start - MARGIN), min(length, side.stop + MARGIN))
                 for side, length in zip(slices(box), label.shape, strict=True)
             )
-            corner = best_place(covered, taken, rng)
             rows, columns = (
                 np.arange(side.start, side.stop) - start + place
                 for side, start, place in zip(window, box[:2], corner, strict=True)
@@ -169,8 +165,8 @@ class Exemplars:
         shape: Shape,
         own: int | None,  # row of the tile that is left out
         leader: int | None,
-    ) -> tuple[int, tuple[int, bool]]:
-        """One of the regions that fit best, and its turns and whether it is mirrored after them."""
+    ) -> list[tuple[int, int]]:
+        """The regions that are most alike, and their orientations, in random order."""
         others = np.flatnonzero(bank.tiles != own)
         allowed = others if len(others) else np.arange(len(bank.tiles))
         rows = _some(rng, allowed)
@@ -182,8 +178,36 @@ class Exemplars:
             preference[bank.tiles[rows] == leader] = _SAME_TILE
         costs = differences(shape, Shape(*(part[rows] for part in bank.shapes))) - preference
         best = costs.min(0).argsort(kind="stable")[:_BEST]
-        chosen = int(rng.choice(best))
-        return int(rows[chosen]), _TURNS[int(costs[:, chosen].argmin())]
+        order = rng.permutation(best).tolist()
+        return [(int(rows[at]), int(costs[:, at].argmin())) for at in order]
+
+    def _best_covering(
+        self,
+        rng: np.random.Generator,
+        bank: _Bank,
+        found: Sequence[tuple[int, int]],
+        covered: Mask,
+    ) -> tuple[int, npt.NDArray[Any], Mask, tuple[int, int]]:
+        """The first region that covers enough of the wanted one, or that which covers most.
+
+        Returns:
+            Row of its tile, pixels (h, w, K) of its box, which of them are of the region (h, w),
+            and where in the box the corner of the wanted one's lies.
+        """
+        best, most = None, -1
+        for entry, orientation in found:
+            row = int(bank.tiles[entry])
+            tile = self._read(row)
+            inside = slices(tuple(bank.boxes[entry].tolist()))
+            taken = rotate_flip(tile.regions[inside] == bank.numbers[entry], *_TURNS[orientation])
+            corner, count = best_place(covered, taken, rng)
+            if count > most:
+                image = rotate_flip(tile.image[inside], *_TURNS[orientation])
+                best, most = (row, image, taken, corner), count
+            if most >= _COVERED * covered.sum():
+                break
+        assert best is not None, "a class has regions"
+        return best
 
     def _read(self, row: int) -> _Tile:
         if row in self._kept:
@@ -261,10 +285,13 @@ def differences(wanted: Shape, offered: Shape) -> npt.NDArray[np.float32]:
     return np.stack(costs).astype(np.float32)
 
 
-def best_place(covered: Mask, taken: Mask, rng: np.random.Generator) -> tuple[int, int]:
+def best_place(covered: Mask, taken: Mask, rng: np.random.Generator) -> tuple[tuple[int, int], int]:
     """Row and column of another region's box (h, w) at which the wanted one (H, W) is shown best.
 
     Of centre on centre and eight drawn places it is the one where most of it is covered.
+
+    Returns:
+        The place, which may lie outside of the box, and how many pixels are covered.
     """
     height, width = covered.shape
     shares = np.concatenate([[[0.5, 0.5]], rng.random((_PLACES, 2))])
@@ -272,13 +299,13 @@ def best_place(covered: Mask, taken: Mask, rng: np.random.Generator) -> tuple[in
     for top, left in np.rint(shares * np.subtract(taken.shape, covered.shape)).astype(int).tolist():
         rows = slice(max(0, top), min(taken.shape[0], top + height))
         columns = slice(max(0, left), min(taken.shape[1], left + width))
-        shown = covered[
+        there = np.s_[
             rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
         ]
-        count = int((shown & taken[rows, columns]).sum())
+        count = int((covered[there] & taken[rows, columns]).sum())
         if count > most:
             best, most = (top, left), count
-    return best
+    return best, most
 
 
 def continued(
@@ -286,35 +313,28 @@ def continued(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Which pixels of a region (h, w) are shown at some rows (R,) and columns (S,) of its box.
 
-    Beyond its edge the region is reflected at the nearest of its pixels, so that its texture goes
-    on, and again where that leads out of it on the other side.
+    Beyond its box everything is mirrored, and within it the region at its edge, so that its texture
+    goes on.
 
     Returns:
         Rows and columns of these pixels, shape (R, S) each.
     """
-    starts = [
-        min(int(wanted[0]), side - 1)
-        for wanted, side in zip((rows, columns), taken.shape, strict=True)
-    ]
-    ends = [max(int(wanted[-1]) + 1, 1) for wanted in (rows, columns)]
-    near = [slice(max(0, start), end) for start, end in zip(starts, ends, strict=True)]
-    if not taken[tuple(near)].any():  # rare: all that would be shown lies beyond the region
-        starts = [min(start, 0) for start in starts]
-        ends = [max(end, side) for end, side in zip(ends, taken.shape, strict=True)]
-        near = [slice(0, end) for end in ends]
-    before = [max(0, -start) for start in starts]
-    after = [max(0, end - side) for end, side in zip(ends, taken.shape, strict=True)]
-    frame = np.pad(taken[tuple(near)], list(zip(before, after, strict=True)))
+    sides = zip((rows, columns), taken.shape, strict=True)
+    places = [np.where(at % (2 * n) < n, at % n, n - 1 - at % n) for at, n in sides]
+    near = tuple(slice(int(at.min()), int(at.max()) + 1) for at in places)
+    if not taken[near].any():  # rare: all that would be shown is of other regions
+        near = (slice(0, taken.shape[0]), slice(0, taken.shape[1]))
+    frame, corner = taken[near], [part.start for part in near]
+    grid = np.ix_(*(at - start for at, start in zip(places, corner, strict=True)))
+    shown = np.stack(np.broadcast_arrays(*grid))
     nearest = distance_transform_edt(~frame, return_distances=False, return_indices=True)
-    corner = [part.start - pad for part, pad in zip(near, before, strict=True)]
-    last = np.array(frame.shape).reshape(2, 1, 1) - 1
-    shown = np.stack(np.broadcast_arrays(*np.ix_(rows - corner[0], columns - corner[1])))
+    last = np.array(frame.shape)[:, None] - 1
     for _ in range(_REFLECTIONS):
         outside = ~frame[tuple(shown)]
         if not outside.any():
             break
         there = shown[:, outside]
-        shown[:, outside] = (2 * nearest[:, *there] - there).clip(0, last[:, 0])
+        shown[:, outside] = (2 * nearest[:, *there] - there).clip(0, last)
     row, column = nearest[:, *shown]
     return row + corner[0], column + corner[1]
 

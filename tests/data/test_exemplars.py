@@ -133,10 +133,10 @@ def test_a_region_fits_in_the_orientation_in_which_it_is_the_wanted_one(turns, f
     assert costs.min() == pytest.approx(0, abs=1e-5)
 
 
-def test_a_region_is_reflected_at_its_edge():
+def test_a_region_is_reflected_at_its_edge_and_its_box():
     taken = np.array([[False, True, True, True, False]])
     _, columns = continued(taken, np.arange(1), np.arange(-1, 7))
-    assert columns[0].tolist() == [3, 2, 1, 2, 3, 2, 1, 2]
+    assert columns[0].tolist() == [2, 2, 1, 2, 3, 2, 2, 3]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -159,5 +159,6 @@ def test_a_place_is_where_most_of_the_wanted_region_is_covered():
     taken[:, :20] = taken[:, 30:] = True
     covered = np.ones((9, 6), bool)
     for seed in range(10):
-        top, left = best_place(covered, taken, rng(seed))
+        (top, left), count = best_place(covered, taken, rng(seed))
+        assert count == covered.sum()
         assert taken[top : top + 9, left : left + 6].all()
