@@ -50,7 +50,6 @@ def recipe_changes(config, name):
         ("grafts", {"jitter.transplant.p", "compose.generate", "compose.match"}),
         ("placebo", {"compose.generate"}),
         ("exemplars", {"compose.source"}),
-        ("exemplars_look", {"compose.source", "augment.match_colors.p"}),
         ("pseudo_labels", {"source"}),
         ("color_matched", {"source", "augment.match_colors.p"}),
         ("pseudo_labels_matched", {"source", "augment.match_colors.p"}),
@@ -64,7 +63,6 @@ def test_a_recipe_changes_what_it_lists(name, keys, trial_config, tmp_path):
     needed = {
         "generated_look": "pseudo_labels,",
         "pseudo_labels_generated": "pseudo_labels_matched,",
-        "exemplars_look": "pseudo_labels_matched,",
     }
     asked = [f"recipe=[{needed.get(name, '')}{name}]"]
     if name == "gated":
@@ -79,7 +77,7 @@ def test_a_recipe_changes_what_it_lists(name, keys, trial_config, tmp_path):
 
 def test_what_arms_are_trained_on_is_said_by_their_settings(trial_config, tmp_path):
     names = (
-        "color_matched,exemplars,exemplars_look,filtered,first,generated_look,grafts,"
+        "color_matched,exemplars,filtered,first,generated_look,grafts,"
         "labelled_target,placebo,pseudo_labels,pseudo_labels_generated,pseudo_labels_matched,refined,synthetic"
     )
     config = trial_config(tmp_path, f"recipe=[{names}]", "true_masks=masks", "train_tiles=8")
@@ -94,7 +92,6 @@ def test_what_arms_are_trained_on_is_said_by_their_settings(trial_config, tmp_pa
     assert "their true ones" in said["labelled_target_0.5"]
     assert "; in the colours of the pairs of pseudo_labels" in said["generated_look_0.5"]
     assert "; not by a generator but from regions of real tiles" in said["exemplars_0.5"]
-    assert "; in the look of the pairs of pseudo_labels_matched" in said["exemplars_look_0.5"]
     shares = [arm for arm in said if arm.endswith("_0.5")]
     assert len({said[arm] for arm in shares}) == len(shares)
 
