@@ -169,6 +169,9 @@ def _check_same_trial(config: TrialConfig, folder: Path, stored: dict[str, Any])
     changes = [c for c in differences(stored, ours) if _FREE.isdisjoint(c[0].split(".")[:2])]
     for name in recipes.keys() & others.keys():
         stored_recipe = asdict(RecipeSettings()) | recipes[name]  # which may lack newer knobs
+        for key in ("unlabelled", "true_masks"):  # earlier versions repeated the trial's own there
+            if stored_recipe["generate"].get(key) == stored.get(key):
+                stored_recipe["generate"].pop(key, None)
         old, new = ({f"recipes.{name}": part} for part in (stored_recipe, others[name]))
         changes += differences(old, new)
         changes += ((key, before, after) for key, after, before in differences(new, old))
