@@ -82,7 +82,7 @@ def _with_labelled_images(config: TrainConfig, segmenter: Path) -> TrainConfig:
     labelled = Path(config.out_dir) / "labelled"
     if not (Path(config.out_dir) / LAST).exists():
         data = open_data(config)  # refuses what could not be trained on before anything is labelled
-        check_unlabelled_images(config, data.train_index)
+        check_unlabelled_images(config, data)
         facts = load_segmenter(segmenter).facts
         check_classes(data.palette, facts.palette, "segmenter_ckpt", segmenter)
         label(config, segmenter, labelled, max(config.image_size, facts.config["image_size"]))

@@ -129,13 +129,13 @@ def test_unlabelled_images_of_another_type_are_refused_before_anything_is_traine
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*but is held out")
 def test_unlabelled_images_are_labelled_in_rounds_and_mixed_in(fit, tmp_path, capsys, monkeypatch):
     root = tmp_path / "data"
     asked = ("epochs=2", f"unlabelled={root / 'train/images'}", "rounds=2", "synthetic_ratio=0.5")
     asked += ("augment.match_colors.p=0.5", "samples=0")
-    with pytest.raises(
-        UserError, match=r"round_0/segmenter.pt is not sure enough of anything in .*train/images"
-    ):
+    unsure = r"round_0/segmenter.pt is not sure enough of anything in .*train/images"
+    with pytest.warns(UserWarning, match="held out"), pytest.raises(UserError, match=unsure):
         fit("unsure", *asked)
     monkeypatch.setattr(pseudo_labels, "_SURE", 0.0)
     folder, scores = fit("run", *asked)
