@@ -133,8 +133,7 @@ def find_run(
     if (out_dir / outcome).is_file() and (done >= config.epochs or limits[0] == limits[1]):
         more = "epochs" if done >= config.epochs else "max_minutes"
         rank_zero_only(print)(
-            f"The run in {out_dir} has finished after {plural(done, 'epoch')}. Raise {more} to "
-            "train on."
+            f"The run in {out_dir} has finished, in epoch {done}. Raise {more} to train on."
         )
         return content, True
     if done > config.epochs:

@@ -125,7 +125,9 @@ def _train(config: TrainConfig) -> dict[str, float]:
             objective = {"hp/objective": figures["objective"]}
             logger.log_hyperparams(flat(plain(config)), objective, trainer.global_step)
             logger.finalize("success")
-        print(f"Trained {plural(trainer.current_epoch, 'epoch')}: the networks are in {out_dir}.")
+        whole, more = divmod(trainer.global_step, data.steps_per_epoch)
+        trained = plural(whole, "epoch") + f" and {plural(more, 'step')}" * bool(more)
+        print(f"Trained {trained}: the networks are in {out_dir}.")
     return figures
 
 

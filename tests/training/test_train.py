@@ -26,6 +26,7 @@ from run_folders import (
 
 from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.training.callbacks import samples
+from geoseg_gan.training.callbacks.timing import TimeBudget
 from geoseg_gan.training.gan import GAN
 from geoseg_gan.training.runs import differences, read_outcome
 from geoseg_gan.training.settings import train_command
@@ -381,7 +382,7 @@ def test_a_finished_run_is_not_overwritten_and_returns_its_figures(trained, go_o
     figures = go_on("epochs=2", "resume=true")
     assert figures == read_outcome(out_dir)["figures"] and figures["lr/g"] >= 0
     assert {path: path.stat().st_mtime_ns for path in out_dir.glob("[!.]*")} == before
-    assert "has finished after 2 epochs. Raise epochs" in capsys.readouterr().out
+    assert "has finished, in epoch 2. Raise epochs" in capsys.readouterr().out
 
 
 def test_a_run_that_goes_on_is_not_finished_until_it_ends(trained, go_on):
@@ -400,6 +401,17 @@ def test_a_run_that_goes_on_is_not_finished_until_it_ends(trained, go_on):
         "D_e003.pt", "D_e004.pt", "G_e003.pt", "G_e004.pt",
     ]  # fmt: skip
     assert len(list(out_dir.glob("epoch*.jpg"))) == 4 * 4
+
+
+def test_an_epoch_that_was_cut_short_does_not_count(run, monkeypatch, capsys):
+    def stop(_, trainer, *__):
+        trainer.should_stop = trainer.global_step == 6
+
+    monkeypatch.setattr(TimeBudget, "on_train_batch_end", stop)
+    out_dir, _ = run("run", "epochs=3", "epoch_steps=4", "max_minutes=1000")
+    assert f"Trained 1 epoch and 2 steps: the networks are in {out_dir}." in capsys.readouterr().out
+    run("run", "epochs=2", "epoch_steps=4", "max_minutes=1000", "resume=true")
+    assert "has finished, in epoch 2. Raise epochs" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -252,7 +252,7 @@ def test_a_run_is_not_overwritten_and_one_interrupted_while_it_is_evaluated_goes
     assert_same_weights(weights(folder / "segmenter.pt"), before)
     changed = (folder / "segmenter.pt").stat().st_mtime_ns
     assert fit("run", "epochs=2", "resume=true")[1] == scores
-    assert "has finished after 2 epochs" in capsys.readouterr().out
+    assert "has finished, in epoch 2" in capsys.readouterr().out
     assert (folder / "segmenter.pt").stat().st_mtime_ns == changed
 
 
