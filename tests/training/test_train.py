@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import sys
+from dataclasses import replace
 
 import lightning as L
 import numpy as np
@@ -487,6 +488,18 @@ def test_a_value_out_of_range_is_refused(asked, message, tmp_path, run):
     with pytest.raises(UserError, match=message):
         run("run", asked)
     assert not (tmp_path / "run").exists()
+
+
+def test_synthetic_folders_are_names(composed):
+    config = composed("train", "synthetic=[1,2]")
+    assert config.synthetic == ["1", "2"]
+    for given, wrong in ((3, "3"), ([1, 2], "1"), (["a", None], "None")):
+        with pytest.raises(UserError) as caught:
+            replace(config, synthetic=given)
+        assert str(caught.value) == (
+            f"synthetic={given}: {wrong} is not the name of a folder. Use a folder that generate "
+            "wrote, a list of them, as in [pairs,'2024'], or null."
+        )
 
 
 @pytest.mark.slow
