@@ -140,7 +140,7 @@ def test_optuna_searches_goes_on_and_is_compared(common, sweep, tmp_path, capfd)
 
     before = [(run / "G_best.pt").stat().st_mtime_ns for run in runs]
     assert sweep(*common, *held, "hydra.sweeper.n_trials=3", "resume=true") == 0
-    assert capfd.readouterr().out.count("has finished after 1 epoch") == 2
+    assert capfd.readouterr().out.count("has finished, in epoch 1") == 2
     assert [(run / "G_best.pt").stat().st_mtime_ns for run in runs] == before
     assert len(list((tmp_path / "sweep").glob("*lr=*/result.json"))) == 3
 

@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.progress import track
 
 from geoseg_gan.data.images import picture_size, read_image
-from geoseg_gan.data.pairs import DataError, Pair, find_pairs, groups_of, read_stems, stems_of
+from geoseg_gan.data.pairs import (
+    DataError,
+    Pair,
+    find_pairs,
+    groups_of,
+    list_images,
+    read_stems,
+    stems_of,
+)
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import write_csv
 
@@ -138,23 +147,32 @@ def refuse_shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> None:
     Raises:
         DataError: Naming the first such image and its copy, and how many there are.
     """
-    known = dict(zip(_digests(train, "Hashing training images"), train, strict=True))
-    digests = _digests(val, "Hashing validation images")
-    copies = [(pair, known[d]) for pair, d in zip(val, digests, strict=True) if d in known]
-    if copies:
-        ours, theirs = copies[0]
-        more = f" (and {plural(len(copies) - 1, 'more image')})" * (len(copies) > 1)
-        raise DataError(
-            f"{ours.image} has the same pixels as {theirs.image}{more}: scores on it would prove "
-            "nothing. Remove one of the two, or split by location group with scripts/tile.py."
+    known = _by_pixels([pair.image for pair in train], "Hashing training images")
+    _refuse_copies([pair.image for pair in val], known)
+
+
+def check_unlabelled(images: Sequence[Path], root: Path, held_out: Sequence[Pair] = ()) -> None:
+    """Refuses unlabelled images that are validated on, and warns of those that are held out.
+
+    Args:
+        images: The unlabelled images.
+        root: The data folder, which may have no validation split, or not be there.
+        held_out: Training pairs by which choices are made.
+
+    Raises:
+        DataError: Naming the first validation image that is among them, and how many there are.
+    """
+    folder = root / "val" / "images"
+    val, inner = list_images(folder) if folder.is_dir() else [], [pair.image for pair in held_out]
+    sizes = {picture_size(path) for path in (*val, *inner)}
+    alike = [path for path in images if picture_size(path) in sizes]  # others cannot be the same
+    known = _by_pixels(alike, "Hashing unlabelled images")
+    _refuse_copies(val, known)
+    if same := _copies(inner, known, "Hashing held-out images"):
+        rank_zero_warn(
+            f"{same}, but is held out of training: scores on it will be too good. Remove it from "
+            "the unlabelled images."
         )
-
-
-def refuse_validated(images: Sequence[Path], val: Sequence[Pair]) -> None:
-    """Refuses unlabelled images that are validated on; only those of one size can be the same."""
-    sizes = {picture_size(pair.image) for pair in val}
-    alike = [path for path in images if picture_size(path) in sizes]
-    refuse_shared_images([Pair(path.stem, path, path, path.stem) for path in alike], val)
 
 
 def shared_groups(
@@ -176,17 +194,37 @@ def shared_groups(
     )
 
 
-def _digests(pairs: Sequence[Pair], title: str) -> list[str]:
+def _refuse_copies(val: Sequence[Path], known: Mapping[str, Path]) -> None:
+    if same := _copies(val, known, "Hashing validation images"):
+        raise DataError(
+            f"{same}: scores on it would prove nothing. Remove one of the two, or split by "
+            "location group with scripts/tile.py."
+        )
+
+
+def _copies(images: Sequence[Path], known: Mapping[str, Path], title: str) -> str | None:
+    """Which of the images is known by its pixels, in words; None where none is."""
+    digests = _digests(images, title)
+    copies = [(path, known[d]) for path, d in zip(images, digests, strict=True) if d in known]
+    more = f" (and {plural(len(copies) - 1, 'more image')})" * (len(copies) > 1)
+    return f"{copies[0][0]} has the same pixels as {copies[0][1]}{more}" if copies else None
+
+
+def _by_pixels(images: Sequence[Path], title: str) -> dict[str, Path]:
+    return dict(zip(_digests(images, title), images, strict=True))
+
+
+def _digests(images: Sequence[Path], title: str) -> list[str]:
     # Threads rather than processes: decoding and hashing release the interpreter lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests: Iterable[str] = pool.map(_digest, pairs)
-        if len(pairs) >= _BAR_FROM:
-            digests = track(digests, title, total=len(pairs))
+        digests: Iterable[str] = pool.map(_digest, images)
+        if len(images) >= _BAR_FROM:
+            digests = track(digests, title, total=len(images))
         return list(digests)
 
 
-def _digest(pair: Pair) -> str:
+def _digest(image: Path) -> str:
     # Of the pixels, not of the file: a copy saved in another format is the same image.
-    pixels = read_image(pair.image)
+    pixels = read_image(image)
     header = f"{pixels.shape}{pixels.dtype}".encode()
     return hashlib.sha256(header + pixels.tobytes()).hexdigest()

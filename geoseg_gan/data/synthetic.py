@@ -82,10 +82,9 @@ def read_synthetic(
     """
     path = folder / GENERATION
     if not path.is_file():
-        raise DataError(
-            f"{key}={folder} is not a generated folder: it holds no {GENERATION}. Give the "
-            "save_dir of scripts/generate.py."
-        )
+        wrong = f"is not a generated folder: it holds no {GENERATION}"
+        wrong = wrong if folder.is_dir() else "is not there"
+        raise DataError(f"{key}={folder} {wrong}. Give the save_dir of scripts/generate.py.")
     content = read_json(path, _CONTENT, "Generate the folder again.")
     try:
         palette = Palette.from_dict(content["palette"])

@@ -30,6 +30,7 @@ from geoseg_gan.models.onnx_segmenters import load_exported
 from geoseg_gan.models.registry import Generator, build_generator
 from geoseg_gan.models.segmenters import build_segmenter, segmenter_stride
 from geoseg_gan.models.settings import current_config
+from geoseg_gan.utils.device import named_device
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path
 from geoseg_gan.utils.reading import Number, check_content, whole
@@ -308,7 +309,8 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> LoadedGene
     """Reads a `G_e###.pt` and builds its generator.
 
     Raises:
-        UserError: If there is no such file, or it is not a generator this version can read.
+        UserError: If there is no such file or device, or it is not a generator this version can
+            read.
     """
     content = _read(path, "generator")
     facts = _facts(path, content)
@@ -322,7 +324,8 @@ def load_segmenter(path: Path, device: torch.device | str = "cpu") -> LoadedSegm
     """Reads a `segmenter.pt` and builds its network, or a `segmenter.onnx` that export wrote.
 
     Raises:
-        UserError: If there is no such file, or it is not a segmenter this version can read.
+        UserError: If there is no such file or device, or it is not a segmenter this version can
+            read.
     """
     if path.suffix.lower() == ".onnx":
         shape = {"palette": PALETTE, "scaling": _RANGES, "dtype": set(DTYPES)}
@@ -424,7 +427,7 @@ def _finish(
     device: torch.device | str,
 ) -> tuple[nn.Module, str]:
     """Builds the network whose weights a file holds; returns it with the file's digest."""
-    weights, config = content["weights"], content["config"]
+    device, weights, config = named_device(device), content["weights"], content["config"]
     # Mix Transformers read values of tensors when they are built.
     on_cpu = config.get("segmenter", {}).get("encoder", "").startswith("mit_")
     try:

@@ -7,6 +7,7 @@ who take them from the unlabelled images; here they come from held-out labelled 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +26,11 @@ from geoseg_gan.data.datamodule import start_worker
 from geoseg_gan.data.dataset import AllWindows, PairSource, WindowDataset
 from geoseg_gan.data.images import Head, picture_head
 from geoseg_gan.data.masks import MaskReader, stored_mask_reader
-from geoseg_gan.data.pairs import list_images
+from geoseg_gan.data.pairs import Pair, list_images
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
 from geoseg_gan.data.scene import Scene, little_memory
-from geoseg_gan.data.split import split_pairs
+from geoseg_gan.data.split import check_unlabelled, split_pairs
 from geoseg_gan.data.synthetic import GENERATION, read_manifest
 from geoseg_gan.models.checkpoints import LoadedSegmenter, load_segmenter
 from geoseg_gan.models.segmenters import VIEWS, view_probabilities
@@ -154,20 +155,30 @@ def check_labels(reader: MaskReader, fit: str) -> None:
 
 
 def check_images(
-    folder: Path, side: int, bands: int, dtype: str, like: str = "the labelled images are"
+    folder: Path,
+    root: Path,
+    side: int,
+    bands: int,
+    dtype: str,
+    held_out: Sequence[Pair] = (),
+    like: str = "the labelled images are",
 ) -> dict[Path, Head]:
     """The images of a folder that are to be labelled, sorted by stem, with their heads.
 
+    A warning says which of them are held-out tiles.
+
     Args:
         folder: Where they are.
+        root: The data folder.
         side: What their shorter side must have, in pixels.
         bands: How many bands the labelled images have.
         dtype: NumPy's name of the type of these.
+        held_out: Training pairs by which choices are made.
         like: Says what is of these bands and this type.
 
     Raises:
-        UserError: If there is no such folder, no image in it, one is smaller than `side` pixels, or
-            one has other bands or another type than the labelled ones.
+        UserError: If there is no such folder, no image in it, one is smaller than `side` pixels,
+            one has other bands or another type than the labelled ones, or one is validated on.
     """
     if not folder.is_dir():
         raise UserError(
@@ -184,6 +195,7 @@ def check_images(
         )
     for path in {head.storage: path for path, head in images.items()}.values():
         _check_type(Scene(path), bands, dtype, like)
+    check_unlabelled(list(images), root, held_out)
     return images
 
 
@@ -300,7 +312,11 @@ def _open(config: GenerateConfig, fabric: Fabric) -> _Inputs:
     reader = stored_mask_reader(facts.palette, trained["data"])
     check_labels(reader, trained["data"]["fit"])
     kind = len(facts.scaling.low), facts.scaling.dtype
-    images = check_images(folder, config.image_size or trained["image_size"], *kind, _TRAINED)
+    held_out: list[Pair] = []
+    with suppress(UserError):  # only confidence=auto needs the labelled tiles
+        held_out = split_pairs(root, trained)[1]
+    least = config.image_size or trained["image_size"]
+    images = check_images(folder, root, least, *kind, held_out, _TRAINED)
     masks: Sequence[Path | None] = [None] * len(images)
     if config.true_masks is not None:
         known = {path.stem: path for path in list_images(Path(config.true_masks))}
@@ -367,7 +383,7 @@ def _thresholds(config: GenerateConfig, inputs: _Inputs) -> dict[str, Any]:
     side, trained = inputs.side, inputs.segmenter.facts.config["image_size"]
     if held_out.sizes.min() < side:  # labelled tiles may be smaller than unlabelled images
         side = trained
-    check_sizes(held_out, side)
+    check_sizes(held_out, side, "Set data_root to the data that the segmenter was trained on.")
     counts = np.zeros((classes, 2, _STEPS + 1), np.int64)
     source = PairSource(held_out.pairs, inputs.reader)
     windows = WindowDataset(source, held_out.sizes, side, "crop", once=True)

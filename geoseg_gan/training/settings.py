@@ -120,8 +120,12 @@ class TrainingConfig:
         check_range("inner_share", self.inner_share, 0, 0.5)
         check_range("synthetic_ratio", self.synthetic_ratio, 0, 1)
         folders = self.synthetic if isinstance(self.synthetic, list) else [self.synthetic]
-        if self.synthetic is not None and not all(isinstance(folder, str) for folder in folders):
-            raise UserError(f"synthetic={self.synthetic}: use a folder, a list of them, or null.")
+        wrong = [folder for folder in folders if not isinstance(folder, str)]
+        if self.synthetic is not None and wrong:
+            raise UserError(
+                f"synthetic={self.synthetic}: {wrong[0]!r} is not the name of a folder. Use a "
+                "folder that generate wrote, a list of them, as in [pairs,'2024'], or null."
+            )
 
     @property
     def synthetic_folders(self) -> list[Path]:

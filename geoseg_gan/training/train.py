@@ -82,7 +82,7 @@ def _with_labelled_images(config: TrainConfig, segmenter: Path) -> TrainConfig:
     labelled = Path(config.out_dir) / "labelled"
     if not (Path(config.out_dir) / LAST).exists():
         data = open_data(config)  # refuses what could not be trained on before anything is labelled
-        check_unlabelled_images(config, data.train_index)
+        check_unlabelled_images(config, data)
         facts = load_segmenter(segmenter).facts
         check_classes(data.palette, facts.palette, "segmenter_ckpt", segmenter)
         label(config, segmenter, labelled, max(config.image_size, facts.config["image_size"]))
@@ -125,7 +125,9 @@ def _train(config: TrainConfig) -> dict[str, float]:
             objective = {"hp/objective": figures["objective"]}
             logger.log_hyperparams(flat(plain(config)), objective, trainer.global_step)
             logger.finalize("success")
-        print(f"Trained {plural(trainer.current_epoch, 'epoch')}: the networks are in {out_dir}.")
+        whole, more = divmod(trainer.global_step, data.steps_per_epoch)
+        trained = plural(whole, "epoch") + f" and {plural(more, 'step')}" * bool(more)
+        print(f"Trained {trained}: the networks are in {out_dir}.")
     return figures
 
 

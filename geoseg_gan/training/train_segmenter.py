@@ -88,7 +88,7 @@ def _with_labelled_images(config: TrainSegmenterConfig) -> TrainSegmenterConfig:
     if (out_dir / LAST).exists():  # all rounds are over, whatever its folders are called by now
         last = str(out_dir / f"labelled_{config.rounds}")
         return replace(config, synthetic=[*own, last])
-    check_unlabelled_images(config, _open_data(config).train_index)
+    check_unlabelled_images(config, _open_data(config))
     mixed = replace(config, unlabelled=None, rounds=1, synthetic=own or None)
     for number in range(config.rounds):
         augment = mixed.augment

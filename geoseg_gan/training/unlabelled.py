@@ -4,10 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from geoseg_gan.config import compose
+from geoseg_gan.data.datamodule import PairDataModule
 from geoseg_gan.data.masks import mask_reader
-from geoseg_gan.data.pairs import find_pairs
-from geoseg_gan.data.scan import FolderIndex
-from geoseg_gan.data.split import refuse_validated
 from geoseg_gan.synthesis.generate import MOST, generate
 from geoseg_gan.synthesis.pseudo_labels import check_images, check_labels
 from geoseg_gan.synthesis.settings import GenerateConfig
@@ -32,18 +30,19 @@ def check_unlabelled(config: TrainingConfig) -> None:
     check_apart("out_dir", Path(config.out_dir), folder, [""])
 
 
-def check_unlabelled_images(config: TrainingConfig, index: FolderIndex) -> None:
+def check_unlabelled_images(config: TrainingConfig, data: PairDataModule) -> None:
     """Refuses images that could not be labelled, or are validated on, before anything slow starts.
 
-    `index` is that of the labelled pairs.
+    `data` are the labelled pairs; a warning says which images they hold out.
 
     Raises:
         UserError: Naming one, or the folder.
     """
-    root, folder = Path(config.data_root), Path(config.unlabelled or "")
-    images = check_images(folder, config.image_size, index.bands, index.dtype.name)
-    if (root / "val").is_dir():
-        refuse_validated(list(images), find_pairs(root, "val", config.data.group_regex))
+    index, inner = data.train_index, data.inner_dataset
+    kind = index.bands, index.dtype.name
+    held_out = inner.source.pairs if inner else []
+    folder = Path(config.unlabelled or "")
+    check_images(folder, data.root, config.image_size, *kind, held_out)
 
 
 def label(config: TrainingConfig, segmenter: Path, labelled: Path, side: int | None = None) -> None:

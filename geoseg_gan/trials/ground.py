@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Self
 
 from geoseg_gan.data.pairs import TILES_CSV, DataError, Pair
-from geoseg_gan.trials.arms import TARGET
 from geoseg_gan.trials.settings import TrialConfig
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_folder, link_file, write_csv
@@ -98,19 +97,11 @@ class Ground:
 def on_new_ground(config: TrialConfig) -> TrialConfig:
     """The same trial on the data that `Ground.write` writes into its folder."""
     ground = Path(config.out_dir) / GROUND
-    recipes = {
-        name: replace(
-            recipe,
-            generate=recipe.generate
-            | ({"true_masks": str(ground / _MASKS)} if name.startswith(TARGET) else {}),
-        )
-        for name, recipe in config.recipes.items()
-    }
     parts = {
         name: replace(getattr(config, name), data_root=str(ground))
         for name in ("train", "generate", "train_segmenter")
     }
-    return replace(config, data_root=str(ground), recipes=recipes, **parts)
+    return replace(config, data_root=str(ground), true_masks=str(ground / _MASKS), **parts)
 
 
 def _link(pairs: Sequence[Pair], images: Path, masks: Path) -> None:

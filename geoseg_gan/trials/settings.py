@@ -1,7 +1,7 @@
 """Knobs of the trial command and its recipes."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from omegaconf import OmegaConf
@@ -55,6 +55,8 @@ _DECIDED: dict[str, dict[str, Any]] = {
         "gen_ckpt": None,
         "save_dir": "",
         "segmenter_ckpt": None,
+        "unlabelled": None,
+        "true_masks": None,
         "layout": "pairs",
         "style_from": None,
     },
@@ -147,8 +149,7 @@ class TrialConfig:
         """Adds the recipe that shows how much there is to gain, where true masks are known."""
         knows = self.val_groups is not None or self.true_masks is not None
         if knows and not any(name.startswith(TARGET) for name in self.recipes):
-            labels = {"unlabelled": self.unlabelled, "true_masks": self.true_masks}
-            recipe = RecipeSettings(generate={"source": UNLABELLED, **labels})
+            recipe = RecipeSettings(generate={"source": UNLABELLED})
             self.recipes = {**self.recipes, TARGET: recipe}
 
     def check(self) -> None:
@@ -343,8 +344,12 @@ class TrialConfig:
         return self.train_tiles
 
     def generation(self, recipe: str) -> GenerateConfig:
-        """`generate` as a recipe changes it."""
-        return _changed(self.generate, self.recipes[recipe].generate, f"{recipe}.generate")
+        """`generate` as a recipe changes it; the images that it labels are the trial's."""
+        pairs = _changed(self.generate, self.recipes[recipe].generate, f"{recipe}.generate")
+        if pairs.source == UNLABELLED:
+            masks = self.true_masks if recipe.startswith(TARGET) else None
+            pairs = replace(pairs, unlabelled=self.unlabelled, true_masks=masks)
+        return pairs
 
     def refinement(self, recipe: str) -> TrainConfig | None:
         """The second training of a recipe's generator; None for no such training."""

@@ -28,7 +28,7 @@ from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import check_sizes, scan
-from geoseg_gan.data.split import refuse_shared_images, refuse_validated, shared_groups
+from geoseg_gan.data.split import refuse_shared_images, shared_groups
 from geoseg_gan.data.synthetic import refuse_synthetic
 from geoseg_gan.models.discriminators.oasis import changed_settings
 from geoseg_gan.models.registry import Generator, build_generator
@@ -170,6 +170,9 @@ def _check_same_trial(config: TrialConfig, folder: Path, stored: dict[str, Any])
     changes = [c for c in differences(stored, ours) if _FREE.isdisjoint(c[0].split(".")[:2])]
     for name in recipes.keys() & others.keys():
         stored_recipe = asdict(RecipeSettings()) | recipes[name]  # which may lack newer knobs
+        for key in ("unlabelled", "true_masks"):  # earlier versions repeated the trial's own there
+            if stored_recipe["generate"].get(key) == stored.get(key):
+                stored_recipe["generate"].pop(key, None)
         old, new = ({f"recipes.{name}": part} for part in (stored_recipe, others[name]))
         changes += differences(old, new)
         changes += ((key, before, after) for key, after, before in differences(new, old))
@@ -234,9 +237,8 @@ def _check_data(config: TrialConfig, root: Path) -> tuple[list[str], Fingerprint
                 "new ground in val_groups=[...], or give unlabelled=FOLDER."
             )
         side = config.train_segmenter.image_size
-        images = [*check_images(folder, side, index.bands, index.dtype.name)]
-        refuse_validated(images, val)
-        files = {UNLABELLED: fingerprint_files(images)}
+        images = check_images(folder, root, side, index.bands, index.dtype.name)
+        files = {UNLABELLED: fingerprint_files(list(images))}
     parts = (train, val) if ground is None else (ground.labelled, ground.validated)
     warning = shared_groups(*parts)
     data = {"train": fingerprint(index), "val": fingerprint(scan(val, reader)), **files}

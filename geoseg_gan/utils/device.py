@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from geoseg_gan.utils.errors import UserError, check_choice, check_range
+from geoseg_gan.utils.errors import UserError, check_choice, check_range, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +91,21 @@ class TrainerSettings:
         import torch
 
         return torch.device("cuda" if self.on_gpu() else "cpu")
+
+
+def named_device(name: "torch.device | str") -> "torch.device":
+    """The device of a name that torch knows, as "cuda" or "cuda:1".
+
+    Raises:
+        UserError: If this machine has no such device.
+    """
+    import torch
+
+    try:
+        return torch.empty(0, device=name).device
+    except (AssertionError, RuntimeError) as error:  # the first where torch was built for CPUs
+        why = one_line(str(error)).partition(". ")[0].rstrip(".")
+        raise UserError(f"device={name}: {why}. Use device=cpu, or leave it out.") from None
 
 
 def now(device: "torch.device") -> float:

@@ -34,7 +34,7 @@ def held(folder: Path, key: str = "out_dir", wait: bool = False) -> Iterator[Non
 
     What killed calls were writing there is removed first, see `sweep`. The system gives the folder
     free when this process ends, however it ends. Where a file system has no locks, a warning says
-    so. A folder that is made for the block, and stays empty, is removed.
+    so. Folders that are made for the block, and stay empty, are removed.
 
     Args:
         folder: The folder, which is made as needed.
@@ -45,9 +45,7 @@ def held(folder: Path, key: str = "out_dir", wait: bool = False) -> Iterator[Non
         UserError: If another process holds it (the text names process, machine and since when), or
             a link in it leads to the outside.
     """
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / LOCK, key, folder, wait):
+    with _made(folder) as is_new, _locked(folder / LOCK, key, folder, wait):
         try:
             refuse_links(folder, key)
             sweep(folder)
@@ -56,7 +54,23 @@ def held(folder: Path, key: str = "out_dir", wait: bool = False) -> Iterator[Non
             if is_new and [entry.name for entry in folder.glob("*")] == [LOCK]:
                 with suppress(OSError):
                     (folder / LOCK).unlink()
-                    folder.rmdir()
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[bool]:
+    """Makes a folder for a block; it and the parents that it lacked are removed if they stay empty.
+
+    Yields:
+        Whether it is new.
+    """
+    lacking = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield bool(lacking)
+    finally:
+        with suppress(OSError):  # of a folder that is not empty
+            for place in lacking:
+                place.rmdir()
 
 
 @contextmanager
@@ -187,24 +201,25 @@ def atomic_folder(path: Path, key: str, wait: bool = False) -> Iterator[Path]:
     """
     path = path.resolve()
     scratch = _beside(path)
-    scratch.mkdir(0o700, parents=True, exist_ok=True)
-    status = scratch.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise UserError(f"{scratch} is a link, or of another user. Remove it, and call again.")
-    with _locked(scratch / LOCK, key, path, wait):
-        # One level down, since the scratch folder itself is private to the user.
-        folder = scratch / path.name
-        try:
-            check_new_folder(key, path)  # again, since another call may have ended meanwhile
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            yield folder
-            for entry in _entries(folder):
-                sync(Path(entry.path))
-            folder.replace(path)
-            sync(path.parent)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    with _made(path.parent):
+        scratch.mkdir(0o700, exist_ok=True)
+        status = scratch.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            raise UserError(f"{scratch} is a link, or of another user. Remove it, and call again.")
+        with _locked(scratch / LOCK, key, path, wait):
+            # One level down, since the scratch folder itself is private to the user.
+            folder = scratch / path.name
+            try:
+                check_new_folder(key, path)  # again, since another call may have ended meanwhile
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                yield folder
+                for entry in _entries(folder):
+                    sync(Path(entry.path))
+                folder.replace(path)
+                sync(path.parent)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _beside(path: Path) -> Path:

@@ -14,8 +14,8 @@
 #   refine     experiment=refine after gan256, evaluated
 #   trial      a trial with a shared generator; takes several calls
 # A step that is done is skipped; remove OUT/done/STEP and what it made to repeat it. Where the time
-# of a step is up, the same call again continues it. A check that fails stops nothing, and makes the
-# exit code 1.
+# of a step is up, the same call again continues it. A check that fails stops nothing, but makes the
+# exit code 1; the same call again repeats it.
 #
 # The machine needs torch with its torchvision, and no network. Other packages come from a folder of
 # wheels, which take the place of other versions. With the machine's version of Python, elsewhere:
@@ -83,11 +83,11 @@ write_json(Path(target), {"machine": machine | versions, "commit": commit, **fou
 END
 }
 
-# Runs one check where that is not done: `check NAME COMMAND ...`. A run ends by itself where a loss
-# is not finite.
+# Runs one check where that has not passed: `check NAME COMMAND ...`. A run ends by itself where a
+# loss is not finite.
 check() {
     local at=$OUT/checks/$1 outcome=pass code=0 message="" started=$SECONDS
-    [[ ! -e $at.json ]] || return 0
+    [[ ! -e $at.json ]] || grep -q '"fail"' "$at.json" || return 0
     rm -rf "${at:?}"
     "${@:2}" > "$at.log" 2>&1 || code=$?
     [[ $code != 124 ]] || exit 124
@@ -125,8 +125,8 @@ step_checks() {
     files+=("generate=$at/generate.json")
     record checks "${files[@]}"
     if grep -q '"fail"' "$OUT/results/checks.json"; then
-        echo "Some checks failed: see $OUT/results/checks.json." >&2
-        STATUS=1
+        echo "Some checks failed: see $OUT/results/checks.json. Call again to repeat them." >&2
+        PASSED=false STATUS=1
     fi
 }
 
@@ -236,9 +236,9 @@ for STEP in "$@"; do
         continue
     fi
     echo "Step $STEP starts."
-    SECONDS=0
+    SECONDS=0 PASSED=true
     "step_$STEP"
-    touch "$OUT/done/$STEP"
+    ! $PASSED || touch "$OUT/done/$STEP"
 done
 STEP=""
 exit "$STATUS"

@@ -4,7 +4,13 @@ import pytest
 
 from geoseg_gan.data.images import read_image, write_image
 from geoseg_gan.data.pairs import DataError, find_pairs
-from geoseg_gan.data.split import refuse_shared_images, split_pairs, split_rows, write_split
+from geoseg_gan.data.split import (
+    check_unlabelled,
+    refuse_shared_images,
+    split_pairs,
+    split_rows,
+    write_split,
+)
 from geoseg_gan.utils.errors import UserError
 
 
@@ -84,3 +90,15 @@ def test_a_copy_in_another_format_is_found_and_all_are_counted(root):
         write_image(root / f"val/images/val_00{number}.tif", pixels)
     with pytest.raises(DataError, match=r"val_000\.tif .*train_000\.png \(and 1 more image\)"):
         check(root)
+
+
+def test_unlabelled_images_are_neither_validated_on_nor_held_out(root):
+    train, val = (find_pairs(root, split) for split in ("train", "val"))
+    images = [pair.image for pair in train]
+    check_unlabelled(images, root)
+    check_unlabelled(images, root / "none")  # labelling new images needs no labelled ones
+    held_out = r"train_000\.png has the same .*train_000\.png \(and 1 more image\), but is held out"
+    with pytest.warns(UserWarning, match=held_out):
+        check_unlabelled(images, root, train[:2])
+    with pytest.raises(DataError, match=r"val_002\.png has the same pixels as .*val_002\.png: "):
+        check_unlabelled([*images, val[2].image], root)

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import warnings
 
 import numpy as np
@@ -56,6 +57,7 @@ SPOILT = r"generation\.json (cannot be read|holds what is|lacks|has) .* again\."
     ("spoil", "message"),
     [
         (lambda f: (f / GENERATION).unlink(), r"holds no generation\.json\. Give the save_dir of"),
+        (shutil.rmtree, "synthetic=.* is not there. Give the save_dir of"),
         (lambda f: (f / GENERATION).write_text("not json"), SPOILT),
         (lambda f: (f / GENERATION).write_text("[]"), SPOILT),
         (lambda f: (f / GENERATION).write_text("{}"), SPOILT),

@@ -67,6 +67,27 @@ def test_what_cannot_start_is_refused_in_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_check_that_failed_is_repeated(tmp_path):
+    python, broken, out = (tmp_path / name for name in ("python", "broken", "out"))
+    python.write_text(
+        f'#!/bin/bash\n[[ $1 != - ]] || exec "{sys.executable}" "$@"\necho "$@" >> "{out}/calls"\n'
+        f'mkdir -p "{out}/checks/fp32"\n[[ $* != *=16-mixed* || ! -e "{broken}" ]]\n'
+    )
+    python.chmod(0o755)
+    broken.touch()
+    done = collect(out, tmp_path, "checks", PYTHON=str(python), COMMIT="none")
+    assert done.returncode == 1 and "Check fp16: fail." in done.stdout
+    assert "Some checks failed: see" in done.stderr and not (out / "done/checks").exists()
+    broken.unlink()
+    (out / "calls").unlink()
+    done = collect(out, tmp_path, "checks", PYTHON=str(python), COMMIT="none")
+    assert (done.returncode, done.stderr) == (0, "") and (out / "done/checks").exists()
+    (call,) = (out / "calls").read_text().splitlines()
+    assert "precision=16-mixed" in call
+    stored = json.loads((out / "results/checks.json").read_text())
+    assert {entry["outcome"] for entry in list(stored.values())[2:]} == {"pass"}
+
+
 @pytest.mark.slow
 def test_all_steps_run_on_a_cpu_and_are_skipped_once_they_are_done(source, tmp_path):
     out = tmp_path / "out"

@@ -12,6 +12,7 @@ from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.models.checkpoints import (
     RunFacts,
     load_generator,
+    load_segmenter,
     read_training_state,
     save_network,
     start_from,
@@ -249,3 +250,10 @@ def test_everything_that_torch_reads_is_plain_data():
 def test_the_same_network_makes_the_same_file(generator, tmp_path):
     first = generator(tmp_path).read_bytes()
     assert generator(tmp_path).read_bytes() == first
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_refused(device, generator, segmenter, tmp_path):
+    for load, path in ((load_generator, generator(tmp_path)), (load_segmenter, segmenter())):
+        with pytest.raises(UserError, match=rf"^device={device}: .+\. Use device=cpu, or leave"):
+            load(path, device)

@@ -89,7 +89,7 @@ CASES = {
         "generate",
         (
             "source=unlabelled",
-            "unlabelled=../data/val/images",
+            "unlabelled=../drawn/images",
             "segmenter_ckpt=../segmenter/segmenter.pt",
             "save_dir=out",
             "trainer=cpu",

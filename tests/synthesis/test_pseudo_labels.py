@@ -305,6 +305,17 @@ def test_the_head_of_each_image_is_read_once(label, monkeypatch):
     assert read == [f"new {number}.png" for number in range(3)]
 
 
+def test_images_that_are_held_out_or_validated_on_are_told_of(root, segmenter, label, tmp_path):
+    _, held_out = split_pairs(root, load_segmenter(segmenter).facts.config)
+    shutil.copy(held_out[0].image, root / "unlabelled/known.png")
+    with pytest.warns(UserWarning, match=r"unlabelled/known\.png, but is held out of training"):
+        label("held_out", confidence=0.5)
+    shutil.copy(root / "val/images/val_000.png", root / "unlabelled")
+    with refused(r"val_000\.png has the same pixels as .*unlabelled/val_000\.png"):
+        label("validated", confidence=0.5)
+    assert not (tmp_path / "validated").exists()
+
+
 def test_images_of_another_kind_are_refused(root, label):
     write_image(root / "unlabelled/z.tif", np.zeros((SIDE, SIDE, 4), np.uint16))
     with refused("z.tif is 4-band uint16, but the segmenter was trained on 3-band uint8. Convert"):

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import sys
+from dataclasses import replace
 
 import lightning as L
 import numpy as np
@@ -26,10 +27,12 @@ from run_folders import (
 
 from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.training.callbacks import samples
+from geoseg_gan.training.callbacks.timing import TimeBudget
 from geoseg_gan.training.gan import GAN
 from geoseg_gan.training.runs import differences, read_outcome
 from geoseg_gan.training.settings import train_command
 from geoseg_gan.training.train import check_networks, train
+from geoseg_gan.training.train_segmenter import train_segmenter
 from geoseg_gan.utils.errors import UserError
 
 
@@ -381,7 +384,7 @@ def test_a_finished_run_is_not_overwritten_and_returns_its_figures(trained, go_o
     figures = go_on("epochs=2", "resume=true")
     assert figures == read_outcome(out_dir)["figures"] and figures["lr/g"] >= 0
     assert {path: path.stat().st_mtime_ns for path in out_dir.glob("[!.]*")} == before
-    assert "has finished after 2 epochs. Raise epochs" in capsys.readouterr().out
+    assert "has finished, in epoch 2. Raise epochs" in capsys.readouterr().out
 
 
 def test_a_run_that_goes_on_is_not_finished_until_it_ends(trained, go_on):
@@ -400,6 +403,17 @@ def test_a_run_that_goes_on_is_not_finished_until_it_ends(trained, go_on):
         "D_e003.pt", "D_e004.pt", "G_e003.pt", "G_e004.pt",
     ]  # fmt: skip
     assert len(list(out_dir.glob("epoch*.jpg"))) == 4 * 4
+
+
+def test_an_epoch_that_was_cut_short_does_not_count(run, monkeypatch, capsys):
+    def stop(_, trainer, *__):
+        trainer.should_stop = trainer.global_step == 6
+
+    monkeypatch.setattr(TimeBudget, "on_train_batch_end", stop)
+    out_dir, _ = run("run", "epochs=3", "epoch_steps=4", "max_minutes=1000")
+    assert f"Trained 1 epoch and 2 steps: the networks are in {out_dir}." in capsys.readouterr().out
+    run("run", "epochs=2", "epoch_steps=4", "max_minutes=1000", "resume=true")
+    assert "has finished, in epoch 2. Raise epochs" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -475,6 +489,25 @@ def test_a_value_out_of_range_is_refused(asked, message, tmp_path, run):
     with pytest.raises(UserError, match=message):
         run("run", asked)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_generated_pairs_is_no_place_for_a_run(composed, make_generated, tmp_path):
+    place = (f"out_dir={make_generated(tmp_path / 'made', range(2))}", "trainer=cpu")
+    for name, command in (("train", train), ("train_segmenter", train_segmenter)):
+        with pytest.raises(UserError, match=r"out_dir=.*made holds generated pairs\. Choose"):
+            command(composed(name, *place))
+
+
+def test_synthetic_folders_are_names(composed):
+    config = composed("train", "synthetic=[1,2]")
+    assert config.synthetic == ["1", "2"]
+    for given, wrong in ((3, "3"), ([1, 2], "1"), (["a", None], "None")):
+        with pytest.raises(UserError) as caught:
+            replace(config, synthetic=given)
+        assert str(caught.value) == (
+            f"synthetic={given}: {wrong} is not the name of a folder. Use a folder that generate "
+            "wrote, a list of them, as in [pairs,'2024'], or null."
+        )
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geoseg_gan.config import plain, stored_yaml
+from geoseg_gan.config import plain, stored_yaml, write_yaml
 from geoseg_gan.data.images import write_image
 from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.synthetic import read_synthetic
@@ -192,6 +192,37 @@ def test_later_seeds_on_other_unlabelled_images_are_refused(trial_config, trial_
     (tmp_path / "images/train_000.png").unlink()
     with pytest.raises(UserError, match="of other data: unlabelled had 12 pairs, now 11"):
         trial(trial_config(tmp_path / "trial", *asked))
+
+
+def test_all_recipes_label_the_trial_s_own_images(trial_config, tmp_path):
+    config = trial_config(tmp_path, "unlabelled=images", "true_masks=masks")
+    mine = {"source": "unlabelled", "confidence": 0.7}
+    config.recipes |= {name: RecipeSettings(mine) for name in ("mine", "labelled_target_mine")}
+    check(config)
+    used = [config.generation(name) for name in config.recipes]
+    given = [(own.unlabelled, own.true_masks) for own in used]
+    target = ("images", "masks")
+    assert given == [(None, None), target, ("images", None), target]
+    config.recipes["mine"].generate = mine | {"unlabelled": "others"}
+    with pytest.raises(UserError, match=r"recipes.mine: generate.unlabelled is the same in all"):
+        check(config)
+
+
+def test_a_trial_whose_recipes_repeat_its_images_goes_on(
+    trial_config, trial_root, tmp_path, monkeypatch
+):
+    images = shutil.copytree(trial_root / "train/images", tmp_path / "images")
+    config = trial_config(tmp_path / "trial", "recipe=[pseudo_labels]", f"unlabelled={images}")
+    for name in ("_compute", "_report"):
+        monkeypatch.setattr(f"geoseg_gan.trials.trial.{name}", lambda *_: {})
+    stored = trial_config(tmp_path / "trial", "recipe=[pseudo_labels]", f"unlabelled={images}")
+    stored.recipes["pseudo_labels"].generate["unlabelled"] = str(images)
+    write_yaml(tmp_path / "trial/config.yaml", stored)
+    trial(config)
+    stored.recipes["pseudo_labels"].generate["unlabelled"] = "others"
+    write_yaml(tmp_path / "trial/config.yaml", stored)
+    with pytest.raises(UserError, match=r"pseudo_labels\.generate\.unlabelled=others, not None"):
+        trial(config)
 
 
 def test_a_recipe_s_settings_reach_generation_and_training(trial_config, tmp_path):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from geoseg_gan.utils.errors import UserError
-from geoseg_gan.utils.files import LOCK, held
+from geoseg_gan.utils.files import LOCK, atomic_folder, held
 
 
 def test_a_folder_is_held_by_one_at_a_time(tmp_path):
@@ -25,6 +25,19 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path):
     with held(folder):
         pass
     assert not folder.exists(), "a folder that nothing was written into goes again"
+
+
+def test_parents_that_were_made_for_nothing_go_again(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for folder in (tmp_path / "runs/new/trial", tmp_path / "mine/trial"):
+        for made in (held(folder), atomic_folder(folder, "out_dir")):
+            with pytest.raises(UserError), made:
+                assert folder.parent.is_dir()
+                raise UserError
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+    with held(tmp_path / "runs/trial"):
+        (tmp_path / "runs/other").touch()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["other"]
 
 
 def test_children_of_a_killed_holder_are_waited_for(tmp_path):
