@@ -9,9 +9,10 @@ import pytest
 from defaults import defaults
 from synthesis_helpers import facts, files, refused
 
-from geoseg_gan.data.images import read_image
+from geoseg_gan.data.images import read_image, write_image
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
+from geoseg_gan.data.palette import IGNORE, Palette
 from geoseg_gan.data.settings import JitterSettings
 from geoseg_gan.synthesis.generate import generate
 from geoseg_gan.synthesis.settings import generate_command
@@ -78,8 +79,11 @@ def test_a_generator_tells_the_data_as_well(exemplars, generator, root):
     )
 
 
-def test_regions_come_from_another_folder_where_one_is_given(exemplars, make_generated, tmp_path):
-    look = make_generated(tmp_path / "look", range(4), size=64)  # of noise
+def test_regions_come_from_another_folder_where_one_is_given(exemplars):
+    look = exemplars("look")
+    for path in look.glob("*_img.jpg"):
+        noise = np.random.default_rng(len(path.name)).integers(0, 256, (32, 32, 3))
+        write_image(path, noise.astype(np.uint8))
     own, other = exemplars("own"), exemplars("other", style_from=str(look))
     assert files(own, "*_mask.png") == files(other, "*_mask.png")
     roughness = [
@@ -87,6 +91,28 @@ def test_regions_come_from_another_folder_where_one_is_given(exemplars, make_gen
         for paths in (sorted(folder.glob("*_img.jpg")) for folder in (own, other))
     ]
     assert roughness[1] > 2 * roughness[0]
+
+
+def test_pixels_of_classes_that_another_folder_lacks_do_not_count(
+    exemplars, make_generated, palette, tmp_path
+):
+    look = make_generated(tmp_path / "look", range(4))
+    with pytest.warns(UserWarning, match="look holds no Background: its pixels will not count"):
+        folder = exemplars("pairs", style_from=str(look))
+    masks = [MaskReader(palette).read(path)[0] for path in folder.glob("*_mask.png")]
+    assert set(np.unique(masks)) == {1, 2, IGNORE}
+
+
+def test_pixels_that_do_not_count_need_a_value(
+    exemplars, make_generated, segmenter, tiny_config, palette, root, tmp_path
+):
+    look = make_generated(tmp_path / "look", range(4))
+    data = tiny_config["data"] | {"unknown": "nearest"}
+    facts = tiny_config | {"data_root": str(root), "data": data}
+    strict = segmenter(palette=Palette(palette.classes), **facts)
+    with refused("look holds no Background, and the data have no value for pixels"):
+        exemplars("pairs", style_from=str(look), segmenter_ckpt=str(strict))
+    assert not (tmp_path / "pairs").exists()
 
 
 def test_neither_generator_nor_segmenter_is_a_user_s_mistake(run_command, tmp_path, capsys):
