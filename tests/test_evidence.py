@@ -88,6 +88,7 @@ def test_a_summary_shows_the_differences_of_stored_trials(page):
         ("generators", "generators/avx2.json"),
         ("knobs", "knobs/knobs.json"),
         ("refine", "refine/evaluations.json"),
+        ("sharper", "sharper/evaluations.json"),
     ],
     ids=lambda part: Path(part).stem,
 )
