@@ -16,6 +16,7 @@ from geoseg_gan.data.audit.checks import mostly_ignored, named_rare_classes
 from geoseg_gan.data.datamodule import PairDataModule
 from geoseg_gan.data.fingerprint import Fingerprints, refuse_change
 from geoseg_gan.data.stream import check_root
+from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.models.checkpoints import read_training_state
 from geoseg_gan.models.settings import current_config
 from geoseg_gan.training.settings import TrainingConfig
@@ -72,6 +73,8 @@ def check_run(config: TrainingConfig, networks: str, accumulate: int = 1) -> Non
     check_root(config.data, Path(config.data_root))
     out_dir = Path(config.out_dir)
     check_apart("out_dir", out_dir, Path(config.data_root))
+    if (out_dir / GENERATION).is_file():
+        raise UserError(f"out_dir={out_dir} holds generated pairs. Choose another folder.")
     has_run = (out_dir / LAST).exists() or any(out_dir.glob(networks))
     if has_run and not config.resume:
         raise UserError(

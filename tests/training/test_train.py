@@ -32,6 +32,7 @@ from geoseg_gan.training.gan import GAN
 from geoseg_gan.training.runs import differences, read_outcome
 from geoseg_gan.training.settings import train_command
 from geoseg_gan.training.train import check_networks, train
+from geoseg_gan.training.train_segmenter import train_segmenter
 from geoseg_gan.utils.errors import UserError
 
 
@@ -488,6 +489,14 @@ def test_a_value_out_of_range_is_refused(asked, message, tmp_path, run):
     with pytest.raises(UserError, match=message):
         run("run", asked)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_generated_pairs_is_no_place_for_a_run(composed, make_generated, tmp_path):
+    made = make_generated(tmp_path / "made", range(2))
+    place = (f"out_dir={made}", f"data_root={tmp_path}", "trainer=cpu")
+    for name, command in (("train", train), ("train_segmenter", train_segmenter)):
+        with pytest.raises(UserError, match=r"out_dir=.*made holds generated pairs\. Choose"):
+            command(composed(name, *place))
 
 
 def test_synthetic_folders_are_names(composed):
