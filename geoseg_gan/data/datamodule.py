@@ -180,7 +180,9 @@ class PairDataModule(L.LightningDataModule):
         for folder in self.synthetic:
             generated = read_synthetic(folder)
             check_synthetic(generated, self.palette, self.settings.gsd)
-            its_index, source = self._open(generated.pairs, generated.reader(), folder)
+            advice = f"Generate with image_size={self.image_size} or more"
+            advice += ", or train with image_size={} or less."
+            its_index, source = self._open(generated.pairs, generated.reader(), folder, advice)
             check_same_type(index, its_index)
             key = f"synthetic={folder.name}"
             while key in self.fingerprints:  # of another folder of this name
@@ -212,20 +214,23 @@ class PairDataModule(L.LightningDataModule):
         return index, source
 
     def _open(
-        self, pairs: Sequence[Pair], reader: MaskReader, where: Path
+        self, pairs: Sequence[Pair], reader: MaskReader, where: Path, *advice: str
     ) -> tuple[FolderIndex, PairSource]:
         """Scans and checks pairs, and decodes them if the settings cache them in memory."""
         index = scan(pairs, reader)
-        self._check(index, where)
+        self._check(index, where, *advice)
         source = PairSource(pairs, reader)
         if self.settings.cache == "ram":
             source = source.in_memory(index)
         return index, source
 
-    def _check(self, index: FolderIndex, where: Path) -> None:
-        """Refuses images that are too small, and warns of pixels outside the palette."""
+    def _check(self, index: FolderIndex, where: Path, *advice: str) -> None:
+        """Refuses images that are too small, and warns of pixels outside the palette.
+
+        `advice` is that of `check_sizes`.
+        """
         if self.fit == "crop":
-            check_sizes(index, self.image_size)
+            check_sizes(index, self.image_size, *advice)
         if unknown := int(index.unknown.sum()):
             files = int((index.unknown > 0).sum())
             rank_zero_warn(

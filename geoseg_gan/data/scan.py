@@ -37,6 +37,7 @@ _CACHE = {
     "filler": Array("f", ("pairs",)),
     "filled": Array("f", ("pairs",), 0, 1),
 }
+_SMALLER = "Set image_size={} or less, or data.fit=resize."
 _FILLED = 0.001  # share of the pixels from which one value far from all others is warned of
 _APART = 0.5  # how far from them, as a share of their range
 _VALUES = 16  # fewer different values are no measured ones
@@ -126,8 +127,11 @@ def default_cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "geoseg_gan"
 
 
-def check_sizes(index: FolderIndex, image_size: int) -> None:
-    """Refuses, with a DataError, images that a crop of `image_size` pixels does not fit in."""
+def check_sizes(index: FolderIndex, image_size: int, advice: str = _SMALLER) -> None:
+    """Refuses, with a DataError, images that a crop of `image_size` pixels does not fit in.
+
+    `advice` says what to do, with {} for the largest size that fits.
+    """
     shorter = index.sizes.min(1)
     if shorter.min() < image_size:
         row = int(shorter.argmin())
@@ -136,8 +140,7 @@ def check_sizes(index: FolderIndex, image_size: int) -> None:
         height, width = index.sizes[row]
         raise DataError(
             f"{index.pairs[row].image} is {width}x{height}, smaller than the crop of "
-            f"image_size={image_size}{more}. Set image_size={shorter.min()} or less, or "
-            "data.fit=resize."
+            f"image_size={image_size}{more}. {advice.format(shorter.min())}"
         )
 
 

@@ -383,7 +383,7 @@ def _thresholds(config: GenerateConfig, inputs: _Inputs) -> dict[str, Any]:
     side, trained = inputs.side, inputs.segmenter.facts.config["image_size"]
     if held_out.sizes.min() < side:  # labelled tiles may be smaller than unlabelled images
         side = trained
-    check_sizes(held_out, side)
+    check_sizes(held_out, side, "Set data_root to the data that the segmenter was trained on.")
     counts = np.zeros((classes, 2, _STEPS + 1), np.int64)
     source = PairSource(held_out.pairs, inputs.reader)
     windows = WindowDataset(source, held_out.sizes, side, "crop", once=True)

@@ -248,7 +248,11 @@ def test_a_generated_folder_as_validation_is_refused(
     [
         ({"bands": 1}, r"pair_00000_img\.\w+ has 1 band of uint8, but \S+ has 3 bands of uint8"),
         ({"dtype": "uint16"}, r"\.tif has 3 bands of uint16, but \S+ has 3 bands of uint8"),
-        ({"size": 16}, "is 16x16, smaller than the crop of image_size=32"),
+        (
+            {"size": 16},
+            r"is 16x16, smaller than the crop of image_size=32. Generate with image_size=32 or "
+            "more, or train with image_size=16 or less.",
+        ),
     ],
 )
 def test_images_of_another_kind_are_refused(
