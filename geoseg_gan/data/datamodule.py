@@ -180,9 +180,8 @@ class PairDataModule(L.LightningDataModule):
         for folder in self.synthetic:
             generated = read_synthetic(folder)
             check_synthetic(generated, self.palette, self.settings.gsd)
-            advice = (
-                f"Generate with image_size={self.image_size} or more, or set it to {{}} or less."
-            )
+            advice = f"Generate with image_size={self.image_size} or more"
+            advice += ", or train with image_size={} or less."
             its_index, source = self._open(generated.pairs, generated.reader(), folder, advice)
             check_same_type(index, its_index)
             key = f"synthetic={folder.name}"

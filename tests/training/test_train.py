@@ -492,7 +492,8 @@ def test_a_value_out_of_range_is_refused(asked, message, tmp_path, run):
 
 
 def test_a_folder_of_generated_pairs_is_no_place_for_a_run(composed, make_generated, tmp_path):
-    place = (f"out_dir={make_generated(tmp_path / 'made', range(2))}", "trainer=cpu")
+    made = make_generated(tmp_path / "made", range(2))
+    place = (f"out_dir={made}", f"data_root={tmp_path}", "trainer=cpu")
     for name, command in (("train", train), ("train_segmenter", train_segmenter)):
         with pytest.raises(UserError, match=r"out_dir=.*made holds generated pairs\. Choose"):
             command(composed(name, *place))
