@@ -137,7 +137,7 @@ def find_run(
             "train on."
         )
         return content, True
-    if done > config.epochs:
+    if 0 < config.epochs < done:  # with 0, train_segmenter goes on to as many as it had
         raise UserError(
             f"epochs={config.epochs}: the run in {out_dir} has {plural(done, 'epoch')} already. "
             "Give as many at least."
