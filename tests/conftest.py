@@ -275,6 +275,7 @@ def segmenter(tmp_path, palette) -> Callable[..., Path]:
         "encoder": "mobilenet_v2",
         "encoder_weights": None,
         "options": {"encoder_depth": 3, "decoder_channels": [8, 8, 8]},
+        "image_scale": 1.0,
     }
 
     def save(

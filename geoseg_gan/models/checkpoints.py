@@ -89,6 +89,7 @@ _CONFIGS: dict[NetworkKind, Any] = {
             "encoder": str,
             "encoder_weights": (None, str),
             "options": {"*": (*_OPTION, [_OPTION])},
+            "image_scale?": Number(0.25, 4),
         },
         "image_size": whole(1, 2**15),
         "data?": {"nodata?": (None, Number()), "*": object},

@@ -5,11 +5,14 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from fractions import Fraction
 from functools import cache
+from math import gcd
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from geoseg_gan.models.pretrained.lite import LITE0, load_lite
 from geoseg_gan.models.registry import check_memory
@@ -68,11 +71,15 @@ def _check_built(described: str, image_size: int) -> None:
     check_memory(network, "segmenter")
     stride = segmenter_stride(network)
     if image_size % stride:
-        fitting = max(1, round(image_size / stride)) * stride
+        fitting, scale = max(1, round(image_size / stride)) * stride, settings.image_scale
+        times, other = "", ""
+        if isinstance(network, RescaledSegmenter):
+            times, other = f" times segmenter.image_scale={scale:g}", ", or another scale"
+            network = network.network
         raise UserError(
-            f"image_size={image_size} is not a multiple of {stride}, which segmenter.arch="
-            f"{settings.arch} with segmenter.encoder={settings.encoder} needs. Use e.g. "
-            f"image_size={fitting}."
+            f"image_size={image_size}{times} is not a multiple of {segmenter_stride(network)}, "
+            f"which segmenter.arch={settings.arch} with segmenter.encoder={settings.encoder} "
+            f"needs. Use e.g. image_size={fitting}{other}."
         )
     try:
         with torch.inference_mode():
@@ -91,7 +98,35 @@ def _check_built(described: str, image_size: int) -> None:
 
 def segmenter_stride(network: nn.Module) -> int:
     """The number of pixels that a segmenter's image sides must be multiples of."""
+    if isinstance(network, RescaledSegmenter):
+        # So that the rescaled sides are multiples of the stride inside.
+        inner = segmenter_stride(network.network) * network.scale.denominator
+        return inner // gcd(inner, network.scale.numerator)
     return int(cast(Any, network).encoder.output_stride)
+
+
+class RescaledSegmenter(nn.Module):
+    """A segmenter that sees its images enlarged, or reduced, by bilinear interpolation.
+
+    Attributes:
+        network: Gives logits of the rescaled images.
+        scale: Rescaled sides are so many times those of the image.
+    """
+
+    def __init__(self, network: nn.Module, scale: float) -> None:
+        """Wraps a network; `scale` is rounded to a fraction with a denominator of 1000 at most."""
+        super().__init__()
+        self.network = network
+        # Of whole numbers, so that a side that fits has no fraction of a pixel, nor has it in ONNX.
+        self.scale = Fraction(scale).limit_denominator(1000)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images (B, K, H, W) in [-1, 1] to logits (B, C, H, W)."""
+        sides = images.shape[2:]
+        inner = [side * self.scale.numerator // self.scale.denominator for side in sides]
+        images = F.interpolate(images, inner, mode="bilinear", align_corners=False)
+        logits = self.network(images)
+        return F.interpolate(logits, list(sides), mode="bilinear", align_corners=False)
 
 
 @torch.inference_mode()
@@ -148,7 +183,9 @@ def build_segmenter(
     if weights == PACKAGED_WEIGHTS:
         load_lite(network.encoder.model, LITE0, bands)
     # With the channels of a pixel side by side, convolutions are faster on CPUs and tensor cores.
-    return cast(nn.Module, network.to(memory_format=torch.channels_last))
+    network = network.to(memory_format=torch.channels_last)
+    scale = settings["image_scale"]
+    return cast(nn.Module, network if scale == 1 else RescaledSegmenter(network, scale))
 
 
 def _check_names(arch: str, encoder: str, options: Mapping[str, Any]) -> None:

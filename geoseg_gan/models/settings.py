@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from geoseg_gan.utils.errors import check_range
+
 _RENAMED = {"modulated": "spade", "pixel": "oasis"}
 """Names of networks in runs of earlier versions, and today's."""
 
@@ -16,6 +18,11 @@ class SegmenterSettings:
     encoder: str
     encoder_weights: str | None
     options: dict[str, Any]
+    image_scale: float
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        check_range("segmenter.image_scale", self.image_scale, 0.25, 4)
 
 
 @dataclass
@@ -27,8 +34,14 @@ class ModelSettings:
 
 
 def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's stored configuration, with today's names and without the default of removed knobs."""
+    """A run's stored configuration as one of today.
+
+    It has today's names, no removed knob at its default, and the default of a knob that is newer
+    than the run and decides what its network computes.
+    """
     current = dict(config)
+    if isinstance(segmenter := config.get("segmenter"), dict):
+        current["segmenter"] = {"image_scale": 1.0, **segmenter}
     if "model" in config:
         current["model"] = {
             kind: {**network, "name": _RENAMED.get(network["name"], network["name"])}

@@ -139,7 +139,7 @@ def find_run(
             f"The run in {out_dir} has finished, in epoch {done}. Raise {more} to train on."
         )
         return content, True
-    if done > config.epochs:
+    if 0 < config.epochs < done:  # with 0, train_segmenter goes on to as many as it had
         raise UserError(
             f"epochs={config.epochs}: the run in {out_dir} has {plural(done, 'epoch')} already. "
             "Give as many at least."

@@ -109,7 +109,6 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
-        check_range("epochs", self.epochs, 1, 1_000_000)
         check_range("epoch_steps", self.epoch_steps, 1, 1e9)
         check_range("bs", self.bs, 1, LARGEST_BATCH)
         check_range("image_size", self.image_size, 1, LARGEST_SIDE)
@@ -159,6 +158,7 @@ class TrainConfig(TrainingConfig):
     def __post_init__(self) -> None:
         """Refuses values out of range."""
         super().__post_init__()
+        check_range("epochs", self.epochs, 1, 1_000_000)
         check_range("base_bs", self.base_bs, 1, LARGEST_BATCH)
         check_range("accumulate", self.accumulate, 1, LARGEST_BATCH)
         check_range("max_minutes", self.max_minutes, 0, 1e7, "(]")
@@ -199,6 +199,7 @@ class TrainSegmenterConfig(TrainingConfig):
     def __post_init__(self) -> None:
         """Refuses values out of range, and a selection that has nothing to choose by."""
         super().__post_init__()
+        check_range("epochs", self.epochs, 0, 1_000_000)
         check_range("validate_every", self.validate_every, 1, 1e6)
         check_choice("select", self.select, SELECTIONS)
         check_range("rounds", self.rounds, 1, 100)

@@ -36,6 +36,7 @@ SETTINGS = {
     "encoder": "mobilenet_v2",
     "encoder_weights": None,
     "options": {"encoder_depth": 3, "decoder_channels": [8, 8, 8]},
+    "image_scale": 1.0,
 }
 
 

@@ -51,18 +51,23 @@ def test_every_generator_agrees_with_its_model(name, composed, palette):
     check(generator_model(settings, palette))
 
 
+def segmenter_model(settings, palette):
+    torch.manual_seed(0)
+    network = build_segmenter(plain(settings), 3, 4).requires_grad_(False)
+    facts = RunFacts({}, palette, SIXTEEN_BITS)
+    return SegmenterModel(LoadedSegmenter(network, facts, SegmenterEvaluation([], {}), 1, ""))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", choices("segmenter"))
 def test_every_segmenter_agrees_with_its_model(name, composed, palette):
-    torch.manual_seed(0)
-    network = build_segmenter(
-        plain(composed("train_segmenter", f"segmenter={name}").segmenter), 3, 4
-    )
-    facts = RunFacts({}, palette, SIXTEEN_BITS)
-    loaded = LoadedSegmenter(
-        network.requires_grad_(False), facts, SegmenterEvaluation([], {}), 1, ""
-    )
-    check(SegmenterModel(loaded))
+    check(segmenter_model(composed("train_segmenter", f"segmenter={name}").segmenter, palette))
+
+
+@pytest.mark.parametrize("scale", [2, 1.5])
+def test_a_segmenter_that_rescales_its_images_agrees_too(scale, composed, tiny_segmenter, palette):
+    config = composed("train_segmenter", *tiny_segmenter, f"segmenter.image_scale={scale}")
+    check(segmenter_model(config.segmenter, palette))
 
 
 @pytest.mark.slow

@@ -102,10 +102,12 @@ def test_a_run_starts_from_networks_under_their_old_names(saved, palette):
 
 
 def test_configurations_of_segmenters_lose_only_a_removed_knob_left_at_its_default():
-    stored = {"segmenter": {"name": "pixel"}, "mixing": {"classes": None, "batch_norm": "apart"}}
+    own = {"name": "pixel", "image_scale": 2.0}
+    stored = {"segmenter": own, "mixing": {"classes": None, "batch_norm": "apart"}}
     assert current_config(stored) == stored
     stored["mixing"]["batch_norm"] = "shared"
     assert current_config(stored) == stored | {"mixing": {"classes": None}}
+    assert current_config({"segmenter": {"name": "pixel"}})["segmenter"]["image_scale"] == 1
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import functools
 import socket
 
 import pytest
@@ -5,6 +6,7 @@ import segmentation_models_pytorch as smp
 import torch
 from choices import settings_of
 from defaults import defaults
+from torch.nn.functional import interpolate
 
 from geoseg_gan.models.segmenters import build_segmenter, check_segmenter, segmenter_stride
 from geoseg_gan.models.settings import SegmenterSettings
@@ -70,6 +72,21 @@ def test_the_state_of_every_choice_restores_it_without_packaged_weights(choice, 
     assert torch.equal(other(image), network(image))
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize(("scale", "side", "inner"), [(2, 16, 32), (1.5, 64, 96), (0.5, 64, 32)])
+def test_images_are_rescaled_inside_the_network_and_logits_brought_back(scale, side, inner):
+    settings = settings_of("segmenter", "fpn_light")
+    plain = build_segmenter(settings, 4, 3).eval()
+    network = build_segmenter(settings | {"image_scale": scale}, 4, 3, pretrained=False).eval()
+    network.network.load_state_dict(plain.state_dict())
+    assert segmenter_stride(network) == side
+    check_segmenter(defaults(SegmenterSettings, image_scale=scale), side)
+    image = images(side, 3 * side)
+    resize = functools.partial(interpolate, mode="bilinear", align_corners=False)
+    expected = resize(plain(resize(image, (inner, 3 * inner))), (side, 3 * side))
+    assert torch.equal(network(image), expected)
+
+
 @pytest.mark.parametrize("bands", [1, 5])
 def test_packaged_weights_adapt_to_the_bands(bands):
     network = build_segmenter(vars(defaults(SegmenterSettings)), 2, bands)
@@ -118,6 +135,18 @@ def test_a_mistake_is_refused_in_one_line(changes, message, offline):
 def test_an_image_size_that_does_not_fit_is_refused_with_one_that_does(size, fitting):
     with pytest.raises(UserError, match=rf"multiple of 32.*Use e.g. image_size={fitting}\."):
         check_segmenter(defaults(SegmenterSettings), size)
+
+
+def test_a_scale_that_does_not_fit_is_refused_with_a_size_that_does():
+    message = r"image_size=128 times segmenter.image_scale=1.3 is not a multiple of 32, which .*"
+    with pytest.raises(UserError, match=message + r"Use e.g. image_size=320, or another scale\."):
+        check_segmenter(defaults(SegmenterSettings, image_scale=1.3), 128)
+
+
+@pytest.mark.parametrize("scale", [0.2, 5])
+def test_a_scale_out_of_range_is_refused(scale):
+    with pytest.raises(UserError, match=rf"segmenter.image_scale={scale}: use 0.25 to 4"):
+        defaults(SegmenterSettings, image_scale=scale)
 
 
 def test_encoders_that_cannot_be_built_without_memory_are_checked_too():

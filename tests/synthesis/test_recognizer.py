@@ -21,6 +21,7 @@ SETTINGS = {
     "encoder": "tu-test_resnet",
     "encoder_weights": None,
     "options": {"decoder_channels": [8, 8, 8, 8, 8]},
+    "image_scale": 1.0,
 }
 
 

@@ -29,7 +29,7 @@ from geoseg_gan.models.checkpoints import load_segmenter
 from geoseg_gan.synthesis import pseudo_labels
 from geoseg_gan.training import segmenter
 from geoseg_gan.training.runs import FREE, find_run
-from geoseg_gan.training.train_segmenter import check, train_segmenter
+from geoseg_gan.training.train_segmenter import _too_few, check, train_segmenter
 from geoseg_gan.utils.confusion import TileConfusions, mean_iou
 from geoseg_gan.utils.errors import UserError
 
@@ -72,6 +72,7 @@ def test_a_run_leaves_the_best_segmenter_its_figures_and_pictures(fit, capsys):
         "predictions_inner.png", "predictions_val.png", "confusion_inner.png", "confusion_val.png",
     }  # fmt: skip
     stored = json.loads((folder / "scores.json").read_text())
+    assert stored.pop("steps") == last_checkpoint(folder)["global_step"]
     assert {k: v for k, v in stored.items() if k != "epoch"} == scores
     assert {"val/miou", "inner/miou", "val_iou/Settlement", "inner_iou/Background"} <= set(scores)
     with np.load(folder / "tiles.npz", allow_pickle=False) as arrays:
@@ -260,15 +261,19 @@ def test_a_run_of_an_earlier_version_resumes_unless_it_uses_a_removed_knob(
     composed, tmp_path, trained
 ):
     content = last_checkpoint(trained[1])
-    config = composed("train_segmenter", f"out_dir={tmp_path}", "resume=true")
+    asked = (f"out_dir={tmp_path}", "resume=true")
+    config = composed("train_segmenter", *asked)
     for value in ("shared", "apart"):
-        stored = plain(config)
+        stored = plain(config) | {"epochs": 30}
+        del stored["segmenter"]["image_scale"]
         stored["mixing"]["batch_norm"] = value
         content["config"] = stored
         torch.save(content, tmp_path / "last.ckpt")
         if value == "shared":
             found, has_finished = find_run(config, FREE, "scores.json")
             assert found["config"]["mixing"] == stored["mixing"] and not has_finished
+            with pytest.raises(UserError, match=r"has segmenter.image_scale=1.0, not 2.0"):
+                find_run(composed("train_segmenter", *asked, "segmenter.image_scale=2"), FREE, "-")
         else:
             with pytest.raises(UserError, match=r"batch_norm=apart, which this version no longer"):
                 find_run(config, FREE, "scores.json")
@@ -288,6 +293,52 @@ def test_synthetic_pairs_are_mixed_in_without_changing_the_number_of_steps(
     assert differ(expected, weights(mixed / "segmenter.pt"))
     unmixed, _ = fit("unmixed", "epochs=1", f"synthetic={made}", "synthetic_ratio=0")
     assert_same_weights(expected, weights(unmixed / "segmenter.pt"))
+
+
+def test_unless_epochs_are_given_there_are_enough_for_so_many_steps(
+    fit, tmp_path, monkeypatch, capsys
+):
+    for name, value in (("_EPOCHS", 2), ("_ENOUGH", 5), ("_TEST", 1)):
+        monkeypatch.setattr(f"geoseg_gan.training.train_segmenter.{name}", value)
+
+    def trained(*asked):
+        folder, scores = fit(*asked, "samples=0")
+        steps = last_checkpoint(folder)["global_step"]
+        return scores, steps, load_segmenter(folder / "segmenter.pt").facts.config["epochs"]
+
+    scores, *found = trained("run")
+    assert found == [6, 3]  # two steps an epoch
+    assert "are few" not in capsys.readouterr().out
+    assert trained("run", "resume=true") == (scores, *found)
+    assert "has finished after 3 epochs" in capsys.readouterr().out
+    assert trained("long", "epoch_steps=3")[1:] == (6, 2)
+    assert trained("short", "epochs=1")[1:] == (2, 1)
+    assert "2 steps are few" in (shown := capsys.readouterr().out) and "epochs=3." in shown
+    (tmp_path / "short/scores.json").unlink()
+    assert trained("short", "resume=true")[1:] == (2, 1)  # as many as the run was begun with
+
+
+@pytest.mark.parametrize(
+    ("steps", "advice"), [(30, None), (225, "epochs=143."), (999, "epochs=143."), (1000, None)]
+)
+def test_a_training_of_few_steps_is_told_how_long_would_do(steps, advice):
+    text = _too_few(steps, 7)
+    assert text is None if advice is None else text.endswith(advice)
+
+
+def test_a_segmenter_that_enlarges_its_images_is_trained_and_used_at_their_size(fit):
+    asked = ("epochs=1", "image_size=36", "samples=0")  # 72 px inside: 9 strides
+    folder, _ = fit("run", *asked, "segmenter.image_scale=2")
+    segmenter = load_segmenter(folder / "segmenter.pt")
+    assert segmenter.facts.config["segmenter"]["image_scale"] == 2
+    image = np.random.default_rng(0).integers(0, 256, (50, 61, 3), np.uint8)
+    found = segmenter.probabilities(image)
+    padded = np.pad(image, [(0, 2), (0, 3), (0, 0)], mode="reflect")
+    assert found.shape == (3, 50, 61)
+    expected = segmenter.probabilities(padded)[:, :50, :61]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    with pytest.raises(UserError, match=r"has segmenter.image_scale=2.0, not 4.0"):
+        fit("run", *asked, "segmenter.image_scale=4", "resume=true")
 
 
 def test_a_generated_folder_is_refused_as_validation(fit, make_generated, tmp_path):
@@ -322,7 +373,7 @@ def test_sixteen_bit_images_of_five_bands_train_in_bfloat16(tmp_path, make_folde
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("epochs=0", "epochs=0: use 1 or more"),
+        ("epochs=-1", "epochs=-1: use 0 or more"),
         ("bs=1", "batch normalisation"),
         ("trainer.num_nodes=3", "bs=8 is the batch.* devices=1, times trainer.num_nodes=3"),
         ("trainer.num_nodes=8", "leaves a device fewer than 2 images"),
@@ -340,6 +391,7 @@ def test_sixteen_bit_images_of_five_bands_train_in_bfloat16(tmp_path, make_folde
         ("epoch_steps=0", "epoch_steps=0"),
         ("image_size=50", "image_size=64"),
         ("segmenter.arch=unett", "Did you mean 'unet'"),
+        ("segmenter.image_scale=8", "segmenter.image_scale=8.0: use 0.25 to 4"),
         ("loss.class_weights=[1,2]", "6 numbers"),
         ("augment.color.p=2", "augment.color.p=2"),
         ("optimizer.warm_up=1", "optimizer.warm_up=1"),
