@@ -31,7 +31,7 @@ from geoseg_gan.data.transplant import (
 )
 from geoseg_gan.utils.pictures import evenly_spaced
 
-_MOST_TILES = 1024  # whose regions can be taken, evenly spread: enough to choose from
+_MOST_TILES = 4096  # whose regions can be taken, evenly spread: enough to choose from
 _COMPARED = 64  # regions of the class that are compared with each region, and as many of one light
 _BEST = 4  # of which one is drawn, so that the same mask shows different images
 _COVERED = 0.8  # share of the wanted region that it should cover; else the next one is tried
@@ -40,7 +40,7 @@ _FEWEST_PIXELS = 8  # of a region that can be taken, unless it is its tile's lar
 _REFLECTIONS = 8  # of a pixel beyond a region's edge until it lies inside; then the nearest one
 _GRID = 8  # side of the raster in which shapes are compared
 _SAME_TILE, _SAME_GROUP = 0.75, 0.5  # how much better regions of one tile, or one group, fit
-_KEPT = 2**27  # bytes of decoded tiles that are kept
+_KEPT = 2**27  # bytes of decoded tiles that are kept, of two at least
 _TURNS = [(turns, flip) for flip in (False, True) for turns in range(4)]
 
 
@@ -84,7 +84,7 @@ class Exemplars:
     """
 
     def __init__(self, source: PairSource, num_classes: int, fit: Fit, image_size: int) -> None:
-        """Lists the regions of up to 1,024 tiles, evenly spread."""
+        """Lists the regions of up to 4,096 tiles, evenly spread."""
         self._source = source
         self._num_classes = num_classes
         self._side = image_size if fit == "resize" else None
@@ -113,10 +113,10 @@ class Exemplars:
     def compose(self, rng: np.random.Generator, label: Label, without: str) -> npt.NDArray[Any]:
         """Lays an image together.
 
-        Regions are taken in order of their size. Those of the tile that the first one comes from,
-        and then of its location group, are preferred, so that an image has one light. Each is
-        turned and mirrored as it fits best, and continued by reflection where it is too small.
-        Edges blend over about two pixels.
+        Regions are taken in order of their size. Those of the location group, and most of all of
+        the tile, that the first one comes from are preferred for their light. Each is turned and
+        mirrored as it fits best, and continued by reflection where it is too small. Edges blend
+        over about two pixels.
 
         Args:
             rng: Source of randomness.
@@ -124,8 +124,7 @@ class Exemplars:
             without: Stem of a tile of which nothing is taken, where others have the class.
 
         Returns:
-            Shape (H, W, K), in the dtype of the tiles; 0 where no tile has the class, or all that
-            is ignored.
+            Shape (H, W, K), in the dtype of the tiles; 0 where no tile has such pixels.
         """
         total = np.zeros((*label.shape, self._bands), np.float32)
         weights = np.zeros((*label.shape, 1), np.float32)
@@ -217,7 +216,9 @@ class Exemplars:
         if self._side is not None:
             image, label = resize_image(image, self._side), resize_label(label, self._side)
         tile = self._kept[row] = _Tile(image, label, region_map(label))
-        while sum(part.nbytes for kept in self._kept.values() for part in kept) > _KEPT:
+        sizes = [sum(part.nbytes for part in kept) for kept in self._kept.values()]
+        while len(sizes) > 2 and sum(sizes) > _KEPT:
+            del sizes[0]
             self._kept.popitem(last=False)
         return tile
 

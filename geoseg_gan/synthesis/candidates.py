@@ -204,8 +204,6 @@ class CandidateMasks:
         if self.styles is not None:
             style = self.styles.draw(rng, last.source)
         if self.exemplars is not None and not last.unfit:
-            # Of classes that the exemplars lack there is nothing to be shown.
-            last = self._last = replace(last, label=self.exemplars.known(last.label))
             exemplar = self.exemplars.compose(rng, last.label, last.source)
         return replace(last, index=index, variant=variant, style=style, exemplar=exemplar)
 
@@ -223,6 +221,11 @@ class CandidateMasks:
             missing = [c for c in self.required if not (view.label == c).any()]
             if not missing:
                 break
+        composition = None if image is None or missing else self._compose(image, view, rng)
+        label = view.label
+        if self.exemplars is not None:  # of classes that they lack there is nothing to be shown
+            known = self.exemplars.known(label)
+            label = known if composition is None else np.where(composition.generated, known, label)
         return Candidate(
             index=mask_index * self.variants,
             mask_index=mask_index,
@@ -230,10 +233,10 @@ class CandidateMasks:
             source=pair.stem,
             warp=view.warp,
             window=view.window,
-            label=view.label,
+            label=label,
             graft=view.graft,
             lacks=tuple(self._names(missing)),
-            composition=None if image is None or missing else self._compose(image, view, rng),
+            composition=composition,
         )
 
     def _compose(

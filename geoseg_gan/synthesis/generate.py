@@ -243,7 +243,7 @@ def check_pair_size(size: int, stride: int, trained: int, fit: str, key: str = "
         )
     if fit == "resize" and size != trained:
         raise UserError(
-            f"{key}image_size={size}: the generator sees whole tiles resized to {trained} px "
+            f"{key}image_size={size}: training saw whole tiles resized to {trained} px "
             "(data.fit=resize), and at another size a pixel would show another length on the "
             "ground. Leave it out."
         )
@@ -310,7 +310,8 @@ def _open_candidates(
             styles = Styles.of_tiles(look.pairs, look.reader, facts.scaling)
         if not config.needs_generator:
             exemplars = Exemplars(look, facts.palette.num_classes, fit, size)
-            _check_exemplars(config, exemplars, index, reader)
+            if config.style_from is not None:
+                _check_exemplars(config, exemplars, index, reader)
     return CandidateMasks(
         pairs=index.pairs,
         reader=reader,
@@ -332,13 +333,20 @@ def _open_candidates(
 def _check_exemplars(
     config: GenerateConfig, exemplars: Exemplars, index: FolderIndex, reader: MaskReader
 ) -> None:
-    """Warns of classes that the pairs of `style_from` lack, whose pixels are then ignored."""
+    """Warns of classes that the pairs of `style_from` lack, whose pixels are then ignored.
+
+    Raises:
+        UserError: If they are required, or pixels cannot be ignored.
+    """
     kinds = np.arange(reader.palette.num_classes, dtype=np.uint8)
     lacking = (exemplars.known(kinds[None])[0] != kinds) & (index.pixels[:, :-1] > 0).any(0)
     if not lacking.any():
         return
     names = " and ".join(reader.palette.names[kind] for kind in np.flatnonzero(lacking))
     said = f"style_from={config.style_from} holds no {names}"
+    required = class_ids(config.require_classes, reader.palette, "require_classes")
+    if lacking[required].any():
+        raise UserError(f"{said}, which require_classes asks for. Give a folder with it.")
     if not reader.can_write_ignore:
         raise UserError(
             f"{said}, and the data have no value for pixels that do not count. Give a folder with "
@@ -406,7 +414,7 @@ def _choose_tau(config: GenerateConfig, inputs: Inputs, recognizer: Recognizer) 
         f"tau=auto: {tau:.4g}; those of {pilot} that score above it reach {real}."
         if reached
         else f"tau=auto: {tau:.4g}, which keeps the best tenth of {pilot}. No more than that reach "
-        f"{real}: the generator does not follow its masks well enough."
+        f"{real}: images do not follow their masks well enough."
     )
     return tau
 
@@ -569,7 +577,10 @@ def check(config: GenerateConfig) -> None:
         check_labelling(config)
         stored_facts(Path(config.save_dir), {})
         return
-    if config.gen_ckpt is None and (config.needs_generator or config.segmenter_ckpt is None):
+    if config.mask_path is None:
+        config.compose.check(config.jitter.transplant.p)
+    without = config.segmenter_ckpt or ""
+    if config.gen_ckpt is None and (config.needs_generator or not without.endswith(".pt")):
         advice = "give the generator, as in gen_ckpt=G_e050.pt"
         if not config.needs_generator:
             advice += ", or the segmenter whose data exemplars are taken from, as in "
@@ -592,7 +603,6 @@ def check(config: GenerateConfig) -> None:
         )
     if config.mask_path is not None:
         return
-    config.compose.check(config.jitter.transplant.p)
     if config.style_from is not None and not config.compose.match and config.needs_generator:
         raise UserError(
             f"style_from={config.style_from}: compose.match=0 leaves colours as they are. Set it "

@@ -45,6 +45,11 @@ class ComposeSettings:
                 "jitter.transplant.p=0 transplants nothing. Set it above 0, as jitter=transplant "
                 "does."
             )
+        if self.generate == "none" and self.source == EXEMPLARS:
+            raise UserError(
+                f"{key}.generate=none shows real images alone, and nothing of {key}.source="
+                f"{EXEMPLARS}. Leave one of the two out."
+            )
         if self.generate == "none" and transplant > 0:
             raise UserError(
                 f"{key}.generate=none keeps the real image, which does not show what "

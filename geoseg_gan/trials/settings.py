@@ -89,7 +89,8 @@ class RecipeSettings:
             second training.
         copy_paste: Whether real pairs also get the augmentation of the arm copy_paste.
         mix: Whether pairs are mixed in; else only their colours are used, in one arm of ratio 0.
-        style_from: Another recipe of the trial, whose pairs give `generate.compose.match` colours.
+        style_from: Another recipe of the trial, whose pairs give `generate.compose.match` colours,
+            and exemplars their regions.
         learn_from: Another recipe of the trial, whose pairs are mixed into `refine`.
         beside: Other recipes of the trial, whose pairs are mixed in as well.
     """
@@ -220,6 +221,11 @@ class TrialConfig:
             raise UserError(
                 f"{key}.learn_from={recipe.learn_from} is for a second training of the generator. "
                 f"Give it settings, as in +{key}.refine.epochs=4."
+            )
+        if recipe.refine is not None and not self.generation(name).needs_generator:
+            raise UserError(
+                f"{key}.refine trains a generator again, which this recipe does not use. Leave it "
+                "out."
             )
         for other in recipe.uses():
             if other not in self.recipes or other == name or self.recipes[other].uses():

@@ -123,8 +123,8 @@ def check(config: TrialConfig) -> None:
             if pairs.needs_generator:
                 check_variants(pairs.variants, generator)
             if pairs.image_size is not None:
-                trained = config.train.image_size
-                check_pair_size(pairs.image_size, generator.stride, trained, config.data.fit)
+                stride = generator.stride if pairs.needs_generator else 1
+                check_pair_size(pairs.image_size, stride, config.train.image_size, config.data.fit)
         with _naming(f"recipes.{name}.train_segmenter"):
             mixed = replace(config.segmentation(name), out_dir=new, synthetic=new)
             check_segmentation(replace(mixed, synthetic_ratio=max(config.ratios)))

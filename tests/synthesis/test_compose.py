@@ -150,7 +150,7 @@ def test_the_folder_tells_what_is_generated_and_takes_no_other(run_generate, gen
         assert line["kept"] == (line["generated_share"] > 0) == ("why" not in line)
         assert (folder / f"pair_{line['index']:05d}_img.jpg").is_file() == line["kept"]
     composed = facts(folder)["config"]["compose"]
-    assert composed == {"generate": "grafts", "share": 0.5, "match": 0.0}
+    assert composed == {"generate": "grafts", "share": 0.5, "match": 0.0, "source": "generator"}
     with refused("compose"):
         run_generate(checkpoint, "out", compose=regions, **settings)
 

@@ -127,7 +127,35 @@ def test_a_segmenter_that_does_not_know_its_data_is_refused(exemplars, segmenter
         exemplars("pairs", segmenter_ckpt=str(segmenter()))
 
 
+def test_a_required_class_that_another_folder_lacks_is_refused(exemplars, make_generated, tmp_path):
+    look = make_generated(tmp_path / "look", range(4))
+    with refused("look holds no Background, which require_classes asks for"):
+        exemplars("pairs", style_from=str(look), require_classes=["Background"])
+
+
+def test_real_pixels_of_classes_that_another_folder_lacks_count(
+    exemplars, generate_defaults, make_generated, palette, tmp_path
+):
+    look = make_generated(tmp_path / "look", range(4))
+    compose = replace(generate_defaults.compose, source="exemplars", generate="regions")
+    with pytest.warns(UserWarning, match="holds no Background"):
+        folder = exemplars("pairs", style_from=str(look), compose=compose)
+    masks = [MaskReader(palette).read(path)[0] for path in folder.glob("*_mask.png")]
+    assert 0 in np.unique(masks)
+
+
+def test_a_placebo_shows_no_exemplars(exemplars, generate_defaults):
+    compose = replace(generate_defaults.compose, source="exemplars", generate="none")
+    with refused("compose.generate=none shows real images alone"):
+        exemplars("pairs", compose=compose)
+
+
+def test_an_onnx_segmenter_does_not_know_its_data(exemplars):
+    with refused("gen_ckpt is not set: .* segmenter_ckpt=segmenter.pt"):
+        exemplars("pairs", segmenter_ckpt="segmenter.onnx")
+
+
 def test_an_unknown_source_is_refused(generate_defaults):
     compose = replace(generate_defaults.compose, source="tiles")
     with refused("compose.source=tiles"):
-        generate(replace(generate_defaults, compose=compose))
+        generate(replace(generate_defaults, compose=compose, gen_ckpt=None))

@@ -310,7 +310,7 @@ def test_unless_epochs_are_given_there_are_enough_for_so_many_steps(
     assert found == [6, 3]  # two steps an epoch
     assert "are few" not in capsys.readouterr().out
     assert trained("run", "resume=true") == (scores, *found)
-    assert "has finished after 3 epochs" in capsys.readouterr().out
+    assert "has finished, in epoch 3" in capsys.readouterr().out
     assert trained("long", "epoch_steps=3")[1:] == (6, 2)
     assert trained("short", "epochs=1")[1:] == (2, 1)
     assert "2 steps are few" in (shown := capsys.readouterr().out) and "epochs=3." in shown
@@ -383,7 +383,7 @@ def test_sixteen_bit_images_of_five_bands_train_in_bfloat16(tmp_path, make_folde
         ("validate_every=2", "skips epochs that select=best chooses from"),
         ("inner_share=0", "select=best needs held-out"),
         ("synthetic_ratio=1.5", "synthetic_ratio=1.5"),
-        ("synthetic=[null]", "synthetic=.None.: use a folder"),
+        ("synthetic=[null]", "synthetic=.None.: None is not the name of a folder"),
         ("oversample_factor=0.5", "oversample_factor=0.5"),
         ("mixing.schedule=frist", "mixing.schedule=frist.*Did you mean 'first'"),
         ("mixing.classes=[]", r"mixing.classes=\[\] would ignore every synthetic pixel"),

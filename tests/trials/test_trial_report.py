@@ -111,7 +111,9 @@ def test_the_title_asks_about_what_is_mixed_in(arms, generated, title, report, m
     for result in results:
         if result.arm in generated:
             result.facts["generator_seconds"] = {"gan": 60.0}
-    assert report(results)[0].splitlines()[0] == f"# {title}"
+    sources = {"labels": "unlabelled", "labelled_target": "unlabelled", "synthetic": "masks"}
+    recipes = {name: {"generate": {"source": source}} for name, source in sources.items()}
+    assert report(results, recipes=recipes)[0].splitlines()[0] == f"# {title}"
 
 
 def test_intervals_of_an_iou_stay_within_what_it_can_be(report, make_run):
