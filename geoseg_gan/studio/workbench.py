@@ -18,8 +18,8 @@ from geoseg_gan.data.split import split_pairs
 from geoseg_gan.data.styles import style_of
 from geoseg_gan.models.checkpoints import LoadedGenerator, load_generator
 from geoseg_gan.studio.settings import StudioConfig
-from geoseg_gan.synthesis.generate import check_pair_size
 from geoseg_gan.synthesis.generate_images import generate_images
+from geoseg_gan.synthesis.inputs import check_pair_size
 from geoseg_gan.synthesis.recognizer import class_ids_on, load_recognizer
 from geoseg_gan.synthesis.writer import PairFiles
 from geoseg_gan.utils.confusion import class_iou, confusion_matrix, mean_iou

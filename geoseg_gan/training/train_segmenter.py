@@ -304,7 +304,7 @@ def _report(
 
 def _too_few(steps: int, steps_per_epoch: int) -> str | None:
     """Says that a training was short, and how long would do; None where it was not."""
-    # The held-out tiles cannot tell: as the learning rate falls, the last part always gains.
+    # Held-out tiles do not show it: as the learning rate falls, the last part always gains.
     if not _TEST <= steps < _ENOUGH:
         return None
     return (

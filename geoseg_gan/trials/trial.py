@@ -35,7 +35,7 @@ from geoseg_gan.models.registry import Generator, build_generator
 from geoseg_gan.synthesis.candidates import check_variants
 from geoseg_gan.synthesis.filter import check_can_ignore
 from geoseg_gan.synthesis.generate import check as check_generation
-from geoseg_gan.synthesis.generate import check_pair_size
+from geoseg_gan.synthesis.inputs import check_pair_size
 from geoseg_gan.synthesis.pseudo_labels import check_images, check_labels
 from geoseg_gan.synthesis.settings import UNLABELLED
 from geoseg_gan.training.runs import differences

@@ -12,7 +12,7 @@ CLASSES = 4
 
 
 def tiles(*labels, group="all"):
-    """A source of tiles whose bands tell tile, class and place."""
+    """A source of tiles whose bands are row, class and place."""
 
     def read(row):
         label = labels[row]

@@ -22,6 +22,7 @@ from geoseg_gan.data.palette import Palette
 from geoseg_gan.data.settings import JitterSettings, TransplantStep
 from geoseg_gan.data.synthetic import read_manifest
 from geoseg_gan.synthesis import generate as command_module
+from geoseg_gan.synthesis import inputs
 from geoseg_gan.synthesis.recognizer import Recognizer
 
 SIDE = 32
@@ -66,7 +67,7 @@ def run(run_generate, root, generator, recognizer, monkeypatch, plain_histogram)
     saved = generator(root)
 
     def call(name, recognizer=recognizer, palette=None, **settings):
-        monkeypatch.setattr(command_module, "load_recognizer", lambda *_: recognizer)
+        monkeypatch.setattr(inputs, "load_recognizer", lambda *_: recognizer)
         gen_ckpt = generator(root, palette=palette) if palette else saved
         return run_generate(gen_ckpt, name, segmenter_ckpt="hand.pt", **settings)
 

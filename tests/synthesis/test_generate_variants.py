@@ -10,8 +10,7 @@ from synthesis_helpers import files, printed, refused
 from torch.nn import functional as F
 
 from geoseg_gan.data.synthetic import read_manifest
-from geoseg_gan.synthesis import generate as command_module
-from geoseg_gan.synthesis import report
+from geoseg_gan.synthesis import inputs, report
 from geoseg_gan.synthesis.recognizer import Recognizer
 
 
@@ -32,7 +31,7 @@ def seen(monkeypatch, plain_histogram):
         return 5 * F.one_hot(bright, 3).permute(0, 3, 1, 2).float()
 
     recognizer = Recognizer("abc", [1.0] * 3, [0.2], predict, range(3))
-    monkeypatch.setattr(command_module, "load_recognizer", lambda *_: recognizer)
+    monkeypatch.setattr(inputs, "load_recognizer", lambda *_: recognizer)
     return {"segmenter_ckpt": "hand.pt"}
 
 
