@@ -70,11 +70,13 @@ class PairFilter:
         tau: Agreement that a kept pair exceeds.
         alpha: How many times its class's mean loss a pixel may cost before it is ignored; None
             leaves masks as they are.
+        class_losses: These means, as `drop_pixels` takes them; only `alpha` needs them.
     """
 
     recognizer: Recognizer | None = None
     tau: float = 0.0
     alpha: float | None = None
+    class_losses: Sequence[float | None] = ()
 
     def predict(self, labels: Tensor, images: Tensor) -> tuple[Tensor, ...]:
         """Segments a batch without waiting for the GPU.
@@ -112,9 +114,7 @@ class PairFilter:
             return Decision(label, f"score is not above tau={self.tau:.4g}", agreement)
         if self.alpha is None:
             return Decision(label, None, agreement)
-        losses = self.recognizer.class_losses
-        assert losses is not None, "class losses are measured before the pixel filter is used"
-        filtered = drop_pixels(label, predicted[1].numpy(), losses, self.alpha)
+        filtered = drop_pixels(label, predicted[1].numpy(), self.class_losses, self.alpha)
         ignored = int(((filtered == IGNORE) & (label != IGNORE)).sum())
         why = "the pixel filter ignored all of it" if (filtered == IGNORE).all() else None
         return Decision(filtered, why, agreement, ignored)

@@ -33,7 +33,7 @@ from geoseg_gan.synthesis.filter import (
 from geoseg_gan.synthesis.inputs import Inputs, open_inputs
 from geoseg_gan.synthesis.pseudo_labels import check as check_labelling
 from geoseg_gan.synthesis.pseudo_labels import label_images
-from geoseg_gan.synthesis.recognizer import Recognizer
+from geoseg_gan.synthesis.recognizer import Recognizer, measure_class_losses
 from geoseg_gan.synthesis.report import (
     print_outcome,
     print_shares,
@@ -108,13 +108,15 @@ def _generate(config: GenerateConfig) -> dict[str, float]:
     if leads:
         _begin(folder, facts, config, inputs)
     fabric.barrier()
-    tau = float((stored_facts(folder, facts) or {}).get("tau", 0.0))
+    stored = stored_facts(folder, facts) or {}
+    tau = float(stored.get("tau", 0.0))
+    pair_filter = PairFilter(inputs.recognizer, tau, config.alpha, stored.get("class_losses", ()))
     listed = read_manifest(folder)
     # An interrupted call of several processes may have left gaps.
     todo = sorted(set(range(_end(config))) - _indices(listed))
     if leads:
         _print_start(config, inputs, where_in_words(fabric), todo, len(listed))
-    _write_pairs(config, inputs, fabric, files, tau, todo, listed)
+    _write_pairs(config, inputs, fabric, files, pair_filter, todo, listed)
     fabric.barrier()
     if not leads:
         return {}
@@ -146,10 +148,17 @@ def facts_of(config: GenerateConfig, inputs: Inputs) -> dict[str, Any]:
 
 def _begin(folder: Path, facts: dict[str, Any], config: GenerateConfig, inputs: Inputs) -> None:
     """Makes the folder, or sees that it holds pairs of this generation."""
-    if stored_facts(folder, facts) is None:
-        if inputs.recognizer is not None:
-            facts = facts | {"tau": _choose_tau(config, inputs, inputs.recognizer)}
-        write_json(folder / GENERATION, facts)
+    stored, recognizer = stored_facts(folder, facts), inputs.recognizer
+    found = dict(stored or facts)
+    if recognizer is not None and "tau" not in found:
+        found["tau"] = _choose_tau(config, inputs, recognizer)
+    # Earlier versions kept class losses beside the segmenter.
+    if recognizer is not None and config.alpha is not None and "class_losses" not in found:
+        fit, size = inputs.generator.facts.config["data"]["fit"], inputs.candidates.image_size
+        real = inputs.index, inputs.reader, fit, size
+        found["class_losses"] = measure_class_losses(recognizer, *real)
+    if found != stored:
+        write_json(folder / GENERATION, found)
     merge_manifest(folder)
 
 
@@ -232,7 +241,7 @@ def _write_pairs(
     inputs: Inputs,
     fabric: Fabric,
     files: PairFiles,
-    tau: float,
+    pair_filter: PairFilter,
     todo: Sequence[int],
     listed: Sequence[Line],
 ) -> None:
@@ -248,7 +257,7 @@ def _write_pairs(
         inputs.generator,
         inputs.candidates,
         [numbers for numbers in mine if numbers],
-        PairFilter(inputs.recognizer, tau, config.alpha),
+        pair_filter,
         num_workers=inputs.workers,
         device=inputs.device,
     )
@@ -357,7 +366,7 @@ def check(config: GenerateConfig) -> None:
         raise UserError(f"unlabelled={config.unlabelled} is labelled by source=unlabelled: set it.")
     if config.segmenter_ckpt is None:
         keys = [k for k in ("keep", "alpha", "class_map") if getattr(config, k) is not None]
-        keys += ["tau"] * (config.tau == AUTO) + ["sampling"] * (config.sampling == "hard")
+        keys += ["tau"] * (config.tau == AUTO)
         if keys:
             raise UserError(
                 f"{keys[0]}={getattr(config, keys[0])} needs a segmenter to score by: set "
