@@ -197,7 +197,7 @@ def test_arrays_are_no_programs(kind, place, attempts, tmp_path, monkeypatch, re
     if place == "result":
         victims = [Path("trial/results/real/seed_000.npz")]
         tiny = CASES["trial"][1]
-        arguments = (*tiny, "data_root=data", "out_dir=trial", "train_fraction=1")
+        arguments = (*tiny, "data_root=data", "out_dir=trial", "train_tiles=4")
         name, mistake = "trial", True
     assert victims
     for victim in victims:

@@ -17,7 +17,7 @@ def test_every_pixel_of_the_real_images_counts_once(palette, tmp_path, make_fold
     index = scan(
         find_pairs(make_folder(tmp_path / "data", train=3, size=(40, 72)), "train"), reader
     )
-    logits, weights = torch.zeros(18, 1, 4, 32, 32), []
+    logits = torch.zeros(18, 1, 4, 32, 32)
     logits[:, :, 0] = torch.arange(18).view(-1, 1, 1, 1) / 10  # of each window another one
     seen = iter(logits)
     recognizer = Recognizer("abc", None, lambda pixels: next(seen), range(4))
