@@ -15,13 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from geoseg_gan.data.batch import ImageScaling, one_hot_of, to_device
 from geoseg_gan.data.datamodule import start_worker
-from geoseg_gan.data.styles import Style
 from geoseg_gan.data.transplant import region_map
 from geoseg_gan.models.checkpoints import LoadedGenerator
 from geoseg_gan.models.generators.noise import NoiseSpec, draw_noise, noise_maps
 from geoseg_gan.synthesis.candidates import Candidate, CandidateMasks
 from geoseg_gan.synthesis.compose import Blend
-from geoseg_gan.utils.errors import UserError
 
 Predict = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 """What is worked out from label maps (B, H, W) and their images (B, H, W, K), image by image."""
@@ -42,8 +40,6 @@ def generate_images(
     seed: int,
     indices: Sequence[int],
     device: torch.device,
-    styles: Sequence[Style] = (),
-    match: float = 0.0,
 ) -> list[npt.NDArray[Any]]:
     """Generates one image for each label map.
 
@@ -56,8 +52,6 @@ def generate_images(
         seed: The run's seed.
         indices: Number of each pair, which with the seed fixes its noise.
         device: Where the generator is.
-        styles: Styles that the images take on, one each; empty for none.
-        match: How far, see `match_styles`.
 
     Returns:
         Images of shape (H, W, K) in the stored dtype of the training images.
@@ -69,8 +63,7 @@ def generate_images(
         part = labels[rows]
         regions = [region_map(label) for label in part] if generator.network.noise.region else []
         inputs = _inputs(generator, part, regions, seed, indices[rows], device)
-        blend = Blend.of((), styles[rows], match, device)
-        images += list(_images(generator, inputs, blend).cpu().numpy())
+        images += list(_images(generator, inputs).cpu().numpy())
     return images
 
 
@@ -111,7 +104,7 @@ def generate_batches(
         UserError: If a mask cannot be read.
     """
     on_gpu = device.type == "cuda"
-    loader: DataLoader[_Item | str] = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         _Drawn(candidates, generator.network.noise),
         batch_sampler=batches,
         num_workers=min(num_workers, len(batches)),
@@ -121,7 +114,7 @@ def generate_batches(
     prepared = (
         _prepare(generator, part, candidates, device)
         # Workers end with the thread that starts them, which must be this one.
-        for batch in _checked(iter(loader))
+        for batch in iter(loader)
         for part in ([batch] if on_gpu else [[item] for item in batch])
     )
     ready = _prefetched(prepared) if on_gpu else prepared
@@ -138,27 +131,16 @@ class _Item(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Drawn(Dataset[_Item | str]):
-    """Candidates by number; a user's mistake is text, as workers would add a traceback."""
+class _Drawn(Dataset[_Item]):
+    """Candidates by number."""
 
     candidates: CandidateMasks
     noise: NoiseSpec
 
-    def __getitem__(self, index: int) -> _Item | str:
-        try:
-            candidate = self.candidates[index]
-        except UserError as error:
-            return str(error)
+    def __getitem__(self, index: int) -> _Item:
+        candidate = self.candidates[index]
         wanted = self.noise.region and not candidate.unfit
         return _Item(candidate, region_map(candidate.label) if wanted else None)
-
-
-def _checked(loader: Iterable[Any]) -> Iterator[list[_Item]]:
-    for batch in loader:
-        for item in batch:
-            if isinstance(item, str):
-                raise UserError(item)
-        yield batch
 
 
 class _Inputs(NamedTuple):
