@@ -243,8 +243,8 @@ class _Item(NamedTuple):
     truth: npt.NDArray[np.uint8] | None
 
 
-class _Windows(Dataset[_Item | str]):
-    """The windows of images, all or so many drawn by a seed; a user's mistake is text."""
+class _Windows(Dataset[_Item]):
+    """The windows of images, all or so many drawn by a seed."""
 
     def __init__(
         self,
@@ -267,12 +267,9 @@ class _Windows(Dataset[_Item | str]):
     def __len__(self) -> int:
         return len(self._windows)
 
-    def __getitem__(self, index: int) -> _Item | str:
+    def __getitem__(self, index: int) -> _Item:
         row, (top, left, side) = self._windows[index]
-        try:
-            pixels, missing, truth = self._rows(row, top, side)
-        except UserError as error:
-            return str(error)
+        pixels, missing, truth = self._rows(row, top, side)
         columns = slice(left, left + side)
         return _Item(
             UnlabelledWindow(index, self.pairs[row][0].name, (top, left, side)),
@@ -459,9 +456,6 @@ def _labelled(
         worker_init_fn=start_worker,
     )
     for batch in loader:
-        for item in batch:
-            if isinstance(item, str):
-                raise UserError(item)
         labels = [item.truth for item in batch]
         if config.true_masks is None:
             stored = np.stack([np.moveaxis(item.pixels, -1, 0) for item in batch])
