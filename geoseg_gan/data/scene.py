@@ -169,14 +169,8 @@ class Scene:
 
     def facts(self) -> dict[str, Any]:
         """By what a changed file is noticed."""
-        status = self.path.stat()
-        return {
-            "name": self.path.name,
-            "bytes": status.st_size,
-            "modified_time": status.st_mtime,
-            "height": self.height,
-            "width": self.width,
-        }
+        size = {"height": self.height, "width": self.width}
+        return {"name": self.path.name} | file_facts(self.path) | size
 
 
 @dataclass(frozen=True)
@@ -318,6 +312,12 @@ class LineStore:
         name.text = str(self._path.absolute())
         ElementTree.SubElement(source, "SourceBand").text = str(band)
         return node
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """By what a changed file is noticed without reading it."""
+    status = path.stat()
+    return {"bytes": status.st_size, "modified_time": status.st_mtime}
 
 
 def check_same_settings(

@@ -150,6 +150,15 @@ def check_windows(side: int, overlap: int, align: int) -> None:
         )
 
 
+def check_full_resolution(path: str, fit: str) -> None:
+    """Refuses a network, at `path`, that has seen whole tiles resized to one size."""
+    if fit == "resize":
+        raise UserError(
+            f"{path} has seen whole tiles resized to one size (data.fit=resize), so that the "
+            "length of a pixel on the ground is not known. Train with data.fit=crop."
+        )
+
+
 def blend(
     grid: WindowGrid,
     channels: int,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from geoseg_gan.data.batch import ImageScaling, one_hot_of, to_device
+from geoseg_gan.data.batch import one_hot_of, to_device
 from geoseg_gan.data.datamodule import start_worker
 from geoseg_gan.data.transplant import region_map
 from geoseg_gan.models.checkpoints import LoadedGenerator
@@ -218,32 +218,8 @@ def _images(
         images = generator.facts.scaling.to_network(exemplars.movedim(-1, 1))
     if blend is not None:
         images = blend.with_styles(images, inputs.labels)
-    return stored(images, generator.facts.scaling, blend)
-
-
-def stored(images: Tensor, scaling: ImageScaling, blend: Blend | None = None) -> Tensor:
-    """Does for a batch, where it is, what `ImageScaling.to_stored` does for an image.
-
-    Args:
-        images: Shape (B, K, H, W), in [-1, 1], on any device.
-        scaling: From stored values to [-1, 1].
-        blend: Real images to lay them over.
-
-    Returns:
-        Shape (B, H, W, K), in the stored dtype, on the same device.
-    """
-    low, high = (
-        to_device(np.array(bound, np.float32).reshape(-1, 1, 1), images.device)
-        for bound in (scaling.low, scaling.high)
-    )
-    values = (images.float().clamp(-1, 1) + 1) / 2 * (high - low) + low
-    if blend is not None:
-        values = blend.over_real(values)
-    kind = np.dtype(scaling.dtype)
-    if np.issubdtype(kind, np.integer):
-        info = np.iinfo(kind)
-        values = values.round().clamp(info.min, info.max)
-    return values.permute(0, 2, 3, 1).contiguous().to(getattr(torch, kind.name))
+    values = generator.facts.scaling.to_values(images)
+    return generator.facts.scaling.rounded(values if blend is None else blend.over_real(values))
 
 
 @dataclass(frozen=True)
