@@ -323,11 +323,7 @@ def file_facts(path: Path) -> dict[str, Any]:
 def check_same_settings(
     where: Path, stored: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> None:
-    """Refuses to go on with what a call with other settings has begun.
-
-    Raises:
-        UserError: Naming the first setting that differs.
-    """
+    """Refuses, with a UserError, to go on with what a call with other settings has begun."""
     for key, value in settings.items():
         if stored.get(key) != value:
             raise UserError(

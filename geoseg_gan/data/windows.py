@@ -134,11 +134,7 @@ def default_overlap(side: int, align: int, share: float) -> int:
 
 
 def check_windows(side: int, overlap: int, align: int) -> None:
-    """Refuses windows that do not fit a network.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """Refuses, with a UserError, windows that do not fit a network."""
     if side % align:
         raise UserError(
             f"image_size={side}: this network works on windows of multiples of {align} px."

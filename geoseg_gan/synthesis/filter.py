@@ -237,11 +237,7 @@ def choose_tau(candidates: Sequence[float], held_out: Sequence[float]) -> tuple[
 
 
 def check_filter(tau: Any, alpha: float | None) -> None:
-    """Refuses settings of the filter that cannot be.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """Refuses, with a UserError, settings of the filter that cannot be."""
     is_number = isinstance(tau, int | float) and not isinstance(tau, bool)
     if tau != AUTO and not (is_number and 0 <= tau < 1):
         raise UserError(f"tau={tau}: use a number from 0 to below 1, or auto.")
@@ -249,11 +245,7 @@ def check_filter(tau: Any, alpha: float | None) -> None:
 
 
 def check_can_ignore(alpha: float | None, reader: MaskReader) -> None:
-    """Refuses a pixel filter whose dropped pixels masks have no colour for.
-
-    Raises:
-        UserError: Saying what to do.
-    """
+    """Refuses, with a UserError, a pixel filter whose dropped pixels masks have no colour for."""
     if alpha is not None and not reader.can_write_ignore:
         lacks, key = "palette of the generator's data has no colour", "data.ignore set"
         if reader.mask_format == "index":

@@ -107,11 +107,7 @@ def label_images(config: GenerateConfig, fabric: Fabric) -> dict[str, float]:
 
 
 def check(config: GenerateConfig) -> None:
-    """Refuses settings that unlabelled images cannot be labelled with.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """Refuses, with a UserError, settings that unlabelled images cannot be labelled with."""
     for key in ("gen_ckpt", "mask_path", "keep", "max_tries", "alpha", "class_map"):
         if (value := getattr(config, key)) is not None:
             raise UserError(
@@ -132,14 +128,11 @@ def check(config: GenerateConfig) -> None:
 
 
 def check_labels(reader: MaskReader, fit: str) -> None:
-    """Refuses data settings with which no image could be labelled.
+    """Refuses, with a UserError, data settings with which no image could be labelled.
 
     Args:
         reader: How masks of the labels are written.
         fit: How the segmenter sees tiles, "crop" or "resize".
-
-    Raises:
-        UserError: Saying what to set.
     """
     if fit == "resize":
         raise UserError(

@@ -47,13 +47,10 @@ FREE = (
 
 
 def check_run(config: TrainingConfig, networks: str, accumulate: int = 1) -> None:
-    """Refuses devices, a batch and folders with which no run can start.
+    """Refuses, with a UserError, devices, a batch and folders with which no run can start.
 
     A run leaves `networks` in `out_dir`, a pattern as in "G_e*.pt". Each device divides its share
     of a batch into `accumulate` micro-batches.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
     """
     config.trainer.check(config.devices, config.precision)
     nodes = config.trainer.num_nodes
@@ -151,15 +148,12 @@ def find_run(
 def refuse_other_data(
     config: TrainingConfig, stored: Mapping[str, Any] | None, found: Fingerprints
 ) -> None:
-    """Refuses to continue a run on data that have changed since it began.
+    """Refuses, with a UserError, to continue a run on data that have changed since it began.
 
     Args:
         config: The run as it is to go on.
         stored: The content of its `last.ckpt`; None for a new run.
         found: The fingerprints of the data.
-
-    Raises:
-        UserError: Naming what has changed.
     """
     if stored is not None:
         what = f"resume=true: data_root={config.data_root} is not what the run in {config.out_dir}"

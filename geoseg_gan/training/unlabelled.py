@@ -15,11 +15,7 @@ from geoseg_gan.utils.files import check_apart
 
 
 def check_unlabelled(config: TrainingConfig) -> None:
-    """Refuses settings by which no images could be labelled.
-
-    Raises:
-        UserError: Naming the folder and what to do.
-    """
+    """Refuses, with a UserError, settings by which no images could be labelled."""
     folder = Path(config.unlabelled or "")
     if config.data.format == "stream":
         raise UserError(

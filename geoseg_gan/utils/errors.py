@@ -52,11 +52,7 @@ def _show_error_of_thread(error: threading.ExceptHookArgs) -> None:
 
 
 def check_choice(key: str, value: object, allowed: Iterable[str]) -> None:
-    """Refuses a value that is not one of those allowed.
-
-    Raises:
-        UserError: Naming the key, the value, the nearest valid one and all of them.
-    """
+    """Refuses, with a UserError, a value that is not one of those allowed."""
     names = list(allowed)
     if value not in names:
         close = difflib.get_close_matches(str(value), names, 1)

@@ -320,11 +320,7 @@ def _entries(folder: str | Path) -> Iterator["os.DirEntry[str]"]:
 
 
 def check_new_folder(key: str, folder: Path) -> None:
-    """Refuses a folder that holds something.
-
-    Raises:
-        UserError: Naming the key and what to do.
-    """
+    """Refuses, with a UserError, a folder that holds something."""
     sweep_beside(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{key}={folder} exists already. Choose a new folder, or remove this one.")

@@ -101,11 +101,7 @@ class Array:
 
 
 def check_content(path: Path | str, content: Any, shape: Any, advice: str) -> None:
-    """Refuses what a file holds unless it is as a shape says.
-
-    Raises:
-        UserError: Naming the file, the first field that is not, and the advice.
-    """
+    """Refuses, with a UserError, what a file holds unless it is as a shape says."""
     if problem := _problem(content, shape, "", {}):
         _refuse(path, problem, advice)
 
