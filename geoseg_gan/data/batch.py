@@ -88,11 +88,7 @@ class ImageScaling:
         return cls(low.tolist(), high.tolist(), index.dtype.name)
 
     def check_fits(self, index: FolderIndex, root: Path) -> None:
-        """Refuses real images of other bands or type than a generator's, whose scaling this is.
-
-        Raises:
-            UserError: Naming the folder, and both.
-        """
+        """Refuses, with a UserError, real images of other bands or type than a generator's."""
         bands = len(self.low)
         if (bands, self.dtype) != (index.bands, index.dtype.name):
             raise UserError(

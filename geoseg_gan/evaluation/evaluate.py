@@ -179,11 +179,7 @@ def _evaluate(config: EvaluateConfig) -> dict[str, float]:
 
 
 def check(config: EvaluateConfig) -> None:
-    """Refuses a configuration before anything slow starts or anything is written.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """Refuses, with a UserError, a configuration before anything slow starts or is written."""
     if (config.gen_ckpt is None) == (config.folder is None):
         raise UserError(
             "Set gen_ckpt to a G_e###.pt that training wrote, or folder to the save_dir of "

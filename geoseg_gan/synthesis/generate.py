@@ -330,11 +330,7 @@ def _report(
 
 
 def check(config: GenerateConfig) -> None:
-    """Refuses a configuration before anything slow starts or anything is written.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """Refuses, with a UserError, a configuration before anything slow starts or is written."""
     for key, most in (
         *(("num_samples", MOST), ("keep", MOST // _TRIES), ("max_tries", MOST)),
         *(("variants", 1000), ("bs", LARGEST_BATCH), ("image_size", LARGEST_SIDE)),

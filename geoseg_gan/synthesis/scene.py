@@ -45,11 +45,7 @@ Label = npt.NDArray[np.uint8]
 
 
 def check_scene(config: GenerateConfig) -> None:
-    """Refuses settings of generate that have no meaning for a scene, or are out of range.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """Refuses, with a UserError, settings of generate that have no meaning for a scene."""
     if config.mask_path is None:
         if config.overlap is not None:
             raise UserError(

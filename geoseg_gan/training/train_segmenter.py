@@ -164,11 +164,7 @@ def _train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
 
 
 def check(config: TrainSegmenterConfig) -> None:
-    """Refuses a configuration before anything slow starts or anything is written.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """Refuses, with a UserError, a configuration before anything slow starts or is written."""
     if config.bs // (config.devices * config.trainer.num_nodes) < 2:
         raise UserError(
             f"bs={config.bs} leaves a device fewer than 2 images, which batch normalisation needs. "

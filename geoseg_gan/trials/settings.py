@@ -153,11 +153,7 @@ class TrialConfig:
             self.recipes = {**self.recipes, TARGET: recipe}
 
     def check(self) -> None:
-        """Refuses impossible values that the checks of the parts do not cover.
-
-        Raises:
-            UserError: Naming the key, its value and what to do.
-        """
+        """Refuses, with a UserError, what the checks of the parts do not cover."""
         self.seed_list()
         wrong = [ratio for ratio in self.ratios if not 0 < ratio < 1]
         if wrong or not self.ratios or len(set(self.ratios)) < len(self.ratios):

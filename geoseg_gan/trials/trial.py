@@ -97,11 +97,7 @@ def trial(config: TrialConfig) -> dict[str, float]:
 
 
 def check(config: TrialConfig) -> None:
-    """Refuses a configuration before anything slow starts or anything is written.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """Refuses, with a UserError, a configuration before anything slow starts or is written."""
     config.check()
     reader = mask_reader(config.data)
     class_ids(config.oversample_classes, reader.palette, "oversample_classes")

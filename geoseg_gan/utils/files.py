@@ -329,11 +329,7 @@ def check_new_folder(key: str, folder: Path) -> None:
 def check_apart(
     key: str, folder: Path, root: Path, parts: Iterable[str] = ("train", "val", "unlabelled")
 ) -> None:
-    """Refuses to write into data that is read: into their folder, or within `parts` of it.
-
-    Raises:
-        UserError: Naming the key and what to do.
-    """
+    """Refuses, with a UserError, to write into data that is read, or within `parts` of it."""
     place, source = folder.resolve(), root.resolve()
     if place == source or any(place.is_relative_to(source / part) for part in parts):
         raise UserError(f"{key}={folder} lies inside of the data in {root}. Choose another folder.")
