@@ -230,7 +230,7 @@ def cut_unlabelled(source: Path, folder: Path, settings: TileSettings) -> int:
         for path in track(list_images(source), "Cutting unlabelled images"):
             image = Scene(path, nodata=nodata)
             windows = grid_windows(image.height, image.width, settings, path.stem, "train")
-            suffix = _suffix(image, image.bands, settings.image_format)
+            suffix = _suffix(image, image.bands)
 
             def read(first: int, last: int, image: Scene = image) -> Parts:
                 pixels, missing = image.masked_rows(first, last)
@@ -374,9 +374,9 @@ def _cut(
     else:
         splits, windows = (split,), grid_windows(*size, settings, pair.group, split)
     bands = grey_bands if image.bands == 1 else image.bands
-    suffix = _suffix(image, bands, settings.image_format)
+    suffix = _suffix(image, bands)
     # Masks follow their image, so that both of a tile say where it lies.
-    mask_suffix = suffix if image.place and suffix == ".tif" else ".png"
+    mask_suffix = ".tif" if image.place else ".png"
     tiles: list[Tile] = []
     pixels = {name: np.zeros(reader.palette.num_classes, np.int64) for name in splits}
     dropped: Counter[Split] = Counter()
@@ -417,19 +417,13 @@ def _pixels_held(
     return height * width
 
 
-def _suffix(image: Scene, bands: int, image_format: str) -> str:
+def _suffix(image: Scene, bands: int) -> str:
+    """That of GeoTIFFs for what says where it lies, or fits into no PNG.
+
+    Never JPEG: encoding a second time would add artefacts that a network can learn.
+    """
     fits_png = image.dtype == "uint8" and bands in (1, 3)
-    if image_format == "auto" and image.place is not None:
-        return ".tif"
-    if image_format == "auto":
-        # Never JPEG: encoding a second time would add artefacts that a network can learn.
-        return ".png" if fits_png else ".tif"
-    if not fits_png and image_format != "tif":
-        raise UserError(
-            f"image_format={image_format} holds 8-bit images of 1 or 3 bands, but {image.path} has "
-            f"{plural(bands, 'band')} of {image.dtype}. Use image_format=tif."
-        )
-    return f".{image_format}"
+    return ".png" if fits_png and image.place is None else ".tif"
 
 
 def _report(split: Split, cuts: Sequence[_Cut], settings: TileSettings) -> SplitReport:

@@ -472,7 +472,6 @@ def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dic
         fake=fake,
         originals=originals,
         closest=fake.part(closest),
-        kind=subject.kind,
     )
     write_evaluation(folder, figures, facts)
     print_figures(folder, figures)

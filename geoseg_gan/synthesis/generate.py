@@ -1,6 +1,5 @@
 """The generate command: new image-mask pairs from training masks, or from unlabelled images."""
 
-import math
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
@@ -65,7 +64,7 @@ MOST = 10_000_000
 _PILOT = 256  # candidates whose scores tau=auto looks at
 
 _MAY_DIFFER_ON_RERUN = {
-    *("save_dir", "gen_ckpt", "segmenter_ckpt", "num_samples", "keep", "max_tries"),
+    *("save_dir", "gen_ckpt", "segmenter_ckpt", "num_samples", "keep"),
     *("bs", "num_workers", "devices", "trainer", "mask_path", "overlap"),
     *("source", "unlabelled", "true_masks", "confidence", "tta"),
 }
@@ -197,7 +196,7 @@ def _choose_tau(config: GenerateConfig, inputs: Inputs, recognizer: Recognizer) 
 
 def _end(config: GenerateConfig) -> int:
     """The number after that of the last candidate."""
-    return config.num_samples if config.keep is None else config.max_tries or _TRIES * config.keep
+    return config.num_samples if config.keep is None else _TRIES * config.keep
 
 
 def _indices(listed: Sequence[Line]) -> set[int]:
@@ -209,10 +208,10 @@ def _print_start(
 ) -> None:
     manifest = Path(config.save_dir) / MANIFEST
     if not todo:
-        key = "num_samples" if config.keep is None else "max_tries"
+        key = "num_samples" if config.keep is None else "keep"
         print(
             f"Nothing to generate: {manifest} lists {plural(listed, 'pair')}, and "
-            f"{key}={_end(config)} asks for no more."
+            f"{key}={getattr(config, key)} asks for no more."
         )
         return
     size, variants = inputs.candidates.image_size, config.variants
@@ -323,8 +322,8 @@ def _report(
     print_outcome(files.folder, manifest, None if recognizer is None else tau)
     if config.keep is not None and len(kept) < config.keep:
         print(
-            f"Gave up at max_tries={_end(config)}: kept {len(kept)} of the "
-            f"{config.keep} asked for. Raise max_tries, or lower tau."
+            f"Gave up at {_end(config)} candidates: kept {len(kept)} of the "
+            f"{config.keep} asked for. Lower tau."
         )
     return {"generated": float(len(manifest)), "pairs": float(len(kept))}
 
@@ -332,7 +331,7 @@ def _report(
 def check(config: GenerateConfig) -> None:
     """Refuses, with a UserError, a configuration before anything slow starts or is written."""
     for key, most in (
-        *(("num_samples", MOST), ("keep", MOST // _TRIES), ("max_tries", MOST)),
+        *(("num_samples", MOST), ("keep", MOST // _TRIES)),
         *(("variants", 1000), ("bs", LARGEST_BATCH), ("image_size", LARGEST_SIDE)),
     ):
         check_range(key, getattr(config, key), 1, most)
@@ -368,11 +367,6 @@ def check(config: GenerateConfig) -> None:
                 f"{keys[0]}={getattr(config, keys[0])} needs a segmenter to score by: set "
                 "segmenter_ckpt to a segmenter.pt that train_segmenter wrote, or to an ONNX model."
             )
-    if config.max_tries is not None and config.max_tries < (config.keep or math.inf):
-        raise UserError(
-            f"max_tries={config.max_tries} bounds keep={config.keep}: set keep, and max_tries to "
-            "at least as many."
-        )
     if config.mask_path is not None:
         return
     if config.style_from is not None and not config.compose.match and config.needs_generator:

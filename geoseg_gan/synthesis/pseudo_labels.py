@@ -108,7 +108,7 @@ def label_images(config: GenerateConfig, fabric: Fabric) -> dict[str, float]:
 
 def check(config: GenerateConfig) -> None:
     """Refuses, with a UserError, settings that unlabelled images cannot be labelled with."""
-    for key in ("gen_ckpt", "mask_path", "keep", "max_tries", "alpha", "class_map"):
+    for key in ("gen_ckpt", "mask_path", "keep", "alpha", "class_map"):
         if (value := getattr(config, key)) is not None:
             raise UserError(
                 f"{key}={value} is of generated images, but source={UNLABELLED} labels images that "

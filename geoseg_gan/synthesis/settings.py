@@ -93,7 +93,6 @@ class GenerateConfig:
     segmenter_ckpt: str | None
     tau: Any
     keep: int | None
-    max_tries: int | None
     alpha: float | None
     class_map: list[int] | None
     sampling: str

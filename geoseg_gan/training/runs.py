@@ -12,7 +12,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.table import Table
 
 from geoseg_gan.config import as_override, plain, script_command, write_yaml
-from geoseg_gan.data.audit.checks import mostly_ignored, named_rare_classes
 from geoseg_gan.data.datamodule import PairDataModule
 from geoseg_gan.data.fingerprint import Fingerprints, refuse_change
 from geoseg_gan.data.stream import check_root
@@ -204,14 +203,6 @@ def data_summary(
         folders = ", ".join(str(f.folder) for f in data.synthetic_folders)
         pairs = plural(sum(len(f.pairs) for f in data.synthetic_folders), "pair")
         rows["synthetic"] = f"{config.synthetic_ratio:.0%} of {mixed} from {pairs} in {folders}"
-    if config.data.format == "folder":
-        rare = [
-            text.partition(",")[0] for text in named_rare_classes(index.pixels, data.palette.names)
-        ]
-        void = len(mostly_ignored(index.pixels))
-        found = f"rare: {', '.join(rare)}" if rare else "no rare class"
-        found += f"; {plural(void, 'tile')} mostly ignored" * bool(void)
-        rows["check"] = found
     return rows
 
 
@@ -233,7 +224,7 @@ def announce(trainer: L.Trainer, config: TrainingConfig, rows: Mapping[str, str]
     table.add_row("watch", shlex.join(["tensorboard", "--logdir", config.out_dir]))
     shown = console(soft_wrap=True)  # so that the command below can be copied
     shown.print(table)
-    if "check" in rows:
+    if config.data.format == "folder":
         root = as_override("data_root", config.data_root, type(config))
         words = [root, f"image_size={config.image_size}"]
         shown.print(f"More about the data: {script_command('check_data', words)}")

@@ -18,7 +18,7 @@ from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import LOCK, held
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
-PICTURES = ("kid", "spectrum", "repetition", "memorisation", "samples", "closest")
+PICTURES = ("spectrum", "repetition", "memorisation", "samples", "closest")
 
 
 @pytest.fixture
