@@ -156,10 +156,6 @@ NETWORK_FILES = {
     "gen_ckpt": ("generate", ("gen_ckpt=evil.pt", "data_root=data", "save_dir=out")),
     "evaluate": ("evaluate", ("gen_ckpt=evil.pt", "data_root=data", "out_dir=out")),
     "init_from": ("train", (*SCANS["train"], "init_from=evil.pt")),
-    "features": (
-        "evaluate",
-        ("gen_ckpt=evil.pt", "features=inception", "features_weights=evil.pt", "out_dir=out"),
-    ),
     "resume": ("train", (*SCANS["train"], "resume=true")),
     "segmenter": (
         "train",
