@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from rich.progress import Progress, track
-from rich.table import Table
 
 from geoseg_gan.config import as_override, is_made, plain, script_command, stored_yaml, write_yaml
 from geoseg_gan.data.georeference import (
@@ -54,7 +53,7 @@ from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder, write_csv
 from geoseg_gan.utils.messages import knob_texts
-from geoseg_gan.utils.tables import console
+from geoseg_gan.utils.tables import console, print_table
 
 _IMAGES_AT_ONCE = 4
 _BYTES_PER_PIXEL = 20  # that an image takes while it is cut
@@ -486,25 +485,23 @@ def summarise(
     settings: TileSettings, reports: dict[Split, SplitReport], unlabelled: int | None = None
 ) -> None:
     """Prints what was cut, and the command that trains on it; `unlabelled` counts such tiles."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
-    for split in SPLITS:
-        table.add_column(split, justify="right")
     splits = [reports[split] for split in SPLITS]
-    tiles = f"tiles of {settings.tile_size}x{settings.tile_size}"
-    table.add_row("pictures", *(f"{r.images:,}" for r in splits))
-    table.add_row("skipped: smaller than a tile", *(f"{r.skipped:,}" for r in splits))
-    table.add_row("groups", *(f"{len(r.groups):,}" for r in splits))
-    table.add_row(tiles, *(f"{len(r.tiles):,}" for r in splits))
-    table.add_row("dropped: too much ignore", *(f"{r.dropped:,}" for r in splits))
+    counts = {
+        "pictures": [r.images for r in splits],
+        "skipped: smaller than a tile": [r.skipped for r in splits],
+        "groups": [len(r.groups) for r in splits],
+        f"tiles of {settings.tile_size}x{settings.tile_size}": [len(r.tiles) for r in splits],
+        "dropped: too much ignore": [r.dropped for r in splits],
+    }
+    rows = [(title, *(f"{count:,}" for count in row)) for title, row in counts.items()]
     shares = zip(*(r.pixels / max(1, r.pixels.sum()) for r in splits), strict=True)
     for name, row in zip(settings.data.classes().names, shares, strict=True):
-        table.add_row(name, *(f"{share:.1%}" for share in row))
+        rows.append((name, *(f"{share:.1%}" for share in row)))
+    print_table(rows, ("", *SPLITS), right=len(SPLITS))
     words = [as_override("data_root", settings.data_root, TileSettings)]
     if settings.tile_size < int(knob_texts("train")["image_size"][0]):
         words.append(f"image_size={settings.tile_size}")
     shown = console(soft_wrap=True)  # so that the command below can be copied
-    shown.print(table)
     if unlabelled is not None:
         shown.print(
             f"Unlabelled: {plural(unlabelled, 'tile')} in {settings.data_root}/{UNLABELLED}."

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.table import Table
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.palette import Palette
@@ -16,7 +15,7 @@ from geoseg_gan.evaluation.images import REAL_KINDS, ImageSet
 from geoseg_gan.utils.files import atomic_path, write_json
 from geoseg_gan.utils.pictures import RGB, beside, captioned, evenly_spaced, write_picture
 from geoseg_gan.utils.plots import drawn, figure
-from geoseg_gan.utils.tables import as_markdown, console, markdown_table
+from geoseg_gan.utils.tables import as_markdown, markdown_table, print_table
 
 FIGURES_FILE, REPORT_FILE = "evaluation.json", "evaluation.md"
 
@@ -38,10 +37,7 @@ def write_evaluation(folder: Path, figures: Mapping[str, Any], facts: Mapping[st
 
 def print_figures(folder: Path, figures: Mapping[str, Any]) -> None:
     """The main figures as a table, each beside what real images reach."""
-    table = Table("figure", "generated", "real", box=None, padding=(0, 3, 0, 0))
-    for name, generated, real, _ in _rows(figures):
-        table.add_row(name, generated, real)
-    console().print(table)
+    print_table((row[:3] for row in _rows(figures)), ("figure", "generated", "real"))
     for text in _warnings(figures):
         print(f"warning: {text}")
     print(f"Wrote {folder / REPORT_FILE}, with pictures and all figures beside it.")

@@ -18,7 +18,6 @@ import numpy.typing as npt
 import torch
 from lightning.fabric import Fabric
 from rich.progress import track
-from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg_gan.config import plain
@@ -42,7 +41,7 @@ from geoseg_gan.synthesis.writer import Layout, PairFiles, PairWriter, merge_man
 from geoseg_gan.utils.distributed import share_of, where_in_words
 from geoseg_gan.utils.errors import UserError, check_choice, check_range, plural
 from geoseg_gan.utils.files import check_apart, write_json
-from geoseg_gan.utils.tables import console
+from geoseg_gan.utils.tables import print_table
 
 ACCURACY = 0.9
 """Share of a class's held-out pixels above its threshold that are right, with confidence=auto."""
@@ -470,12 +469,13 @@ def _report(inputs: _Inputs, files: PairFiles, thresholds: dict[str, Any]) -> di
     accuracies = thresholds.get("held_out_accuracy", [None] * len(names))
     shares = realised_shares(files, kept)
     rows = zip(names, thresholds["confidence"], accuracies, shares, strict=True)
-    head = ("class", "confidence", "held-out accuracy", "share")
-    table = Table(*head, box=None, padding=(0, 3, 0, 0))
-    for name, limit, accuracy, share in rows:
-        shown = "-" if accuracy is None else f"{accuracy:.1%}"
-        table.add_row(name, f"{limit:.2f}", shown, f"{share:.1%}")
-    console().print(table)
+    print_table(
+        (
+            (name, f"{limit:.2f}", "-" if right is None else f"{right:.1%}", f"{share:.1%}")
+            for name, limit, right, share in rows
+        ),
+        ("class", "confidence", "held-out accuracy", "share"),
+    )
     wrong = [
         f"{name} ({accuracy:.0%})"
         for name, accuracy in zip(names, accuracies, strict=True)

@@ -9,7 +9,6 @@ from typing import Any, cast
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from rich.table import Table
 
 from geoseg_gan.config import as_override, plain, script_command, write_yaml
 from geoseg_gan.data.datamodule import PairDataModule
@@ -23,7 +22,7 @@ from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import check_apart, write_json
 from geoseg_gan.utils.reading import Number, read_json
-from geoseg_gan.utils.tables import console
+from geoseg_gan.utils.tables import console, print_table
 
 LAST = "last.ckpt"
 _LEAST_BYTES = 64  # a pixel: a one-hot mask, real and generated images, one map of features
@@ -206,7 +205,7 @@ def data_summary(
     return rows
 
 
-def announce(trainer: L.Trainer, config: TrainingConfig, rows: Mapping[str, str]) -> None:
+def announce(trainer: L.Trainer, config: TrainingConfig, rows: dict[str, str]) -> None:
     """Writes `config.yaml` and TensorBoard's hyperparameters, and shows what is about to happen.
 
     Only the first process writes and prints. `rows` are lines of the summary by title.
@@ -216,18 +215,17 @@ def announce(trainer: L.Trainer, config: TrainingConfig, rows: Mapping[str, str]
     write_yaml(Path(config.out_dir) / "config.yaml", config)
     cast(TensorBoardLogger, trainer.logger).log_hyperparams(flat(plain(config)))
     place = "GPU" if config.trainer.on_gpu() else "CPU"
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for title, text in rows.items():
-        table.add_row(title, text)
-    table.add_row("device", f"{config.devices} x {place}, precision {config.precision}")
-    table.add_row("output", config.out_dir)
-    table.add_row("watch", shlex.join(["tensorboard", "--logdir", config.out_dir]))
-    shown = console(soft_wrap=True)  # so that the command below can be copied
-    shown.print(table)
+    last = {
+        "device": f"{config.devices} x {place}, precision {config.precision}",
+        "output": config.out_dir,
+        "watch": shlex.join(["tensorboard", "--logdir", config.out_dir]),
+    }
+    print_table((rows | last).items())
     if config.data.format == "folder":
         root = as_override("data_root", config.data_root, type(config))
         words = [root, f"image_size={config.image_size}"]
-        shown.print(f"More about the data: {script_command('check_data', words)}")
+        command = script_command("check_data", words)
+        console(soft_wrap=True).print(f"More about the data: {command}")
 
 
 def write_outcome(out_dir: Path, figures: Mapping[str, float], **facts: Any) -> None:

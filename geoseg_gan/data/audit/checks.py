@@ -273,7 +273,7 @@ def add_class_findings(
         findings.add("note", "shifted_classes", shifted, text, advice)
     whole = pixels.sum(1)
     ignored = pixels[:, -1] / np.maximum(1, whole)
-    void = np.flatnonzero((pixels[:, -1] > MOSTLY_IGNORED * whole) & (whole > 0))
+    void: Ints = np.flatnonzero((pixels[:, -1] > MOSTLY_IGNORED * whole) & (whole > 0))
     text = (
         f"{those(len(void), 'tile', 'are')} ignored for more than {MOSTLY_IGNORED:.0%}"
         f", {int((ignored[void] == 1).sum()):,} of them entirely"
