@@ -118,7 +118,7 @@ def _warn_of_change(generator: LoadedGenerator, index: FolderIndex, root: Path) 
         warnings.warn(f"{root} has changed since the generator's training: {change}.", stacklevel=2)
 
 
-def check_pair_size(size: int, stride: int, trained: int, fit: str, key: str = "") -> None:
+def check_pair_size(size: int, stride: int, trained: int, fit: str) -> None:
     """Refuses pairs of a size that a generator cannot make.
 
     Args:
@@ -126,18 +126,17 @@ def check_pair_size(size: int, stride: int, trained: int, fit: str, key: str = "
         stride: The generator's.
         trained: Side of the images that it is trained on, which `fit` makes of tiles.
         fit: "crop" or "resize".
-        key: Where the size stands in the configuration, ending in a dot.
 
     Raises:
         UserError: If the size is no multiple of the stride, or changes the metres per pixel.
     """
     if size % stride:
         raise UserError(
-            f"{key}image_size={size}: this generator makes images of multiples of {stride} px."
+            f"image_size={size}: this generator makes images of multiples of {stride} px."
         )
     if fit == "resize" and size != trained:
         raise UserError(
-            f"{key}image_size={size}: training saw whole tiles resized to {trained} px "
+            f"image_size={size}: training saw whole tiles resized to {trained} px "
             "(data.fit=resize), and at another size a pixel would show another length on the "
             "ground. Leave it out."
         )
