@@ -91,14 +91,11 @@ def check_range(
 
 
 def check_values(values: Any, key: str = "") -> None:
-    """Refuses what no setting can be: numbers without end, and texts that no name of a file is.
+    """Refuses, with a UserError, endless numbers, and texts that no name of a file is.
 
     Args:
         values: A configuration as plain dicts and lists, or a part of it.
         key: What it is called in the configuration.
-
-    Raises:
-        UserError: Naming the first such value.
     """
     if isinstance(values, dict):
         for name, value in values.items():

@@ -270,12 +270,9 @@ def open_append(path: Path) -> TextIO:
 
 
 def refuse_links(folder: Path, key: str = "out_dir") -> None:
-    """Refuses an output folder with links to the outside, where a command would write otherwise.
+    """Refuses, with a UserError, an output folder with links to the outside.
 
     The folder may be a link itself.
-
-    Raises:
-        UserError: Naming the link.
     """
     root = os.path.realpath(folder)
     for entry in _entries(folder):
