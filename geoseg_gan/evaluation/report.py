@@ -163,10 +163,7 @@ def _rows(figures: Mapping[str, Any]) -> list[Row]:
         note = " (deterministic generator)" if diversity["generated"]["deterministic"] else ""
         for key in ("features", "layers"):
             ours, theirs = (diversity[side][key] for side in ("generated", "real"))
-            shown = (
-                f"{ours:.3f}{note}",
-                f"{theirs:.3f}: {diversity['real']['pairs']} pairs of tiles",
-            )
+            shown = f"{ours:.3f}{note}", f"{theirs:.3f} tiles of similar classes"
             rows.append((f"diversity, {key}", *shown, "0: one mask always gives the same image"))
     gap, real_gap = figures["spectrum"]["gap"], figures["spectrum"]["real_gap"]
     for key, name, text in (
