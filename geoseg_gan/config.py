@@ -422,7 +422,8 @@ def is_made(folder: Path, settings: dict[str, Any], stored: dict[str, Any] | Non
         settings: What the command would make it with, as plain dicts.
         stored: What it was made with; None where it is not there.
     """
-    if settings != stored:
+    # What earlier versions could set besides makes no difference.
+    if stored is None or settings != {key: stored.get(key) for key in settings}:
         return False
     sweep_beside(folder)  # a kill may have left it after the folder was whole
     print(f"{folder} is there already, made with these settings. Remove it to make it again.")

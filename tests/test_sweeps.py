@@ -150,7 +150,6 @@ def test_optuna_searches_goes_on_and_is_compared(common, sweep, tmp_path, capfd)
     table = (tmp_path / "sweep" / "sweep.md").read_text().splitlines()
     head = next(line for line in table if line.startswith("| objective"))
     assert "| lr |" in head and "data_root" not in head
-    assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 1000
 
 
 @pytest.mark.slow

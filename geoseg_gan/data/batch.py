@@ -88,11 +88,7 @@ class ImageScaling:
         return cls(low.tolist(), high.tolist(), index.dtype.name)
 
     def check_fits(self, index: FolderIndex, root: Path) -> None:
-        """Refuses real images of other bands or type than a generator's, whose scaling this is.
-
-        Raises:
-            UserError: Naming the folder, and both.
-        """
+        """Refuses, with a UserError, real images of other bands or type than a generator's."""
         bands = len(self.low)
         if (bands, self.dtype) != (index.bands, index.dtype.name):
             raise UserError(
@@ -106,16 +102,23 @@ class ImageScaling:
         low, high = _bounds(tuple(self.low), tuple(self.high), image.device)
         return ((image.float() - low) * (2 / (high - low)) - 1).clamp(-1, 1)
 
+    def to_values(self, images: Tensor) -> Tensor:
+        """Maps (B, K, H, W) in [-1, 1] to stored values that are not rounded yet, float32."""
+        low, high = _bounds(tuple(self.low), tuple(self.high), images.device)
+        return (images.float().clamp(-1, 1) + 1) / 2 * (high - low) + low
+
+    def rounded(self, values: Tensor) -> Tensor:
+        """Values (B, K, H, W) as images (B, H, W, K) in the stored dtype, on the same device."""
+        kind = np.dtype(self.dtype)
+        if np.issubdtype(kind, np.integer):
+            info = np.iinfo(kind)
+            values = values.round().clamp(info.min, info.max)
+        return values.permute(0, 2, 3, 1).contiguous().to(getattr(torch, kind.name))
+
     def to_stored(self, image: Tensor) -> npt.NDArray[Any]:
         """Maps (K, H, W) in [-1, 1] to an array of shape (H, W, K) in the stored dtype."""
-        low, high = _bounds(tuple(self.low), tuple(self.high), torch.device("cpu"))
-        values = ((image.float().cpu().clamp(-1, 1) + 1) / 2 * (high - low) + low)[0]
-        pixels = values.permute(1, 2, 0).numpy()
-        dtype = np.dtype(self.dtype)
-        if np.issubdtype(dtype, np.integer):
-            info = np.iinfo(dtype)
-            pixels = pixels.round().clip(info.min, info.max)
-        return np.ascontiguousarray(pixels.astype(dtype))
+        pixels: npt.NDArray[Any] = self.rounded(self.to_values(image.cpu()[None]))[0].numpy()
+        return pixels
 
     def to_rgb(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         """Maps stored values (H, W, K) to an RGB picture (H, W, 3) of the first three bands."""

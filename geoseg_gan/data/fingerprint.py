@@ -63,16 +63,13 @@ def fingerprint_files(paths: Sequence[Path]) -> dict[str, Any]:
 def refuse_change(
     stored: Mapping[str, Any] | None, found: Fingerprints, what: str, advice: str
 ) -> None:
-    """Refuses data that are not those of a stored fingerprint.
+    """Refuses, with a UserError, data that are not those of a stored fingerprint.
 
     Args:
         stored: The fingerprint; None, as in files of earlier versions, is accepted.
         found: That of the data.
         what: What the stored one is of, for the message.
         advice: What to do.
-
-    Raises:
-        UserError: Naming the split and what has changed in it.
     """
     if change := change_in(stored, found):
         raise UserError(f"{what} other data: {change}. {advice}")

@@ -19,7 +19,6 @@ STRIP = 512
 
 _MARGIN = 2  # rows by which warped positions may be off
 _NEAR = 0.5  # pixels by which the corners of an image and its mask may differ
-_WORLD_FILES = {".png": ".pgw", ".jpg": ".jgw"}
 
 Box = tuple[float, float, float, float]
 """Left, bottom, right and top."""
@@ -105,22 +104,16 @@ def read_georeference(path: Path) -> Georeference | None:
 
 
 def write_georeference(path: Path, place: Georeference) -> None:
-    """Gives a GeoTIFF its place; other images get a world file beside them, without the CRS."""
-    if path.suffix.lower() in TIFF_SUFFIXES:
-        with open_tiff(path) as source:
-            profile, bands = source.profile, source.read()
-            has_table = source.colorinterp[0] == ColorInterp.palette
-            colors = source.colormap(1) if has_table else None
-        profile |= {"crs": place.crs, "transform": place.transform, "compress": "deflate"}
-        with path.open("wb") as file, open_tiff(file, "w", **profile) as target:
-            target.write(bands)
-            if colors:
-                target.write_colormap(1, colors)
-        return
-    t = place.transform
-    x, y = place.point(0.5, 0.5)  # the centre of the first pixel
-    lines = "".join(f"{value:.12g}\n" for value in (t.a, t.d, t.b, t.e)) + f"{x:.17g}\n{y:.17g}\n"
-    path.with_suffix(_WORLD_FILES[path.suffix.lower()]).write_text(lines)
+    """Gives a GeoTIFF its place."""
+    with open_tiff(path) as source:
+        profile, bands = source.profile, source.read()
+        has_table = source.colorinterp[0] == ColorInterp.palette
+        colors = source.colormap(1) if has_table else None
+    profile |= {"crs": place.crs, "transform": place.transform, "compress": "deflate"}
+    with path.open("wb") as file, open_tiff(file, "w", **profile) as target:
+        target.write(bands)
+        if colors:
+            target.write_colormap(1, colors)
 
 
 def georeference_problem(image: Path, mask: Path) -> str | None:

@@ -1,7 +1,6 @@
 """Masks: what their colours and values mean, as label maps, and back."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -296,11 +295,11 @@ class MaskReader:
                 "set data.unknown=ignore."
             )
         names, last = self.palette.names, self.palette.num_classes - 1
-        example = index_map_text(_likely_map(np.unique(values), names))
+        example = index_map_text({0: "ignore", **dict(enumerate(names, 1))})
         raise UnknownColorError(
             f"class ID {worst}, but the palette has IDs 0 to {last} (and 255 for ignore). If masks "
-            f"number classes otherwise, say how, as in {example}; else correct data.palette, or "
-            "set data.unknown=ignore."
+            f"number classes otherwise, say how, as in {example}, which scripts/check_data.py "
+            "proposes; else correct data.palette, or set data.unknown=ignore."
         )
 
 
@@ -376,15 +375,3 @@ def index_values(stored: Stored) -> npt.NDArray[Any]:
             "data.mask_format=rgb for coloured masks."
         )
     return first
-
-
-def _likely_map(values: npt.NDArray[Any], names: Sequence[str]) -> dict[int, str]:
-    """What the values of a mask that are no class IDs may mean: counted from 1, or in steps."""
-    whole = [int(v) for v in values if v != IGNORE and 0 <= v <= LARGEST_VALUE and v == int(v)]
-    step, most = math.gcd(*whole), max(whole, default=0)
-    if step > 1 and most > len(names) > most // step:
-        return {step * label: name for label, name in enumerate(names)}
-    if len(whole) == len(names) < most:
-        return dict(zip(whole, names, strict=True))
-    counted = dict(enumerate(names, 1))
-    return {0: "ignore"} | counted if 0 in whole else counted

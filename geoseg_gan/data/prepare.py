@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from rich.progress import track
-from rich.table import Table
 
 from geoseg_gan.config import (
     as_override,
@@ -34,7 +33,7 @@ from geoseg_gan.utils.files import (
     link_file,
     write_csv,
 )
-from geoseg_gan.utils.tables import console
+from geoseg_gan.utils.tables import console, print_table
 
 
 @dataclass(frozen=True)
@@ -305,15 +304,12 @@ def _link(found: Found, folder: Path) -> dict[Split, int]:
 
 
 def _summarise(config: PrepareSettings, found: Found) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
-    for split in SPLITS:
-        table.add_column(split, justify="right")
-    rows = list(zip(found.pairs, found.splits, strict=True))
-    groups = {split: {pair.group for pair, own in rows if own == split} for split in SPLITS}
-    table.add_row("pairs", *(f"{found.splits.count(split):,}" for split in SPLITS))
-    table.add_row("groups", *(f"{len(groups[split]):,}" for split in SPLITS))
-    shown = console(soft_wrap=True)  # so that the command below can be copied
-    shown.print(table)
+    pairs = list(zip(found.pairs, found.splits, strict=True))
+    groups = [{pair.group for pair, own in pairs if own == split} for split in SPLITS]
+    rows = [
+        ("pairs", *(f"{found.splits.count(split):,}" for split in SPLITS)),
+        ("groups", *(f"{len(names):,}" for names in groups)),
+    ]
+    print_table(rows, ("", *SPLITS), right=len(SPLITS))
     command = script_command("train", [as_override("data_root", config.data_root, PrepareSettings)])
-    shown.print(f"Wrote {config.data_root}. Next: {command}")
+    console(soft_wrap=True).print(f"Wrote {config.data_root}. Next: {command}")

@@ -249,15 +249,12 @@ def _filler(image: npt.NDArray[Any]) -> tuple[float, float]:
 
 
 def refuse_binary_masks(pixels: npt.NDArray[np.int64], reader: MaskReader, where: Path) -> None:
-    """Refuses masks of 0 and 255 in which the one class would be left and the other ignored.
+    """Refuses, with a DataError, masks of 0 and 255, of which one class would be ignored.
 
     Args:
         pixels: Pixels of every class and, last, of ignore in each mask: shape (N, C + 1), int64.
         reader: What read them; one with an index map is told what 255 means.
         where: Their folder.
-
-    Raises:
-        DataError: Saying how to tell what 255 means.
     """
     totals = pixels.sum(0)
     if reader.mask_format != "index" or reader.index_map is not None:

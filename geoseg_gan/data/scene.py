@@ -169,14 +169,8 @@ class Scene:
 
     def facts(self) -> dict[str, Any]:
         """By what a changed file is noticed."""
-        status = self.path.stat()
-        return {
-            "name": self.path.name,
-            "bytes": status.st_size,
-            "modified_time": status.st_mtime,
-            "height": self.height,
-            "width": self.width,
-        }
+        size = {"height": self.height, "width": self.width}
+        return {"name": self.path.name} | file_facts(self.path) | size
 
 
 @dataclass(frozen=True)
@@ -320,14 +314,16 @@ class LineStore:
         return node
 
 
+def file_facts(path: Path) -> dict[str, Any]:
+    """By what a changed file is noticed without reading it."""
+    status = path.stat()
+    return {"bytes": status.st_size, "modified_time": status.st_mtime}
+
+
 def check_same_settings(
     where: Path, stored: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> None:
-    """Refuses to go on with what a call with other settings has begun.
-
-    Raises:
-        UserError: Naming the first setting that differs.
-    """
+    """Refuses, with a UserError, to go on with what a call with other settings has begun."""
     for key, value in settings.items():
         if stored.get(key) != value:
             raise UserError(

@@ -295,7 +295,6 @@ class TileSettings:
     val_share: float
     seed: int
     max_ignore: float
-    image_format: str
     split: str
     block_size: int | None
     gap: int
@@ -318,7 +317,6 @@ class TileSettings:
         check_range("max_ignore", self.max_ignore, 0, 1)
         check_range("seed", self.seed, 0, LARGEST_SEED)
         check_choice("remainder", self.remainder, get_args(Remainder))
-        check_choice("image_format", self.image_format, ("auto", "png", "jpg", "tif"))
         if "://" in self.data_root:
             raise UserError(f"data_root={self.data_root}: tiles go to a folder, not to an address.")
         if self.val_regex is not None and self.val_groups is not None:

@@ -142,11 +142,7 @@ def _read_split(path: Path, pairs: Sequence[Pair]) -> tuple[list[int], list[int]
 
 
 def refuse_shared_images(train: Sequence[Pair], val: Sequence[Pair]) -> None:
-    """Refuses validation images whose pixels are also in training, under whatever name.
-
-    Raises:
-        DataError: Naming the first such image and its copy, and how many there are.
-    """
+    """Refuses, with a DataError, validation images that are in training, under whatever name."""
     known = _by_pixels([pair.image for pair in train], "Hashing training images")
     _refuse_copies([pair.image for pair in val], known)
 

@@ -168,12 +168,9 @@ def _local(root: Path, name: str) -> Iterator[Path]:
 
 
 def check_root(settings: DataSettings, root: Path) -> None:
-    """Refuses a data folder or a stream that is missing, or not as the settings say.
+    """Refuses, with a UserError, a data folder or stream that is not as the settings say.
 
     A demo world need not exist yet.
-
-    Raises:
-        UserError: Naming the folder and what to do.
     """
     if settings.format == "stream":
         info = read_info(root)

@@ -129,12 +129,9 @@ def check_synthetic(
 
 
 def check_classes(palette: Palette, other: Palette, key: str, path: Path) -> None:
-    """Refuses pairs or a segmenter, at `path`, of other classes than the real data's.
+    """Refuses, with a DataError, pairs or a segmenter, at `path`, of other classes.
 
     Colours of ignore may differ. `key` is what the path is called in the configuration.
-
-    Raises:
-        DataError: Naming the classes of both.
     """
     ours, theirs = ([p.describe(label) for label in range(p.num_classes)] for p in (palette, other))
     if ours != theirs:

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from rich.progress import Progress, track
-from rich.table import Table
 
 from geoseg_gan.config import as_override, is_made, plain, script_command, stored_yaml, write_yaml
 from geoseg_gan.data.georeference import (
@@ -54,7 +53,7 @@ from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_folder, check_apart, check_new_folder, write_csv
 from geoseg_gan.utils.messages import knob_texts
-from geoseg_gan.utils.tables import console
+from geoseg_gan.utils.tables import console, print_table
 
 _IMAGES_AT_ONCE = 4
 _BYTES_PER_PIXEL = 20  # that an image takes while it is cut
@@ -230,7 +229,7 @@ def cut_unlabelled(source: Path, folder: Path, settings: TileSettings) -> int:
         for path in track(list_images(source), "Cutting unlabelled images"):
             image = Scene(path, nodata=nodata)
             windows = grid_windows(image.height, image.width, settings, path.stem, "train")
-            suffix = _suffix(image, image.bands, settings.image_format)
+            suffix = _suffix(image, image.bands)
 
             def read(first: int, last: int, image: Scene = image) -> Parts:
                 pixels, missing = image.masked_rows(first, last)
@@ -374,9 +373,9 @@ def _cut(
     else:
         splits, windows = (split,), grid_windows(*size, settings, pair.group, split)
     bands = grey_bands if image.bands == 1 else image.bands
-    suffix = _suffix(image, bands, settings.image_format)
+    suffix = _suffix(image, bands)
     # Masks follow their image, so that both of a tile say where it lies.
-    mask_suffix = suffix if image.place and suffix == ".tif" else ".png"
+    mask_suffix = ".tif" if image.place else ".png"
     tiles: list[Tile] = []
     pixels = {name: np.zeros(reader.palette.num_classes, np.int64) for name in splits}
     dropped: Counter[Split] = Counter()
@@ -417,19 +416,13 @@ def _pixels_held(
     return height * width
 
 
-def _suffix(image: Scene, bands: int, image_format: str) -> str:
+def _suffix(image: Scene, bands: int) -> str:
+    """That of GeoTIFFs for what says where it lies, or fits into no PNG.
+
+    Never JPEG: encoding a second time would add artefacts that a network can learn.
+    """
     fits_png = image.dtype == "uint8" and bands in (1, 3)
-    if image_format == "auto" and image.place is not None:
-        return ".tif"
-    if image_format == "auto":
-        # Never JPEG: encoding a second time would add artefacts that a network can learn.
-        return ".png" if fits_png else ".tif"
-    if not fits_png and image_format != "tif":
-        raise UserError(
-            f"image_format={image_format} holds 8-bit images of 1 or 3 bands, but {image.path} has "
-            f"{plural(bands, 'band')} of {image.dtype}. Use image_format=tif."
-        )
-    return f".{image_format}"
+    return ".png" if fits_png and image.place is None else ".tif"
 
 
 def _report(split: Split, cuts: Sequence[_Cut], settings: TileSettings) -> SplitReport:
@@ -492,25 +485,23 @@ def summarise(
     settings: TileSettings, reports: dict[Split, SplitReport], unlabelled: int | None = None
 ) -> None:
     """Prints what was cut, and the command that trains on it; `unlabelled` counts such tiles."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
-    for split in SPLITS:
-        table.add_column(split, justify="right")
     splits = [reports[split] for split in SPLITS]
-    tiles = f"tiles of {settings.tile_size}x{settings.tile_size}"
-    table.add_row("pictures", *(f"{r.images:,}" for r in splits))
-    table.add_row("skipped: smaller than a tile", *(f"{r.skipped:,}" for r in splits))
-    table.add_row("groups", *(f"{len(r.groups):,}" for r in splits))
-    table.add_row(tiles, *(f"{len(r.tiles):,}" for r in splits))
-    table.add_row("dropped: too much ignore", *(f"{r.dropped:,}" for r in splits))
+    counts = {
+        "pictures": [r.images for r in splits],
+        "skipped: smaller than a tile": [r.skipped for r in splits],
+        "groups": [len(r.groups) for r in splits],
+        f"tiles of {settings.tile_size}x{settings.tile_size}": [len(r.tiles) for r in splits],
+        "dropped: too much ignore": [r.dropped for r in splits],
+    }
+    rows = [(title, *(f"{count:,}" for count in row)) for title, row in counts.items()]
     shares = zip(*(r.pixels / max(1, r.pixels.sum()) for r in splits), strict=True)
     for name, row in zip(settings.data.classes().names, shares, strict=True):
-        table.add_row(name, *(f"{share:.1%}" for share in row))
+        rows.append((name, *(f"{share:.1%}" for share in row)))
+    print_table(rows, ("", *SPLITS), right=len(SPLITS))
     words = [as_override("data_root", settings.data_root, TileSettings)]
     if settings.tile_size < int(knob_texts("train")["image_size"][0]):
         words.append(f"image_size={settings.tile_size}")
     shown = console(soft_wrap=True)  # so that the command below can be copied
-    shown.print(table)
     if unlabelled is not None:
         shown.print(
             f"Unlabelled: {plural(unlabelled, 'tile')} in {settings.data_root}/{UNLABELLED}."

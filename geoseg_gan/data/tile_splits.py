@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from geoseg_gan.data.georeference import Georeference, overlapping
-from geoseg_gan.data.pairs import SEARCH_SECONDS, TOO_LONG, DataError, Pair, Split, search
+from geoseg_gan.data.pairs import DataError, Pair, Split, search
 from geoseg_gan.data.settings import TileSettings
 from geoseg_gan.data.windows import window_starts
 from geoseg_gan.utils.errors import UserError, plural
-from geoseg_gan.utils.signals import limited
 
 
 def choose_groups(groups: Mapping[str, str], settings: TileSettings) -> set[str]:
@@ -38,8 +37,7 @@ def choose_groups(groups: Mapping[str, str], settings: TileSettings) -> set[str]
     known = f"The {plural(len(names), 'group')}: {', '.join(names[:5])}{' ...' * (len(names) > 5)}"
     if settings.val_regex is not None:
         setting = f"val_regex={settings.val_regex!r}"
-        with limited(SEARCH_SECONDS, DataError(f"val_regex {TOO_LONG}")):
-            chosen = {groups[n] for n in groups if search(settings.val_regex, n, "val_regex")}
+        chosen = {groups[n] for n in groups if search(settings.val_regex, n, "val_regex")}
     elif settings.val_groups is not None:
         setting = f"val_groups={settings.val_groups}"
         if unknown := sorted(set(settings.val_groups) - groups.keys()):

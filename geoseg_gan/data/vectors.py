@@ -40,11 +40,7 @@ class Vectors:
     drawings: Mapping[str, Drawing] | None = None
 
     def check(self, pairs: Sequence[Pair], places: Sequence[Georeference | None]) -> None:
-        """Refuses pictures that cannot have polygons, and polygons that lie on no picture.
-
-        Raises:
-            DataError: Naming the first picture.
-        """
+        """Refuses, with a DataError, pictures without polygons, and polygons on no picture."""
         if self.drawings is not None:
             for pair in pairs:
                 if pair.stem not in self.drawings:

@@ -134,11 +134,7 @@ def default_overlap(side: int, align: int, share: float) -> int:
 
 
 def check_windows(side: int, overlap: int, align: int) -> None:
-    """Refuses windows that do not fit a network.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """Refuses, with a UserError, windows that do not fit a network."""
     if side % align:
         raise UserError(
             f"image_size={side}: this network works on windows of multiples of {align} px."
@@ -147,6 +143,15 @@ def check_windows(side: int, overlap: int, align: int) -> None:
         raise UserError(
             f"overlap={overlap}: use less than the {side} px of a window"
             + (f", and a multiple of {align}." if align > 1 else ".")
+        )
+
+
+def check_full_resolution(path: str, fit: str) -> None:
+    """Refuses a network, at `path`, that has seen whole tiles resized to one size."""
+    if fit == "resize":
+        raise UserError(
+            f"{path} has seen whole tiles resized to one size (data.fit=resize), so that the "
+            "length of a pixel on the ground is not known. Train with data.fit=crop."
         )
 
 

@@ -179,11 +179,7 @@ def _evaluate(config: EvaluateConfig) -> dict[str, float]:
 
 
 def check(config: EvaluateConfig) -> None:
-    """Refuses a configuration before anything slow starts or anything is written.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """Refuses, with a UserError, a configuration before anything slow starts or is written."""
     if (config.gen_ckpt is None) == (config.folder is None):
         raise UserError(
             "Set gen_ckpt to a G_e###.pt that training wrote, or folder to the save_dir of "
@@ -195,11 +191,6 @@ def check(config: EvaluateConfig) -> None:
         raise UserError(
             f"split=held_out: of folder={config.folder} it is not known which tiles its generator "
             "held out. Give gen_ckpt instead, or use split=val."
-        )
-    if config.features_weights is not None and config.features == "lite0":
-        raise UserError(
-            f"features_weights={config.features_weights}: features=lite0 brings its own. Drop it, "
-            "or set features=inception."
         )
     check_range("num_samples", config.num_samples, FEWEST, 1e6)
     check_range("variants", config.variants, 2, 1000)
@@ -276,8 +267,7 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
     scaling = (generator and generator.facts.scaling) or ImageScaling.fit(trained_on)
     bands = len(scaling.low)
     scaling.check_fits(trained_on, root)
-    weights = None if config.features_weights is None else Path(config.features_weights)
-    network = build_features(config.features, bands, weights)
+    network = build_features(config.features, bands)
     perceptual = network if isinstance(network, Lite0Features) else Lite0Features(bands)
     recognizer = None
     if config.segmenter_ckpt is not None:
@@ -476,7 +466,6 @@ def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dic
         fake=fake,
         originals=originals,
         closest=fake.part(closest),
-        kind=subject.kind,
     )
     write_evaluation(folder, figures, facts)
     print_figures(folder, figures)

@@ -14,8 +14,22 @@ from geoseg_gan.data.batch import to_device
 from geoseg_gan.data.images import IMAGE_SUFFIXES
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.palette import IGNORE, Palette
-from geoseg_gan.data.scene import Export, LineStore, Scene, check_same_settings, little_memory
-from geoseg_gan.data.windows import Floats, WindowGrid, blend, check_windows, default_overlap
+from geoseg_gan.data.scene import (
+    Export,
+    LineStore,
+    Scene,
+    check_same_settings,
+    file_facts,
+    little_memory,
+)
+from geoseg_gan.data.windows import (
+    Floats,
+    WindowGrid,
+    blend,
+    check_full_resolution,
+    check_windows,
+    default_overlap,
+)
 from geoseg_gan.evaluation.settings import PredictConfig
 from geoseg_gan.models.checkpoints import LoadedSegmenter, load_segmenter
 from geoseg_gan.models.segmenters import VIEWS, segmenter_stride, view_probabilities
@@ -116,11 +130,6 @@ class _Map:
         files = (self.classes, self.confidence)
         return not self.part.exists() and all(file.is_file() for file in files)
 
-    def facts(self) -> dict[str, Any]:
-        """By what a changed image is noticed without reading it."""
-        status = self.image.stat()
-        return {"bytes": status.st_size, "modified_time": status.st_mtime}
-
 
 def _files(path: Path) -> list[Path]:
     """The image, or the images of a folder."""
@@ -146,11 +155,7 @@ def _files(path: Path) -> list[Path]:
 
 def _windows(config: PredictConfig, segmenter: LoadedSegmenter) -> _Windows:
     trained = segmenter.facts.config
-    if trained.get("data", {}).get("fit") == "resize":
-        raise UserError(
-            f"{config.segmenter_ckpt} has seen whole tiles resized to one size (data.fit=resize), "
-            "so that the length of a pixel on the ground is not known. Train with data.fit=crop."
-        )
+    check_full_resolution(config.segmenter_ckpt, trained.get("data", {}).get("fit", "crop"))
     stride = segmenter_stride(segmenter.network)
     side = config.image_size or trained["image_size"]
     if side % stride:
@@ -174,10 +179,10 @@ def _begin(maps: list[_Map], out_dir: Path, settings: dict[str, Any]) -> None:
     for entry in maps:
         stored = images.setdefault(entry.image.name, {})
         for path in (entry.classes, entry.confidence):
-            if path.exists() and stored.get("file") != entry.facts():
+            if path.exists() and stored.get("file") != file_facts(entry.image):
                 what = "exists already" if not stored else f"is of {entry.image} as it was before"
                 raise UserError(f"{path} {what}. Choose another out_dir, or remove it.")
-        stored["file"] = entry.facts()
+        stored["file"] = file_facts(entry.image)
     write_json(record, settings | {"shares": (known or {}).get("shares"), "images": images})
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.table import Table
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.palette import Palette
@@ -16,7 +15,7 @@ from geoseg_gan.evaluation.images import REAL_KINDS, ImageSet
 from geoseg_gan.utils.files import atomic_path, write_json
 from geoseg_gan.utils.pictures import RGB, beside, captioned, evenly_spaced, write_picture
 from geoseg_gan.utils.plots import drawn, figure
-from geoseg_gan.utils.tables import as_markdown, console, markdown_table
+from geoseg_gan.utils.tables import as_markdown, markdown_table, print_table
 
 FIGURES_FILE, REPORT_FILE = "evaluation.json", "evaluation.md"
 
@@ -24,7 +23,6 @@ CLOSEST = 5
 """Generated images that are shown above the training images nearest to them."""
 
 _SAMPLES = 8
-_NO_DIFFERENCE = 1e-6  # distance of images that are equal but for rounding
 
 Row = tuple[str, str, str, str]
 """What is measured, its figure of generated images, that of real ones, and how to read them."""
@@ -39,10 +37,7 @@ def write_evaluation(folder: Path, figures: Mapping[str, Any], facts: Mapping[st
 
 def print_figures(folder: Path, figures: Mapping[str, Any]) -> None:
     """The main figures as a table, each beside what real images reach."""
-    table = Table("figure", "generated", "real", box=None, padding=(0, 3, 0, 0))
-    for name, generated, real, _ in _rows(figures):
-        table.add_row(name, generated, real)
-    console().print(table)
+    print_table((row[:3] for row in _rows(figures)), ("figure", "generated", "real"))
     for text in _warnings(figures):
         print(f"warning: {text}")
     print(f"Wrote {folder / REPORT_FILE}, with pictures and all figures beside it.")
@@ -58,7 +53,6 @@ def write_pictures(
     fake: ImageSet,
     closest: ImageSet,
     originals: ImageSet,
-    kind: str,
 ) -> None:
     """Writes all pictures of the report.
 
@@ -71,10 +65,7 @@ def write_pictures(
         fake: Generated images.
         closest: Those of them that are nearest to the training images `originals`.
         originals: As many training images.
-        kind: What the real ones are called.
     """
-    fidelity = figures["fidelity"].items()
-    kids = {name: (1000 * row["kid"], 1000 * row["kid_error"]) for name, row in fidelity}
     spectrum, texture, near = (figures[key] for key in ("spectrum", "texture", "memorisation"))
     above = [
         captioned(scaling.to_rgb(pixels), f"{entry['distance']:.2f}")
@@ -82,7 +73,6 @@ def write_pictures(
     ]
     below = [scaling.to_rgb(pixels) for pixels in originals.pixels]
     pictures = {
-        "kid": values_picture(kids, f"KID x 1000 against real {kind} images"),
         "spectrum": spectrum_picture(spectrum["frequency"], spectrum["curves"]),
         "repetition": histograms_picture(
             {"real": texture["real"], "generated": texture["generated"]},
@@ -113,21 +103,6 @@ def spectrum_picture(
     axes.set_ylabel("power, log10")
     axes.set_title("Below real: blur. Above: noise. Spikes: a grid.")
     axes.legend()
-    return drawn(sheet)
-
-
-def values_picture(values: Mapping[str, tuple[float, float]], name: str) -> RGB:
-    """Draws a figure beside its floors and controls: value and standard error, which may be NaN."""
-    sheet = figure(8, 0.8 + 0.33 * len(values))
-    axes = sheet.add_subplot()
-    rows = np.arange(len(values))
-    numbers = np.array(list(values.values()))
-    colors = ["tab:red" if row == 0 else "tab:gray" for row in rows]
-    axes.barh(rows, numbers[:, 0], xerr=np.nan_to_num(2 * numbers[:, 1]), color=colors, capsize=2)
-    axes.set_yticks(rows, [f"{label}: {value:.1f}" for label, (value, _) in values.items()])
-    axes.invert_yaxis()
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_xlabel(f"{name} (bars: two standard errors)")
     return drawn(sheet)
 
 
@@ -235,8 +210,7 @@ def _markdown(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         kid, error = (f"{1000 * row[key]:.1f}" for key in ("kid", "kid_error"))
         rows.append((name, kid, error, f"{row['fid']:.1f}", f"{row['images']:.0f}"))
     lines += markdown_table(head, rows)
-    lines += ["", "![KID](kid.png)", "", "## Agreement", "", *_agreement(figures["agreement"])]
-    lines += ["## Diversity", "", *_diversity(figures["diversity"]), ""]
+    lines += ["", "## Agreement", "", *_agreement(figures["agreement"])]
     lines += ["## Artefacts", "", "![power spectrum](spectrum.png)", ""]
     lines += _texture(figures["texture"])
     lines += ["![texture repetition](repetition.png)", "", "## Memorisation", ""]
@@ -260,27 +234,6 @@ def _agreement(agreement: Mapping[str, Any] | None) -> list[str]:
         for name, value in agreement["generated"]["classes"].items()
     ]
     return [*markdown_table(["class", "IoU % on generated", "IoU % on real"], rows), ""]
-
-
-def _diversity(diversity: Mapping[str, Any] | None) -> list[str]:
-    if diversity is None:
-        return ["Not measured: it needs a generator (gen_ckpt), not a folder."]
-    generated, real = diversity["generated"], diversity["real"]
-    if generated["deterministic"]:
-        return ["0: the generator takes no noise, so that one mask always gives the same image."]
-    if generated["layers"] < _NO_DIFFERENCE:
-        return ["0: the generator takes noise, but makes the same image whatever it is."]
-    text = (
-        f"Images generated from one mask differ by {generated['layers']:.3f} (layers) and "
-        f"{generated['features']:.3f} (features), over {generated['masks']} masks."
-    )
-    if not real["pairs"]:
-        return [text]
-    return [
-        f"{text} Real tiles of similar composition ({real['pairs']} pairs) differ by "
-        f"{real['layers']:.3f} and {real['features']:.3f}; the generator reaches "
-        f"{generated['layers'] / real['layers']:.0%} of that (layers)."
-    ]
 
 
 def _texture(texture: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,6 @@ class EvaluateConfig:
     segmenter_ckpt: str | None
     class_map: list[int] | None
     features: str
-    features_weights: str | None
     split: str
     num_samples: int
     variants: int

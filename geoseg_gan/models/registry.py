@@ -62,16 +62,13 @@ def build_discriminator(
 
 
 def check_memory(network: nn.Module, key: str) -> None:
-    """Refuses a network whose training cannot fit into memory: its weights, four times.
+    """Refuses, with a UserError, a network whose training cannot fit: its weights, four times.
 
     Beside them stand their gradients and Adam's two averages.
 
     Args:
         network: It may be on the meta device.
         key: What it is called in the configuration.
-
-    Raises:
-        UserError: Naming the key, the need and what there is.
     """
     count = sum(parameter.numel() for parameter in network.parameters())
     if 4 * 4 * count > (free := free_memory()):

@@ -47,12 +47,9 @@ _FIXED = {
 
 
 def check_segmenter(settings: SegmenterSettings, image_size: int) -> None:
-    """Refuses settings from which no network can be built, and image sizes that do not fit it.
+    """Refuses, with a UserError, settings that give no network, and images of other sizes.
 
     Builds the network without memory for its weights; nothing is downloaded.
-
-    Raises:
-        UserError: Naming the setting, with the valid choices or sizes.
     """
     # Cached: building takes a second or more, and a trial checks before each of its runs.
     _check_built(json.dumps(asdict(settings), sort_keys=True), image_size)

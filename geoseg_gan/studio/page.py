@@ -20,7 +20,6 @@ TITLE = "Geoseg-GAN studio"
 _CANVAS = 512  # pixels: smaller masks are shown and drawn on enlarged
 _THUMBNAIL = 128  # pixels of a mask or an image in the gallery
 _PAGE = 24  # pairs of the gallery
-_NO_STYLE = "none"
 
 CSS = """
 .gradio-container {max-width: 1500px !important}
@@ -140,14 +139,6 @@ def _generate_tab(page: Any, bench: Workbench, scratch: Path, seed: int) -> None
                     interactive=bench.takes_noise,
                     elem_id="noise",
                 )
-            with gr.Row(visible=bool(bench.stems)):
-                style = gr.Dropdown(
-                    [_NO_STYLE, *bench.stems],
-                    value=_NO_STYLE,
-                    label="Style: colours of this tile",
-                    elem_id="style",
-                )
-                match = gr.Slider(0, 1, 1.0, step=0.05, label="How much of the style")
             with gr.Row():
                 start = gr.Button("Generate", variant="primary", elem_id="generate")
                 again = gr.Button("New noise", interactive=bench.takes_noise, elem_id="again")
@@ -167,24 +158,22 @@ def _generate_tab(page: Any, bench: Workbench, scratch: Path, seed: int) -> None
                 mask_file = gr.DownloadButton("Download the mask", size="sm", elem_id="save_m")
             table = gr.HTML(elem_id="agreement")
 
-    def make(label: Label, *chosen: Any) -> tuple[Any, ...]:
-        chosen_name, number, chosen_style, share = chosen
+    def make(label: Label, chosen: str, number: float | None) -> tuple[Any, ...]:
         if number is None:
             raise UserError("Noise is empty: give a whole number.")
-        named = None if chosen_style == _NO_STYLE else chosen_style
-        made = bench.generate(chosen_name, label, int(number), named, share)
+        made = bench.generate(chosen, label, int(number))
         paths = bench.write_pair(scratch, next(numbers), made)
         read = made.reading and enlarged(bench.palette.color_table[made.reading.label], zoom)
         return enlarged(made.picture, zoom), read, _table(made, bench.palette), *map(str, paths)
 
-    def make_drawn(label: Label, drawing: Any, *chosen: Any) -> tuple[Any, ...]:
+    def make_drawn(label: Label, drawing: Any, *knobs: Any) -> tuple[Any, ...]:
         layers = drawing["layers"] if drawing else []
-        return make(drawn_mask(label, layers[0], bench.palette) if layers else label, *chosen)
+        return make(drawn_mask(label, layers[0], bench.palette) if layers else label, *knobs)
 
     def load(label: Label) -> tuple[Label, Any]:
         return label, _canvas(label, bench.palette, zoom)
 
-    knobs, results = (name, noise, style, match), (image, reading, table, image_file, mask_file)
+    knobs, results = (name, noise), (image, reading, table, image_file, mask_file)
     sources: list[tuple[Any, Callable[[Any], Label], list[Any]]] = [
         (tile.input, bench.mask_of_tile, [tile]),
         (upload.upload, lambda path: bench.mask_of_file(Path(path)), [upload]),

@@ -73,11 +73,7 @@ def studio(config: StudioConfig) -> None:
 
 
 def check(config: StudioConfig) -> None:
-    """Refuses a configuration before anything slow starts.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """Refuses, with a UserError, a configuration before anything slow starts."""
     if config.gen_ckpt is None and config.save_dir is None:
         raise UserError(
             "give gen_ckpt=G_e###.pt to generate with, save_dir=FOLDER of generated pairs to look "

@@ -15,7 +15,6 @@ from geoseg_gan.data.masks import stored_mask_reader
 from geoseg_gan.data.pairs import DataError, Pair
 from geoseg_gan.data.palette import IGNORE, Palette
 from geoseg_gan.data.split import split_pairs
-from geoseg_gan.data.styles import style_of
 from geoseg_gan.models.checkpoints import LoadedGenerator, load_generator
 from geoseg_gan.studio.settings import StudioConfig
 from geoseg_gan.synthesis.generate_images import generate_images
@@ -64,7 +63,7 @@ class Generated:
 
 
 class Workbench:
-    """The generators of a run, tiles to take masks and styles from, and a segmenter.
+    """The generators of a run, tiles to take masks from, and a segmenter.
 
     Attributes:
         generators: Names of the run's generators, the one that was asked for first.
@@ -142,37 +141,22 @@ class Workbench:
         """A mask of one class, shape (S, S), uint8."""
         return np.full((self.size, self.size), kind, np.uint8)
 
-    def generate(
-        self, name: str, label: Label, seed: int, style: str | None = None, match: float = 0.0
-    ) -> Generated:
+    def generate(self, name: str, label: Label, seed: int) -> Generated:
         """Generates the image of a mask, and has the segmenter read it.
 
         Args:
             name: Which of `generators`.
             label: The mask, shape (S, S), uint8.
             seed: Fixes the noise.
-            style: The training tile whose colours the classes take on; None for none.
-            match: How far, from 0 (not at all) to 1 (all the way).
 
         Raises:
-            UserError: If a file cannot be read, or the generator is of another run.
+            UserError: If the generator cannot be read, or is of another run.
         """
         generator: LoadedGenerator = self._load(name)
         facts = generator.facts
         if (facts.palette, facts.scaling) != (self._facts.palette, self._facts.scaling):
             raise UserError(f"{name} was trained on other data than {self.generators[0]}.")
-        styles = []
-        if style is not None and match > 0:
-            styles = [style_of(self._pairs[style], self.reader, facts.scaling)]
-        image = generate_images(
-            generator,
-            [label],
-            seed=seed,
-            indices=[0],
-            device=self._device,
-            styles=styles,
-            match=match,
-        )[0]
+        [image] = generate_images(generator, [label], seed=seed, indices=[0], device=self._device)
         return Generated(label, image, facts.scaling.to_rgb(image), self._read(label, image))
 
     def write_pair(self, folder: Path, index: int, made: Generated) -> tuple[Path, Path]:

@@ -70,11 +70,13 @@ class PairFilter:
         tau: Agreement that a kept pair exceeds.
         alpha: How many times its class's mean loss a pixel may cost before it is ignored; None
             leaves masks as they are.
+        class_losses: These means, as `drop_pixels` takes them; only `alpha` needs them.
     """
 
     recognizer: Recognizer | None = None
     tau: float = 0.0
     alpha: float | None = None
+    class_losses: Sequence[float | None] = ()
 
     def predict(self, labels: Tensor, images: Tensor) -> tuple[Tensor, ...]:
         """Segments a batch without waiting for the GPU.
@@ -112,9 +114,7 @@ class PairFilter:
             return Decision(label, f"score is not above tau={self.tau:.4g}", agreement)
         if self.alpha is None:
             return Decision(label, None, agreement)
-        losses = self.recognizer.class_losses
-        assert losses is not None, "class losses are measured before the pixel filter is used"
-        filtered = drop_pixels(label, predicted[1].numpy(), losses, self.alpha)
+        filtered = drop_pixels(label, predicted[1].numpy(), self.class_losses, self.alpha)
         ignored = int(((filtered == IGNORE) & (label != IGNORE)).sum())
         why = "the pixel filter ignored all of it" if (filtered == IGNORE).all() else None
         return Decision(filtered, why, agreement, ignored)
@@ -237,11 +237,7 @@ def choose_tau(candidates: Sequence[float], held_out: Sequence[float]) -> tuple[
 
 
 def check_filter(tau: Any, alpha: float | None) -> None:
-    """Refuses settings of the filter that cannot be.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """Refuses, with a UserError, settings of the filter that cannot be."""
     is_number = isinstance(tau, int | float) and not isinstance(tau, bool)
     if tau != AUTO and not (is_number and 0 <= tau < 1):
         raise UserError(f"tau={tau}: use a number from 0 to below 1, or auto.")
@@ -249,11 +245,7 @@ def check_filter(tau: Any, alpha: float | None) -> None:
 
 
 def check_can_ignore(alpha: float | None, reader: MaskReader) -> None:
-    """Refuses a pixel filter whose dropped pixels masks have no colour for.
-
-    Raises:
-        UserError: Saying what to do.
-    """
+    """Refuses, with a UserError, a pixel filter whose dropped pixels masks have no colour for."""
     if alpha is not None and not reader.can_write_ignore:
         lacks, key = "palette of the generator's data has no colour", "data.ignore set"
         if reader.mask_format == "index":

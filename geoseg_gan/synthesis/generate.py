@@ -1,6 +1,5 @@
 """The generate command: new image-mask pairs from training masks, or from unlabelled images."""
 
-import math
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
@@ -33,7 +32,7 @@ from geoseg_gan.synthesis.filter import (
 from geoseg_gan.synthesis.inputs import Inputs, open_inputs
 from geoseg_gan.synthesis.pseudo_labels import check as check_labelling
 from geoseg_gan.synthesis.pseudo_labels import label_images
-from geoseg_gan.synthesis.recognizer import Recognizer
+from geoseg_gan.synthesis.recognizer import Recognizer, measure_class_losses
 from geoseg_gan.synthesis.report import (
     print_outcome,
     print_shares,
@@ -65,7 +64,7 @@ MOST = 10_000_000
 _PILOT = 256  # candidates whose scores tau=auto looks at
 
 _MAY_DIFFER_ON_RERUN = {
-    *("save_dir", "gen_ckpt", "segmenter_ckpt", "num_samples", "keep", "max_tries"),
+    *("save_dir", "gen_ckpt", "segmenter_ckpt", "num_samples", "keep"),
     *("bs", "num_workers", "devices", "trainer", "mask_path", "overlap"),
     *("source", "unlabelled", "true_masks", "confidence", "tta"),
 }
@@ -108,13 +107,15 @@ def _generate(config: GenerateConfig) -> dict[str, float]:
     if leads:
         _begin(folder, facts, config, inputs)
     fabric.barrier()
-    tau = float((stored_facts(folder, facts) or {}).get("tau", 0.0))
+    stored = stored_facts(folder, facts) or {}
+    tau = float(stored.get("tau", 0.0))
+    pair_filter = PairFilter(inputs.recognizer, tau, config.alpha, stored.get("class_losses", ()))
     listed = read_manifest(folder)
     # An interrupted call of several processes may have left gaps.
     todo = sorted(set(range(_end(config))) - _indices(listed))
     if leads:
         _print_start(config, inputs, where_in_words(fabric), todo, len(listed))
-    _write_pairs(config, inputs, fabric, files, tau, todo, listed)
+    _write_pairs(config, inputs, fabric, files, pair_filter, todo, listed)
     fabric.barrier()
     if not leads:
         return {}
@@ -146,10 +147,17 @@ def facts_of(config: GenerateConfig, inputs: Inputs) -> dict[str, Any]:
 
 def _begin(folder: Path, facts: dict[str, Any], config: GenerateConfig, inputs: Inputs) -> None:
     """Makes the folder, or sees that it holds pairs of this generation."""
-    if stored_facts(folder, facts) is None:
-        if inputs.recognizer is not None:
-            facts = facts | {"tau": _choose_tau(config, inputs, inputs.recognizer)}
-        write_json(folder / GENERATION, facts)
+    stored, recognizer = stored_facts(folder, facts), inputs.recognizer
+    found = dict(stored or facts)
+    if recognizer is not None and "tau" not in found:
+        found["tau"] = _choose_tau(config, inputs, recognizer)
+    # Earlier versions kept class losses beside the segmenter.
+    if recognizer is not None and config.alpha is not None and "class_losses" not in found:
+        fit, size = inputs.generator.facts.config["data"]["fit"], inputs.candidates.image_size
+        real = inputs.index, inputs.reader, fit, size
+        found["class_losses"] = measure_class_losses(recognizer, *real)
+    if found != stored:
+        write_json(folder / GENERATION, found)
     merge_manifest(folder)
 
 
@@ -188,7 +196,7 @@ def _choose_tau(config: GenerateConfig, inputs: Inputs, recognizer: Recognizer) 
 
 def _end(config: GenerateConfig) -> int:
     """The number after that of the last candidate."""
-    return config.num_samples if config.keep is None else config.max_tries or _TRIES * config.keep
+    return config.num_samples if config.keep is None else _TRIES * config.keep
 
 
 def _indices(listed: Sequence[Line]) -> set[int]:
@@ -200,10 +208,10 @@ def _print_start(
 ) -> None:
     manifest = Path(config.save_dir) / MANIFEST
     if not todo:
-        key = "num_samples" if config.keep is None else "max_tries"
+        key = "num_samples" if config.keep is None else "keep"
         print(
             f"Nothing to generate: {manifest} lists {plural(listed, 'pair')}, and "
-            f"{key}={_end(config)} asks for no more."
+            f"{key}={getattr(config, key)} asks for no more."
         )
         return
     size, variants = inputs.candidates.image_size, config.variants
@@ -232,7 +240,7 @@ def _write_pairs(
     inputs: Inputs,
     fabric: Fabric,
     files: PairFiles,
-    tau: float,
+    pair_filter: PairFilter,
     todo: Sequence[int],
     listed: Sequence[Line],
 ) -> None:
@@ -248,7 +256,7 @@ def _write_pairs(
         inputs.generator,
         inputs.candidates,
         [numbers for numbers in mine if numbers],
-        PairFilter(inputs.recognizer, tau, config.alpha),
+        pair_filter,
         num_workers=inputs.workers,
         device=inputs.device,
     )
@@ -314,20 +322,16 @@ def _report(
     print_outcome(files.folder, manifest, None if recognizer is None else tau)
     if config.keep is not None and len(kept) < config.keep:
         print(
-            f"Gave up at max_tries={_end(config)}: kept {len(kept)} of the "
-            f"{config.keep} asked for. Raise max_tries, or lower tau."
+            f"Gave up at {_end(config)} candidates: kept {len(kept)} of the "
+            f"{config.keep} asked for. Lower tau."
         )
     return {"generated": float(len(manifest)), "pairs": float(len(kept))}
 
 
 def check(config: GenerateConfig) -> None:
-    """Refuses a configuration before anything slow starts or anything is written.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """Refuses, with a UserError, a configuration before anything slow starts or is written."""
     for key, most in (
-        *(("num_samples", MOST), ("keep", MOST // _TRIES), ("max_tries", MOST)),
+        *(("num_samples", MOST), ("keep", MOST // _TRIES)),
         *(("variants", 1000), ("bs", LARGEST_BATCH), ("image_size", LARGEST_SIDE)),
     ):
         check_range(key, getattr(config, key), 1, most)
@@ -357,17 +361,12 @@ def check(config: GenerateConfig) -> None:
         raise UserError(f"unlabelled={config.unlabelled} is labelled by source=unlabelled: set it.")
     if config.segmenter_ckpt is None:
         keys = [k for k in ("keep", "alpha", "class_map") if getattr(config, k) is not None]
-        keys += ["tau"] * (config.tau == AUTO) + ["sampling"] * (config.sampling == "hard")
+        keys += ["tau"] * (config.tau == AUTO)
         if keys:
             raise UserError(
                 f"{keys[0]}={getattr(config, keys[0])} needs a segmenter to score by: set "
                 "segmenter_ckpt to a segmenter.pt that train_segmenter wrote, or to an ONNX model."
             )
-    if config.max_tries is not None and config.max_tries < (config.keep or math.inf):
-        raise UserError(
-            f"max_tries={config.max_tries} bounds keep={config.keep}: set keep, and max_tries to "
-            "at least as many."
-        )
     if config.mask_path is not None:
         return
     if config.style_from is not None and not config.compose.match and config.needs_generator:

@@ -13,15 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from geoseg_gan.data.batch import ImageScaling, one_hot_of, to_device
+from geoseg_gan.data.batch import one_hot_of, to_device
 from geoseg_gan.data.datamodule import start_worker
-from geoseg_gan.data.styles import Style
 from geoseg_gan.data.transplant import region_map
 from geoseg_gan.models.checkpoints import LoadedGenerator
 from geoseg_gan.models.generators.noise import NoiseSpec, draw_noise, noise_maps
 from geoseg_gan.synthesis.candidates import Candidate, CandidateMasks
 from geoseg_gan.synthesis.compose import Blend
-from geoseg_gan.utils.errors import UserError
 
 Predict = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 """What is worked out from label maps (B, H, W) and their images (B, H, W, K), image by image."""
@@ -42,8 +40,6 @@ def generate_images(
     seed: int,
     indices: Sequence[int],
     device: torch.device,
-    styles: Sequence[Style] = (),
-    match: float = 0.0,
 ) -> list[npt.NDArray[Any]]:
     """Generates one image for each label map.
 
@@ -56,8 +52,6 @@ def generate_images(
         seed: The run's seed.
         indices: Number of each pair, which with the seed fixes its noise.
         device: Where the generator is.
-        styles: Styles that the images take on, one each; empty for none.
-        match: How far, see `match_styles`.
 
     Returns:
         Images of shape (H, W, K) in the stored dtype of the training images.
@@ -69,8 +63,7 @@ def generate_images(
         part = labels[rows]
         regions = [region_map(label) for label in part] if generator.network.noise.region else []
         inputs = _inputs(generator, part, regions, seed, indices[rows], device)
-        blend = Blend.of((), styles[rows], match, device)
-        images += list(_images(generator, inputs, blend).cpu().numpy())
+        images += list(_images(generator, inputs).cpu().numpy())
     return images
 
 
@@ -111,7 +104,7 @@ def generate_batches(
         UserError: If a mask cannot be read.
     """
     on_gpu = device.type == "cuda"
-    loader: DataLoader[_Item | str] = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         _Drawn(candidates, generator.network.noise),
         batch_sampler=batches,
         num_workers=min(num_workers, len(batches)),
@@ -121,7 +114,7 @@ def generate_batches(
     prepared = (
         _prepare(generator, part, candidates, device)
         # Workers end with the thread that starts them, which must be this one.
-        for batch in _checked(iter(loader))
+        for batch in iter(loader)
         for part in ([batch] if on_gpu else [[item] for item in batch])
     )
     ready = _prefetched(prepared) if on_gpu else prepared
@@ -138,27 +131,16 @@ class _Item(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Drawn(Dataset[_Item | str]):
-    """Candidates by number; a user's mistake is text, as workers would add a traceback."""
+class _Drawn(Dataset[_Item]):
+    """Candidates by number."""
 
     candidates: CandidateMasks
     noise: NoiseSpec
 
-    def __getitem__(self, index: int) -> _Item | str:
-        try:
-            candidate = self.candidates[index]
-        except UserError as error:
-            return str(error)
+    def __getitem__(self, index: int) -> _Item:
+        candidate = self.candidates[index]
         wanted = self.noise.region and not candidate.unfit
         return _Item(candidate, region_map(candidate.label) if wanted else None)
-
-
-def _checked(loader: Iterable[Any]) -> Iterator[list[_Item]]:
-    for batch in loader:
-        for item in batch:
-            if isinstance(item, str):
-                raise UserError(item)
-        yield batch
 
 
 class _Inputs(NamedTuple):
@@ -226,8 +208,6 @@ def _images(
     exemplars: Tensor | None = None,
 ) -> Tensor:
     """Images (B, H, W, K) in the stored dtype, on the device of the inputs."""
-    if blend is not None and blend.real is not None and blend.all_real:
-        return blend.real
     if exemplars is None:
         one_hot = one_hot_of(inputs.labels, generator.facts.palette.num_classes)
         noise = noise_maps(generator.network.noise, inputs.drawn, inputs.regions)
@@ -236,32 +216,8 @@ def _images(
         images = generator.facts.scaling.to_network(exemplars.movedim(-1, 1))
     if blend is not None:
         images = blend.with_styles(images, inputs.labels)
-    return stored(images, generator.facts.scaling, blend)
-
-
-def stored(images: Tensor, scaling: ImageScaling, blend: Blend | None = None) -> Tensor:
-    """Does for a batch, where it is, what `ImageScaling.to_stored` does for an image.
-
-    Args:
-        images: Shape (B, K, H, W), in [-1, 1], on any device.
-        scaling: From stored values to [-1, 1].
-        blend: Real images to lay them over.
-
-    Returns:
-        Shape (B, H, W, K), in the stored dtype, on the same device.
-    """
-    low, high = (
-        to_device(np.array(bound, np.float32).reshape(-1, 1, 1), images.device)
-        for bound in (scaling.low, scaling.high)
-    )
-    values = (images.float().clamp(-1, 1) + 1) / 2 * (high - low) + low
-    if blend is not None:
-        values = blend.over_real(values)
-    kind = np.dtype(scaling.dtype)
-    if np.issubdtype(kind, np.integer):
-        info = np.iinfo(kind)
-        values = values.round().clamp(info.min, info.max)
-    return values.permute(0, 2, 3, 1).contiguous().to(getattr(torch, kind.name))
+    values = generator.facts.scaling.to_values(images)
+    return generator.facts.scaling.rounded(values if blend is None else blend.over_real(values))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from geoseg_gan.models.generators.noise import NoiseSpec
 from geoseg_gan.synthesis.candidates import CandidateMasks, check_variants
 from geoseg_gan.synthesis.filter import AUTO, check_can_ignore
 from geoseg_gan.synthesis.generate_images import default_workers
-from geoseg_gan.synthesis.recognizer import Recognizer, load_recognizer, with_class_losses
+from geoseg_gan.synthesis.recognizer import Recognizer, load_recognizer
 from geoseg_gan.synthesis.sampling import mask_weights
 from geoseg_gan.synthesis.settings import GenerateConfig
 from geoseg_gan.utils.errors import UserError
@@ -69,15 +69,15 @@ def open_inputs(config: GenerateConfig, fabric: Fabric) -> Inputs:
     if root == Path(trained["data_root"]):
         _warn_of_change(generator, whole, root)
     index = whole.rows(range(len(fitted)))
-    if config.compose.generate != "all" or config.compose.match or not config.needs_generator:
-        # Real images are shown or measured.
+    shows_real = config.compose.generate != "all" or config.compose.match
+    if shows_real or config.alpha is not None or not config.needs_generator:
         generator.facts.scaling.check_fits(index, root)
     size = config.image_size or trained["image_size"]
     check_pair_size(size, generator.network.stride, trained["image_size"], trained["data"]["fit"])
     if trained["data"]["fit"] == "crop":
         check_sizes(index, size, "Set image_size={} or less.")
-    recognizer = _open_recognizer(config, generator, index, reader, device, size)
-    candidates = _open_candidates(config, generator, index, reader, recognizer, size)
+    recognizer = _open_recognizer(config, generator.facts, reader, device, size)
+    candidates = _open_candidates(config, generator, index, reader, size)
     workers = config.num_workers
     if workers is None:
         sharing = min(fabric.world_size, max(1, torch.cuda.device_count()))
@@ -118,7 +118,7 @@ def _warn_of_change(generator: LoadedGenerator, index: FolderIndex, root: Path) 
         warnings.warn(f"{root} has changed since the generator's training: {change}.", stacklevel=2)
 
 
-def check_pair_size(size: int, stride: int, trained: int, fit: str, key: str = "") -> None:
+def check_pair_size(size: int, stride: int, trained: int, fit: str) -> None:
     """Refuses pairs of a size that a generator cannot make.
 
     Args:
@@ -126,18 +126,17 @@ def check_pair_size(size: int, stride: int, trained: int, fit: str, key: str = "
         stride: The generator's.
         trained: Side of the images that it is trained on, which `fit` makes of tiles.
         fit: "crop" or "resize".
-        key: Where the size stands in the configuration, ending in a dot.
 
     Raises:
         UserError: If the size is no multiple of the stride, or changes the metres per pixel.
     """
     if size % stride:
         raise UserError(
-            f"{key}image_size={size}: this generator makes images of multiples of {stride} px."
+            f"image_size={size}: this generator makes images of multiples of {stride} px."
         )
     if fit == "resize" and size != trained:
         raise UserError(
-            f"{key}image_size={size}: training saw whole tiles resized to {trained} px "
+            f"image_size={size}: training saw whole tiles resized to {trained} px "
             "(data.fit=resize), and at another size a pixel would show another length on the "
             "ground. Leave it out."
         )
@@ -145,15 +144,14 @@ def check_pair_size(size: int, stride: int, trained: int, fit: str, key: str = "
 
 def _open_recognizer(
     config: GenerateConfig,
-    generator: LoadedGenerator,
-    index: FolderIndex,
+    facts: RunFacts,
     reader: MaskReader,
     device: torch.device,
     size: int,
 ) -> Recognizer | None:
     if config.segmenter_ckpt is None:
         return None
-    facts, path = generator.facts, Path(config.segmenter_ckpt)
+    path = Path(config.segmenter_ckpt)
     check_can_ignore(config.alpha, reader)
     recognizer = load_recognizer(
         path, facts.palette, facts.scaling, size, device, config.class_map, config.onnx
@@ -162,11 +160,6 @@ def _open_recognizer(
         raise UserError(
             f"tau=auto compares with real pairs held out of the segmenter's training, of which "
             f"{path} knows none. Train it with inner_share above 0, or give tau a number."
-        )
-    if recognizer.class_losses is None and (config.alpha or config.sampling == "hard"):
-        fit = facts.config["data"]["fit"]
-        return with_class_losses(
-            recognizer, path, config.onnx, index, reader, facts.scaling, fit, size
         )
     return recognizer
 
@@ -188,14 +181,12 @@ def _open_candidates(
     generator: LoadedGenerator,
     index: FolderIndex,
     reader: MaskReader,
-    recognizer: Recognizer | None,
     size: int,
 ) -> CandidateMasks:
     facts, weights, transplanter, styles, exemplars = generator.facts, None, None, None, None
     fit = facts.config["data"]["fit"]
     if config.sampling != "uniform":
-        losses = None if recognizer is None else recognizer.class_losses
-        weights = mask_weights(config.sampling, index.pixels, losses)
+        weights = mask_weights(config.sampling, index.pixels)
     if config.jitter.transplant.p > 0:
         transplanter = Transplanter.of_masks(config.jitter.transplant, index, reader)
     if config.compose.match or not config.needs_generator:

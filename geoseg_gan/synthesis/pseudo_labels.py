@@ -18,7 +18,6 @@ import numpy.typing as npt
 import torch
 from lightning.fabric import Fabric
 from rich.progress import track
-from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg_gan.config import plain
@@ -42,7 +41,7 @@ from geoseg_gan.synthesis.writer import Layout, PairFiles, PairWriter, merge_man
 from geoseg_gan.utils.distributed import share_of, where_in_words
 from geoseg_gan.utils.errors import UserError, check_choice, check_range, plural
 from geoseg_gan.utils.files import check_apart, write_json
-from geoseg_gan.utils.tables import console
+from geoseg_gan.utils.tables import print_table
 
 ACCURACY = 0.9
 """Share of a class's held-out pixels above its threshold that are right, with confidence=auto."""
@@ -107,12 +106,8 @@ def label_images(config: GenerateConfig, fabric: Fabric) -> dict[str, float]:
 
 
 def check(config: GenerateConfig) -> None:
-    """Refuses settings that unlabelled images cannot be labelled with.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
-    for key in ("gen_ckpt", "mask_path", "keep", "max_tries", "alpha", "class_map"):
+    """Refuses, with a UserError, settings that unlabelled images cannot be labelled with."""
+    for key in ("gen_ckpt", "mask_path", "keep", "alpha", "class_map"):
         if (value := getattr(config, key)) is not None:
             raise UserError(
                 f"{key}={value} is of generated images, but source={UNLABELLED} labels images that "
@@ -132,14 +127,11 @@ def check(config: GenerateConfig) -> None:
 
 
 def check_labels(reader: MaskReader, fit: str) -> None:
-    """Refuses data settings with which no image could be labelled.
+    """Refuses, with a UserError, data settings with which no image could be labelled.
 
     Args:
         reader: How masks of the labels are written.
         fit: How the segmenter sees tiles, "crop" or "resize".
-
-    Raises:
-        UserError: Saying what to set.
     """
     if fit == "resize":
         raise UserError(
@@ -243,8 +235,8 @@ class _Item(NamedTuple):
     truth: npt.NDArray[np.uint8] | None
 
 
-class _Windows(Dataset[_Item | str]):
-    """The windows of images, all or so many drawn by a seed; a user's mistake is text."""
+class _Windows(Dataset[_Item]):
+    """The windows of images, all or so many drawn by a seed."""
 
     def __init__(
         self,
@@ -267,12 +259,9 @@ class _Windows(Dataset[_Item | str]):
     def __len__(self) -> int:
         return len(self._windows)
 
-    def __getitem__(self, index: int) -> _Item | str:
+    def __getitem__(self, index: int) -> _Item:
         row, (top, left, side) = self._windows[index]
-        try:
-            pixels, missing, truth = self._rows(row, top, side)
-        except UserError as error:
-            return str(error)
+        pixels, missing, truth = self._rows(row, top, side)
         columns = slice(left, left + side)
         return _Item(
             UnlabelledWindow(index, self.pairs[row][0].name, (top, left, side)),
@@ -459,9 +448,6 @@ def _labelled(
         worker_init_fn=start_worker,
     )
     for batch in loader:
-        for item in batch:
-            if isinstance(item, str):
-                raise UserError(item)
         labels = [item.truth for item in batch]
         if config.true_masks is None:
             stored = np.stack([np.moveaxis(item.pixels, -1, 0) for item in batch])
@@ -483,12 +469,13 @@ def _report(inputs: _Inputs, files: PairFiles, thresholds: dict[str, Any]) -> di
     accuracies = thresholds.get("held_out_accuracy", [None] * len(names))
     shares = realised_shares(files, kept)
     rows = zip(names, thresholds["confidence"], accuracies, shares, strict=True)
-    head = ("class", "confidence", "held-out accuracy", "share")
-    table = Table(*head, box=None, padding=(0, 3, 0, 0))
-    for name, limit, accuracy, share in rows:
-        shown = "-" if accuracy is None else f"{accuracy:.1%}"
-        table.add_row(name, f"{limit:.2f}", shown, f"{share:.1%}")
-    console().print(table)
+    print_table(
+        (
+            (name, f"{limit:.2f}", "-" if right is None else f"{right:.1%}", f"{share:.1%}")
+            for name, limit, right, share in rows
+        ),
+        ("class", "confidence", "held-out accuracy", "share"),
+    )
     wrong = [
         f"{name} ({accuracy:.0%})"
         for name, accuracy in zip(names, accuracies, strict=True)

@@ -1,10 +1,7 @@
 """Segmenters that score generated images: this project's own, or any other as ONNX."""
 
-import hashlib
-import json
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +22,8 @@ from geoseg_gan.models.checkpoints import load_segmenter
 from geoseg_gan.models.onnx_segmenters import open_model
 from geoseg_gan.models.segmenters import segmenter_stride
 from geoseg_gan.synthesis.settings import OnnxSettings
-from geoseg_gan.utils.errors import UserError, plural
-from geoseg_gan.utils.files import write_json
-from geoseg_gan.utils.reading import Number, read_json
+from geoseg_gan.utils.errors import UserError
 
-_FORMAT = 2  # of stored class losses: the first took probabilities for logits
 _SUM = 1e-3  # how far from 1 probabilities may add up to
 
 Logits = Callable[[Tensor], Tensor]
@@ -42,8 +36,6 @@ class Recognizer:
 
     Attributes:
         digest: SHA-256 of its file, in hexadecimal.
-        class_losses: Mean cross-entropy of every palette class on real training data; None inside
-            where the class does not occur, None as a whole until `with_class_losses` adds them.
         held_out: Agreement (mIoU) on real training windows that it was not fitted to; None where
             none were held out.
         predict: What computes the logits.
@@ -54,7 +46,6 @@ class Recognizer:
     """
 
     digest: str
-    class_losses: list[float | None] | None
     held_out: list[float] | None
     predict: Logits
     channels: Sequence[int]
@@ -169,7 +160,6 @@ def _load_own(
     _dry_run(path, predict, scaling, size)
     return Recognizer(
         loaded.digest,
-        None,
         loaded.evaluation.held_out or None,
         predict,
         channels,
@@ -225,7 +215,7 @@ def _load_onnx(
             "class_map=[...] with its channel of each."
         )
     gives = logits if _are_probabilities(outputs) else predict
-    return Recognizer(digest, None, None, gives, channels)
+    return Recognizer(digest, None, gives, channels)
 
 
 def _are_probabilities(outputs: Tensor) -> bool:
@@ -317,40 +307,6 @@ def _listed(palette: Palette) -> str:
     return ", ".join(palette.describe(label) for label in range(palette.num_classes))
 
 
-class ClassLosses:
-    """The mean cross-entropy of every true class, gathered over many images.
-
-    Attributes:
-        sums: Summed losses of every class's pixels, shape (C,), float64, on the CPU.
-        pixels: How many pixels those are, shape (C,), int64, on the CPU.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        """Starts with no pixels of `num_classes` classes."""
-        self.sums = torch.zeros(num_classes, dtype=torch.float64)
-        self.pixels = torch.zeros(num_classes, dtype=torch.int64)
-
-    def add(self, label: npt.NDArray[np.uint8] | Tensor, logits: Tensor) -> None:
-        """Counts in one image or a batch of them.
-
-        Args:
-            label: The true classes, shape (H, W) or (B, H, W), uint8; 255 (ignore) does not count.
-            logits: The segmenter's output, shape (C, H, W) or (B, C, H, W), on any device.
-        """
-        # Summed on the CPU: a GPU adds in no fixed order, and some have no float64.
-        losses = pixel_losses(label, logits).cpu().double().flatten()
-        classes = class_ids_on(label, losses).flatten()
-        counts = classes != IGNORE
-        classes, losses, length = classes[counts], losses[counts], len(self.sums)
-        self.sums += torch.bincount(classes, weights=losses, minlength=length)
-        self.pixels += torch.bincount(classes, minlength=length)
-
-    def means(self) -> list[float | None]:
-        """The mean loss of every class; None where a class had no pixel."""
-        pairs = zip(self.sums.tolist(), self.pixels.tolist(), strict=True)
-        return [total / count if count else None for total, count in pairs]
-
-
 def pixel_losses(label: npt.NDArray[np.uint8] | Tensor, logits: Tensor) -> Tensor:
     """The cross-entropy of every pixel.
 
@@ -374,72 +330,22 @@ def class_ids_on(label: npt.NDArray[np.uint8] | Tensor, beside: Tensor) -> Tenso
     return held.to(beside.device, torch.int64)
 
 
-def with_class_losses(
-    recognizer: Recognizer,
-    path: Path,
-    onnx: OnnxSettings,
-    index: FolderIndex,
-    reader: MaskReader,
-    scaling: ImageScaling,
-    fit: Fit,
-    image_size: int,
-) -> Recognizer:
-    """A recognizer that knows its mean loss on every class of the real training split.
+def measure_class_losses(
+    recognizer: Recognizer, index: FolderIndex, reader: MaskReader, fit: Fit, image_size: int
+) -> list[float | None]:
+    """The mean cross-entropy of every class on real pairs; None where a class has no pixel.
 
-    The losses are stored as `<model>.class_losses.json` beside the model, with what they were
-    measured on, so that the next call reads them. Arguments are as for `load_recognizer` and
-    `WindowDataset`; `index` lists the real pairs.
-
-    Raises:
-        UserError: If the images are not of the kind that the recognizer scores.
+    Arguments are as for `WindowDataset`; `index` lists the pairs.
     """
-    bands = len(scaling.low)
-    if (index.bands, index.dtype.name) != (bands, scaling.dtype):
-        raise UserError(
-            f"{index.pairs[0].image} has {plural(index.bands, 'band')} of {index.dtype}, but "
-            f"{path} is to score {plural(bands, 'band')} of {scaling.dtype}. Set data_root to the "
-            "data that the generator was trained on."
-        )
-    store = path.with_name(f"{path.name}.class_losses.json")
-    measured = {
-        "format": _FORMAT,
-        "segmenter": recognizer.digest,
-        "channels": list(recognizer.channels),
-        "onnx": asdict(onnx),
-        "scaling": asdict(scaling),
-        "palette": reader.palette.to_dict(),
-        "images": _digest([(p.image.name, p.image.stat().st_size) for p in index.pairs]),
-        "pixels": index.pixels.sum(0).tolist(),
-        "fit": fit,
-        "image_size": image_size,
-    }
-    key = _digest(measured)
-    known = _stored(store)
-    classes = reader.palette.num_classes
-    if key not in known or len(known[key]["class_losses"]) != classes:
-        losses = ClassLosses(classes)
-        windows = WindowDataset(
-            PairSource(index.pairs, reader), index.sizes, image_size, fit, once=True
-        )
-        for position in track(range(len(windows)), "Measuring class losses on real tiles"):
-            sample = windows[position]
-            image = np.moveaxis(sample["image"].numpy(), 0, -1)
-            losses.add(sample["label"], recognizer.logits(image))
-        known[key] = measured | {"class_losses": losses.means()}
-        try:
-            write_json(store, known)
-        except OSError as error:
-            warnings.warn(f"{store} cannot be written ({error}): not kept.", stacklevel=2)
-    return replace(recognizer, class_losses=known[key]["class_losses"])
-
-
-def _stored(path: Path) -> dict[str, Any]:
-    """What was measured before; nothing where the file is not of this module."""
-    try:
-        return dict(read_json(path, {"*": {"class_losses": [(None, Number(0))]}}, ""))
-    except (OSError, UserError):
-        return {}
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    sums, pixels = np.zeros(IGNORE + 1), np.zeros(IGNORE + 1, np.int64)
+    windows = WindowDataset(
+        PairSource(index.pairs, reader), index.sizes, image_size, fit, once=True
+    )
+    for position in track(range(len(windows)), "Measuring class losses on real tiles"):
+        sample = windows[position]
+        logits = recognizer.logits(np.moveaxis(sample["image"].numpy(), 0, -1))
+        label, losses = sample["label"].flatten(), pixel_losses(sample["label"], logits).flatten()
+        sums += np.bincount(label, losses, IGNORE + 1)
+        pixels += np.bincount(label, minlength=IGNORE + 1)
+    kinds = range(reader.palette.num_classes)
+    return [float(sums[kind] / pixels[kind]) if pixels[kind] else None for kind in kinds]

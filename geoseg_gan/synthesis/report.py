@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.table import Table
 
 from geoseg_gan.data.images import read_image
 from geoseg_gan.data.palette import IGNORE, Palette
@@ -20,7 +19,7 @@ from geoseg_gan.synthesis.writer import PairFiles
 from geoseg_gan.utils.errors import plural
 from geoseg_gan.utils.pictures import beside, captioned, with_legend, write_picture
 from geoseg_gan.utils.plots import score_histogram
-from geoseg_gan.utils.tables import console
+from geoseg_gan.utils.tables import print_table
 
 SHEET = "contact_sheet.png"
 HISTOGRAM = "scores.png"
@@ -142,10 +141,13 @@ def print_shares(
     They are those of the training masks, of masks as they are drawn (before jitter and filter), and
     of the pairs that were kept.
     """
-    table = Table("class", "training", "expected", "realised", box=None, padding=(0, 3, 0, 0))
-    for name, *shares in zip(palette.names, training, expected, realised, strict=True):
-        table.add_row(name, *(f"{share:.1%}" for share in shares))
-    console().print(table)
+    print_table(
+        (
+            (name, *(f"{share:.1%}" for share in shares))
+            for name, *shares in zip(palette.names, training, expected, realised, strict=True)
+        ),
+        ("class", "training", "expected", "realised"),
+    )
 
 
 def print_outcome(folder: Path, manifest: list[Line], tau: float | None) -> None:

@@ -21,12 +21,12 @@ from geoseg_gan.data.windows import (
     ReadRows,
     WindowGrid,
     blend,
+    check_full_resolution,
     check_windows,
     default_overlap,
 )
 from geoseg_gan.models.checkpoints import LoadedGenerator, load_generator
 from geoseg_gan.models.generators.noise import REGIONS, NoiseSpec, noise_maps
-from geoseg_gan.synthesis.generate_images import stored
 from geoseg_gan.synthesis.settings import GenerateConfig
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import write_json
@@ -45,11 +45,7 @@ Label = npt.NDArray[np.uint8]
 
 
 def check_scene(config: GenerateConfig) -> None:
-    """Refuses settings of generate that have no meaning for a scene, or are out of range.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """Refuses, with a UserError, settings of generate that have no meaning for a scene."""
     if config.mask_path is None:
         if config.overlap is not None:
             raise UserError(
@@ -90,12 +86,7 @@ def _generate_scene(
 ) -> dict[str, float]:
     generator = load_generator(Path(config.gen_ckpt or ""), device)
     data = generator.facts.config["data"]
-    if data["fit"] == "resize":
-        raise UserError(
-            f"mask_path: {config.gen_ckpt} has seen whole tiles resized to one size "
-            "(data.fit=resize), so that the length of a pixel on the ground is not known. Train "
-            "with data.fit=crop."
-        )
+    check_full_resolution(f"mask_path: {config.gen_ckpt}", data["fit"])
     reader = stored_mask_reader(generator.facts.palette, data)
     mask = Scene(mask_path, reader)
     noise = SceneNoise(generator.network.noise, config.seed)
@@ -194,7 +185,7 @@ def _render(
 
         for first, values in blend(grid, len(generator.facts.scaling.low), windows, store.done):
             valid = mask.rows(first, first + values.shape[1]) != IGNORE
-            image = stored(torch.from_numpy(values)[None], generator.facts.scaling)[0].numpy()
+            image = generator.facts.scaling.to_stored(torch.from_numpy(values))
             image[~valid] = 0
             shown = np.where(valid, 255, 0).astype(image.dtype)
             store.append(np.concatenate([np.moveaxis(image, -1, 0), shown[None]]))

@@ -28,12 +28,9 @@ class ComposeSettings:
     source: str
 
     def check(self, transplant: float, key: str = "compose") -> None:
-        """Refuses values out of range, and grafts where nothing is transplanted.
+        """Refuses, with a UserError, values out of range, and grafts where nothing is transplanted.
 
         `transplant` is the probability of jitter.transplant, `key` what the group is called.
-
-        Raises:
-            UserError: Naming the key, its value and what to do.
         """
         check_choice(f"{key}.source", self.source, ("generator", EXEMPLARS))
         check_choice(f"{key}.generate", self.generate, ("all", "grafts", "regions", "none"))
@@ -69,11 +66,7 @@ class OnnxSettings:
     std: list[float]
 
     def check(self) -> None:
-        """Refuses values out of range.
-
-        Raises:
-            UserError: Naming the key, its value and what is allowed.
-        """
+        """Refuses, with a UserError, values out of range."""
         if not self.mean or not all(abs(v) <= 1e6 for v in self.mean):
             raise UserError(f"onnx.mean={self.mean}: use one number, or one a band.")
         if not self.std or not all(0 < v <= 1e6 for v in self.std):
@@ -100,7 +93,6 @@ class GenerateConfig:
     segmenter_ckpt: str | None
     tau: Any
     keep: int | None
-    max_tries: int | None
     alpha: float | None
     class_map: list[int] | None
     sampling: str

@@ -49,7 +49,10 @@ def stored_facts(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if not (folder / GENERATION).is_file():
         raise UserError(f"save_dir={folder} holds other files. Choose a new folder.")
-    shape = {"format": whole(), "config": dict, "tau?": Number(), "data?": FINGERPRINTS}
+    shape = {
+        **{"format": whole(), "config": dict, "data?": FINGERPRINTS},
+        **{"tau?": Number(), "class_losses?": [(None, Number(0))]},
+    }
     stored: dict[str, Any] = read_json(folder / GENERATION, shape, "Choose a new folder.")
     for key, value in facts.items():
         was, now = map(_without_places, (stored.get(key), value))

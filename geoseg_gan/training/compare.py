@@ -1,13 +1,12 @@
-"""The compare command: the runs of a sweep as a table and a picture, best first."""
+"""The compare command: the runs of a sweep as a table, best first."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from rich.markdown import Markdown
 
 from geoseg_gan.config import stored_yaml
@@ -15,16 +14,10 @@ from geoseg_gan.training.runs import flat, read_outcome
 from geoseg_gan.training.settings import MONITORS, CompareConfig
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, held
-from geoseg_gan.utils.pictures import RGB, write_picture
-from geoseg_gan.utils.plots import drawn, figure
 from geoseg_gan.utils.tables import as_markdown, console, markdown_table
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-REPORT, PICTURE = "sweep.md", "sweep.png"
+REPORT = "sweep.md"
 _PLACES = ("out_dir", "resume")  # settings that do not describe a run
-_COLUMNS = 3
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ class Run:
 
 
 def compare(config: CompareConfig) -> dict[str, float]:
-    """Writes `sweep.md` and `sweep.png` into a sweep's folder, over those of an earlier call.
+    """Writes `sweep.md` into a sweep's folder, over that of an earlier call.
 
     Returns:
         How many runs there are ("runs"), how many have finished ("finished"), and the "best"
@@ -92,10 +85,9 @@ def _compare(folder: Path) -> dict[str, float]:
     title = f"{monitor} ({'higher' if sign > 0 else 'lower'} is better)"
     text = f"# {as_markdown(folder.name)}\n\n"
     text += f"{plural(len(ranked), 'finished run')}, of {len(runs + empty)}."
-    columns = differing([run for run, _ in ranked])
     if ranked:
         text += f" The objective is {title}; the best run is the first.\n\n"
-        text += "\n".join(_table(ranked, columns))
+        text += "\n".join(_table(ranked, differing([run for run, _ in ranked])))
     rest = {
         "Without an objective (evaluate_every=0)": [
             run.name for run, found in finished if found["objective"] is None
@@ -109,14 +101,13 @@ def _compare(folder: Path) -> dict[str, float]:
     with atomic_path(folder / REPORT) as scratch:
         scratch.write_text(f"{text}\n")
     console().print(Markdown(text))
-    objective = [found["objective"] for _, found in ranked]
-    written = f"Wrote {folder / REPORT}"
-    if columns:
-        write_picture(folder / PICTURE, sweep_picture(columns, objective, title))
-        written += f" and {PICTURE}"
-    print(f"{written}." + (f" The best run: {folder / ranked[0][0].name}" if ranked else ""))
     figures = {"runs": float(len(runs)), "finished": float(len(finished))}
-    return figures | ({"best": objective[0]} if ranked else {})
+    best = ""
+    if ranked:
+        run, found = ranked[0]
+        figures["best"], best = found["objective"], f" The best run: {folder / run.name}"
+    print(f"Wrote {folder / REPORT}.{best}")
+    return figures
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
@@ -156,56 +147,3 @@ def _table(
         values += [found.get("epochs"), round(found.get("seconds", 0) / 60, 1)]
         rows.append([*(as_markdown(_shown(value)) for value in values), f"`{run.name}`"])
     return markdown_table(["objective", *columns, "epochs", "minutes", "folder"], rows)
-
-
-def sweep_picture(
-    settings: Mapping[str, Sequence[Any]], objective: Sequence[float], title: str
-) -> RGB:
-    """Draws an objective against every setting that differs.
-
-    Args:
-        settings: The runs' values by setting; numbers get an axis, other values a strip each.
-        objective: The runs' objective, best first, which is marked.
-        title: What the objective is called.
-    """
-    columns = min(_COLUMNS, len(settings))
-    rows = -(-len(settings) // columns)
-    sheet = figure(1 + 3.6 * columns, 0.5 + 3 * rows)
-    sheet.suptitle(f"{title}; the star is the best run", fontsize=10)
-    grid = sheet.subplots(rows, columns, sharey=True, squeeze=False)
-    for axes in grid.flat[len(settings) :]:
-        axes.set_visible(False)
-    for axes, (key, values) in zip(grid.flat, settings.items(), strict=False):
-        if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-            places = [float(value) for value in values]
-            if min(places) > 0 and max(places) > 10 * min(places):
-                _set_log_scale(axes, max(places) / min(places))
-        else:
-            places = _strips(axes, [_shown(value) for value in values], objective)
-        axes.scatter(places, objective, s=22, alpha=0.7)
-        axes.scatter(places[:1], objective[:1], s=130, marker="*", color="tab:red", zorder=3)
-        axes.set_xlabel(key)
-        axes.grid(alpha=0.3)
-    return drawn(sheet)
-
-
-def _set_log_scale(axes: "Axes", span: float) -> None:
-    """Makes an axis logarithmic, with as many tick labels as there is room for."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if span < 300 else (1.0,)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(axis="x", labelsize=8)
-
-
-def _strips(axes: "Axes", values: Sequence[str], objective: Sequence[float]) -> list[float]:
-    """Places of values that are not numbers, with a line at the median of each."""
-    kinds = sorted(set(values))
-    axes.set_xticks(range(len(kinds)), [k if len(k) <= 16 else f"{k[:15]}…" for k in kinds])
-    axes.set_xlim(-0.5, len(kinds) - 0.5)
-    for place, kind in enumerate(kinds):
-        own = [o for o, value in zip(objective, values, strict=True) if value == kind]
-        axes.hlines(float(np.median(own)), place - 0.25, place + 0.25, color="gray")
-    return [float(kinds.index(value)) for value in values]

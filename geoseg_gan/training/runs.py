@@ -9,10 +9,8 @@ from typing import Any, cast
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from rich.table import Table
 
 from geoseg_gan.config import as_override, plain, script_command, write_yaml
-from geoseg_gan.data.audit.checks import mostly_ignored, named_rare_classes
 from geoseg_gan.data.datamodule import PairDataModule
 from geoseg_gan.data.fingerprint import Fingerprints, refuse_change
 from geoseg_gan.data.stream import check_root
@@ -24,7 +22,7 @@ from geoseg_gan.utils.device import free_memory
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import check_apart, write_json
 from geoseg_gan.utils.reading import Number, read_json
-from geoseg_gan.utils.tables import console
+from geoseg_gan.utils.tables import console, print_table
 
 LAST = "last.ckpt"
 _LEAST_BYTES = 64  # a pixel: a one-hot mask, real and generated images, one map of features
@@ -47,13 +45,10 @@ FREE = (
 
 
 def check_run(config: TrainingConfig, networks: str, accumulate: int = 1) -> None:
-    """Refuses devices, a batch and folders with which no run can start.
+    """Refuses, with a UserError, devices, a batch and folders with which no run can start.
 
     A run leaves `networks` in `out_dir`, a pattern as in "G_e*.pt". Each device divides its share
     of a batch into `accumulate` micro-batches.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
     """
     config.trainer.check(config.devices, config.precision)
     nodes = config.trainer.num_nodes
@@ -151,15 +146,12 @@ def find_run(
 def refuse_other_data(
     config: TrainingConfig, stored: Mapping[str, Any] | None, found: Fingerprints
 ) -> None:
-    """Refuses to continue a run on data that have changed since it began.
+    """Refuses, with a UserError, to continue a run on data that have changed since it began.
 
     Args:
         config: The run as it is to go on.
         stored: The content of its `last.ckpt`; None for a new run.
         found: The fingerprints of the data.
-
-    Raises:
-        UserError: Naming what has changed.
     """
     if stored is not None:
         what = f"resume=true: data_root={config.data_root} is not what the run in {config.out_dir}"
@@ -210,18 +202,10 @@ def data_summary(
         folders = ", ".join(str(f.folder) for f in data.synthetic_folders)
         pairs = plural(sum(len(f.pairs) for f in data.synthetic_folders), "pair")
         rows["synthetic"] = f"{config.synthetic_ratio:.0%} of {mixed} from {pairs} in {folders}"
-    if config.data.format == "folder":
-        rare = [
-            text.partition(",")[0] for text in named_rare_classes(index.pixels, data.palette.names)
-        ]
-        void = len(mostly_ignored(index.pixels))
-        found = f"rare: {', '.join(rare)}" if rare else "no rare class"
-        found += f"; {plural(void, 'tile')} mostly ignored" * bool(void)
-        rows["check"] = found
     return rows
 
 
-def announce(trainer: L.Trainer, config: TrainingConfig, rows: Mapping[str, str]) -> None:
+def announce(trainer: L.Trainer, config: TrainingConfig, rows: dict[str, str]) -> None:
     """Writes `config.yaml` and TensorBoard's hyperparameters, and shows what is about to happen.
 
     Only the first process writes and prints. `rows` are lines of the summary by title.
@@ -231,18 +215,17 @@ def announce(trainer: L.Trainer, config: TrainingConfig, rows: Mapping[str, str]
     write_yaml(Path(config.out_dir) / "config.yaml", config)
     cast(TensorBoardLogger, trainer.logger).log_hyperparams(flat(plain(config)))
     place = "GPU" if config.trainer.on_gpu() else "CPU"
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for title, text in rows.items():
-        table.add_row(title, text)
-    table.add_row("device", f"{config.devices} x {place}, precision {config.precision}")
-    table.add_row("output", config.out_dir)
-    table.add_row("watch", shlex.join(["tensorboard", "--logdir", config.out_dir]))
-    shown = console(soft_wrap=True)  # so that the command below can be copied
-    shown.print(table)
-    if "check" in rows:
+    last = {
+        "device": f"{config.devices} x {place}, precision {config.precision}",
+        "output": config.out_dir,
+        "watch": shlex.join(["tensorboard", "--logdir", config.out_dir]),
+    }
+    print_table((rows | last).items())
+    if config.data.format == "folder":
         root = as_override("data_root", config.data_root, type(config))
         words = [root, f"image_size={config.image_size}"]
-        shown.print(f"More about the data: {script_command('check_data', words)}")
+        command = script_command("check_data", words)
+        console(soft_wrap=True).print(f"More about the data: {command}")
 
 
 def write_outcome(out_dir: Path, figures: Mapping[str, float], **facts: Any) -> None:

@@ -132,11 +132,7 @@ def _train(config: TrainConfig) -> dict[str, float]:
 
 
 def check(config: TrainConfig) -> None:
-    """Refuses a configuration before anything slow starts or anything is written.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """Refuses, with a UserError, a configuration before anything slow starts or is written."""
     check_choice("crops", config.crops, CROPS)
     if config.init_from is not None and not config.resume and not Path(config.init_from).is_file():
         raise UserError(
@@ -176,11 +172,7 @@ def check(config: TrainConfig) -> None:
 def check_networks(
     model: ModelSettings, loss: ObjectiveSettings, num_classes: int, image_size: int
 ) -> None:
-    """Refuses networks that cannot be built, do not take images of a size, or do not fit together.
-
-    Raises:
-        UserError: Naming the setting and the sizes that fit.
-    """
+    """Refuses, with a UserError, networks that do not fit together, or images of this size."""
     settings = plain(model)
     with torch.device("meta"):  # shapes only: no memory, no time
         generator = cast(Generator, build_generator(settings["generator"], num_classes, 3))

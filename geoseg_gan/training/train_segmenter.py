@@ -10,7 +10,6 @@ import lightning as L
 import numpy as np
 import torch
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -44,7 +43,7 @@ from geoseg_gan.utils.files import atomic_path, write_json
 from geoseg_gan.utils.pictures import write_picture
 from geoseg_gan.utils.plots import confusion_picture
 from geoseg_gan.utils.reading import Number, read_json
-from geoseg_gan.utils.tables import console
+from geoseg_gan.utils.tables import print_table
 
 SEGMENTER = "segmenter.pt"
 SCORES = "scores.json"
@@ -164,11 +163,7 @@ def _train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
 
 
 def check(config: TrainSegmenterConfig) -> None:
-    """Refuses a configuration before anything slow starts or anything is written.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """Refuses, with a UserError, a configuration before anything slow starts or is written."""
     if config.bs // (config.devices * config.trainer.num_nodes) < 2:
         raise UserError(
             f"bs={config.bs} leaves a device fewer than 2 images, which batch normalisation needs. "
@@ -285,17 +280,17 @@ def _report(
         if name.startswith("val"):
             board.add_scalar(name, value, trainer.global_step)
     board.flush()
-    head = ("class", "training pixels", "inner IoU", "val IoU")
-    table = Table(*head, box=None, padding=(0, 3, 0, 0))
     pixels = data.train_index.pixels[:, :-1].sum(0)
 
     def shown(key: str) -> str:
         return f"{100 * scores[key]:.1f}" if key in scores else "-"
 
-    for name, count in zip(data.palette.names, pixels, strict=True):
-        table.add_row(name, f"{count:,}", shown(f"inner_iou/{name}"), shown(f"val_iou/{name}"))
-    table.add_row("mean", f"{pixels.sum():,}", shown("inner/miou"), shown("val/miou"))
-    console().print(table)
+    rows = [
+        (name, f"{count:,}", shown(f"inner_iou/{name}"), shown(f"val_iou/{name}"))
+        for name, count in zip(data.palette.names, pixels, strict=True)
+    ]
+    rows.append(("mean", f"{pixels.sum():,}", shown("inner/miou"), shown("val/miou")))
+    print_table(rows, ("class", "training pixels", "inner IoU", "val IoU"))
     print(f"Saved the segmenter of epoch {epoch} as {Path(config.out_dir) / SEGMENTER}.")
     # The demo world is for short runs.
     if config.data.demo is None and (text := _too_few(trainer.global_step, data.steps_per_epoch)):

@@ -15,11 +15,7 @@ from geoseg_gan.utils.files import check_apart
 
 
 def check_unlabelled(config: TrainingConfig) -> None:
-    """Refuses settings by which no images could be labelled.
-
-    Raises:
-        UserError: Naming the folder and what to do.
-    """
+    """Refuses, with a UserError, settings by which no images could be labelled."""
     folder = Path(config.unlabelled or "")
     if config.data.format == "stream":
         raise UserError(
@@ -31,12 +27,9 @@ def check_unlabelled(config: TrainingConfig) -> None:
 
 
 def check_unlabelled_images(config: TrainingConfig, data: PairDataModule) -> None:
-    """Refuses images that could not be labelled, or are validated on, before anything slow starts.
+    """Refuses, with a UserError, images that could not be labelled, or are validated on.
 
     `data` are the labelled pairs; a warning says which images they hold out.
-
-    Raises:
-        UserError: Naming one, or the folder.
     """
     index, inner = data.train_index, data.inner_dataset
     kind = index.bands, index.dtype.name

@@ -21,7 +21,7 @@ Support = Sequence[Mapping[str, float]]
 def trial_picture(
     comparison: Comparison, picked: str | None, names: Sequence[str], support: Support
 ) -> RGB:
-    """Draws gains by arm, gains by class against the class's share, and IoU by class.
+    """Draws gains by arm, and gains by class against the class's share.
 
     Args:
         comparison: The runs.
@@ -29,11 +29,10 @@ def trial_picture(
         names: The C classes.
         support: Of each class its "share" of the training pixels, and "tiles".
     """
-    sheet = figure(17, 5)
-    left, middle, right = sheet.subplots(1, 3, width_ratios=[1, 1.1, 1.2])
+    sheet = figure(11, 5)
+    left, right = sheet.subplots(1, 2, width_ratios=[1, 1.1])
     _gains(left, comparison, picked)
-    _gains_by_share(middle, comparison, picked, names, support)
-    _levels(right, comparison, picked, names)
+    _gains_by_share(right, comparison, picked, names, support)
     return drawn(sheet)
 
 
@@ -122,20 +121,6 @@ def _name_points(
             fontsize=7,
             arrowprops={"arrowstyle": "-", "color": "lightgray"},
         )
-
-
-def _levels(axes: "Axes", comparison: Comparison, picked: str | None, names: Sequence[str]) -> None:
-    arms = comparison.arms
-    width = 0.8 / len(arms)
-    for number, arm in enumerate(arms):
-        values = [100 * estimate.value for estimate in comparison.level(arm).classes]
-        place = np.arange(len(names)) + (number - (len(arms) - 1) / 2) * width
-        edge = "black" if arm == picked else "none"
-        axes.bar(place, np.nan_to_num(values), width, label=arm, edgecolor=edge)
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
-    axes.set_ylabel("IoU, %")
-    axes.legend(fontsize=7)
-    axes.set_title("IoU by class")
 
 
 def _reach(estimate: Estimate) -> float:

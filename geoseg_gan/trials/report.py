@@ -91,7 +91,6 @@ def write_report(
         "support": dict(zip(palette.names, support, strict=True)),
         "rare": [palette.names[c] for c in rare],
         "filter": _pairs(results),
-        "without_group": {} if verdict.arm is None else comparison.without_groups(verdict.arm),
         "runs": [
             {"arm": r.arm, "seed": r.seed}
             | {key: value for key, value in r.facts.items() if key != "support"}
@@ -264,7 +263,6 @@ def _markdown(content: Mapping[str, Any], shown: Sequence[str]) -> str:
         *_inner(content),
         *("", "## Examples", "", f"![examples]({EXAMPLES})", ""),
         *(f"Image, mask, and predictions of the first seed: {', '.join(shown)}.", ""),
-        *_left_out(content["without_group"], verdict["arm"]),
         *("## How it was done", "", RULE, ""),
         *_done(content, content["settings"]),
     ]
@@ -326,20 +324,6 @@ def _inner(content: Mapping[str, Any]) -> list[str]:
     return ["", title, "", *markdown_table(["class", *mixed], rows)]
 
 
-def _left_out(without: Mapping[str, float], arm: str | None) -> list[str]:
-    if not without:
-        return []
-    low, high = min(without, key=lambda g: without[g]), max(without, key=lambda g: without[g])
-    return [
-        "## Without single location groups",
-        "",
-        "With each location group left out of validation in turn, the difference in mIoU of "
-        f"{arm} lies between {signed(without[low])} (without {low}) and {signed(without[high])} "
-        f"(without {high}); all values are in `trial.json`.",
-        "",
-    ]
-
-
 def _done(content: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     pairs, segmenter, generate = content["filter"], settings["segmenter"], settings["generate"]
     train, segmentation = settings["train"], settings["train_segmenter"]
@@ -358,8 +342,6 @@ def _done(content: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
         for entry in pairs
     ]
     tiles = "all tiles"
-    if settings["train_fraction"] is not None:
-        tiles = f"{settings['train_fraction']:.0%} of the tiles, drawn by each seed"
     if settings["train_tiles"] is not None:
         tiles = f"{plural(settings['train_tiles'], 'tile')}, drawn by each seed"
     lines = [

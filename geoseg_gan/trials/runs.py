@@ -192,7 +192,7 @@ class SeedRuns:
         source = self.data.source_seed(self.seed)
         pairs = index.pairs
         drawn = list(range(len(pairs)))
-        if count := config.tile_count(len(pairs)):
+        if count := config.train_tiles:
             rng = np.random.default_rng((_SUBSET_STREAM, source))
             drawn = sorted(rng.permutation(len(pairs))[:count].tolist())
         some = [pairs[row] for row in drawn]

@@ -125,7 +125,6 @@ class TrialConfig:
     ratios: list[float]
     recipes: dict[str, RecipeSettings]
     train_tiles: int | None
-    train_fraction: float | None
     inner_share: float
     share_gan: bool
     lr: float
@@ -154,11 +153,7 @@ class TrialConfig:
             self.recipes = {**self.recipes, TARGET: recipe}
 
     def check(self) -> None:
-        """Refuses impossible values that the checks of the parts do not cover.
-
-        Raises:
-            UserError: Naming the key, its value and what to do.
-        """
+        """Refuses, with a UserError, what the checks of the parts do not cover."""
         self.seed_list()
         wrong = [ratio for ratio in self.ratios if not 0 < ratio < 1]
         if wrong or not self.ratios or len(set(self.ratios)) < len(self.ratios):
@@ -167,11 +162,8 @@ class TrialConfig:
             raise UserError("recipes is empty: give recipe=synthetic, or several: recipe=[...].")
         for arm in self.arms:
             check_choice("arms", arm, self.all_arms())
-        if self.train_tiles is not None and self.train_fraction is not None:
-            raise UserError("Give train_tiles or train_fraction, not both.")
         check_range("train_tiles", self.train_tiles, 1, 1e9)
-        check_range("train_fraction", self.train_fraction, 0, 1, "(]")
-        if self.data.split_file is not None and self.tile_count(1) is not None:
+        if self.data.split_file is not None and self.train_tiles is not None:
             raise UserError("data.split_file says which tiles are used: leave out train_tiles.")
         if not 0 < self.inner_share <= 0.5:
             raise UserError(
@@ -291,7 +283,7 @@ class TrialConfig:
 
     def first_arms(self) -> list[str]:
         """The arms that show how much there is to gain, by which a trial may end."""
-        labels = [ALL_LABELS] if self.tile_count(1) is not None else []
+        labels = [ALL_LABELS] if self.train_tiles is not None else []
         return [REAL, HALF, *labels, *filter(is_oracle, self._mixed_arms())]
 
     def meaning(self, arm: str) -> str:
@@ -303,7 +295,7 @@ class TrialConfig:
         return {
             REAL: "the labelled tiles alone",
             HALF: f"as {REAL}, with half the updates",
-            ALL_LABELS: "real tiles without the limit of train_tiles or train_fraction",
+            ALL_LABELS: "real tiles without the limit of train_tiles",
             OVERSAMPLE: f"as {REAL}; tiles with {oversampled} are shown "
             f"{self.oversample_factor:g} times as often",
             COPY_PASTE: f"as {REAL}; regions of rare classes are pasted from tile to tile",
@@ -342,12 +334,6 @@ class TrialConfig:
             for name, recipe in self.recipes.items()
             for ratio in (self.ratios if recipe.mix else [0.0])
         ]
-
-    def tile_count(self, available: int) -> int | None:
-        """How many of the available training tiles are used; None for all."""
-        if self.train_fraction is not None:
-            return max(2, round(self.train_fraction * available))
-        return self.train_tiles
 
     def generation(self, recipe: str) -> GenerateConfig:
         """`generate` as a recipe changes it; the images that it labels are the trial's."""

@@ -214,18 +214,6 @@ class Comparison:
         means: list[float] = mean_over(columns, np.ones(len(seeds), bool)).tolist()
         return means
 
-    def without_groups(self, arm: str, other: str = REAL) -> dict[str, float]:
-        """The difference in mean IoU with each location group left out of validation in turn.
-
-        Empty for a single group, and for arms that share no seed.
-        """
-        seeds = self._shared(arm, other)
-        if len(self.groups) < 2 or not seeds:
-            return {}
-        values = self._values(arm, other, seeds, 1 - np.eye(len(self.groups)))
-        means = mean_over(values, self.occurs).mean(1)
-        return dict(zip(self.groups, means.tolist(), strict=True))
-
     def _once(self, arm: str, other: str | None) -> Summary:
         """Computes a summary once: report and pictures ask for the same figures."""
         if (arm, other) not in self._summaries:

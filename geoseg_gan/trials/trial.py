@@ -97,11 +97,7 @@ def trial(config: TrialConfig) -> dict[str, float]:
 
 
 def check(config: TrialConfig) -> None:
-    """Refuses a configuration before anything slow starts or anything is written.
-
-    Raises:
-        UserError: Naming the key, its value and what to do.
-    """
+    """Refuses, with a UserError, a configuration before anything slow starts or is written."""
     config.check()
     reader = mask_reader(config.data)
     class_ids(config.oversample_classes, reader.palette, "oversample_classes")
@@ -213,7 +209,7 @@ def _check_data(config: TrialConfig, root: Path) -> tuple[list[str], Fingerprint
     patterns = config.val_groups
     ground = None if patterns is None else Ground.divide(patterns, train, val)
     available = len(train) if ground is None else len(ground.labelled)
-    count = config.tile_count(available)
+    count = config.train_tiles
     if count is not None and not 2 <= count <= available:
         raise UserError(
             f"train_tiles={count}: there are {available} labelled tiles; use 2 or more."

@@ -43,14 +43,11 @@ class TrainerSettings:
     requeue: bool
 
     def check(self, devices: int = 1, precision: str | None = None) -> None:
-        """Refuses devices and precisions that this machine does not have.
+        """Refuses, with a UserError, devices and precisions that this machine does not have.
 
         Args:
             devices: How many devices of a machine to use.
             precision: Lightning's name of it or its short form, AUTO, or None for the default.
-
-        Raises:
-            UserError: Naming the key, its value and what there is.
         """
         check_choice("trainer.accelerator", self.accelerator, ACCELERATORS)
         full = self.full_precision(precision)

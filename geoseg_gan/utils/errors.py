@@ -52,11 +52,7 @@ def _show_error_of_thread(error: threading.ExceptHookArgs) -> None:
 
 
 def check_choice(key: str, value: object, allowed: Iterable[str]) -> None:
-    """Refuses a value that is not one of those allowed.
-
-    Raises:
-        UserError: Naming the key, the value, the nearest valid one and all of them.
-    """
+    """Refuses, with a UserError, a value that is not one of those allowed."""
     names = list(allowed)
     if value not in names:
         close = difflib.get_close_matches(str(value), names, 1)
@@ -95,14 +91,11 @@ def check_range(
 
 
 def check_values(values: Any, key: str = "") -> None:
-    """Refuses what no setting can be: numbers without end, and texts that no name of a file is.
+    """Refuses, with a UserError, endless numbers, and texts that no name of a file is.
 
     Args:
         values: A configuration as plain dicts and lists, or a part of it.
         key: What it is called in the configuration.
-
-    Raises:
-        UserError: Naming the first such value.
     """
     if isinstance(values, dict):
         for name, value in values.items():

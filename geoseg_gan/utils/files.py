@@ -270,12 +270,9 @@ def open_append(path: Path) -> TextIO:
 
 
 def refuse_links(folder: Path, key: str = "out_dir") -> None:
-    """Refuses an output folder with links to the outside, where a command would write otherwise.
+    """Refuses, with a UserError, an output folder with links to the outside.
 
     The folder may be a link itself.
-
-    Raises:
-        UserError: Naming the link.
     """
     root = os.path.realpath(folder)
     for entry in _entries(folder):
@@ -320,11 +317,7 @@ def _entries(folder: str | Path) -> Iterator["os.DirEntry[str]"]:
 
 
 def check_new_folder(key: str, folder: Path) -> None:
-    """Refuses a folder that holds something.
-
-    Raises:
-        UserError: Naming the key and what to do.
-    """
+    """Refuses, with a UserError, a folder that holds something."""
     sweep_beside(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{key}={folder} exists already. Choose a new folder, or remove this one.")
@@ -333,11 +326,7 @@ def check_new_folder(key: str, folder: Path) -> None:
 def check_apart(
     key: str, folder: Path, root: Path, parts: Iterable[str] = ("train", "val", "unlabelled")
 ) -> None:
-    """Refuses to write into data that is read: into their folder, or within `parts` of it.
-
-    Raises:
-        UserError: Naming the key and what to do.
-    """
+    """Refuses, with a UserError, to write into data that is read, or within `parts` of it."""
     place, source = folder.resolve(), root.resolve()
     if place == source or any(place.is_relative_to(source / part) for part in parts):
         raise UserError(f"{key}={folder} lies inside of the data in {root}. Choose another folder.")

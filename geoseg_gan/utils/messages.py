@@ -144,9 +144,7 @@ def _keys(content: dict[str, Any]) -> str:
 def mistake(error: BaseException) -> str | None:
     """One line for a mistake of the user or the system; None for one of the program."""
     if isinstance(error, UserError):
-        # A loader's worker sends its traceback, whose last line is the error's own.
-        sent = re.fullmatch(r"Caught \w+ in .*\n[\w.]+: (.*)", str(error).strip(), re.DOTALL)
-        return sent[1] if sent else str(error)
+        return str(error)
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         return f"a name is not UTF-8: {error.object[:200]}. Rename this file."
     found: BaseException | None = error

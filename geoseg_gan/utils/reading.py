@@ -101,11 +101,7 @@ class Array:
 
 
 def check_content(path: Path | str, content: Any, shape: Any, advice: str) -> None:
-    """Refuses what a file holds unless it is as a shape says.
-
-    Raises:
-        UserError: Naming the file, the first field that is not, and the advice.
-    """
+    """Refuses, with a UserError, what a file holds unless it is as a shape says."""
     if problem := _problem(content, shape, "", {}):
         _refuse(path, problem, advice)
 
@@ -184,7 +180,7 @@ def read_arrays(path: Path, shape: Mapping[str, Any], advice: str) -> dict[str, 
 
 
 def read_table(path: Path, columns: Sequence[str], advice: str) -> list[dict[str, str]]:
-    """Reads the rows of a CSV file that has at least these columns; the first names the row.
+    """Reads the rows of a CSV file that has at least these columns.
 
     Spreadsheets save such files in several encodings, and with semicolons or tabs for commas.
 
@@ -201,17 +197,14 @@ def read_table(path: Path, columns: Sequence[str], advice: str) -> list[dict[str
         if lacking := [name for name in columns if name not in head]:
             _refuse(path, f"lacks the column '{lacking[0]}'", advice)
         lines.fieldnames = head
-        rows: dict[str, dict[str, str]] = {}
+        rows = []
         for row in lines:
             if any(row[name] is None for name in columns):
                 _refuse(path, f"lacks a value in line {lines.line_num}", advice)
-            known = rows.setdefault(row[columns[0]], row)
-            if any(known[name] != row[name] for name in columns):
-                name = f"the {columns[0]} '{row[columns[0]]}'"
-                _refuse(path, f"says two things of {name}, in line {lines.line_num} too", advice)
+            rows.append(row)
+        return rows
     except (ValueError, csv.Error) as error:
         _refuse(path, f"cannot be read ({error})", advice)
-    return list(rows.values())
 
 
 def _decoded(content: bytes) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, the end of a job on a cluster or of a container, and the end of a terminal."""
@@ -103,28 +103,6 @@ def ignoring(number: int) -> Iterator[None]:
     """Within it a signal is ignored, also by programs that are started."""
     with _handled([number], signal.SIG_IGN):
         yield
-
-
-@contextmanager
-def limited(seconds: float, error: Exception) -> Iterator[None]:
-    """Within it an error is raised once this process has computed for so long; the block is short.
-
-    For what a stranger's text can make endless, such as a regular expression. Threads other than
-    the main one, which get no signals, are not limited.
-    """
-
-    def stop(*_: object) -> NoReturn:
-        raise error
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    with _handled([signal.SIGVTALRM], stop):
-        signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 @contextmanager

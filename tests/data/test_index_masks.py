@@ -130,20 +130,10 @@ def test_what_an_index_map_lacks_is_unknown(tmp_path, mapped):
     assert label.tolist() == [[0, 1, 1, 2, 255, 255, 255]] and unknown == 2
 
 
-@pytest.mark.parametrize(
-    ("values", "example"),
-    [
-        ([0, 40, 80, 255], "{0: Background, 40: Forest land, 80: Settlement}"),
-        ([1, 2, 3], "{1: Background, 2: Forest land, 3: Settlement}"),
-        ([0, 3, 255], "{0: ignore, 1: Background, 2: Forest land, 3: Settlement}"),
-        ([0, 160], "{0: Background, 160: Forest land, 320: Settlement}"),
-        ([7, 9, 30], "{7: Background, 9: Forest land, 30: Settlement}"),
-        ([1, 2, 3, 4, 5], "{1: Background, 2: Forest land, 3: Settlement}"),
-    ],
-)
-def test_other_ids_are_refused_with_the_map_that_may_be_meant(tmp_path, palette, values, example):
-    Image.fromarray(np.uint8([values])).save(tmp_path / "m.png")
-    with pytest.raises(UnknownColorError, match=re.escape(f'"data.index_map={example}"')):
+def test_other_ids_are_refused_with_an_example_of_a_map(tmp_path, palette):
+    Image.fromarray(np.uint8([[1, 2, 3]])).save(tmp_path / "m.png")
+    example = '"data.index_map={0: ignore, 1: Background, 2: Forest land, 3: Settlement}"'
+    with pytest.raises(UnknownColorError, match=re.escape(example)):
         MaskReader(palette, "index").read(tmp_path / "m.png")
 
 

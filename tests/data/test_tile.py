@@ -173,25 +173,20 @@ def test_class_pixels_are_those_of_the_tiles_written(source, settings):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "bands", "image_format", "suffix"),
-    [
-        (np.uint8, 3, "auto", ".png"), (np.uint8, 4, "auto", ".tif"),
-        (np.float32, 2, "auto", ".tif"), (np.uint8, 3, "tif", ".tif"),
-        (np.uint8, 3, "jpg", ".jpg"),
-    ],
-)  # fmt: skip
-def test_formats(source, settings, dtype, bands, image_format, suffix):
+    ("dtype", "bands", "suffix"),
+    [(np.uint8, 3, ".png"), (np.uint8, 4, ".tif"), (np.float32, 2, ".tif")],
+)
+def test_formats(source, settings, dtype, bands, suffix):
     image = (np.random.default_rng(0).random((16, 16, bands)) * 200).astype(dtype)
     add_picture(source, "other", image=image, label=np.eye(16, dtype=np.uint8), suffix=".tif")
-    settings = replace(settings, val_groups=["other"], image_format=image_format)
+    settings = replace(settings, val_groups=["other"])
     with pytest.warns(UserWarning, match="val has no pixel of what train has: wood"):
         tile(settings)
     [file] = (root_of(settings) / "val" / "images").iterdir()
     assert file.suffix == suffix
     written = read_image(file)
     assert written.shape == image.shape and written.dtype == dtype
-    if image_format != "jpg":
-        np.testing.assert_array_equal(written, image)
+    np.testing.assert_array_equal(written, image)
 
 
 def test_index_masks_stay_index_masks(tmp_path, settings):
@@ -295,7 +290,6 @@ def test_pictures_beyond_pillows_limit_are_cut(settings, monkeypatch, changes):
         ({"seed": -1}, "seed=-1: use 0 or more"),
         ({"data_root": "s3://a/b"}, "data_root=s3://a/b: tiles go to a folder, not to an address"),
         ({"remainder": "shfit"}, "remainder=shfit is not one of.*Did you mean 'shift'"),
-        ({"image_format": "webp"}, "image_format=webp is not one of auto, png, jpg, tif"),
         ({"val_regex": "a", "val_groups": ["b"]}, "Give one of them"),
         ({"val_regex": "east"}, "val_regex='east' leaves nothing to validate on. The 6 groups: no"),
         ({"val_regex": "_"}, r"val_regex='_' leaves nothing to train on.*north_1, .*west_1 \.\.\."),
@@ -320,13 +314,6 @@ def test_a_mask_of_another_size_is_refused(source, settings):
     READER.write(source / "masks" / "west_2.png", np.zeros((40, 55), np.uint8))
     with pytest.raises(UserError, match=r"west_2.png is 56x40 but .*west_2.png is 55x40"):
         tile(settings)
-
-
-def test_bands_that_a_format_lacks_are_refused(source, settings):
-    label = np.zeros((16, 16), np.uint8)
-    add_picture(source, "a", image=np.zeros((16, 16, 4), np.uint8), label=label, suffix=".tif")
-    with pytest.raises(UserError, match=r"image_format=jpg holds .*a.tif has 4 bands of uint8"):
-        tile(replace(settings, image_format="jpg"))
 
 
 def test_a_folder_that_holds_something_is_refused(settings):
@@ -411,19 +398,6 @@ def test_tiles_of_a_georeferenced_picture_lie_where_they_lay(tmp_path, settings)
                 np.testing.assert_array_equal(READER.read(path)[0], expected)
     for split in SPLITS:
         assert scan(find_pairs(root_of(settings), split), READER).bands == 3
-
-
-def test_png_tiles_get_world_files(tmp_path, settings):
-    for n, stem in enumerate("ab"):
-        add_raster(tmp_path / "raw", stem, 500_000 + 100 * n, 2_780_000)
-    settings = replace(settings, source=str(tmp_path / "raw"), image_format="png", val_groups=["b"])
-    tile(settings)
-    for part in ("images", "masks"):
-        lines = (root_of(settings) / f"train/{part}/a_r01_c02.pgw").read_text().split()
-        assert list(map(float, lines)) == [0.5, 0, 0, -0.5, 500_016.25, 2_779_991.75]
-        with rasterio.open(root_of(settings) / f"train/{part}/a_r01_c02.png") as picture:
-            assert picture.transform == Affine(0.5, 0, 500_016, 0, -0.5, 2_779_992)
-    assert len(find_pairs(root_of(settings), "train")) == 16
 
 
 ELSEWHERE = {

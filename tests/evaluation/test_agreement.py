@@ -40,7 +40,7 @@ def by_value():
     def predict(pixels):
         return F.one_hot((pixels[:, 0] // 100).long(), 3).permute(0, 3, 1, 2).float()
 
-    return Recognizer("", None, None, predict, [0, 1, 2])
+    return Recognizer("", None, predict, [0, 1, 2])
 
 
 def test_agreement_counts_over_all_images_by_class():

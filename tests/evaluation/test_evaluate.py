@@ -18,7 +18,7 @@ from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import LOCK, held
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
-PICTURES = ("kid", "spectrum", "repetition", "memorisation", "samples", "closest")
+PICTURES = ("spectrum", "repetition", "memorisation", "samples", "closest")
 
 
 @pytest.fixture
@@ -208,7 +208,6 @@ def test_a_group_that_stands_in_both_splits_is_warned_of(run, data, generator):
         ([], "Set gen_ckpt to a G_e###.pt .* or folder"),
         (["gen_ckpt=a", "folder=b"], "one of the two"),
         (["gen_ckpt=a", "features=vgg"], "features=vgg is not one of"),
-        (["gen_ckpt=a", "features_weights=b"], "features=lite0 brings its own"),
         (["gen_ckpt=a", "num_samples=3"], "num_samples=3: use 16 or more"),
         (["gen_ckpt=a", "split=test"], "split=test is not one of val, held_out"),
         (["folder=a", "split=held_out"], "Give gen_ckpt instead, or use split=val"),

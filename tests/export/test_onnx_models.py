@@ -1,5 +1,7 @@
 """Every generator and segmenter of the configs agrees with its ONNX model."""
 
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -19,6 +21,7 @@ from geoseg_gan.models.checkpoints import (
     RunFacts,
     SegmenterEvaluation,
 )
+from geoseg_gan.models.onnx_segmenters import open_session
 from geoseg_gan.models.registry import build_generator
 from geoseg_gan.models.segmenters import build_segmenter
 from geoseg_gan.utils.errors import UserError
@@ -108,3 +111,10 @@ def test_a_network_that_cannot_be_exported_is_refused_in_one_line(tiny_config, p
     with pytest.raises(UserError, match=r"cannot be exported to ONNX .*out of formats") as caught:
         to_onnx(model, 17)
     assert "\n" not in str(caught.value)
+
+
+def test_onnx_runtime_sends_no_telemetry(monkeypatch):
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    with pytest.raises(UserError, match="nothing is not a model that ONNX Runtime reads"):
+        open_session(b"", "nothing")
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"

@@ -31,7 +31,7 @@ PLACES = {"out_dir", "save_dir", "data_root", "source", "folder", "gen_ckpt"}
 CHOICES = {
     "layout", "sampling", "crops", "scale_lr", "monitor", "select", "features", "split",
     "precision", "mixing.schedule", "optimizer.schedule", "data.mask_format", "data.unknown",
-    "data.fit", "data.format", "data.cache", "compose.generate", "remainder", "image_format",
+    "data.fit", "data.format", "data.cache", "compose.generate", "remainder",
     "keep_checkpoints", "loss.adversarial", "trainer.accelerator", "propose",
 }  # fmt: skip
 """Settings that are one of some words."""

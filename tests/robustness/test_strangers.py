@@ -156,10 +156,6 @@ NETWORK_FILES = {
     "gen_ckpt": ("generate", ("gen_ckpt=evil.pt", "data_root=data", "save_dir=out")),
     "evaluate": ("evaluate", ("gen_ckpt=evil.pt", "data_root=data", "out_dir=out")),
     "init_from": ("train", (*SCANS["train"], "init_from=evil.pt")),
-    "features": (
-        "evaluate",
-        ("gen_ckpt=evil.pt", "features=inception", "features_weights=evil.pt", "out_dir=out"),
-    ),
     "resume": ("train", (*SCANS["train"], "resume=true")),
     "segmenter": (
         "train",
@@ -197,7 +193,7 @@ def test_arrays_are_no_programs(kind, place, attempts, tmp_path, monkeypatch, re
     if place == "result":
         victims = [Path("trial/results/real/seed_000.npz")]
         tiny = CASES["trial"][1]
-        arguments = (*tiny, "data_root=data", "out_dir=trial", "train_fraction=1")
+        arguments = (*tiny, "data_root=data", "out_dir=trial", "train_tiles=4")
         name, mistake = "trial", True
     assert victims
     for victim in victims:

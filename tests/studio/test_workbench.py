@@ -57,23 +57,6 @@ def test_the_noise_is_that_of_the_seed(bench):
     assert not np.array_equal(images[0], other)
 
 
-def test_classes_take_on_the_colours_of_a_tile(bench, trained, palette):
-    data, _ = trained
-    made = bench()
-    label = made.mask_of_tile("train_000")
-    tile = np.asarray(Image.open(data / "train/images/train_004.png"), np.float64)
-    kinds = colors_of(data / "train/masks/train_004.png", palette)
-    plain, half, full = (
-        made.generate("G_e002.pt", label, 0, "train_004", match).image for match in (0, 0.5, 1)
-    )
-    assert np.array_equal(plain, made.generate("G_e002.pt", label, 0).image)
-    for kind in range(3):
-        wanted = tile[kinds == kind].mean(0)
-        assert np.allclose(full[label == kind].mean(0), wanted, atol=1)
-        middle = (wanted + plain[label == kind].mean(0)) / 2
-        assert np.allclose(half[label == kind].mean(0), middle, atol=1)
-
-
 def test_the_agreement_is_the_mean_iou_over_the_classes_of_the_mask(bench, segmenter):
     made = bench(f"segmenter_ckpt={segmenter()}")
     label = np.where(np.arange(32) < 16, 0, 1).astype(np.uint8)[None].repeat(32, 0)

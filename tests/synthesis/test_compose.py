@@ -20,7 +20,7 @@ from geoseg_gan.data.transplant import Transplanter, region_map
 from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.synthesis.compose import Blend, Composition
 from geoseg_gan.synthesis.filter import PairFilter
-from geoseg_gan.synthesis.generate_images import generate_batches, generate_images, stored
+from geoseg_gan.synthesis.generate_images import generate_batches, generate_images
 from geoseg_gan.synthesis.settings import ComposeSettings
 
 CPU = torch.device("cpu")
@@ -125,7 +125,8 @@ def test_real_values_outside_the_scaling_are_kept(dtype):
     real = np.array([[[3.0], [250.0], [7.0], [100.0]]]).astype(dtype)
     generated = np.zeros((1, 4), bool)
     blend = Blend.of([Composition(generated, real)], [None], 0, CPU)
-    values = stored(torch.zeros(1, 1, 1, 4), ImageScaling([50], [200], dtype), blend)
+    scaling = ImageScaling([50], [200], dtype)
+    values = scaling.rounded(blend.over_real(scaling.to_values(torch.zeros(1, 1, 1, 4))))
     np.testing.assert_array_equal(values.numpy()[0], real)
 
 

@@ -5,9 +5,8 @@ import pytest
 import torch
 from synthesis_helpers import refused
 
-from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.synthesis.filter import agreement_of, choose_tau, drop_pixels
-from geoseg_gan.synthesis.recognizer import ClassLosses, pixel_losses
+from geoseg_gan.synthesis.recognizer import pixel_losses
 
 NAN = math.nan
 
@@ -45,32 +44,6 @@ def test_arrays_that_may_not_be_written_to_and_tensors_score_alike():
     label, logits = label_of([[0, 1], [1, 1]]), logits_for([[0, 0], [1, 1]], 2)
     label.flags.writeable = False
     assert score(label, logits) == score(torch.tensor(label), logits) == pytest.approx(7 / 12)
-
-
-def test_class_losses_are_pixel_means_over_images():
-    losses = ClassLosses(3)
-    first = logits_of([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [1, 1, 1]])
-    losses.add(label_of([[0, 0, 255]]), first)
-    losses.add(label_of([[0, 1, 1]]), logits_of([[1, 0, 0], [0.2, 0.8, 0], [0.6, 0.4, 0]]))
-    means = losses.means()
-    assert means[0] == pytest.approx(-(math.log(0.5) + math.log(0.25) + math.log(1)) / 3)
-    assert means[1] == pytest.approx(-(math.log(0.8) + math.log(0.4)) / 2)
-    assert means[2] is None
-    assert losses.pixels.tolist() == [3, 2, 0]
-    assert ClassLosses(2).means() == [None, None]
-
-
-def test_class_losses_of_a_batch_are_those_of_its_images():
-    torch.manual_seed(0)
-    labels = torch.randint(0, 3, (2, 4, 5), dtype=torch.uint8)
-    labels[0, 0] = IGNORE
-    logits = torch.randn(2, 3, 4, 5)
-    whole, singly = ClassLosses(3), ClassLosses(3)
-    whole.add(labels, logits)
-    for label, view in zip(labels, logits, strict=True):
-        singly.add(label, view)
-    assert whole.means() == pytest.approx(singly.means())
-    assert whole.pixels.tolist() == singly.pixels.tolist()
 
 
 def test_pixels_beyond_alpha_times_their_classes_loss_become_ignore():

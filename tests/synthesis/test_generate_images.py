@@ -5,13 +5,12 @@ import pytest
 import torch
 from synthesis_helpers import candidate_masks
 
-from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.synthesis import generate_images as module
 from geoseg_gan.synthesis.candidates import CandidateMasks
-from geoseg_gan.synthesis.generate_images import generate_batches, generate_images, stored
+from geoseg_gan.synthesis.generate_images import generate_batches, generate_images
 
 CPU = torch.device("cpu")
 
@@ -49,16 +48,6 @@ def test_an_image_depends_on_its_mask_number_and_seed_alone(loaded):
     for seed, number in ((1, 8), (2, 7)):
         other = generate_images(loaded, labels[1:2], seed=seed, indices=[number], device=CPU)[0]
         assert not np.array_equal(other, alone)
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
-def test_a_batch_is_stored_as_its_images_are(dtype):
-    scaling = ImageScaling([-3.0, 0.0], [65535.8, 255.0], dtype)
-    images = torch.linspace(-1.1, 1.1, 2 * 2 * 500).view(2, 2, 20, 25)
-    values = stored(images, scaling).numpy()
-    assert values.dtype == dtype
-    for image, value in zip(images, values, strict=True):
-        np.testing.assert_array_equal(value, scaling.to_stored(image))
 
 
 def test_what_is_made_ahead_comes_in_order_and_so_does_what_goes_wrong():

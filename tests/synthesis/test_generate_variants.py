@@ -30,7 +30,7 @@ def seen(monkeypatch, plain_histogram):
         bright = (gray > gray.mean()).long()
         return 5 * F.one_hot(bright, 3).permute(0, 3, 1, 2).float()
 
-    recognizer = Recognizer("abc", [1.0] * 3, [0.2], predict, range(3))
+    recognizer = Recognizer("abc", [0.2], predict, range(3))
     monkeypatch.setattr(inputs, "load_recognizer", lambda *_: recognizer)
     return {"segmenter_ckpt": "hand.pt"}
 

@@ -15,6 +15,7 @@ from geoseg_gan.synthesis.recognizer import Recognizer
 LABEL = np.array([[0, 0, 0, 1], [0, 0, 1, 255]], np.uint8)
 SEEN = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 0]])
 """IoU 4/5 and 2/3, the ignored pixel left out: 0.7333 on average."""
+LOSSES = (0.1, 0.1)
 IMAGE = np.zeros((2, 4, 3), np.uint8)
 
 
@@ -23,9 +24,9 @@ def candidate(label=LABEL, **changes):
     return Candidate(3, 3, 0, "a", warp, (0, 0, 4), label, **changes)
 
 
-def recognizer(seen=SEEN, class_losses=(0.1, 0.1)):
+def recognizer(seen=SEEN):
     logits = 5 * F.one_hot(seen, 2).permute(2, 0, 1)[None].float()
-    return Recognizer("abc", list(class_losses), None, lambda pixels: logits, range(2))
+    return Recognizer("abc", None, lambda pixels: logits, range(2))
 
 
 def decision_of(pair_filter, label=LABEL, image=IMAGE):
@@ -46,17 +47,17 @@ def test_a_candidate_without_its_required_classes_is_dropped_without_image():
 
 
 def test_the_pixel_filter_acts_on_what_is_written_not_on_the_score():
-    decision = decision_of(PairFilter(recognizer(), 0.5, alpha=1.25))
+    decision = decision_of(PairFilter(recognizer(), 0.5, 1.25, LOSSES))
     assert decision.kept and decision.score == pytest.approx(11 / 15)
     assert decision.label.tolist() == [[0, 0, 255, 1], [0, 0, 1, 255]]
     assert decision.to_dict()["ignored_pixels"] == 1
     assert LABEL[0, 2] == 0
-    dropped = decision_of(PairFilter(recognizer(), 0.9, alpha=1.25))
+    dropped = decision_of(PairFilter(recognizer(), 0.9, 1.25, LOSSES))
     assert "ignored_pixels" not in dropped.to_dict()
 
 
 def test_a_mask_that_the_pixel_filter_empties_is_dropped():
-    decision = decision_of(PairFilter(recognizer(class_losses=(1e-4, 1e-4)), 0.5, alpha=1.25))
+    decision = decision_of(PairFilter(recognizer(), 0.5, 1.25, (1e-4, 1e-4)))
     assert decision.why == "the pixel filter ignored all of it"
     assert decision.ignored == 7
 
@@ -69,11 +70,11 @@ def test_a_batch_is_filtered_as_its_images_are():
         shown.append(pixels.permute(0, 2, 3, 1).numpy())
         return 5 * F.one_hot((pixels[:, 0] > 99).long(), 2).permute(0, 3, 1, 2).float()
 
-    together = Recognizer("abc", [0.1, 0.1], None, predict, (1, 0), singly=False)
+    together = Recognizer("abc", None, predict, (1, 0), singly=False)
     images = np.random.default_rng(0).integers(0, 200, (3, 2, 4, 3), np.uint8)
     labels = torch.from_numpy(np.stack([LABEL] * 3))
     pair_filter, single = (
-        PairFilter(replace(together, singly=s), 0.2, alpha=2.0) for s in (False, True)
+        PairFilter(replace(together, singly=s), 0.2, 2.0, LOSSES) for s in (False, True)
     )
     predicted = pair_filter.predict(labels, torch.from_numpy(images))
     assert np.array_equal(shown[0], images)

@@ -121,7 +121,7 @@ def test_the_best_stand_left_and_the_worst_right(
     loaded, cpu = load_generator(generator(root)), torch.device("cpu")
     candidates = candidate_masks(find_pairs(root, "train"), files.reader)
     seen = F.one_hot(torch.full((32, 32), 2), 3).permute(2, 0, 1)[None].float()
-    recognizer = Recognizer("abc", None, None, lambda pixels: seen, range(3))
+    recognizer = Recognizer("abc", None, lambda pixels: seen, range(3))
     monkeypatch.setattr(report, "captioned", lambda picture, text: captions.append(text) or picture)
     monkeypatch.setattr(pictures, "captioned", lambda picture, _: picture)
     captions = []

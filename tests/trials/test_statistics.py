@@ -155,15 +155,6 @@ def test_ratios_are_compared_over_the_seeds_they_share(make_run):
     assert compare([make_run("real", 0)]).choose_arm() is None
 
 
-def test_each_group_is_left_out_in_turn(make_run):
-    runs = [make_run("real", 0, [0.5, 0.5]), make_run("copy_paste", 0, [0.5, 0.7])]
-    comparison = compare(runs)
-    assert comparison.without_groups("copy_paste") == pytest.approx(
-        {"g0": 0.7 / 1.3 - 0.5 / 1.5, "g1": 0.0}
-    )
-    assert compare([make_run("real", 0, [0.5], groups=1)]).without_groups("real") == {}
-
-
 def test_results_on_other_tiles_are_refused(make_run):
     with pytest.raises(UserError, match=r"arm copy_paste with seed 3 .* different validation"):
         compare([make_run("real", 0), make_run("copy_paste", 3, [0.8] * 3, groups=3)])

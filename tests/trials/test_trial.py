@@ -325,7 +325,7 @@ def test_groups_in_both_splits_are_warned_of_in_the_report(copied, trial_config,
         ("seeds=[1,1]", r"seeds=\[1, 1\]: give a number"),
         ("ratios=[0.5,1.0]", "use different shares between 0 and 1"),
         ("arms=[real,mixed]", "arms=mixed is not one of real"),
-        ("train_fraction=1.5", "train_fraction=1.5: use more than 0"),
+        ("train_tiles=0", "train_tiles=0: use 1 or more"),
         ("inner_share=0", "chosen on these tiles"),
         ("oversample_factor=0", "oversample_factor=0.0: use 1 or more"),
         ("oversample_classes=[Forest]", "'Forest'"),
@@ -374,11 +374,6 @@ def test_where_all_labels_gain_nothing_the_other_arms_are_left_out(
     trial(trial_config(folder, "train_tiles=8", "arms=[oversample]", "seeds=1"))
     assert (folder / "results/oversample/seed_000.npz").is_file()
     assert json.loads((folder / "trial.json").read_text())["verdict"]["kind"] == "no room"
-
-
-def test_tiles_are_counted_or_given_as_a_share(trial_config, tmp_path):
-    with pytest.raises(UserError, match="Give train_tiles or train_fraction, not both"):
-        check(trial_config(tmp_path, "train_tiles=8", "train_fraction=0.5"))
 
 
 def test_seeds_are_counted_or_listed(trial_config, tmp_path):

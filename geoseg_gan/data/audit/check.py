@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from rich.table import Table
-
 from geoseg_gan.data.audit.examine import Check, examine
 from geoseg_gan.data.audit.report import (
     CONFIGS,
@@ -16,7 +14,7 @@ from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.pairs import UNLABELLED, DataError
 from geoseg_gan.data.settings import CheckDataSettings
 from geoseg_gan.utils.files import check_apart
-from geoseg_gan.utils.tables import console
+from geoseg_gan.utils.tables import console, print_table
 
 
 def check_data(config: CheckDataSettings) -> Check:
@@ -38,11 +36,8 @@ def check_data(config: CheckDataSettings) -> Check:
         check = examine(config)
         name = free_name(out, check)
         write_report(out, check, name)
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for finding in check.findings:
-        table.add_row(finding.severity, finding.line())
+    print_table((finding.severity, finding.line()) for finding in check.findings)
     shown = console(soft_wrap=True)  # so that the command below can be copied
-    shown.print(table)
     line = f"{config.data_root}: {check.summary}. See {out / HTML}"
     if check.proposed_config(out, name):
         shown.print(f"Proposed a data config: {out / CONFIGS / name}.yaml")

@@ -244,7 +244,13 @@ def add_class_findings(
         text = f"Never in the {where} masks: {', '.join(absent)}"
         advice = "It cannot be learned. Leave it out of the palette, or move tiles that have it."
         findings.add("warning", "absent_classes", absent, text, advice)
-        rare = named_rare_classes(mine, names)
+        shares = totals / totals.sum()
+        even = 1 / np.count_nonzero(totals)
+        rare = [
+            f"{names[c]} {shares[c]:.2%}, in {plural(int((mine[:, c] > 0).sum()), 'tile')}"
+            for c in sorted(rare_classes(mine), key=shares.__getitem__)
+            if shares[c] < even / 2
+        ]
         text = f"Rare, below half of an even share: {'; '.join(rare)}"
         advice = (
             "Use crops=rare in train, oversample_classes or augment=copy_paste in train_segmenter."
@@ -252,21 +258,22 @@ def add_class_findings(
         findings.add("note", "rare_classes", len(rare), text, advice)
     val = pixels[splits == "val"][:, :-1].sum(0)
     if can_train and len(mine) and val.any():
-        shares = [*zip(names, totals / max(1, totals.sum()), val / val.sum(), strict=True)]
-        unseen = [name for name, a, b in shares if a and not b]
+        both = [*zip(names, totals / max(1, totals.sum()), val / val.sum(), strict=True)]
+        unseen = [name for name, a, b in both if a and not b]
         text = f"Never in the validation masks: {', '.join(unseen)}"
         advice = "How well it is learned cannot be measured. Choose other location groups for val."
         findings.add("warning", "absent_in_val", unseen, text, advice)
         shifted = [
             f"{name}: {a:.1%} of training, {b:.1%} of validation"
-            for name, a, b in shares
+            for name, a, b in both
             if max(a, b) > max(0.01, _SHIFTED_SHARES * min(a, b)) and min(a, b)
         ]
         text = f"Classes whose shares differ much between the splits: {len(shifted)}"
         advice = "Scores of these depend on few places; choose groups that are more alike."
         findings.add("note", "shifted_classes", shifted, text, advice)
-    ignored = pixels[:, -1] / np.maximum(1, pixels.sum(1))
-    void = mostly_ignored(pixels)
+    whole = pixels.sum(1)
+    ignored = pixels[:, -1] / np.maximum(1, whole)
+    void: Ints = np.flatnonzero((pixels[:, -1] > MOSTLY_IGNORED * whole) & (whole > 0))
     text = (
         f"{those(len(void), 'tile', 'are')} ignored for more than {MOSTLY_IGNORED:.0%}"
         f", {int((ignored[void] == 1).sum()):,} of them entirely"
@@ -275,29 +282,6 @@ def add_class_findings(
     severity: Severity = "error" if len(void) > len(facts) / 2 else "warning"
     examples = [f"{facts[row].entry.name}: {ignored[row]:.0%}" for row in void]
     findings.add(severity, "mostly_ignored", examples, text, advice)
-
-
-def named_rare_classes(pixels: Ints, names: Sequence[str]) -> list[str]:
-    """The classes with less than half of an even share of the labelled pixels, the rarest first.
-
-    Args:
-        pixels: Pixels of every class and, last, of ignore in each tile: shape (N, C + 1).
-        names: The classes.
-    """
-    totals = pixels[:, :-1].sum(0)
-    shares = totals / max(1, totals.sum())
-    even = 1 / max(1, int(np.count_nonzero(totals)))
-    rare = sorted((c for c in rare_classes(pixels) if shares[c] < even / 2), key=shares.__getitem__)
-    return [
-        f"{names[c]} {shares[c]:.2%}, in {plural(int((pixels[:, c] > 0).sum()), 'tile')}"
-        for c in rare
-    ]
-
-
-def mostly_ignored(pixels: Ints) -> Ints:
-    """The rows of tiles that are ignored for more than 75 %; pixels are as above."""
-    whole = pixels.sum(1)
-    return np.flatnonzero((pixels[:, -1] > MOSTLY_IGNORED * whole) & (whole > 0))
 
 
 def add_image_findings(findings: Findings, facts: Sequence[PairFacts]) -> None:

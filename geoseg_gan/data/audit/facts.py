@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rich.progress import track
 
 from geoseg_gan.data.audit.folders import Entry
-from geoseg_gan.data.audit.similar import border_lines, thumbnail
+from geoseg_gan.data.audit.similar import thumbnail
 from geoseg_gan.data.georeference import Georeference, georeference_problem, read_georeference
 from geoseg_gan.data.images import Stored, UnreadableError, read_stored
 from geoseg_gan.data.masks import MaskReader
@@ -90,7 +90,6 @@ class ImageFacts:
     fillers: dict[int, float]  # share of pixels of values that usually mean "no data", not tagged
     digest: bytes  # of its pixels
     thumbnail: npt.NDArray[np.uint8]
-    borders: npt.NDArray[np.uint8]  # see `border_lines`
     place: Georeference | None
 
     @property
@@ -222,7 +221,6 @@ def _image_facts(path: Path, nodata: float | None) -> tuple[ImageFacts, Flags, F
     if pixels.dtype != np.uint8:
         shares = ((v, float(((pixels == v).any(-1) & valid).mean())) for v in _FILLERS)
         fillers = {value: share for value, share in shares if share}
-    gray = _gray(pixels, valid)
     header = f"{pixels.shape}{pixels.dtype}".encode()
     facts = ImageFacts(
         size=(pixels.shape[0], pixels.shape[1]),
@@ -237,8 +235,7 @@ def _image_facts(path: Path, nodata: float | None) -> tuple[ImageFacts, Flags, F
         nodata=next((value for value in stored.nodata if value is not None), None),
         fillers=fillers,
         digest=hashlib.sha256(header + pixels.tobytes()).digest(),
-        thumbnail=thumbnail(gray),
-        borders=border_lines(gray),
+        thumbnail=thumbnail(_gray(pixels, valid)),
         place=read_georeference(path),
     )
     return facts, black | ~valid, missing

@@ -14,14 +14,13 @@ import numpy.typing as npt
 
 from geoseg_gan.data.audit.facts import ImageFacts, PairFacts, image_facts
 from geoseg_gan.data.audit.findings import Findings, Severity, those
-from geoseg_gan.data.audit.similar import TURNS, continue_each_other, near_duplicates
+from geoseg_gan.data.audit.similar import TURNS, near_duplicates
 from geoseg_gan.data.pairs import TILES_CSV, group_of, known_groups, read_stems
 from geoseg_gan.utils.errors import UserError
 
 _SLACK = 0.51  # pixels between tiles that still touch
 _LEAST_OVERLAP = 0.01  # of the smaller one's area; less is rounding
 _MANY = 0.5  # share of validation tiles beside training tiles that makes scores worthless
-_CONFIRMED = 0.3  # share of neighbours by name whose borders fit, above which names are believed
 _SPLIT = "Scores on them will be too good. Split by location group, as scripts/tile.py does"
 _SERIES = {
     "grid": r"(?i)^(.*?)[ _-]*r(?:ow)?[_-]?(\d+)[ _-]*c(?:ol)?[_-]?(\d+)$",
@@ -148,18 +147,9 @@ def add_neighbour_findings(
     total = sum(f.entry.split == split for f in facts)
     text = f"{len(touched):,} of {total:,} tiles in {split} lie beside tiles of another split"
     advice = f"{_SPLIT}, and leave a gap between the parts."
-    severity: Severity = "error" if len(touched) > _MANY * total else "warning"
-    if source == "names":
-        fitting = [r for r in near if _borders_fit(r)]
-        share, severity = len(fitting) / len(near), "warning"
-        text += f" by their names; the borders of {share:.0%} of these fit"
-        if share < _CONFIRMED:
-            severity = "note"
-            advice = "Probably numbers without meaning; if they are places, split by them."
-        else:
-            touched = _by_second(fitting)
-    else:
-        text += f", by {source}"
+    is_sure = source != "names" and len(touched) > _MANY * total
+    text += f", by {source}" if source != "names" else ", by their names"
+    severity: Severity = "error" if is_sure else "warning"
     findings.add(severity, "neighbours_across", touched, text, advice)
 
 
@@ -187,13 +177,6 @@ def add_group_findings(
 def _by_second(relations: Iterable[Relation]) -> list[Relation]:
     """One relation for each second pair, of which findings count the number."""
     return [*{id(relation.second): relation for relation in relations}.values()]
-
-
-def _borders_fit(relation: Relation) -> bool:
-    one, other = relation.first.image, relation.second.image
-    if not (isinstance(one, ImageFacts) and isinstance(other, ImageFacts)):
-        return False
-    return continue_each_other(one.borders, other.borders)
 
 
 def _windows(root: Path, stems: Sequence[str]) -> dict[str, Footprint]:
@@ -258,26 +241,25 @@ def footprint_neighbours(
 def name_neighbours(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
     """Tiles of two lists of stems that stand beside each other by their names.
 
-    These are equal but for row and column (`scene_r01_c02`), two offsets (`scene_256_512`), or the
-    last number (`scene_17`), where the numbers are next to each other in their order.
+    These are equal but for row and column (`scene_r01_c02`) or two offsets (`scene_256_512`). A
+    single number (`scene_17`) says nothing of the place.
     """
-    grids: dict[tuple[str, str], dict[tuple[int, ...], list[tuple[int, int]]]] = {}
+    grids: dict[tuple[str, str], dict[tuple[int, int], list[tuple[int, int]]]] = {}
     for part, stems in enumerate((first, second)):
         for row, stem in enumerate(stems):
-            for kind, pattern in _SERIES.items():
-                if match := re.match(pattern, stem):
+            for kind in ("grid", "offsets"):
+                if match := re.match(_SERIES[kind], stem):
                     grid = grids.setdefault((kind, match[1]), defaultdict(list))
-                    grid[tuple(map(int, match.groups()[1:]))].append((part, row))
+                    grid[int(match[2]), int(match[3])].append((part, row))
                     break
     found = set()
-    for (kind, _), grid in grids.items():
+    for grid in grids.values():
         # Offsets in pixels have the distance of tiles as their least difference.
         axes = [np.unique(axis) for axis in zip(*grid, strict=True)]
-        steps = [int(np.diff(axis).min()) if len(axis) > 1 else 0 for axis in axes]
-        ways = [(1,)] if kind == "numbers" else [(steps[0], 0), (0, steps[1])]
-        for numbers, tiles in grid.items():
-            for way in filter(any, ways):
-                beside = grid.get(tuple(n + s for n, s in zip(numbers, way, strict=True)), [])
+        down, right = (int(np.diff(axis).min()) if len(axis) > 1 else 0 for axis in axes)
+        for (row, column), tiles in grid.items():
+            for way in filter(any, ((down, 0), (0, right))):
+                beside = grid.get((row + way[0], column + way[1]), [])
                 pairs = ((one, other) for one in tiles for other in beside if one[0] != other[0])
                 found |= {(min(pair)[1], max(pair)[1]) for pair in pairs}
     return sorted(found)

@@ -1,4 +1,4 @@
-"""Images that show the same: copies, near-duplicates, and whether tiles continue each other."""
+"""Images that show the same: copies and near-duplicates."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,8 +28,6 @@ _SAME_DETAIL = 0.8  # least correlation of what remains of them without their br
 _MOST = 8  # matches of an image that are looked at closely
 _BLOCK = 1024  # images that are compared with all others at a time
 _MOST_TURNED = 20_000  # images up to which turned ones are looked for: the time grows with N²
-_BORDER = 2  # pixels of the strip along a border
-_CONTINUES = 0.8  # least correlation of the borders of two tiles that continue each other
 
 
 @dataclass(frozen=True)
@@ -70,25 +68,6 @@ def near_duplicates(thumbnails: npt.NDArray[np.uint8]) -> list[Match]:
             if correlation and (key not in matches or matches[key].correlation < correlation):
                 matches[key] = Match(*key, correlation, turn)
     return sorted(matches.values(), key=lambda match: -match.correlation)
-
-
-def border_lines(gray: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The outermost pixels of a grey image (H, W): top, bottom, left, right; shape (4, 32)."""
-    strips = (gray[:_BORDER], gray[-_BORDER:], gray[:, :_BORDER].T, gray[:, -_BORDER:].T)
-    rows = [
-        cv2.resize(np.ascontiguousarray(strip), (SIDE, 1), interpolation=cv2.INTER_AREA)
-        for strip in strips
-    ]
-    return np.concatenate(rows).astype(np.uint8, copy=False)
-
-
-def continue_each_other(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> bool:
-    """Whether a border of one image looks like the opposite one of another: see `border_lines`."""
-    return any(
-        min(first[one].std(), second[other].std()) >= _FLAT
-        and _correlation(first[one], second[other]) >= _CONTINUES
-        for one, other in ((0, 1), (1, 0), (2, 3), (3, 2))
-    )
 
 
 def _alike(vectors: Floats, turned: Floats) -> Iterator[tuple[int, int]]:

@@ -1,7 +1,5 @@
 """Frozen networks whose features metrics compare; they are never trained with."""
 
-import pickle
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +12,6 @@ FEATURES = ("lite0", "inception")
 
 MINIMUM_SIZE = 32
 """Smallest height and width in pixels, since Lite0 halves the resolution five times."""
-
-_NOT_WEIGHTS = (
-    "does not hold torch-fidelity's Inception weights. Give that file, or use null to "
-    "download them."
-)
 
 
 class Lite0Features(nn.Module):
@@ -58,33 +51,22 @@ class Lite0Features(nn.Module):
 class InceptionFeatures(nn.Module):
     """Inception-v3 as torch-fidelity and torchmetrics use it, for figures comparable to papers'.
 
-    Args:
-        weights: The file of its weights; None to download it on first use.
-
     Raises:
-        UserError: If the file does not exist, has other content, or cannot be downloaded.
+        UserError: If its weights, which come with the first use, cannot be downloaded.
     """
 
-    def __init__(self, weights: Path | None) -> None:
+    def __init__(self) -> None:
         """Loads the network."""
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         super().__init__()
-        if weights is not None:
-            _check_weights(weights)
         try:
-            self.network = FeatureExtractorInceptionV3(
-                "inception-v3-compat",
-                ["2048"],
-                feature_extractor_weights_path=None if weights is None else str(weights),
-            )
+            self.network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
         except OSError as error:
             raise UserError(
-                f"features=inception: its weights cannot be downloaded ({error}). Give them as "
-                "features_weights=FILE, or use features=lite0, which needs none."
+                f"features=inception: its weights cannot be downloaded ({error}). Use "
+                "features=lite0, which needs none."
             ) from None
-        except RuntimeError:
-            raise UserError(f"features_weights={weights} {_NOT_WEIGHTS}") from None
         self.eval().requires_grad_(False)
 
     @torch.inference_mode()
@@ -98,23 +80,8 @@ class InceptionFeatures(nn.Module):
         return features.float()
 
 
-def _check_weights(path: Path) -> None:
-    """Refuses a file that is no dict of tensors: torch-fidelity would run code that it holds."""
-    if not path.is_file():
-        raise UserError(
-            f"features_weights={path} does not exist. Give the file of torch-fidelity's Inception "
-            "weights, or use null to download them."
-        )
-    try:
-        torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
-        raise UserError(f"features_weights={path} {_NOT_WEIGHTS}") from None
-
-
-def build_features(
-    name: str, bands: int, weights: Path | None = None
-) -> Lite0Features | InceptionFeatures:
-    """Builds one of FEATURES for images of so many bands; `weights` is a file for inception.
+def build_features(name: str, bands: int) -> Lite0Features | InceptionFeatures:
+    """Builds one of FEATURES for images of so many bands.
 
     Raises:
         UserError: If there is no such network, or it does not take images of so many bands.
@@ -124,4 +91,4 @@ def build_features(
         return Lite0Features(bands)
     if bands != 3:
         raise UserError(f"features=inception takes RGB images, not {bands} bands. Use lite0.")
-    return InceptionFeatures(weights)
+    return InceptionFeatures()

@@ -2,13 +2,7 @@ import numpy as np
 import pytest
 from made import texture
 
-from geoseg_gan.data.audit.similar import (
-    TURNS,
-    border_lines,
-    continue_each_other,
-    near_duplicates,
-    thumbnail,
-)
+from geoseg_gan.data.audit.similar import TURNS, near_duplicates, thumbnail
 
 
 def thumbnails(images):
@@ -43,13 +37,3 @@ def test_many_images_in_blocks_give_the_same_matches(monkeypatch):
     monkeypatch.setattr("geoseg_gan.data.audit.similar._BLOCK", 7)
     assert near_duplicates(thumbnails(images)) == whole
     assert sorted((m.first, m.second) for m in whole) == [(4, 20), (11, 21)]
-
-
-def test_tiles_of_one_picture_continue_each_other():
-    picture = np.roll(texture(1, 256), 2, (0, 1))  # so that no block ends at a cut
-    left, right = picture[:128, :128], picture[:128, 128:]
-    below, other = picture[128:, :128], texture(2, 128)
-    parts = (left, right, below, other)
-    one, two, three, four = (border_lines(part.mean(-1).astype(np.uint8)) for part in parts)
-    assert continue_each_other(one, two) and continue_each_other(three, one)
-    assert not continue_each_other(one, four)
