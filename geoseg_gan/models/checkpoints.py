@@ -26,6 +26,7 @@ from geoseg_gan.data.palette import IGNORE, PALETTE, Palette, UnknownPolicy
 from geoseg_gan.data.settings import Fit, MaskFormat
 from geoseg_gan.models.discriminators.oasis import EXTRA_DISCRIMINATORS, changed_settings
 from geoseg_gan.models.generators.noise import sample_noise
+from geoseg_gan.models.onnx_segmenters import load_exported
 from geoseg_gan.models.registry import Generator, build_generator
 from geoseg_gan.models.segmenters import build_segmenter, segmenter_stride
 from geoseg_gan.models.settings import current_config
@@ -54,11 +55,12 @@ _MOST_VALUES, _DEEPEST = 200_000, 100  # in a checkpoint, and levels of what lie
 _PLAIN = (str, Number(), bool, None)
 _SETTINGS = {"name": str, "*": _PLAIN}
 _OPTION = (str, bool, None, Number(-(2**16), 2**16))
+_RANGES = {"low": [Number()], "high": [Number()]}
 _NETWORK = {
     "epoch": whole(),
     "weights": {"*": Tensor},
     "palette": PALETTE,
-    "scaling": {"low": [Number()], "high": [Number()], "dtype": set(DTYPES)},
+    "scaling": {**_RANGES, "dtype": set(DTYPES)},
     "data?": (None, FINGERPRINTS),
 }
 _JUDGED = {"held_out": [Number(finite=False)], "scores": {"*": Number(finite=False)}}
@@ -235,7 +237,7 @@ class LoadedSegmenter:
                 f"shape (H, W, {bands})."
             )
         pixels = torch.from_numpy(_padded(image, segmenter_stride(self.network))).movedim(-1, 0)
-        device = next(self.network.parameters()).device
+        device = next(self.network.parameters(), torch.empty(0)).device
         logits: Tensor = self.network(scaling.to_network(pixels[None].to(device)))
         found = logits[0, :, : shape[0], : shape[1]].float().softmax(0).cpu().numpy()
         return cast(npt.NDArray[np.float32], found)
@@ -320,12 +322,19 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> LoadedGene
 
 
 def load_segmenter(path: Path, device: torch.device | str = "cpu") -> LoadedSegmenter:
-    """Reads a `segmenter.pt` and builds its network.
+    """Reads a `segmenter.pt` and builds its network, or a `segmenter.onnx` that export wrote.
 
     Raises:
         UserError: If there is no such file or device, or it is not a segmenter this version can
             read.
     """
+    if path.suffix.lower() == ".onnx":
+        shape = {"palette": PALETTE, "scaling": _RANGES, "dtype": set(DTYPES)}
+        model, said, digest = load_exported(path, shape | {"fit?": set(get_args(Fit))})
+        config = {"image_size": said["tile_size"], "data": {"fit": said.get("fit", "crop")}}
+        content = {"palette": said["palette"], "config": config}
+        content["scaling"] = said["scaling"] | {"dtype": said["dtype"]}
+        return LoadedSegmenter(model, _facts(path, content), SegmenterEvaluation([], {}), 0, digest)
     content = _read(path, "segmenter")
     facts = _facts(path, content)
     settings: Mapping[str, Any] = facts.config["segmenter"]

@@ -1,14 +1,20 @@
-"""How ONNX models are opened."""
+"""ONNX models: how they are opened, and the segmenters that scripts/export.py made of a network."""
 
 import hashlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from geoseg_gan.utils.errors import UserError
-from geoseg_gan.utils.reading import read_bytes
+from geoseg_gan.utils.reading import check_content, read_bytes, whole
+
+_ADVICE = "Export the segmenter with scripts/export.py, and give the segmenter.onnx that it writes."
 
 
 def open_session(content: bytes, name: str) -> Any:
@@ -59,3 +65,60 @@ def open_model(path: Path) -> tuple[Any, str]:
     except ValueError as error:
         raise UserError(f"segmenter_ckpt={path} is not an ONNX model: {error}.") from None
     return open_session(content, f"segmenter_ckpt={path}"), hashlib.sha256(content).hexdigest()
+
+
+class OnnxSegmenter(nn.Module):
+    """An exported segmenter in place of the network that it was made of.
+
+    Attributes:
+        encoder: Its `output_stride`, as networks of segmentation-models-pytorch have it.
+    """
+
+    def __init__(self, session: Any, stride: int) -> None:
+        """Wraps a session of a model that maps images in [-1, 1] to probabilities."""
+        super().__init__()
+        self._session, self._name = session, session.get_inputs()[0].name
+        self.encoder = SimpleNamespace(output_stride=stride)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images (B, K, H, W) to logits (B, C, H, W): logarithms of the probabilities."""
+        [found] = self._session.run(None, {self._name: images.cpu().numpy()})
+        return torch.from_numpy(found).clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def load_exported(
+    path: Path, shape: Mapping[str, Any]
+) -> tuple[OnnxSegmenter, dict[str, Any], str]:
+    """Reads a segmenter.onnx that scripts/export.py wrote.
+
+    Args:
+        path: The file.
+        shape: Of what it must say of itself, beside stride and size of its tiles; see
+            `check_content`.
+
+    Returns:
+        The segmenter, what it says of itself, and the file's SHA-256 in hexadecimal.
+
+    Raises:
+        UserError: If it cannot be read, is another's, or takes images of one size alone.
+    """
+    session, digest = open_model(path)
+    try:
+        stored = session.get_modelmeta().custom_metadata_map
+        said = {key: json.loads(text) for key, text in stored.items()}
+    except ValueError:
+        said = {}
+    known = {"stride": whole(1, 2**15), "tile_size": whole(1, 2**15), **shape, "*": object}
+    check_content(path, said, known, _ADVICE)
+    wanted = 1, len(said["palette"]["classes"]), *2 * (2 * said["stride"],)
+    network = OnnxSegmenter(session, said["stride"])
+    try:
+        found = tuple(network(torch.zeros(1, len(said["scaling"]["low"]), *wanted[2:])).shape)
+    except Exception as error:  # onnxruntime's errors have no common base but this
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"segmenter_ckpt={path} does not take images of any size ({reason}). {_ADVICE}"
+        ) from None
+    if found != wanted:
+        raise UserError(f"segmenter_ckpt={path} gives {found}, not {wanted}. {_ADVICE}")
+    return network, said, digest

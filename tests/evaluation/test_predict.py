@@ -1,8 +1,11 @@
 """A segmenter's map of images of any size, checked against the network itself."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import rasterio
 import torch
@@ -10,6 +13,7 @@ from rasterio.enums import ColorInterp
 
 from geoseg_gan.data.scene import LineStore
 from geoseg_gan.evaluation.predict import predict
+from geoseg_gan.export.export import export
 from geoseg_gan.models.checkpoints import load_segmenter
 from geoseg_gan.utils.errors import UserError
 
@@ -71,6 +75,35 @@ def test_one_window_is_what_the_network_says(run, write, image, tmp_path):
     classes, confidence = maps(folder)
     np.testing.assert_array_equal(classes, expected.argmax(0))
     assert np.abs(confidence - 100 * expected.max(0)).max() <= 0.51
+
+
+@pytest.mark.slow
+def test_an_exported_segmenter_says_what_the_network_says(
+    segmenter, composed, write, image, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    path = write(image)
+    export(composed("export", f"ckpt={segmenter()}", f"out_dir={tmp_path / 'onnx'}"))
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+    found = {}
+    for name in ("segmenter.pt", "onnx/segmenter.onnx"):
+        out = tmp_path / Path(name).suffix
+        places = (f"image_path='{path}'", f"out_dir={out}", "trainer=cpu", "overlap=8")
+        predict(composed("predict", f"segmenter_ckpt={tmp_path / name}", *places))
+        found[name] = maps(out)
+    (classes, percent), (other, other_percent) = found.values()
+    assert (classes != other).mean() < 0.01  # ties of classes aside
+    assert np.abs(percent.astype(int) - other_percent).max() <= 1
+    loaded = load_segmenter(tmp_path / "onnx" / "segmenter.onnx")
+    expected = load_segmenter(tmp_path / "segmenter.pt").probabilities(np.moveaxis(image, 0, -1))
+    np.testing.assert_allclose(loaded.probabilities(np.moveaxis(image, 0, -1)), expected, atol=1e-4)
+    with pytest.raises(UserError, match=r"deepness.onnx does not take images of any size"):
+        load_segmenter(tmp_path / "onnx" / "deepness.onnx")
+    model = onnx.load(tmp_path / "onnx" / "segmenter.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    with pytest.raises(UserError, match=r"foreign.onnx.* Export the segmenter with scripts/export"):
+        load_segmenter(tmp_path / "foreign.onnx")
 
 
 @pytest.mark.slow
