@@ -12,7 +12,7 @@ from rasterio import Affine
 from rasterio.features import shapes
 
 from geoseg_gan.data.images import check_size, without_place
-from geoseg_gan.data.pairs import DataError, normal
+from geoseg_gan.data.pairs import DataError, export_advice, normal
 from geoseg_gan.data.polygons import POSITION, ClassLabels, Drawing, Polygon, Rings, check_ring
 from geoseg_gan.utils.reading import TEXT, check_content, read_bytes, read_json, whole
 
@@ -58,7 +58,8 @@ def read_drawings(path: Path, labels: ClassLabels) -> dict[str, Drawing]:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".json")
         if not files:
-            raise DataError(f"masks={path} is a folder without LabelMe's .json files.")
+            advice = export_advice(path)
+            raise DataError(f"masks={path} is a folder without LabelMe's .json files.{advice}")
         return {normal(file.stem): _read_labelme(file, labels) for file in files}
     if path.suffix.lower() == ".xml":
         return _read_cvat(path, labels)

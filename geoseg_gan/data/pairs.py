@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from geoseg_gan.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
 from geoseg_gan.utils.errors import UserError, plural
-from geoseg_gan.utils.reading import read_table
+from geoseg_gan.utils.reading import read_bytes, read_table
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -30,6 +30,7 @@ TILES_CSV = "tiles.csv"
 """The file that names the location group of each pair."""
 
 _TILES_ADVICE = "It names the location group of each pair: correct it, or remove it."
+_LABELMAP = "labelmap.txt"  # of CVAT's masks
 _SUFFIXES = tuple({*IMAGE_SUFFIXES, *MASK_SUFFIXES})
 
 
@@ -223,7 +224,7 @@ def find_folder_pairs(
     """
     for part in ("images", "masks") if polygons is None else ("images",):
         if not (folder / part).is_dir():
-            raise DataError(f"{folder / part} is missing: {advice}")
+            raise DataError(f"{folder / part} is missing: {advice}{export_advice(folder)}")
     mask_folder = folder / "masks" if polygons is None else polygons.parent
     images = _by_stem(folder / "images", IMAGE_SUFFIXES)
     if polygons is None:
@@ -241,6 +242,26 @@ def find_folder_pairs(
     names = ([part[stem] for stem in stems] for part in (images, masks))
     columns = map(PackedStrings, (stems, *names, groups(stems)))
     return PairList(folder / "images", mask_folder, *columns)
+
+
+def export_advice(folder: Path) -> str:
+    """What to do with CVAT's 'Segmentation mask' export; empty for another folder.
+
+    Its labelmap.txt has lines such as `road:128,64,0::`.
+    """
+    table = next((t for t in (folder / _LABELMAP, folder.parent / _LABELMAP) if t.is_file()), None)
+    if table is None or table.stat().st_size > 2**20:
+        return ""
+    entries = re.findall(
+        r"^([^#:\n][^:\n]*):(\d{1,3},\d{1,3},\d{1,3})(?::|$)",
+        read_bytes(table, 2**20).decode(errors="replace"),
+        re.MULTILINE,
+    )
+    listed = ",".join(f"{{name: {name!r}, color: [{color}]}}" for name, color in entries)
+    return (
+        f" {table} is of CVAT's export of masks: name its folder SegmentationClass masks, put the "
+        f'pictures into images beside it, and set "data.palette=[{listed}]" "data.ignore=[]".'
+    )
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -525,6 +525,26 @@ def test_what_cvat_does_not_export_is_one_line(source, tmp_path, content, messag
     assert str(error.value).count("\n") == 0 and "annotations.xml" in str(error.value)
 
 
+def test_masks_that_cvat_exports_as_pictures_are_explained(source, tmp_path):
+    folder = tmp_path / "export"
+    (folder / "SegmentationClass").mkdir(parents=True)
+    (folder / "labelmap.txt").write_text(
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\nroad:128,64,0::\n"
+    )
+    wanted = (
+        r"labelmap\.txt is of CVAT's export of masks.*SegmentationClass.*"
+        r"\"data\.palette=\[{name: 'background', color: \[0,0,0\]},{name: 'road', "
+        r"color: \[128,64,0\]}\]\" \"data\.ignore=\[\]\""
+    )
+    with pytest.raises(UserError, match=wanted):
+        burnt(source, folder / "SegmentationClass")
+    settings = defaults(
+        TileSettings, source=str(folder), data_root=str(tmp_path / "out"), data=DATA
+    )
+    with pytest.raises(UserError, match=wanted):
+        tile(settings)
+
+
 @pytest.mark.parametrize(("name", "content", "message"), WRONG.values(), ids=WRONG)
 def test_what_cannot_be_burnt_is_one_line(source, tmp_path, name, content, message):
     path = write(tmp_path / name, content)

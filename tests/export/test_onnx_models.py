@@ -1,7 +1,5 @@
 """Every generator and segmenter of the configs agrees with its ONNX model."""
 
-import os
-
 import pytest
 import torch
 from torch import nn
@@ -21,7 +19,6 @@ from geoseg_gan.models.checkpoints import (
     RunFacts,
     SegmenterEvaluation,
 )
-from geoseg_gan.models.onnx_segmenters import open_session
 from geoseg_gan.models.registry import build_generator
 from geoseg_gan.models.segmenters import build_segmenter
 from geoseg_gan.utils.errors import UserError
