@@ -42,7 +42,7 @@ from geoseg_gan.evaluation.report import (
     write_pictures,
 )
 from geoseg_gan.evaluation.settings import EvaluateConfig
-from geoseg_gan.models.checkpoints import LoadedGenerator, load_generator
+from geoseg_gan.models.checkpoints import LoadedGenerator, load_generator, with_files
 from geoseg_gan.models.pretrained.features import (
     FEATURES,
     MINIMUM_SIZE,
@@ -154,6 +154,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     Raises:
         UserError: If the configuration, a checkpoint or a folder cannot be used.
     """
+    config = with_files(config)
     stored = _stored(config)
     if stored is not None and is_made(Path(config.out_dir), plain(config), stored["settings"]):
         return _main_figures(stored["figures"])

@@ -17,7 +17,7 @@ from geoseg_gan.data.palette import IGNORE, Palette
 from geoseg_gan.data.scene import Export, LineStore, Scene, check_same_settings, little_memory
 from geoseg_gan.data.windows import Floats, WindowGrid, blend, check_windows, default_overlap
 from geoseg_gan.evaluation.settings import PredictConfig
-from geoseg_gan.models.checkpoints import LoadedSegmenter, load_segmenter
+from geoseg_gan.models.checkpoints import LoadedSegmenter, load_segmenter, with_files
 from geoseg_gan.models.segmenters import VIEWS, segmenter_stride, view_probabilities
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import check_apart, held, write_json
@@ -47,6 +47,7 @@ def predict(config: PredictConfig) -> dict[str, float]:
         UserError: If configuration, segmenter, images or folder are not as they must be.
     """
     config.trainer.check()
+    config = with_files(config)
     files, out_dir = _files(Path(config.image_path)), Path(config.out_dir)
     root = files[0].parent
     check_apart("out_dir", out_dir, root, ())

@@ -22,6 +22,7 @@ from geoseg_gan.data.synthetic import (
     Line,
     read_manifest,
 )
+from geoseg_gan.models.checkpoints import with_files
 from geoseg_gan.synthesis.filter import (
     AUTO,
     GeneratedPair,
@@ -89,7 +90,7 @@ def generate(config: GenerateConfig) -> dict[str, float]:
     Raises:
         UserError: If configuration, checkpoint, data or folder are not as they must be.
     """
-    return launch(_generate, config, check, holds="save_dir")
+    return launch(_generate, with_files(config), check, holds="save_dir")
 
 
 def _generate(config: GenerateConfig) -> dict[str, float]:
