@@ -249,7 +249,8 @@ def _write_pairs(
         inputs.generator,
         inputs.candidates,
         [numbers for numbers in mine if numbers],
-        PairFilter(inputs.recognizer, tau, config.alpha),
+        # tau=auto can come to 0 too, and drops what scores 0 then.
+        PairFilter(inputs.recognizer, None if config.tau == 0 else tau, config.alpha),
         num_workers=inputs.workers,
         device=inputs.device,
     )
