@@ -314,9 +314,14 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
     counts = subject.counts()
     if min(counts.values()) < FEWEST:
         shown = ", ".join(f"{count} {name}" for name, count in counts.items())
+        advice = ""
+        if synthetic is not None and counts.pop("generated") < FEWEST:
+            advice += f" Generate more pairs into {config.folder}, with a larger num_samples."
+        if min(counts.values()) < FEWEST:
+            advice += " Give more tiles, or train with a smaller image_size, which makes more "
+            advice += "windows of a tile."
         raise UserError(
-            f"figures need {FEWEST} images of each kind, but there are {shown}. Give "
-            "more tiles, or train with a smaller image_size, which makes more windows of a tile."
+            f"figures need {FEWEST} images of each kind, but there are {shown}.{advice}"
         )
     return subject
 
