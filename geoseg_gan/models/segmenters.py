@@ -46,20 +46,23 @@ _FIXED = {
 }
 
 
-def check_segmenter(settings: SegmenterSettings, image_size: int) -> None:
+def check_segmenter(settings: SegmenterSettings, image_size: int) -> int:
     """Refuses settings from which no network can be built, and image sizes that do not fit it.
 
     Builds the network without memory for its weights; nothing is downloaded.
+
+    Returns:
+        What sizes must be multiples of.
 
     Raises:
         UserError: Naming the setting, with the valid choices or sizes.
     """
     # Cached: building takes a second or more, and a trial checks before each of its runs.
-    _check_built(json.dumps(asdict(settings), sort_keys=True), image_size)
+    return _check_built(json.dumps(asdict(settings), sort_keys=True), image_size)
 
 
 @cache
-def _check_built(described: str, image_size: int) -> None:
+def _check_built(described: str, image_size: int) -> int:
     settings = SegmenterSettings(**json.loads(described))
     _check_names(settings.arch, settings.encoder, settings.options)
     _check_weights(settings.encoder, settings.encoder_weights)
@@ -94,6 +97,7 @@ def _check_built(described: str, image_size: int) -> None:
             f"logits of {shape[-2]}x{shape[-1]} for images of {image_size}x{image_size}. Adapt its "
             "depth or upsampling."
         )
+    return stride
 
 
 def segmenter_stride(network: nn.Module) -> int:

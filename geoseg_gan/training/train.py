@@ -205,12 +205,20 @@ def check_networks(
         )
 
 
+def generator_stride(config: TrainConfig) -> int:
+    """What the sides of a generator's images must be multiples of."""
+    with torch.device("meta"):
+        classes = config.data.classes().num_classes
+        return cast(Generator, build_generator(config.model.generator, classes, 3)).stride
+
+
 def open_data(config: TrainConfig) -> GanDataModule:
     """The data of a run, found and checked."""
     data = GanDataModule(
         Path(config.data_root),
         config.data,
         image_size=config.image_size,
+        stride=generator_stride(config),
         batch_size=config.bs,
         jitter=config.jitter,
         seed=config.seed,
