@@ -35,5 +35,5 @@ robustness: setup
 # goes on.
 demo: setup
 	$(BIN)/python scripts/train.py experiment=demo resume=true
-	$(BIN)/python scripts/generate.py gen_ckpt="$$(ls runs/demo/G_e*.pt | tail -n 1)" save_dir=runs/demo/synthetic num_samples=64
-	$(BIN)/python scripts/generate.py compose.source=exemplars gen_ckpt="$$(ls runs/demo/G_e*.pt | tail -n 1)" save_dir=runs/demo/exemplars num_samples=64
+	$(BIN)/python scripts/generate.py gen_ckpt=runs/demo save_dir=runs/demo/synthetic num_samples=64
+	$(BIN)/python scripts/generate.py compose.source=exemplars gen_ckpt=runs/demo save_dir=runs/demo/exemplars num_samples=64

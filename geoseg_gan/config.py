@@ -98,7 +98,7 @@ def command(name: str, schema: type[ConfigT], run: str) -> Callable[[], None]:
         except BrokenPipeError:  # as in `--help | head`; what is left to print goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         except Stopped as stop:
-            _print_error(str(stop))
+            _print_error(" ".join([str(stop), *getattr(stop, "__notes__", ())]))
             sys.exit(stop.code)
         except Exception as error:
             _print_error(explain(error, schema))

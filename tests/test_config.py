@@ -417,6 +417,11 @@ def test_options_of_a_segmenter_are_free_with_a_plus(composed, capsys, run_comma
     assert "takes a plus: +segmenter.options.encoder_depth=" in capsys.readouterr().err
 
 
+def _with_note(error, note):
+    error.add_note(note)
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
@@ -431,6 +436,7 @@ def test_options_of_a_segmenter_are_free_with_a_plus(composed, capsys, run_comma
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "error: out of memory"),
         (Stopped(signal.SIGINT), 130, "error: interrupted.\n"),
         (Stopped(signal.SIGTERM), 143, "error: SIGTERM received.\n"),
+        (_with_note(Stopped(signal.SIGINT), "Gone."), 130, r"error: interrupted\. Gone\.\n"),
         (ZeroDivisionError("ours"), 1, "Traceback.*error: ZeroDivisionError: ours\n"),
     ],
 )

@@ -20,7 +20,7 @@ def _commands() -> dict[str, tuple[str, list[str]]]:
         if page.parent.name == "experiments":
             continue
         blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-        text = re.sub(r"\$\(ls [^)]*\)", "G_e001.pt", "".join(blocks).replace("\\\n", " "))
+        text = "".join(blocks).replace("\\\n", " ")
         for line in re.findall(r"^[^#\n]*\bscripts/\w+\.py.*", text, re.MULTILINE):
             script, _, rest = line.split("scripts/", 1)[1].partition(".py")
             words = shlex.split(rest, comments=True)

@@ -24,6 +24,7 @@ from geoseg_gan.data.pairs import Pair, Split, find_pairs, some_pairs
 from geoseg_gan.data.palette import Palette
 from geoseg_gan.data.sampler import EpochSampler, Focus, batches_per_epoch, crop_focus
 from geoseg_gan.data.scan import (
+    SMALLER,
     FolderIndex,
     check_same_type,
     check_sizes,
@@ -44,6 +45,7 @@ class LoadingOptions(TypedDict):
 
     Keys:
         image_size: Side of the samples in pixels.
+        stride: What the network wants it to be a multiple of, for advice; 1 by default.
         batch_size: Global batch size, divided over the processes.
         jitter: Geometry of training samples.
         seed: Fixes order, augmentation and which groups are held out.
@@ -55,6 +57,7 @@ class LoadingOptions(TypedDict):
     """
 
     image_size: int
+    stride: NotRequired[int]
     batch_size: int
     jitter: JitterSettings
     seed: int
@@ -88,6 +91,7 @@ class PairDataModule(L.LightningDataModule):
         self.root = root
         self.settings = settings
         self.image_size = options["image_size"]
+        self.stride = options.get("stride", 1)
         self.batch_size = options["batch_size"]
         self.jitter = options["jitter"]
         self.seed = options["seed"]
@@ -214,23 +218,23 @@ class PairDataModule(L.LightningDataModule):
         return index, source
 
     def _open(
-        self, pairs: Sequence[Pair], reader: MaskReader, where: Path, *advice: str
+        self, pairs: Sequence[Pair], reader: MaskReader, where: Path, advice: str = SMALLER
     ) -> tuple[FolderIndex, PairSource]:
         """Scans and checks pairs, and decodes them if the settings cache them in memory."""
         index = scan(pairs, reader)
-        self._check(index, where, *advice)
+        self._check(index, where, advice)
         source = PairSource(pairs, reader)
         if self.settings.cache == "ram":
             source = source.in_memory(index)
         return index, source
 
-    def _check(self, index: FolderIndex, where: Path, *advice: str) -> None:
+    def _check(self, index: FolderIndex, where: Path, advice: str = SMALLER) -> None:
         """Refuses images that are too small, and warns of pixels outside the palette.
 
         `advice` is that of `check_sizes`.
         """
         if self.fit == "crop":
-            check_sizes(index, self.image_size, *advice)
+            check_sizes(index, self.image_size, advice, self.stride)
         if unknown := int(index.unknown.sum()):
             files = int((index.unknown > 0).sum())
             rank_zero_warn(

@@ -23,6 +23,9 @@ from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, held
 from geoseg_gan.utils.reading import Array, read_arrays
 
+SMALLER = "Set image_size={} or less, or data.fit=resize."
+"""What to do about images that are too small, in training."""
+
 _FORMAT = 6  # of the cache
 _CACHE = {
     "keys": Array("u", ("bytes",)),
@@ -37,7 +40,6 @@ _CACHE = {
     "filler": Array("f", ("pairs",)),
     "filled": Array("f", ("pairs",), 0, 1),
 }
-_SMALLER = "Set image_size={} or less, or data.fit=resize."
 _FILLED = 0.001  # share of the pixels from which one value far from all others is warned of
 _APART = 0.5  # how far from them, as a share of their range
 _VALUES = 16  # fewer different values are no measured ones
@@ -127,10 +129,13 @@ def default_cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "geoseg_gan"
 
 
-def check_sizes(index: FolderIndex, image_size: int, advice: str = _SMALLER) -> None:
+def check_sizes(
+    index: FolderIndex, image_size: int, advice: str = SMALLER, stride: int = 1
+) -> None:
     """Refuses, with a DataError, images that a crop of `image_size` pixels does not fit in.
 
-    `advice` says what to do, with {} for the largest size that fits.
+    `advice` says what to do, with {} for the largest multiple of `stride` that fits; for the
+    largest size where even one stride is too much.
     """
     shorter = index.sizes.min(1)
     if shorter.min() < image_size:
@@ -138,9 +143,10 @@ def check_sizes(index: FolderIndex, image_size: int, advice: str = _SMALLER) -> 
         count = int((shorter < image_size).sum())
         more = f" (and {plural(count - 1, 'more image')})" * (count > 1)
         height, width = index.sizes[row]
+        largest = shorter[row] - shorter[row] % stride or shorter[row]
         raise DataError(
             f"{index.pairs[row].image} is {width}x{height}, smaller than the crop of "
-            f"image_size={image_size}{more}. {advice.format(shorter.min())}"
+            f"image_size={image_size}{more}. {advice.format(largest)}"
         )
 
 

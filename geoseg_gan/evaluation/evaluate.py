@@ -42,7 +42,7 @@ from geoseg_gan.evaluation.report import (
     write_pictures,
 )
 from geoseg_gan.evaluation.settings import EvaluateConfig
-from geoseg_gan.models.checkpoints import LoadedGenerator, load_generator
+from geoseg_gan.models.checkpoints import LoadedGenerator, load_generator, with_files
 from geoseg_gan.models.pretrained.features import (
     FEATURES,
     MINIMUM_SIZE,
@@ -154,6 +154,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     Raises:
         UserError: If the configuration, a checkpoint or a folder cannot be used.
     """
+    config = with_files(config)
     stored = _stored(config)
     if stored is not None and is_made(Path(config.out_dir), plain(config), stored["settings"]):
         return _main_figures(stored["figures"])
@@ -257,9 +258,8 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
         fingerprints[name] = fingerprint(index)
         check_same_type(trained_on, index)
         if fit == "crop":
-            check_sizes(
-                index, image_size, "Give larger tiles, or train with image_size={} or less."
-            )
+            advice = "Give larger tiles, or train with image_size={} or less."
+            check_sizes(index, image_size, advice, generator.network.stride if generator else 1)
         return WindowDataset(PairSource(pairs, reader), index.sizes, image_size, fit)
 
     val, train = windows(config.split, val_pairs), windows("train", train_pairs)
@@ -303,9 +303,14 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
     counts = subject.counts()
     if min(counts.values()) < FEWEST:
         shown = ", ".join(f"{count} {name}" for name, count in counts.items())
+        advice = ""
+        if synthetic is not None and counts.pop("generated") < FEWEST:
+            advice += f" Generate more pairs into {config.folder}, with a larger num_samples."
+        if min(counts.values()) < FEWEST:
+            advice += " Give more tiles, or train with a smaller image_size, which makes more "
+            advice += "windows of a tile."
         raise UserError(
-            f"figures need {FEWEST} images of each kind, but there are {shown}. Give "
-            "more tiles, or train with a smaller image_size, which makes more windows of a tile."
+            f"figures need {FEWEST} images of each kind, but there are {shown}.{advice}"
         )
     return subject
 

@@ -11,6 +11,7 @@ import torch
 from rich.progress import Progress
 
 from geoseg_gan.data.batch import to_device
+from geoseg_gan.data.georeference import read_georeference
 from geoseg_gan.data.images import IMAGE_SUFFIXES
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.palette import IGNORE, Palette
@@ -31,7 +32,7 @@ from geoseg_gan.data.windows import (
     default_overlap,
 )
 from geoseg_gan.evaluation.settings import PredictConfig
-from geoseg_gan.models.checkpoints import LoadedSegmenter, load_segmenter
+from geoseg_gan.models.checkpoints import LoadedSegmenter, load_segmenter, with_files
 from geoseg_gan.models.segmenters import VIEWS, segmenter_stride, view_probabilities
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import check_apart, held, write_json
@@ -61,6 +62,7 @@ def predict(config: PredictConfig) -> dict[str, float]:
         UserError: If configuration, segmenter, images or folder are not as they must be.
     """
     config.trainer.check()
+    config = with_files(config)
     files, out_dir = _files(Path(config.image_path)), Path(config.out_dir)
     root = files[0].parent
     check_apart("out_dir", out_dir, root, ())
@@ -78,20 +80,23 @@ def predict(config: PredictConfig) -> dict[str, float]:
     with held(out_dir), little_memory():
         maps = [_Map(path, out_dir) for path in files]
         _begin(maps, out_dir, settings)
+        todo = [entry for entry in maps if not entry.is_made()]  # of these very images, see _begin
         where = "the GPU" if config.trainer.on_gpu() else "the CPU"
         print(
             f"Predicting {plural(len(files), 'image')} of {root} on {where}, in windows of "
             f"{windows.side}x{windows.side} px that overlap by {windows.overlap}, into {out_dir}."
+            if todo
+            else f"Nothing to predict: the maps of {root} are in {out_dir}."
         )
-        done = sum(entry.is_made() for entry in maps)  # of these very images, as _begin has seen
-        if done or any(entry.part.exists() for entry in maps):
-            print(f"Going on: {plural(done, 'map')} of {len(maps)} are there.")
+        if todo and (len(todo) < len(maps) or any(entry.part.exists() for entry in maps)):
+            print(f"Going on: {len(maps) - len(todo)} of {plural(len(maps), 'map')} made already.")
         with Progress() as bar:
             task = bar.add_task("Predicting images", total=len(maps), visible=len(maps) > 1)
             for entry in maps:
                 _predict_one(entry, segmenter, windows, settings, bar)
                 bar.advance(task)
-        return _report(maps, segmenter.facts.palette, settings, out_dir)
+        _say_unplaced(todo)
+        return _report(maps, segmenter.facts.palette, settings, out_dir, len(todo))
 
 
 @dataclass(frozen=True)
@@ -259,8 +264,18 @@ def _probabilities(
     return shares
 
 
+def _say_unplaced(maps: list[_Map]) -> None:
+    """Says of which images the maps do not say where they lie."""
+    names = [entry.image.name for entry in maps if read_georeference(entry.classes) is None]
+    if len(names) == 1:
+        print(f"{names[0]} has no georeference: its maps have none.")
+    elif names:
+        more = plural(len(names) - 1, "more image")
+        print(f"{names[0]} and {more} have no georeference: their maps have none.")
+
+
 def _report(
-    maps: list[_Map], palette: Palette, settings: dict[str, Any], out_dir: Path
+    maps: list[_Map], palette: Palette, settings: dict[str, Any], out_dir: Path, made: int
 ) -> dict[str, float]:
     """Counts what the maps show, beside those that the folder had, and writes and prints it."""
     images = (_recorded(out_dir) or {})["images"]
@@ -283,9 +298,8 @@ def _report(
     shares = _shares(total, palette)
     write_json(out_dir / RECORD, settings | {"shares": shares, "images": images})
     shown = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
-    console(soft_wrap=True).print(
-        f"Wrote {plural(len(maps), 'map')} into {out_dir}, {int(total.sum()):,} px: {shown}."
-    )
+    wrote = f"Wrote {plural(made, 'map')} into {out_dir}" if made else f"In {out_dir}"
+    console(soft_wrap=True).print(f"{wrote}, {int(total.sum()):,} px: {shown}.")
     return shares
 
 

@@ -19,6 +19,7 @@ from geoseg_gan.models.checkpoints import (
     RunFacts,
     load_network,
     save_network,
+    with_files,
 )
 from geoseg_gan.training.runs import read_outcome
 from geoseg_gan.utils.errors import UserError
@@ -46,6 +47,7 @@ def export(config: ExportConfig) -> dict[str, float]:
         UserError: If the checkpoint cannot be read or exported, `out_dir` holds something else, or
             the Hub refuses it.
     """
+    config = with_files(config)
     path, out_dir = Path(config.ckpt), Path(config.out_dir)
     loaded = load_network(path)
     # Neither folders of this machine nor where it is sent are part of what the files are.

@@ -10,9 +10,9 @@ import json
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +31,12 @@ from geoseg_gan.models.registry import Generator, build_generator
 from geoseg_gan.models.segmenters import build_segmenter, segmenter_stride
 from geoseg_gan.models.settings import current_config
 from geoseg_gan.utils.device import named_device
+from geoseg_gan.utils.distributed import rank_of_process
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path
 from geoseg_gan.utils.reading import Number, check_content, whole
 
+ConfigT = TypeVar("ConfigT")
 NetworkKind = Literal["generator", "discriminator", "segmenter"]
 
 FORMATS: dict[NetworkKind, int] = {"generator": 2, "discriminator": 2, "segmenter": 1}
@@ -45,6 +47,13 @@ _FILES: dict[NetworkKind, str] = {
     "discriminator": "a D_e###.pt, which train writes",
     "segmenter": "a segmenter.pt, which train_segmenter writes",
 }
+
+_IN_RUNS: dict[str, tuple[NetworkKind, ...]] = {
+    "gen_ckpt": ("generator",),
+    "init_from": ("generator",),
+    "segmenter_ckpt": ("segmenter",),
+    "ckpt": ("generator", "segmenter"),
+}  # by the settings that name a file, or the folder of the run that wrote it
 
 SAFETENSORS = ".safetensors"
 """The ending of files of that format; all others are those of torch.save."""
@@ -292,6 +301,40 @@ def _in_order(content: bytes, texts: Mapping[str, str]) -> bytes:
     header = json.dumps(json.loads(content[8:end]) | {"__metadata__": texts}).encode()
     header += b" " * (-len(header) % 8)  # so that tensors stay aligned
     return len(header).to_bytes(8, "little") + header + content[end:]
+
+
+def with_files(config: ConfigT) -> ConfigT:
+    """A command's configuration in which each folder of a run is replaced by its network's file.
+
+    Of generators, that is the one of the latest epoch. A line says which file was taken.
+
+    Raises:
+        UserError: If a folder holds none.
+    """
+    files = {}
+    for key, kinds in _IN_RUNS.items():
+        given = getattr(config, key, None)
+        if given is None or not Path(given).is_dir():
+            continue
+        found = [path for kind in kinds if (path := _file_in(Path(given), kind))]
+        if not found:
+            wanted = " or ".join(_FILES[kind] for kind in kinds)
+            raise UserError(
+                f"{key}={given} is a folder without a network. Give {wanted}, or the folder that "
+                "holds it."
+            )
+        files[key] = str(found[0])
+        if rank_of_process() == 0:
+            print(f"{key}={given} is a folder: using {found[0].name} in it.")
+    return cast(ConfigT, replace(cast(Any, config), **files))
+
+
+def _file_in(folder: Path, kind: NetworkKind) -> Path | None:
+    if kind == "segmenter":
+        path = folder / "segmenter.pt"
+        return path if path.is_file() else None
+    files = [path for path in folder.glob("G_e*.pt") if path.stem[3:].isdecimal()]
+    return max(files, key=lambda path: int(path.stem[3:]), default=None)
 
 
 def load_network(path: Path) -> LoadedGenerator | LoadedSegmenter:

@@ -46,17 +46,20 @@ _FIXED = {
 }
 
 
-def check_segmenter(settings: SegmenterSettings, image_size: int) -> None:
+def check_segmenter(settings: SegmenterSettings, image_size: int) -> int:
     """Refuses, with a UserError, settings that give no network, and images of other sizes.
 
     Builds the network without memory for its weights; nothing is downloaded.
+
+    Returns:
+        What sizes must be multiples of.
     """
     # Cached: building takes a second or more, and a trial checks before each of its runs.
-    _check_built(json.dumps(asdict(settings), sort_keys=True), image_size)
+    return _check_built(json.dumps(asdict(settings), sort_keys=True), image_size)
 
 
 @cache
-def _check_built(described: str, image_size: int) -> None:
+def _check_built(described: str, image_size: int) -> int:
     settings = SegmenterSettings(**json.loads(described))
     _check_names(settings.arch, settings.encoder, settings.options)
     _check_weights(settings.encoder, settings.encoder_weights)
@@ -91,6 +94,7 @@ def _check_built(described: str, image_size: int) -> None:
             f"logits of {shape[-2]}x{shape[-1]} for images of {image_size}x{image_size}. Adapt its "
             "depth or upsampling."
         )
+    return stride
 
 
 def segmenter_stride(network: nn.Module) -> int:

@@ -50,6 +50,9 @@ def studio(config: StudioConfig) -> None:
             installed, or the port is taken.
     """
     check(config)
+    from geoseg_gan.models.checkpoints import with_files
+
+    config = with_files(config)
     # No figures about its use, no look for a newer version. Read when Gradio is imported.
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")
     try:

@@ -67,14 +67,14 @@ class PairFilter:
 
     Args:
         recognizer: The segmenter.
-        tau: Agreement that a kept pair exceeds.
+        tau: Agreement that a kept pair exceeds; None keeps all.
         alpha: How many times its class's mean loss a pixel may cost before it is ignored; None
             leaves masks as they are.
         class_losses: These means, as `drop_pixels` takes them; only `alpha` needs them.
     """
 
     recognizer: Recognizer | None = None
-    tau: float = 0.0
+    tau: float | None = 0.0
     alpha: float | None = None
     class_losses: Sequence[float | None] = ()
 
@@ -110,7 +110,7 @@ class PairFilter:
         agreement = agreement_of(label, predicted[0], len(self.recognizer.channels))
         if math.isnan(agreement):
             return Decision(label, "all of it is ignored")
-        if agreement <= self.tau:
+        if self.tau is not None and agreement <= self.tau:
             return Decision(label, f"score is not above tau={self.tau:.4g}", agreement)
         if self.alpha is None:
             return Decision(label, None, agreement)

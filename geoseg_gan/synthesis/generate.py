@@ -21,6 +21,7 @@ from geoseg_gan.data.synthetic import (
     Line,
     read_manifest,
 )
+from geoseg_gan.models.checkpoints import with_files
 from geoseg_gan.synthesis.filter import (
     AUTO,
     GeneratedPair,
@@ -88,7 +89,7 @@ def generate(config: GenerateConfig) -> dict[str, float]:
     Raises:
         UserError: If configuration, checkpoint, data or folder are not as they must be.
     """
-    return launch(_generate, config, check, holds="save_dir")
+    return launch(_generate, with_files(config), check, holds="save_dir")
 
 
 def _generate(config: GenerateConfig) -> dict[str, float]:
@@ -109,7 +110,10 @@ def _generate(config: GenerateConfig) -> dict[str, float]:
     fabric.barrier()
     stored = stored_facts(folder, facts) or {}
     tau = float(stored.get("tau", 0.0))
-    pair_filter = PairFilter(inputs.recognizer, tau, config.alpha, stored.get("class_losses", ()))
+    # tau=auto can come to 0 too, and drops what scores 0 then.
+    limit = None if config.tau == 0 else tau
+    losses = stored.get("class_losses", ())
+    pair_filter = PairFilter(inputs.recognizer, limit, config.alpha, losses)
     listed = read_manifest(folder)
     # An interrupted call of several processes may have left gaps.
     todo = sorted(set(range(_end(config))) - _indices(listed))

@@ -17,7 +17,7 @@ from geoseg_gan.data.synthetic import check_classes
 from geoseg_gan.evaluation.monitor import QuickEvaluation
 from geoseg_gan.losses.objective import Objective, check_compatible
 from geoseg_gan.losses.settings import ObjectiveSettings
-from geoseg_gan.models.checkpoints import RunFacts, load_segmenter, start_from
+from geoseg_gan.models.checkpoints import RunFacts, load_segmenter, start_from, with_files
 from geoseg_gan.models.discriminators.output import Discriminator
 from geoseg_gan.models.pretrained.features import MINIMUM_SIZE
 from geoseg_gan.models.registry import (
@@ -70,6 +70,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     Raises:
         UserError: If the configuration, the data folder or the output folder is not valid.
     """
+    config = with_files(config)
     config = replace(config, precision=config.trainer.full_precision(config.precision))
     if config.unlabelled is not None:
         config = _with_labelled_images(config, Path(config.segmenter_ckpt or ""))
@@ -196,12 +197,20 @@ def check_networks(
         )
 
 
+def generator_stride(config: TrainConfig) -> int:
+    """What the sides of a generator's images must be multiples of."""
+    with torch.device("meta"):
+        classes = config.data.classes().num_classes
+        return cast(Generator, build_generator(config.model.generator, classes, 3)).stride
+
+
 def open_data(config: TrainConfig) -> GanDataModule:
     """The data of a run, found and checked."""
     data = GanDataModule(
         Path(config.data_root),
         config.data,
         image_size=config.image_size,
+        stride=generator_stride(config),
         batch_size=config.bs,
         jitter=config.jitter,
         seed=config.seed,

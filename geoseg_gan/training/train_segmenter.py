@@ -197,6 +197,7 @@ def _open_data(config: TrainSegmenterConfig) -> SegmenterDataModule:
         Path(config.data_root),
         config.data,
         image_size=config.image_size,
+        stride=check_segmenter(config.segmenter, config.image_size),
         batch_size=config.bs,
         jitter=config.augment.geometry(),
         seed=config.seed,

@@ -1,6 +1,7 @@
 """The trial command: do synthetic pairs make a segmenter better, and how certain is that?"""
 
 import contextlib
+import math
 import shutil
 import sys
 import threading
@@ -32,6 +33,7 @@ from geoseg_gan.data.split import refuse_shared_images, shared_groups
 from geoseg_gan.data.synthetic import refuse_synthetic
 from geoseg_gan.models.discriminators.oasis import changed_settings
 from geoseg_gan.models.registry import Generator, build_generator
+from geoseg_gan.models.segmenters import check_segmenter
 from geoseg_gan.synthesis.candidates import check_variants
 from geoseg_gan.synthesis.filter import check_can_ignore
 from geoseg_gan.synthesis.generate import check as check_generation
@@ -41,6 +43,7 @@ from geoseg_gan.synthesis.settings import UNLABELLED
 from geoseg_gan.training.runs import differences
 from geoseg_gan.training.settings import TrainConfig
 from geoseg_gan.training.train import check as check_training
+from geoseg_gan.training.train import generator_stride
 from geoseg_gan.training.train_segmenter import check as check_segmentation
 from geoseg_gan.trials.arms import REAL
 from geoseg_gan.trials.ground import GROUND, Ground, on_new_ground
@@ -219,7 +222,10 @@ def _check_data(config: TrialConfig, root: Path) -> tuple[list[str], Fingerprint
     if config.data.fit == "crop":
         pairs = [config.generation(name).image_size or 0 for name in config.recipes]
         sizes = [config.image_size, config.train.image_size, config.train_segmenter.image_size]
-        check_sizes(index, max(sizes + pairs))
+        segmenter = config.train_segmenter
+        inner = check_segmenter(segmenter.segmenter, segmenter.image_size)
+        stride = math.lcm(generator_stride(config.train), inner)
+        check_sizes(index, max(sizes + pairs), stride=stride)
     refuse_shared_images(train, val)
     sources = {config.generation(name).source for name in config.recipes}
     if UNLABELLED in sources:

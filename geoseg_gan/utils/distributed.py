@@ -74,7 +74,7 @@ def launch(
     """
     folder = Path(getattr(config, holds))
     if math.prod(_processes()) > 1:
-        rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
+        rank = rank_of_process()
         try:
             check(config)
             with nullcontext() if rank else held(folder, holds):
@@ -96,6 +96,11 @@ def launch(
             return function(config)
         with tempfile.TemporaryDirectory(prefix="geoseg_gan_", ignore_cleanup_errors=True) as store:
             return _spawn(function, config, Path(store), share_cores)
+
+
+def rank_of_process() -> int:
+    """The rank that torchrun, srun or `launch` has given this process; 0 where it is alone."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
 
 
 def open_fabric(settings: TrainerSettings) -> "Fabric":

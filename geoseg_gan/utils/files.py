@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from filelock import FileLock, Timeout
 
 from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.signals import Stopped
 
 LOCK = ".lock"
 """The file by which a folder is held. It stays there: only whether it is held counts."""
@@ -218,6 +219,9 @@ def atomic_folder(path: Path, key: str, wait: bool = False) -> Iterator[Path]:
                     sync(Path(entry.path))
                 folder.replace(path)
                 sync(path.parent)
+            except Stopped as stop:
+                stop.add_note(f"Nothing of {path} was kept: the same command begins it again.")
+                raise
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
 

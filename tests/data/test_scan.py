@@ -390,5 +390,8 @@ def test_an_image_smaller_than_the_crop_is_named_with_what_fits(root, reader):
     message = f"{re.escape(str(image(root, 1)))} is 40x20, smaller .*{re.escape(fits)}"
     with pytest.raises(DataError, match=message):
         check_sizes(index, 24)
+    for stride, size in ((8, 16), (32, 20)):  # where not even one stride fits, what does
+        with pytest.raises(DataError, match=f"Set image_size={size} or less"):
+            check_sizes(index, 24, stride=stride)
     with pytest.raises(DataError, match=r"40x20.*\(and 4 more images\)"):
         check_sizes(index, 32)

@@ -195,6 +195,19 @@ def test_what_cannot_be_evaluated_is_refused(run, data, generator, tmp_path):
         run("out", checkpoint)
 
 
+def test_too_few_images_are_refused_with_what_brings_more(run, make_folder, paired, tmp_path):
+    enough, few = (make_folder(tmp_path / str(n), train=n, val=n, size=32) for n in (16, 2))
+    more, tiles = "Generate more pairs into .*num_samples", "Give more tiles, or train"
+    for root, count, message in (
+        (enough, 7, rf"7 generated, 16 validation.*\. {more}\.$"),
+        (few, 16, rf"16 generated, 2 validation, 2 training\. {tiles}"),
+        (few, 7, rf"7 generated, 2 .*\. {more}\. {tiles}"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run("out", f"folder={paired(root, count)}")
+        shutil.rmtree(tmp_path / "pairs")
+
+
 def test_a_group_that_stands_in_both_splits_is_warned_of(run, data, generator):
     for path in [*(data / "val").rglob("val_000.png")]:
         path.rename(path.with_name("train_000.png"))

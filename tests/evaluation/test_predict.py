@@ -30,11 +30,10 @@ def write(tmp_path):
     def write(pixels, name="images/scene.tif", **profile):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        profile = {"driver": "GTiff", "dtype": pixels.dtype, "count": len(pixels)} | profile
+        profile = {"crs": "EPSG:32633", "transform": TRANSFORM} | profile
+        profile |= {"driver": "GTiff", "dtype": pixels.dtype, "count": len(pixels)}
         height, width = pixels.shape[1:]
-        with rasterio.open(
-            path, "w", height=height, width=width, crs="EPSG:32633", transform=TRANSFORM, **profile
-        ) as target:
+        with rasterio.open(path, "w", height=height, width=width, **profile) as target:
             target.write(pixels)
         return str(path)
 
@@ -170,6 +169,26 @@ def test_a_folder_is_mapped_image_by_image(run, write, image, tmp_path, capsys):
     assert (folder / "z_classes.tif").is_file()
     with pytest.raises(UserError, match="is of another call: tta was none, now d4"):
         run(tmp_path / "images", "tta=d4")
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_an_image_without_a_place_is_named_and_a_repeated_call_claims_no_map(
+    run, write, image, tmp_path, capsys
+):
+    nowhere = {"crs": None, "transform": rasterio.Affine.identity()}
+    for name in ("a.tif", "b.tif"):
+        write(image, f"images/{name}", **nowhere)
+    run(tmp_path / "images/a.tif")
+    out = capsys.readouterr().out
+    assert "\na.tif has no georeference: its maps have none.\nWrote 1 map into" in out
+    run(tmp_path / "images/a.tif")
+    out = capsys.readouterr().out
+    assert out.startswith("Nothing to predict: ") and "Wrote" not in out and "georef" not in out
+    write(image, "images/c.tif", **nowhere)
+    run(tmp_path / "images")
+    out = capsys.readouterr().out
+    assert "Going on: 1 of 3 maps made already." in out and "Wrote 2 maps into" in out
+    assert "\nb.tif and 1 more image have no georeference: their maps have none.\n" in out
 
 
 def test_a_map_goes_on_after_it_was_stopped(run, write, image, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 import re
 import zipfile
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from geoseg_gan.models.checkpoints import (
     read_training_state,
     save_network,
     start_from,
+    with_files,
 )
 from geoseg_gan.models.generators.noise import sample_noise
 from geoseg_gan.models.registry import build_discriminator, build_generator
@@ -125,6 +127,43 @@ def test_other_files_are_refused_in_one_line(changes, message, tmp_path):
     torch.save([1] if changes is None else {"kind": "generator", "format": 2} | changes, path)
     with pytest.raises(UserError, match=message):
         load_generator(path)
+
+
+def test_a_folder_stands_for_the_last_generator_or_the_segmenter_in_it(composed, tmp_path, capsys):
+    for name in ("G_e998.pt", "G_e999.pt", "G_e1000.pt", "G_best.pt", "D_e1001.pt", "segmenter.pt"):
+        (tmp_path / name).touch()
+    given = [f"gen_ckpt={tmp_path}", f"segmenter_ckpt={tmp_path}"]
+    found = with_files(composed("generate", *given))
+    last, segmenter = str(tmp_path / "G_e1000.pt"), str(tmp_path / "segmenter.pt")
+    assert (found.gen_ckpt, found.segmenter_ckpt) == (last, segmenter)
+    line = f"gen_ckpt={tmp_path} is a folder: using G_e1000.pt in it."
+    assert capsys.readouterr().out.splitlines()[0] == line
+    assert with_files(composed("export", f"ckpt={tmp_path}")).ckpt == last
+    for path in tmp_path.glob("G_e*.pt"):
+        path.unlink()
+    assert with_files(composed("export", f"ckpt={tmp_path}")).ckpt == segmenter
+    capsys.readouterr()
+    assert with_files(found) == found and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [
+        ("training.train", "init_from"),
+        ("training.train", "segmenter_ckpt"),
+        ("synthesis.generate", "gen_ckpt"),
+        ("evaluation.evaluate", "gen_ckpt"),
+        ("evaluation.predict", "segmenter_ckpt"),
+        ("export.export", "ckpt"),
+        ("studio.studio", "gen_ckpt"),
+    ],
+)
+def test_a_folder_without_a_network_is_refused_by_each_command(command, key, composed, tmp_path):
+    name = command.partition(".")[2]
+    more = ["image_path=x.tif"] if name == "predict" else []
+    call = resolve_name(f"geoseg_gan.{command}:{name}")
+    with pytest.raises(UserError, match=f"{key}=.* is a folder without a network. Give a "):
+        call(composed(name, f"{key}={tmp_path}", *more))
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,16 @@ def test_a_score_equal_to_tau_is_dropped(run):
     assert set(sources(below, [True])) == set(MASKS) - {"void"}
 
 
+def test_a_tau_of_0_keeps_all_but_where_tau_auto_comes_to_it(run, recognizer, capsys):
+    wrong = replace(recognizer, predict=lambda pixels: LOGITS.flip(-1), held_out=[0.1])
+    folder = run("all", num_samples=20, tau=0, recognizer=wrong)
+    assert set(sources(folder, [True])) == set(MASKS) - {"void"}
+    assert 0.0 in [line.get("score") for line in read_manifest(folder)]
+    folder = run("auto", num_samples=20, tau="auto", recognizer=wrong)
+    assert "tau=auto: 0; those" in capsys.readouterr().out
+    assert set(sources(folder, [True])) == {"shifted", "plain"}
+
+
 def test_where_nothing_is_kept_it_shows_the_scores_it_saw(run, recognizer, capsys):
     wrong = replace(recognizer, predict=lambda pixels: LOGITS.flip(-1))
     folder = run("out", num_samples=12, tau=0.5, recognizer=wrong)

@@ -547,6 +547,20 @@ def test_two_processes_train_what_one_does(tmp_path, make_folder, composed, tiny
                 torch.testing.assert_close(first[name], second[name], atol=2e-6, rtol=0)
 
 
+def test_tiles_that_are_too_small_are_refused_with_a_size_that_trains(
+    tmp_path, make_folder, composed, tiny, tiny_segmenter
+):
+    places = f"data_root={make_folder(tmp_path / 'data', size=45)}", f"out_dir={tmp_path / 'run'}"
+    for command, words in ((train, tiny), (train_segmenter, tiny_segmenter)):
+        config = composed(command.__name__, *words, *places, "image_size=64")
+        with pytest.raises(UserError, match=r"Set image_size=\d+ or less") as caught:
+            command(config)
+        size = int(re.search(r"image_size=(\d+) or", str(caught.value))[1])
+        assert size < 45
+        command(replace(config, image_size=size, epochs=1, epoch_steps=1))
+        shutil.rmtree(tmp_path / "run")
+
+
 def test_data_mistakes_stop_before_anything_is_written(tmp_path, run):
     shutil.rmtree(tmp_path / "data" / "train" / "masks")
     with pytest.raises(UserError, match=r"train/masks is missing"):

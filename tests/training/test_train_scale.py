@@ -34,7 +34,7 @@ def train_on(trained, composed, tiny, tmp_path):
     """Trains the networks of the trained run further: `train_on("setting=value")`."""
     root, first = trained
     paths = (f"data_root={root}", f"out_dir={tmp_path / 'again'}", "epochs=1")
-    start = f"init_from={first / 'G_e002.pt'}"
+    start = f"init_from={first}"
 
     def call(*asked, base=tiny):
         train(composed("train", *base, *paths, start, *asked))
@@ -50,7 +50,8 @@ def test_a_run_starts_from_both_networks_of_another_at_another_size(trained, tra
         for name, value in old.items():
             if not name.endswith(("_u", "_v")):  # the estimates of norms go on
                 torch.testing.assert_close(new[name], value, atol=1e-6, rtol=0)
-    assert load_generator(out_dir / "G_e001.pt").facts.config["image_size"] == 64
+    config = load_generator(out_dir / "G_e001.pt").facts.config
+    assert (config["image_size"], config["init_from"]) == (64, str(trained[1] / "G_e002.pt"))
 
 
 def test_without_a_discriminator_beside_it_a_new_one_is_trained(trained, train_on):

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import signal
 import stat
 import threading
 from pathlib import Path
@@ -23,6 +24,7 @@ from geoseg_gan.utils.files import (
     sweep,
     write_json,
 )
+from geoseg_gan.utils.signals import Stopped
 
 
 def names(folder):
@@ -198,6 +200,14 @@ def test_a_folder_is_made_by_one_call_at_a_time_which_sweeps_what_a_killed_one_l
     with pytest.raises(UserError, match="is a link"):
         atomic_folder(target, "data_root").__enter__()
     assert names(target) == ["a"]
+
+
+def test_a_signal_that_ends_the_making_of_a_folder_says_that_nothing_is_left(tmp_path):
+    with pytest.raises(Stopped) as stop, atomic_folder(tmp_path / "x", "data_root") as folder:
+        (folder / "a").touch()
+        raise Stopped(signal.SIGINT)
+    line = f"Nothing of {tmp_path / 'x'} was kept: the same command begins it again."
+    assert stop.value.__notes__ == [line] and names(tmp_path) == []
 
 
 def test_nothing_is_written_into_the_data_that_is_read(tmp_path):

@@ -31,6 +31,7 @@ MOSTLY_IGNORED = 0.75
 VALUE_KINDS = {"unknown_colors", "unknown_numbers", "refused_masks", "proposal"}
 """Kinds of findings that another data config mends."""
 
+_STRIDE = 32  # what most networks want image sizes to be multiples of
 _FEW = 20  # training pairs: fewer are too few for a generator
 _SAME_PIXEL = 0.01  # relative difference of resolutions that are the same
 _OUTLIER = 6.0  # robust standard deviations from the median
@@ -82,7 +83,8 @@ def add_file_findings(
     names = [f"{f.entry.name}: {_size(image)}" for f, image in small]
     least = min((min(image.size) for _, image in small), default=0)
     text = f"{those(small, 'image', 'are')} smaller than image_size={image_size}"
-    advice = f"Train with image_size={least} or less, or data.fit=resize."
+    fitting = least - least % _STRIDE or least
+    advice = f"Train with image_size={fitting} or less, or data.fit=resize."
     if not can_train:
         advice = f"Cut tiles of {least} pixels or less: tile_size={least}."
     findings.add("error" if can_train else "warning", "small_images", names, text, advice)
