@@ -23,6 +23,9 @@ LARGEST_VALUE = 65_535
 
 UnknownPolicy = Literal["error", "ignore", "nearest"]
 
+NEAR = 48.0
+"""Distance in RGB within which a colour is a damaged one of a class's colour."""
+
 _LARGEST_KEY = 2**31  # in size, of a value of a mask
 
 COLOR = [whole(0, 255)]
@@ -106,7 +109,8 @@ class Palette:
 
         Raises:
             UnknownColorError: If `unknown` is "error" and a colour is not in the palette; names the
-                most frequent such colour, its pixels and the nearest class.
+                most frequent such colour, its pixels and the nearest class; or says that the
+                palette does not fit, where most pixels of the mask are far from its colours.
         """
         # A fourth byte makes every pixel one aligned 32-bit word, so that the code is a view.
         import cv2  # not above: --help needs no OpenCV
@@ -124,7 +128,7 @@ class Palette:
         if unknown == "ignore":
             label[unlisted] = IGNORE
             return label, count
-        nearest = self._nearest(_split(colors))
+        nearest, distances = self._nearest(_split(colors))
         if unknown == "nearest":
             label[unlisted] = nearest[inverse]
             return label, count
@@ -133,10 +137,16 @@ class Palette:
         others = f" (and {len(colors) - 1} more unknown colours)" if len(colors) > 1 else ""
         is_gray = len(set(color)) == 1
         hint = " If the mask holds class IDs, set data.mask_format=index." if is_gray else ""
+        text = f"colour {color} in {int(pixels[worst])} pixels is not in the palette{others}"
+        if 2 * pixels[distances > NEAR].sum() > label.size:
+            raise UnknownColorError(
+                f"{text}. Most of the mask has other colours than the palette, which does not fit: "
+                "name the data config of these masks (data=...), or run scripts/check_data.py, "
+                f"which proposes one.{hint}"
+            )
         raise UnknownColorError(
-            f"colour {color} in {int(pixels[worst])} pixels is not in the palette{others}; nearest "
-            f"is {self.describe(int(nearest[worst]))}. Add it to data.palette or data.ignore, or "
-            f"set data.unknown=nearest or data.unknown=ignore.{hint}"
+            f"{text}; nearest is {self.describe(int(nearest[worst]))}. Add it to data.palette or "
+            f"data.ignore, or set data.unknown=nearest or data.unknown=ignore.{hint}"
         )
 
     def decode(self, label: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -199,15 +209,15 @@ class Palette:
         labels = [*range(self.num_classes), *[IGNORE] * len(self.ignore)]
         return np.array(colors, np.int64), np.array(labels, np.uint8)
 
-    def _nearest(self, colors: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    def _nearest(
+        self, colors: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+        """The label of the nearest known colour of each, and the distance to it."""
         known, labels = self._known
         # Chunks bound the memory: a lossy mask can hold thousands of colours.
-        found = [
-            ((chunk[:, None] - known) ** 2).sum(-1).argmin(-1)
-            for chunk in np.array_split(colors, len(colors) // 4096 + 1)
-        ]
-        found_labels: npt.NDArray[np.uint8] = labels[np.concatenate(found)]
-        return found_labels
+        chunks = np.array_split(colors, len(colors) // 4096 + 1)
+        found = np.concatenate([((c[:, None] - known) ** 2).sum(-1).argmin(-1) for c in chunks])
+        return labels[found], np.linalg.norm(colors - known[found], axis=-1)
 
 
 def index_map_ids(index_map: Mapping[Any, Any], palette: Palette) -> tuple[tuple[int, int], ...]:

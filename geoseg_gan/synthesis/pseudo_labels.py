@@ -5,6 +5,7 @@ who take them from the unlabelled images; here they come from held-out labelled 
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -50,6 +51,7 @@ _TRAINED = "the segmenter was trained on"
 _LEAST = 0.5  # share of a class's predicted held-out pixels that stay, whatever the accuracy
 _LIKELIER = 0.5  # what a label is at least: likelier than all other classes together
 _SURE = 0.1  # share of a window that must get a label
+_ONE_CLASS = 0.95  # share of the labelled pixels above which labels of one class teach little
 _KEPT = ("num_samples", "true_masks", "confidence", "tta", "layout", "seed")
 _STEPS = 1000  # in which confidences are counted
 
@@ -102,7 +104,7 @@ def label_images(config: GenerateConfig, fabric: Fabric) -> dict[str, float]:
     if not leads:
         return {}
     merge_manifest(folder)
-    return _report(inputs, files, thresholds)
+    return _report(config, inputs, files, thresholds)
 
 
 def check(config: GenerateConfig) -> None:
@@ -460,7 +462,9 @@ def _labelled(
             yield GeneratedPair(item.window, item.pixels, Decision(label, why, sure))
 
 
-def _report(inputs: _Inputs, files: PairFiles, thresholds: dict[str, Any]) -> dict[str, float]:
+def _report(
+    config: GenerateConfig, inputs: _Inputs, files: PairFiles, thresholds: dict[str, Any]
+) -> dict[str, float]:
     """Shows what the folder holds now; returns the main figures."""
     manifest = read_manifest(files.folder)
     kept = [line["index"] for line in manifest if line["kept"]]
@@ -485,6 +489,14 @@ def _report(inputs: _Inputs, files: PairFiles, thresholds: dict[str, Any]) -> di
         print(
             f"Right on less than {ACCURACY:.0%} of their held-out pixels, of which at least half "
             f"stay: {', '.join(wrong)}. Train the segmenter longer, or label these by hand."
+        )
+    if config.true_masks is None and shares.max() > _ONE_CLASS:
+        warnings.warn(
+            f"{names[int(shares.argmax())]} has {shares.max():.1%} of all labelled pixels of "
+            f"{files.folder}: such labels hardly tell classes apart. Unless the images show little "
+            f"else (see {files.folder / SHEET}), train the segmenter longer, or label some of them "
+            "by hand.",
+            stacklevel=2,
         )
     sure = np.mean([line["score"] for line in manifest]) if manifest else 0.0
     print(

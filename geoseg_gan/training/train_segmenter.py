@@ -75,7 +75,10 @@ def train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
     config = replace(config, precision=config.trainer.full_precision(config.precision))
     if config.unlabelled is not None:
         config = _with_labelled_images(config)
-    return launch(_train_segmenter, config, check, share_cores=True)
+    scores = launch(_train_segmenter, config, check, share_cores=True)
+    if config.unlabelled is not None and (text := _against_first(config, scores)):
+        print(text)
+    return scores
 
 
 def _with_labelled_images(config: TrainSegmenterConfig) -> TrainSegmenterConfig:
@@ -112,8 +115,7 @@ def _train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
     out_dir = Path(config.out_dir)
     stored, has_finished = find_run(config, FREE, SCORES)
     if has_finished:
-        scores = read_json(out_dir / SCORES, {"*": (None, Number())}, "Begin a new run.")
-        return {name: value for name, value in scores.items() if name not in _FACTS}
+        return _stored_scores(out_dir)
     L.seed_everything(config.seed, workers=True, verbose=False)
     data = _open_data(config)
     refuse_other_data(config, stored, data.fingerprints)
@@ -296,6 +298,27 @@ def _report(
     # The demo world is for short runs.
     if config.data.demo is None and (text := _too_few(trainer.global_step, data.steps_per_epoch)):
         print(text)
+
+
+def _against_first(config: TrainSegmenterConfig, scores: dict[str, float]) -> str | None:
+    """Compares the segmenter with the first one, which had no labelled images; None if unknown."""
+    first = Path(config.out_dir) / "round_0"
+    last = scores.get("inner/miou")
+    if last is None or not (first / SCORES).is_file():
+        return None
+    before = _stored_scores(first)["inner/miou"]
+    advice = "" if last >= before else f" It is worse there: use {first / SEGMENTER}."
+    return (
+        f"Held-out tiles: {100 * before:.1f} mIoU by the first segmenter, {100 * last:.1f} by this "
+        f"one. They are of the labelled ground: on that of {config.unlabelled} it may differ."
+        f"{advice}"
+    )
+
+
+def _stored_scores(out_dir: Path) -> dict[str, float]:
+    """The figures of a run that has finished, without what they say of the run itself."""
+    scores = read_json(out_dir / SCORES, {"*": (None, Number())}, "Begin a new run.")
+    return {name: value for name, value in scores.items() if name not in _FACTS}
 
 
 def _too_few(steps: int, steps_per_epoch: int) -> str | None:

@@ -99,6 +99,17 @@ def test_an_unknown_colour_is_an_error_by_default_that_says_all(palette):
         palette.encode(np.ones((2, 2, 3), np.uint8))
 
 
+def test_a_mask_that_mostly_lacks_the_palettes_colours_is_said_not_to_fit(palette):
+    mask = palette.decode(random_label(palette))
+    mask[: len(mask) // 2 + 1] = 170, 30, 250
+    with pytest.raises(UnknownColorError, match=r"not fit.*data=.*scripts/check_data") as caught:
+        palette.encode(mask)
+    assert "data.unknown" not in str(caught.value)
+    near = (palette.decode(random_label(palette)).astype(int) - 20).clip(0).astype(np.uint8)
+    with pytest.raises(UnknownColorError, match=r"data\.unknown=nearest"):  # damaged by JPEG
+        palette.encode(near)
+
+
 def test_unknown_colours_can_become_the_nearest_class_or_ignore(palette):
     mask = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
     mask[0, 0] = 168, 232, 84

@@ -152,6 +152,12 @@ def test_thresholds_are_those_of_held_out_tiles(root, segmenter, label, palette,
     assert "held-out accuracy" in printed(capsys)
 
 
+def test_labels_of_one_class_are_warned_of(label, monkeypatch):
+    monkeypatch.setattr(pseudo_labels, "_ONE_CLASS", 0.1)
+    with pytest.warns(UserWarning, match=r"has \d+\.\d% of all labelled pixels of .*pairs"):
+        label(confidence=0.5)
+
+
 def test_a_threshold_by_hand():
     counts = np.zeros((2, 11), int)
     counts[0, [3, 5]] = 10, 2  # wrong ones

@@ -29,7 +29,12 @@ from geoseg_gan.models.checkpoints import load_segmenter
 from geoseg_gan.synthesis import pseudo_labels
 from geoseg_gan.training import segmenter
 from geoseg_gan.training.runs import FREE, find_run
-from geoseg_gan.training.train_segmenter import _too_few, check, train_segmenter
+from geoseg_gan.training.train_segmenter import (
+    _against_first,
+    _too_few,
+    check,
+    train_segmenter,
+)
 from geoseg_gan.utils.confusion import TileConfusions, mean_iou
 from geoseg_gan.utils.errors import UserError
 
@@ -142,6 +147,7 @@ def test_unlabelled_images_are_labelled_in_rounds_and_mixed_in(fit, tmp_path, ca
     folder, scores = fit("run", *asked)
     shown = capsys.readouterr().out
     assert f"Round 2 of 2: {folder / 'round_1'} labels {root / 'train/images'}." in shown
+    assert shown.count("mIoU by the first segmenter") == 1
     made = [read_synthetic(folder / f"labelled_{number}") for number in (1, 2)]
     teachers = [load_segmenter(folder / f"round_{n}/segmenter.pt") for n in (0, 1)]
     assert [one.filter_digest for one in made] == [teacher.digest for teacher in teachers]
@@ -316,6 +322,18 @@ def test_unless_epochs_are_given_there_are_enough_for_so_many_steps(
     assert "2 steps are few" in (shown := capsys.readouterr().out) and "epochs=3." in shown
     (tmp_path / "short/scores.json").unlink()
     assert trained("short", "resume=true")[1:] == (2, 1)  # as many as the run was begun with
+
+
+def test_a_segmenter_of_labelled_images_is_compared_with_the_first(composed, tmp_path):
+    config = composed("train_segmenter", f"out_dir={tmp_path}", "unlabelled=new")
+    assert _against_first(config, {"inner/miou": 0.165}) is None
+    first = tmp_path / "round_0"
+    first.mkdir()
+    (first / "scores.json").write_text('{"epoch": 3, "inner/miou": 0.172}')
+    worse, better = (_against_first(config, {"inner/miou": miou}) for miou in (0.165, 0.2))
+    assert "Held-out tiles: 17.2 mIoU by the first segmenter, 16.5 by this one" in worse
+    assert worse.endswith(f"It is worse there: use {first / 'segmenter.pt'}.")
+    assert "of the labelled ground" in better and "worse" not in better
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from geoseg_gan.data.audit.facts import (
     rgb_of,
 )
 from geoseg_gan.data.audit.findings import EXAMPLES, Findings, Severity, those
-from geoseg_gan.data.audit.propose import NEAR, shared_colors
+from geoseg_gan.data.audit.propose import shared_colors
 from geoseg_gan.data.masks import MaskReader
-from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.data.palette import IGNORE, NEAR
 from geoseg_gan.data.transplant import rare_classes
 from geoseg_gan.utils.errors import plural
 

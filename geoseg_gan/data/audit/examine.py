@@ -1,5 +1,6 @@
 """What a data folder holds, what is wrong with it, and how its masks are to be read."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -15,7 +16,7 @@ from geoseg_gan.data.audit.findings import SEVERITIES, Finding, Findings, Severi
 from geoseg_gan.data.audit.folders import Folder, find_entries, unlabelled_entries
 from geoseg_gan.data.audit.propose import Proposal, propose
 from geoseg_gan.data.masks import MaskReader, mask_reader
-from geoseg_gan.data.pairs import TILES_CSV, UNLABELLED, group_of
+from geoseg_gan.data.pairs import TILES_CSV, UNLABELLED
 from geoseg_gan.data.palette import PaletteClass
 from geoseg_gan.data.settings import CheckDataSettings, DataSettings, TileSettings
 from geoseg_gan.utils.errors import plural
@@ -130,11 +131,13 @@ def examine(config: CheckDataSettings) -> Check:
     has_one = np.count_nonzero(pixels[:, :-1].sum(0)) < 2
     found = Findings()
     is_misfit = checks.add_value_findings(found, masks, reader) or has_one
-    proposal = None
+    proposal, names_groups = None, False
     if masks and (config.propose == "always" or (config.propose == "auto" and is_misfit)):
         known = {"": config.data} | _package_settings(config.data)
         proposal = propose([mask for _, mask in masks], known)
     if proposal is not None:
+        source = proposal.source if proposal.is_known else None
+        names_groups = source is None or known[source].group_regex is not None
         proposal = _completed(proposal, facts, config)
         reader = mask_reader(proposal.settings(config.data))
         pixels = np.array([mask.counted_by(reader) for _, mask in masks], np.int64)
@@ -156,6 +159,17 @@ def examine(config: CheckDataSettings) -> Check:
         neighbours, source = relations.find_neighbours(facts, root)
         relations.add_neighbour_findings(findings, facts, neighbours, source)
     relations.add_group_findings(findings, facts, root, config.data.group_regex)
+    if not names_groups and (groups := _groups_by_name(facts, config)):
+        setting = as_override("data.group_regex", groups[0], CheckDataSettings)
+        text = (
+            f"Each of the {plural(len(facts), 'tile')} is a location group of its own, but by "
+            f"their names they are of {plural(groups[1], 'picture')}"
+        )
+        advice = (
+            "Tiles of one picture look alike, which makes intervals too narrow. If that is what "
+            f"the names mean, set {shlex.quote(setting)} in all commands."
+        )
+        findings.add("note", "groups_by_name", groups[1], text, advice)
     unlabelled = measure(unlabelled_entries(root, findings), reader)
     checks.add_unlabelled_findings(findings, facts, unlabelled, config.image_size)
     return Check(
@@ -173,7 +187,7 @@ def examine(config: CheckDataSettings) -> Check:
 
 
 def _package_settings(given: DataSettings) -> dict[str, DataSettings]:
-    """What the data configs of the package say of masks of colours, by their name."""
+    """What the data configs of the package say of masks of colours and of groups, by their name."""
     found = {}
     for name in choices("data"):
         content = load_yaml(Path(str(files(CONFIGS))) / "data" / f"{name}.yaml")[1]
@@ -186,8 +200,18 @@ def _package_settings(given: DataSettings) -> dict[str, DataSettings]:
                 mask_format="rgb",
                 index_map=None,
                 unknown=content.get("unknown", "error"),
+                group_regex=content.get("group_regex", given.group_regex),
             )
     return found
+
+
+def _groups_by_name(
+    facts: Sequence[PairFacts], config: CheckDataSettings
+) -> tuple[str, int] | None:
+    """What names the location groups, and how many; None where that is known, or not to be seen."""
+    if config.data.group_regex is not None or (Path(config.data_root) / TILES_CSV).is_file():
+        return None
+    return relations.group_pattern([f.entry for f in facts])
 
 
 def _completed(
@@ -195,15 +219,10 @@ def _completed(
 ) -> Proposal:
     """A proposal with groups, resolution and fit: as set, or where these are plain to see."""
     settings, more = config.data, dict[str, tuple[Any, str]]()
-    stems = [f.entry.stem for f in facts]
-    has_table = (Path(config.data_root) / TILES_CSV).is_file()
-    found = None if has_table else relations.group_pattern(stems)
     if settings.group_regex is not None:
         more["group_regex"] = settings.group_regex, "as given"
-    elif found:
-        groups = {(group_of(f.entry.stem, found[0], ""), f.entry.split) for f in facts}
-        if len(groups) == found[1]:  # none is in two splits
-            more["group_regex"] = found[0], f"by the names: {plural(found[1], 'location group')}"
+    elif found := _groups_by_name(facts, config):
+        more["group_regex"] = found[0], f"by the names: {plural(found[1], 'location group')}"
     if settings.gsd is not None:
         more["gsd"] = settings.gsd, "as given"
     elif (gsd := checks.common_gsd(facts)) is not None:

@@ -12,14 +12,11 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from geoseg_gan.data.audit.facts import Ints, MaskFacts, Values, rgb_of
-from geoseg_gan.data.palette import IGNORE, MAX_CLASSES, Palette, PaletteClass
+from geoseg_gan.data.palette import IGNORE, MAX_CLASSES, NEAR, Palette, PaletteClass
 from geoseg_gan.data.settings import DataSettings
 
 RGB = tuple[int, int, int]
 Colors = npt.NDArray[np.float64]
-
-NEAR = 48.0
-"""Distance in RGB within which a colour is a damaged one of a class's colour."""
 
 _MOST_EXACT = 64  # values up to which masks are taken to be free of damage, unless they are JPEGs
 _MOST_COMPARED = 4096  # most frequent colours that are compared with each other

@@ -1,7 +1,7 @@
 """The same ground twice: copies, near-duplicates, and neighbouring tiles, in and across splits."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from geoseg_gan.data.audit.facts import ImageFacts, PairFacts, image_facts
 from geoseg_gan.data.audit.findings import Findings, Severity, those
+from geoseg_gan.data.audit.folders import Entry
 from geoseg_gan.data.audit.similar import TURNS, near_duplicates
 from geoseg_gan.data.pairs import TILES_CSV, group_of, known_groups, read_stems
 from geoseg_gan.utils.errors import UserError
@@ -265,16 +266,22 @@ def name_neighbours(first: Sequence[str], second: Sequence[str]) -> list[tuple[i
     return sorted(found)
 
 
-def group_pattern(stems: Sequence[str]) -> tuple[str, int] | None:
+def group_pattern(entries: Sequence[Entry]) -> tuple[str, int] | None:
     """A regular expression by which stems fall into location groups, and how many these are.
 
-    Returns:
-        None where no pattern of `name_neighbours` fits all stems and makes 2 or more groups, of two
-        tiles each on average.
+    Of the patterns of `name_neighbours` it is the first that fits all stems and makes groups of two
+    tiles each on average, none of which is in two splits, and two or more in one split.
     """
-    for pattern in _SERIES.values():
-        names = [match[1] for stem in stems if (match := re.match(pattern, stem))]
-        if len(names) == len(stems) and all(names) and 2 <= len(set(names)) <= len(stems) / 2:
+    for kind, pattern in _SERIES.items():
+        matches = [re.match(pattern, entry.stem) for entry in entries]
+        names = [match[1] for match in matches if match and match[1]]
+        if len(names) < len(entries):
+            continue
+        places = {(name, entry.split) for name, entry in zip(names, entries, strict=True)}
+        most = max(Counter(split for _, split in places).values(), default=0)
+        if most >= 2 and len(places) == len(set(names)) <= len(entries) / 2:
             # Without groups of numbers, of which the location group would be none.
-            return pattern.replace(r"(\d+)", r"\d+"), len(set(names))
+            return pattern.replace(r"(\d+)", r"\d+"), len(places)
+        if kind == "grid":  # whose rows are no pictures
+            break
     return None

@@ -1,5 +1,6 @@
 import pytest
 
+from geoseg_gan.data.audit.folders import Entry
 from geoseg_gan.data.audit.relations import (
     Footprint,
     footprint_neighbours,
@@ -39,14 +40,20 @@ def test_names_that_stand_beside_each_other(first, second, found):
 
 
 @pytest.mark.parametrize(
-    ("stems", "groups"),
+    ("stems", "val", "groups"),
     [
-        ([f"{s}_r{r:02d}_c{c:02d}" for s in ("x", "y") for r in (0, 1) for c in (0, 1)], 2),
-        ([f"{s}_image_part_{n:03d}" for s in ("tile1", "tile2", "tile3") for n in range(9)], 3),
-        ([f"img_{n}" for n in range(9)], None),
-        (["north", "south", "x_1"], None),
+        ([f"{s}_r{r:02d}_c{c:02d}" for s in "xy" for r in (0, 1) for c in (0, 1)], "-", 2),
+        ([f"{s}_r{r:02d}_c{c:02d}" for s in "xy" for r in (0, 1) for c in (0, 1)], "y", None),
+        ([f"{s}_image_part_{n:03d}" for s in ("t1", "t2", "t3") for n in range(9)], "t3", 3),
+        ([f"t2_image_part_{n:03d}_{part}" for n in range(6) for part in (0, 1)], "-", 6),
+        ([f"t2_image_part_{n:03d}_{m}" for n in range(6) for m in (0, 1)], "t2_image_part_005", 6),
+        ([f"img_{n}" for n in range(9)], "-", None),
+        ([f"{split}_{n}" for split in ("train", "val") for n in range(9)], "val", None),
+        (["north", "south", "x_1"], "-", None),
     ],
 )
-def test_the_pattern_of_location_groups(stems, groups):
-    found = group_pattern(stems)
+def test_the_pattern_of_location_groups(stems, val, groups):
+    splits = ["val" if stem.startswith(val) else "train" for stem in stems]
+    entries = [Entry(s, stem, None, None) for s, stem in zip(splits, stems, strict=True)]
+    found = group_pattern(entries)
     assert (found and found[1]) == groups

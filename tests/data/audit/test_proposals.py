@@ -1,10 +1,14 @@
 """Configs proposed for masks that no config fits, each checked by what it reads."""
 
+import shlex
+
 import numpy as np
 import pytest
 import yaml
 from made import SIDE, finding, kinds, regions, save, save_tiff, texture
 from PIL import Image
+
+from geoseg_gan.data.pairs import find_pairs
 
 COLORS = np.array([[10, 200, 30], [200, 20, 40], [30, 60, 220], [240, 230, 60]], np.uint8)
 """Of no config that there is."""
@@ -198,10 +202,26 @@ def test_location_groups_are_proposed_by_names(tmp_path, check):
             save(tmp_path / "train" / "images" / f"{stem}.png", texture(number + len(scene)))
             save(tmp_path / "train" / "masks" / f"{stem}.png", COLORS[regions(number, 4)])
     config = content(check(tmp_path))
-    from geoseg_gan.data.pairs import find_pairs
-
     pairs = find_pairs(tmp_path, "train", config["group_regex"])
     assert {pair.group for pair in pairs} == {"north", "south"}
+
+
+def test_tiles_of_one_picture_by_their_names_are_noted_with_the_setting_for_them(tmp_path, check):
+    colors = np.array([[60, 16, 152], [132, 41, 246], [110, 193, 228], [254, 221, 58]], np.uint8)
+    for number in range(8):
+        split = "train" if number < 6 else "val"
+        stem = f"tile2_image_part_{number // 2:03d}_{number % 2}"
+        save(tmp_path / split / "images" / f"{stem}.png", texture(number))
+        save(tmp_path / split / "masks" / f"{stem}.png", colors[regions(number, 4)])
+    for found in (check(tmp_path, "data=dubai"), check(tmp_path)):  # which proposes data=dubai
+        note = finding(found, "groups_by_name")
+        assert note.severity == "note" and "they are of 4 pictures" in note.text
+    setting = shlex.split(note.advice.partition("set ")[2])[0]
+    assert "groups_by_name" not in kinds(check(tmp_path, "data=dubai", setting))
+    key, regex = setting.split("=", 1)
+    assert key == "data.group_regex"
+    groups = [pair.group for pair in find_pairs(tmp_path, "train", regex)]
+    assert groups == [f"tile2_image_part_{number // 2:03d}" for number in range(6)]
 
 
 def test_images_taken_for_masks_give_no_proposal(tmp_path, check):
