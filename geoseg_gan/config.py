@@ -161,6 +161,13 @@ def _command_line(schema: type) -> tuple[ArgumentParser, Namespace]:
     """
 
     def refuse(message: str) -> NoReturn:
+        found = re.search(r"--([\w.]+)(?:=(\S+))?", message)
+        if found and found[1] in dict(settings_of(schema)):
+            # The value of `--epochs 3` is an argument of its own, which the message may lack.
+            _, _, rest = " ".join(sys.argv).partition(f" --{found[1]} ")
+            value = found[2] or rest.partition(" ")[0]
+            value = "..." if not value or value.startswith("-") or "=" in value else value
+            raise UserError(f"{message}. Write {found[1]}={value}; see --help.")
         raise UserError(f"{message}. Options stand before all settings or behind them; see --help.")
 
     parser = get_args_parser()

@@ -528,6 +528,9 @@ def test_every_way_to_name_a_folder_of_config_files_is_guarded(
     [
         (["--foo"], "unrecognized arguments: --foo"),
         (["-x", "epochs=1"], "unrecognized arguments: -x"),
+        (["--epochs", "3"], "Write epochs=3; see --help."),
+        (["lr=1", "--data.unknown=ignore"], "Write data.unknown=ignore; see --help."),
+        (["lr=1", "--epochs", "-m"], "Write epochs=...; see --help."),
         (["epochs=1", "-m", "lr=1"], "Options stand before all settings or behind them"),
         (["--cfg", "nothing"], "invalid choice: 'nothing'"),
         (["--config-dir", "nowhere"], "nowhere' not found"),

@@ -71,7 +71,9 @@ def prepare(config: PrepareSettings) -> dict[Split, int]:
     """
     if config.data.published is None:
         known = ", ".join(sorted(PUBLISHED))
-        raise UserError(f"data is no published data set. Choose one of these: data={known}.")
+        raise UserError(
+            f"no published data set is chosen: give one, as in data=dubai. There are {known}."
+        )
     published = PUBLISHED[config.data.published]
     if config.source is None:
         print("\n".join(instructions(published, config.data.published)))
@@ -81,6 +83,7 @@ def prepare(config: PrepareSettings) -> dict[Split, int]:
         return {}
     check_new_folder("data_root", root)
     check_apart("data_root", root, source, [""])
+    print(f"Preparing {published.title} in {root}.")
     if config.download:
         download(published, source)
     tiling = replace(

@@ -84,12 +84,12 @@ def _compare(folder: Path) -> dict[str, float]:
     ranked.sort(key=lambda entry: -sign * entry[1]["objective"])
     title = f"{monitor} ({'higher' if sign > 0 else 'lower'} is better)"
     text = f"# {as_markdown(folder.name)}\n\n"
-    text += f"{plural(len(ranked), 'finished run')}, of {len(runs + empty)}."
+    text += f"{plural(len(finished), 'finished run')}, of {len(runs + empty)}."
     if ranked:
         text += f" The objective is {title}; the best run is the first.\n\n"
         text += "\n".join(_table(ranked, differing([run for run, _ in ranked])))
     rest = {
-        "Without an objective (evaluate_every=0)": [
+        "Finished without a figure to rank them by (evaluate_every=0)": [
             run.name for run, found in finished if found["objective"] is None
         ],
         "Not finished": [run.name for run in runs if run.outcome is None],

@@ -310,7 +310,9 @@ def _summary(config: TrainConfig, data: GanDataModule, module: GAN) -> dict[str,
         for kind, settings in plain(config.model).items()
     )
     rows["model"] = f"{', '.join(sizes)} parameters"
-    limit = f", at most {config.max_minutes:g} minutes" if config.max_minutes else ""
+    limit = ""
+    if (most := config.max_minutes) is not None:
+        limit = f", at most {plural(int(most) if most == int(most) else most, 'minute')}"
     steps = plural(data.steps_per_epoch, "step")
     rows["training"] = f"{plural(config.epochs, 'epoch')} of {steps}{limit}"
     if config.init_from is not None:

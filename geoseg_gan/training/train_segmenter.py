@@ -183,9 +183,9 @@ def check(config: TrainSegmenterConfig) -> None:
     has_pairs = config.synthetic or config.unlabelled
     if (p := config.augment.match_colors.p) and not has_pairs:
         raise UserError(
-            f"augment.match_colors.p={p} takes colours from synthetic pairs or labelled images. "
-            "Give synthetic=FOLDER or unlabelled=FOLDER; with synthetic_ratio=0 they are for "
-            "nothing else."
+            f"augment=matched, or augment.match_colors.p={p}, takes colours from synthetic pairs "
+            "or labelled images. Give synthetic=FOLDER or unlabelled=FOLDER; with "
+            "synthetic_ratio=0 they are for nothing else."
         )
     palette = config.data.classes()
     config.mixing.gate(palette)

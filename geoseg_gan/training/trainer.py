@@ -57,7 +57,11 @@ class _Board(TensorBoardLogger):
 
 
 class _Bar(RichProgressBar):
-    """Lightning's rich bar without the version number, and narrower."""
+    """Lightning's rich bar, which counts epochs from 1, without the version number."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        return text.ljust(len(self.validation_description))
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         metrics = dict(super().get_metrics(trainer, pl_module))

@@ -113,6 +113,6 @@ def check_values(values: Any, key: str = "") -> None:
         raise UserError(f"{key}={values}: only a shell knows ~. Write $HOME in its place.")
 
 
-def plural(count: int, noun: str) -> str:
+def plural(count: float, noun: str) -> str:
     """Returns `count` and `noun`, with an s where it needs one."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -175,7 +175,7 @@ def test_the_command_shows_what_to_run_next(run_command, capsys, download, tmp_p
 
 
 def test_data_that_are_not_published_are_refused(composed):
-    with pytest.raises(UserError, match="Choose one of these: data=chesapeake, deepglobe"):
+    with pytest.raises(UserError, match=r"as in data=dubai\. There are chesapeake, deepglobe"):
         prepare(composed("prepare", "source=download"))
     with pytest.raises(UserError, match=r"data\.published"):
         composed("prepare", "data.published=lovda")

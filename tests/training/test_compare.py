@@ -56,8 +56,8 @@ def test_compare_ranks_in_the_monitor_s_direction_and_lists_the_rest(tmp_path):
     assert [row[0] for row in rows] == ["| 0.75", "| 0.5", "| 0.25"]
     assert rows[0][1:] == [r"\[1\]", "2", "1.5", "`r1` |"]
     text = (tmp_path / "sweep.md").read_text()
-    assert "3 finished runs, of 6" in text and "higher is better" in text
-    rest = text.split("Without an objective")[1]
+    assert "4 finished runs, of 6" in text and "higher is better" in text
+    rest = text.split("Finished without a figure")[1]
     assert rest.index("`r3`") < rest.index("Not finished") < rest.index("`r4`")
     assert rest.index("Failed, or not started") < rest.index("`r5`")
 

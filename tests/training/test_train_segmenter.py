@@ -392,6 +392,7 @@ def test_sixteen_bit_images_of_five_bands_train_in_bfloat16(tmp_path, make_folde
     ("override", "message"),
     [
         ("epochs=-1", "epochs=-1: use 0 or more"),
+        ("augment=matched", "augment=matched, or augment.match_colors.p=0.5, takes colours"),
         ("bs=1", "batch normalisation"),
         ("trainer.num_nodes=3", "bs=8 is the batch.* devices=1, times trainer.num_nodes=3"),
         ("trainer.num_nodes=8", "leaves a device fewer than 2 images"),

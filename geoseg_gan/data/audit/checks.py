@@ -41,6 +41,9 @@ _BLANK = 0.98  # share of pixels that are 0 or without data, above which a tile 
 _FILLED = 0.001  # share of pixels of 65,535 above which they are hardly overexposed ones
 _SHIFTED_SHARES = 3.0  # ratio of a class's shares in training and validation that is worth a note
 _MANY = 64  # unknown colours that no palette was written for, but damage has made
+_FEW_MASKS = 0.2
+"""Share of the masks up to which strange values are mistakes in these, not in the data config."""
+
 _MISFIT = {"error": 0.0, "ignore": 0.05, "nearest": 0.5}
 """Share of pixels outside the palette above which another config is proposed, by data.unknown."""
 
@@ -164,6 +167,7 @@ def add_value_findings(
     unknown = np.flatnonzero(distances)
     near = int(values.pixels[(distances > 0) & (distances <= NEAR)].sum())
     is_damage = len(unknown) > _MANY and 2 * near > values.pixels[unknown].sum()
+    is_slip = reader.unknown == "error" and not is_damage and len(held) <= _FEW_MASKS * len(masks)
     what = "colours" if in_color else "numbers"
     text = (
         f"{pixels:,} pixels ({pixels / max(1, total):.2%}) in {len(held):,} of "
@@ -180,6 +184,14 @@ def add_value_findings(
             f"{near:,} of them are near to a class's colour, as JPEG and smoothed edges make them: "
             "repair them with data.unknown=nearest."
         )
+    elif is_slip:
+        this, knobs = "this mask" if len(held) == 1 else "these masks", "data.index_map"
+        if in_color:
+            knobs = "data.palette or data.ignore"
+        advice = (
+            f"Look at {this} first ({held[0][1]}): the data config fits all others. Correct or "
+            f"remove {this}; if the {what} are meant, add them to {knobs}."
+        )
     elif in_color:
         advice = "Add them to data.palette or data.ignore, or choose another data config."
     else:
@@ -193,7 +205,7 @@ def add_value_findings(
     examples += [f"{name}: {-count:,} pixels" for count, name in held]
     kind = "unknown_colors" if in_color else "unknown_numbers"
     findings.add(severity, kind, examples, text, advice, len(held))
-    return bool(refused) or strange > _MISFIT[reader.unknown] * total
+    return bool(refused) or (not is_slip and strange > _MISFIT[reader.unknown] * total)
 
 
 def add_ignored_colors(

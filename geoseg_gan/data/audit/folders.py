@@ -198,7 +198,8 @@ def _find_lonely(entries: Sequence[Entry], findings: Findings) -> None:
         advice = "Rename one of each two, so that their stems are equal."
         findings.add("error", "alike_names", alike, text, advice)
         for what, partner, lonely in (("image", "mask", images), ("mask", "image", masks)):
-            text = f"{plural(len(lonely), what)} in {split} without a {partner} of the same stem"
+            a = "an" if partner == "image" else "a"
+            text = f"{plural(len(lonely), what)} in {split} without {a} {partner} of the same stem"
             advice, names = f"Add each {partner}, or remove the {what}.", [e.name for e in lonely]
             findings.add("error", f"{what}_without_{partner}", names, text, advice)
 

@@ -45,6 +45,7 @@ def test_missing_partners_are_one_finding_with_their_number(root, audit):
     found = audit(root)
     assert finding(found, "image_without_mask").count == 3
     assert finding(found, "mask_without_image").count == 1
+    assert "1 mask in val without an image" in finding(found, "mask_without_image").text
     assert found.count("error") == 2 and len(found.folder.pairs()) == 8
 
 

@@ -177,6 +177,21 @@ def test_an_undocumented_color_is_named_with_its_masks(folder, check):
     assert content(found)["palette"][-1]["name"] == "class_1"
 
 
+def test_a_colour_of_one_mask_is_a_mistake_there(folder, check):
+    colors = np.array([[60, 16, 152], [132, 41, 246], [110, 193, 228], [254, 221, 58]], np.uint8)
+    root = folder(lambda label: colors[label])
+    path = sorted((root / "train" / "masks").iterdir())[0]
+    mask = np.array(Image.open(path))
+    mask[:8, :8] = 1, 2, 3
+    save(path, mask)
+    found = check(root, "data=dubai", "data.unknown=error")
+    error = finding(found, "unknown_colors")
+    assert error.severity == "error" and "(1, 2, 3)" in error.examples[0]
+    assert error.advice.startswith(f"Look at this mask first (train/{path.name})")
+    assert found.proposal is None and not found.is_mended
+    assert all("(1, 2, 3)" not in f.text for f in found.findings)  # is ignored
+
+
 def test_palette_mode_masks_are_read_by_colour_and_told(folder, check):
     root = folder(lambda label: COLORS[label])
     for number, path in enumerate(sorted((root / "train" / "masks").iterdir())[:3]):

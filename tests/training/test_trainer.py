@@ -1,0 +1,14 @@
+"""The Lightning Trainer of both training commands."""
+
+from types import SimpleNamespace
+
+from geoseg_gan.training.trainer import _Bar
+
+
+def test_the_progress_bar_counts_epochs_from_1():
+    bar = _Bar()
+    bar._trainer = SimpleNamespace(max_epochs=5)
+    assert [bar._get_train_description(epoch).strip() for epoch in (0, 4)] == [
+        "Epoch 1/5",
+        "Epoch 5/5",
+    ]
