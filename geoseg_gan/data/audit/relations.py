@@ -109,13 +109,11 @@ def find_neighbours(facts: Sequence[PairFacts], root: Path) -> tuple[list[Relati
                     *([*map(footprint, s)] for s in (one, other))
                 )
             ], source
-    found = [
+    return [
         Relation("neighbours", one[a], other[b], "by their names")
         for one, other in combinations(splits.values(), 2)
         for a, b in name_neighbours(*([f.entry.stem for f in s] for s in (one, other)))
-    ]
-    # Where no border fits, the numbers in the names are no places.
-    return found if any(map(_borders_fit, found)) else [], "names"
+    ], "names"
 
 
 def add_copy_findings(findings: Findings, copies: Sequence[Relation]) -> None:
