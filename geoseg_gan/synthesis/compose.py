@@ -62,12 +62,14 @@ class Blend(NamedTuple):
         styles: Mean and standard deviation that classes are moved to, shape (B, 2, C, K), float32,
             NaN where a class stays as it is; None where all do.
         match: How far they are moved.
+        all_real: Whether the real images are all there is to show.
     """
 
     real: Tensor | None
     weight: Tensor | None
     styles: Tensor | None
     match: float
+    all_real: bool
 
     @classmethod
     def of(
@@ -91,6 +93,7 @@ class Blend(NamedTuple):
             to_device(np.stack(edges), device) if edges else None,
             to_device(np.stack(found), device) if found else None,
             match,
+            all_real=bool(real) and all(own is not None and not own.share for own in compositions),
         )
 
     def with_styles(self, images: Tensor, labels: Tensor) -> Tensor:

@@ -208,6 +208,8 @@ def _images(
     exemplars: Tensor | None = None,
 ) -> Tensor:
     """Images (B, H, W, K) in the stored dtype, on the device of the inputs."""
+    if blend is not None and blend.real is not None and blend.all_real:
+        return blend.real
     if exemplars is None:
         one_hot = one_hot_of(inputs.labels, generator.facts.palette.num_classes)
         noise = noise_maps(generator.network.noise, inputs.drawn, inputs.regions)

@@ -65,7 +65,6 @@ class TestOwn:
         assert (logits.shape, logits.dtype) == ((3, 32, 32), torch.float32)
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
         assert recognizer.digest == hashlib.sha256(path.read_bytes()).hexdigest()
-        assert recognizer.class_losses is None
         assert recognizer.held_out == [0.5, 0.75]
         assert load(save_own(palette, held_out=())[0], palette).held_out is None
 
@@ -123,7 +122,7 @@ class TestOnnx:
         settings = defaults(OnnxSettings, [0.5, 0.25, 0.0], [0.5, 0.25, 1.0])
         recognizer = load(path, palette, settings=settings)
         assert recognizer.digest == hashlib.sha256(path.read_bytes()).hexdigest()
-        assert recognizer.class_losses is None and recognizer.held_out is None
+        assert recognizer.held_out is None
         image = np.broadcast_to(np.array([0, 102, 204], np.uint8), (32, 32, 3))
         logits = recognizer.logits(image)
         assert (logits.shape, logits.dtype) == ((3, 32, 32), torch.float32)
