@@ -1,23 +1,33 @@
 """Measures loading, training and generation on this machine, as ratios to their limits.
 
 Use: python scripts/dev/benchmark.py [--seconds 2] [--rounds 5] [--json FILE] [setting=value ...]
+     python scripts/dev/benchmark.py --against FOLDER [--rounds 5] [--json FILE] [setting=value ...]
 
 The settings are those of the train command, as in model=unet_light data=demo image_size=128. What
 is compared takes turns, so that a noisy machine disturbs all alike; the median over the rounds
 counts. Ratios are of images per second.
+
+The second form measures training steps on a CPU only: how much less processor time they take than
+those of the version checked out in FOLDER, and what share of them each kind of operation has.
 """
 
 import argparse
 import contextlib
 import io
+import json
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, count, repeat
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any, cast
 
 import cv2
@@ -25,6 +35,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import LambdaCallback
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from geoseg_gan.config import compose, plain
@@ -44,6 +55,14 @@ from geoseg_gan.utils.tables import markdown_table
 
 WARM_UP = 2
 """Batches before the clock starts."""
+
+KINDS = {
+    "convolutions": ("conv", "mm"),
+    "copies": ("copy_", "contiguous", "clone"),
+    "optimisers and averages": ("adam", "Adam", "lerp"),
+    "spectral norms": ("mv", "dot", "_Divide"),
+}
+"""Operations whose share is told, by parts of their names."""
 
 Table = dict[str, float]
 
@@ -104,6 +123,67 @@ def under_lightning(subject: Subject, precision: str) -> float:
         trainer = build_trainer(config, subject.steps, callbacks)
         trainer.fit(subject.module(), train_dataloaders=subject.data.train_dataloader())
     return subject.steps * subject.config.bs / (times[-1] - times[WARM_UP - 1])
+
+
+def serve(subject: Subject, precision: str) -> None:
+    """Takes a training step for each line of stdin and prints its processor time in seconds.
+
+    The first line gets the shares of `operators` instead, as JSON.
+    """
+    module = subject.module()
+    optimizers, _ = module.configure_optimizers()
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, precision == "bf16-mixed", cache_enabled=False):
+            module.step(subject.sample, range(subject.config.bs), optimizers, backward)
+
+    backward = torch.autograd.backward
+    step()
+    sys.stdin.readline()
+    print(json.dumps(operators(step)), flush=True)
+    for _ in sys.stdin:
+        started = time.process_time()
+        step()
+        print(time.process_time() - started, flush=True)
+
+
+def operators(step: Callable[[], None]) -> Table:
+    """Shares of the time of a step, by kind of operation: of each the shorter time of two steps."""
+    steps = []
+    for _ in range(2):
+        with profile(activities=[ProfilerActivity.CPU]) as found:
+            step()
+        steps.append([(event.name, event.self_cpu_time_total) for event in found.events()])
+    times = dict.fromkeys([*KINDS, "others"], 0.0)
+    for (name, first), (_, second) in zip(*steps, strict=True):
+        fits = (kind for kind, parts in KINDS.items() if any(part in name for part in parts))
+        times[next(fits, "others")] += min(first, second)
+    return {name: value / sum(times.values()) for name, value in times.items()}
+
+
+def measure_against(folder: Path, overrides: Sequence[str], rounds: int) -> Table:
+    """Training steps of this version and of that in a folder, in turns, one process each."""
+    roots = {"before": folder.resolve(), "now": Path(__file__).resolve().parents[2]}
+    command = [sys.executable, __file__, "--serve", *overrides]
+    servers = {
+        name: subprocess.Popen(
+            command, stdin=PIPE, stdout=PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)}
+        )
+        for name, root in roots.items()
+    }
+
+    def ask(server: "subprocess.Popen[str]") -> Any:
+        print(file=server.stdin, flush=True)
+        return json.loads(cast(Any, server.stdout).readline())
+
+    shares = {name: ask(server) for name, server in servers.items()}
+    times = in_turns({n: partial(ask, server) for n, server in servers.items()}, rounds)
+    for server in servers.values():
+        server.communicate()
+    figures = {"speed-up of a step": ratio(times, "before", "now")}
+    for name, table in shares.items():
+        figures |= {f"{kind}, share {name}": value for kind, value in table.items()}
+    return figures
 
 
 def measure_training(subject: Subject, precision: str, rounds: int) -> Table:
@@ -223,6 +303,8 @@ def benchmark(arguments: Sequence[str]) -> Table:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=5, help="of all measurements, in turns")
     parser.add_argument("--json", type=Path, help="file that also gets the figures")
+    parser.add_argument("--against", type=Path, help="checkout of a version to compare with")
+    parser.add_argument("--serve", action="store_true", help="take steps for --against")
     options, overrides = parser.parse_known_args(arguments)
     config = compose(TrainConfig, [*overrides, "optimizer.schedule=constant"])
     precision = config.trainer.full_precision(
@@ -232,11 +314,17 @@ def benchmark(arguments: Sequence[str]) -> Table:
     sample = move_data_to_device(next(iter(data.train_dataloader())), device)
     facts = RunFacts(plain(config), data.palette, data.scaling())
     subject = Subject(config, data, facts, sample, device, steps=2)
-    images = options.seconds * plain_loop(subject, precision)()
-    subject = replace(subject, steps=max(2, round(images / config.bs)))
-    figures = measure_training(subject, precision, options.rounds)
-    figures |= measure_switches(subject, precision, options.rounds)
-    figures |= measure_generation(subject, options.seconds, options.rounds)
+    if options.serve:
+        serve(subject, precision)
+        return {}
+    if options.against:
+        figures = measure_against(options.against, overrides, options.rounds)
+    else:
+        images = options.seconds * plain_loop(subject, precision)()
+        subject = replace(subject, steps=max(2, round(images / config.bs)))
+        figures = measure_training(subject, precision, options.rounds)
+        figures |= measure_switches(subject, precision, options.rounds)
+        figures |= measure_generation(subject, options.seconds, options.rounds)
     machine = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     machine += f", {torch.get_num_threads()} threads, torch {torch.__version__}, {precision}"
     rows = [(name, f"{value:.3g}") for name, value in figures.items()]

@@ -17,3 +17,15 @@ def test_every_part_is_measured_printed_and_written(tmp_path, make_folder, tiny,
     table = capsys.readouterr().out
     for name in ("Lightning / plain loop", "bf16-mixed / off", "pairs saved / forward pass"):
         assert f"| {name} | {figures[name]:.3g} |" in table
+
+
+@pytest.mark.slow
+def test_versions_are_compared_step_by_step(tmp_path, make_folder, tiny):
+    benchmark = runpy.run_path(str(REPO / "scripts/dev/benchmark.py"))["benchmark"]
+    root = make_folder(tmp_path / "data")
+    options = ["--against", str(REPO), "--rounds", "1"]
+    figures = benchmark([*options, *tiny, "trainer=cpu", f"data_root={root}"])
+    assert figures["speed-up of a step"] > 0
+    for version in ("before", "now"):
+        shares = [value for name, value in figures.items() if name.endswith(f"share {version}")]
+        assert sum(shares) == pytest.approx(1)
