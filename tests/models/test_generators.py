@@ -143,6 +143,25 @@ class TestUNet(GeneratorTester):
         for block in network.up:
             assert block[0].weight.grad.abs().sum((0, 2, 3)).all()
 
+    @pytest.mark.parametrize(("depth", "sources"), [(2, [2]), (5, [4, 5])])
+    def test_excitation_gates_fine_channels_by_what_is_sixteen_times_coarser(self, depth, sources):
+        network = self.build(depth=depth, excitation=True)
+        seen = {}
+        for name, module in network.named_modules():
+            module.register_forward_hook(
+                lambda module, args, output, name=name: seen.update({name: (args, output)})
+            )
+        network(*self.inputs(network)).square().sum().backward()
+        assert_gradients_everywhere(network)
+        assert len(network.excitation) == len(sources)
+        for level, source in enumerate(sources):
+            (coarse,), gate = seen[f"excitation.{level}"]
+            assert gate.shape[1:] == (network.squeeze[level].out_channels, 1, 1)
+            assert ((gate > 0) & (gate < 1)).all() and gate[0].ne(gate[1]).any()
+            assert coarse.shape[-2:] == (2 * 2 ** (depth - source), 3 * 2 ** (depth - source))
+        (gated,), (_, fine) = seen["head"][0], seen["up.0"]
+        assert torch.equal(gated, fine * seen["excitation.0"][1])
+
     def test_the_default_has_the_paper_s_width_at_half_resolution(self):
         with torch.device("meta"):
             assert UNetGen(3, 3).down[0][0].out_channels == 64

@@ -15,6 +15,9 @@ from geoseg_gan.models.layers import (
     memory_format_of,
 )
 
+_SPAN = 4
+"""Levels between the features that gate and those that are gated: 16 times the resolution."""
+
 
 class UNetGen(nn.Module):
     """U-Net from one-hot label map and noise to image (after Isola et al. 2017, sec. 3.2.1).
@@ -40,6 +43,7 @@ class UNetGen(nn.Module):
         region_channels: int = 16,
         texture_octaves: int = 5,
         edges: bool = False,
+        excitation: bool = False,
     ) -> None:
         """Builds the network.
 
@@ -67,6 +71,11 @@ class UNetGen(nn.Module):
             _block(nn.Conv2d(2 * above, above, 3, padding=1)) for above in widths[:-1]
         )
         self.head = nn.Conv2d(width, image_channels, 3, padding=1)
+        # Of the finest level first; parts that are off leave the other initial weights as they are.
+        self.excitation = nn.ModuleList(
+            _excitation(widths[min(level + _SPAN, depth)], widths[level])
+            for level in range(max(1, depth + 1 - _SPAN) if excitation else 0)
+        )
 
     def blocks(self) -> list[nn.Module]:
         """The parts whose activations can be computed again."""
@@ -80,12 +89,31 @@ class UNetGen(nn.Module):
         for down in self.down:
             skips.append(x)
             x = down(x)
-        stages = list(zip(self.squeeze, self.up, skips, strict=True))
-        for squeeze, up, skip in reversed(stages):
+        stages = list(enumerate(zip(self.squeeze, self.up, skips, strict=True)))
+        coarse = [x]
+        for level, (squeeze, up, skip) in reversed(stages):
             x = F.interpolate(squeeze(x), scale_factor=2.0, mode="bilinear")
             x = up(torch.cat([x, skip], 1))
+            if self.excitation:
+                if level < len(self.excitation):
+                    x = x * self.excitation[level](coarse[-min(_SPAN, len(stages))])
+                coarse.append(x)
         return torch.tanh(self.head(x))
 
 
 def _block(convolution: nn.Conv2d) -> nn.Sequential:
     return nn.Sequential(convolution, PixelNorm(), nn.LeakyReLU(0.2))
+
+
+def _excitation(coarse: int, fine: int) -> nn.Sequential:
+    """Maps coarse features to a gate in (0, 1) for every channel of fine ones.
+
+    The skip-layer excitation of FastGAN (Liu et al. 2021, sec. 3.1).
+    """
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(4),
+        nn.Conv2d(coarse, fine, 4),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(fine, fine, 1),
+        nn.Sigmoid(),
+    )
