@@ -9,7 +9,7 @@ from geoseg_gan.utils.errors import check_range
 _RENAMED = {"modulated": "spade", "pixel": "oasis"}
 """Names of networks in runs of earlier versions, and today's."""
 
-_NEWER: dict[str, dict[str, Any]] = {"unet": {"excitation": False}}
+_NEWER: dict[str, dict[str, Any]] = {"unet": {"excitation": False, "modulation": False}}
 """Knobs of networks that runs of earlier versions lack, at their defaults."""
 
 

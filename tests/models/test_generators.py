@@ -162,6 +162,35 @@ class TestUNet(GeneratorTester):
         (gated,), (_, fine) = seen["head"][0], seen["up.0"]
         assert torch.equal(gated, fine * seen["excitation.0"][1])
 
+    def test_modulation_is_that_of_the_weight_and_the_output_has_unit_variance(self):
+        network = self.build(modulation=True, width=8)
+        _, noise = self.inputs(network)
+        scales = network.mapping(noise)
+        assert len(scales) == len(network.up) and scales[0][0].ne(scales[0][1]).any()
+        assert torch.equal(scales[0], network.mapping(noise.flip(-1))[0])  # style alone
+        block, scale = network.up[0], 3 + 2 * torch.randn(2, 16)
+        block.rest, weight = torch.nn.Identity(), block.convolution.weight
+        x = torch.randn(2, 16, 96, 96)
+        for own, image, found in zip(scale, x, block(x, scale), strict=True):
+            scaled = weight * own[:, None, None]
+            norm = scaled.flatten(1).norm(dim=1)[:, None, None, None]
+            bias = block.convolution.bias
+            expected = torch.nn.functional.conv2d(image[None], scaled / norm, bias, padding=1)
+            torch.testing.assert_close(found[None], expected, atol=1e-4, rtol=1e-4)
+            assert found[:, 1:-1, 1:-1].var((1, 2)).sub(1).abs().max() < 0.1
+
+    def test_modulation_trains_in_bfloat16_and_needs_a_style(self):
+        network = self.build(modulation=True)
+        inputs = self.inputs(network)
+        expected = network(*inputs)
+        with torch.autocast("cpu", torch.bfloat16):
+            image = network(*inputs)
+        torch.testing.assert_close(image.float(), expected, atol=0.03, rtol=0)
+        image.float().square().sum().backward()
+        assert_gradients_everywhere(network)
+        with pytest.raises(UserError, match="style_channels=0 must be 1 or more"):
+            self.build(modulation=True, style_channels=0)
+
     def test_the_default_has_the_paper_s_width_at_half_resolution(self):
         with torch.device("meta"):
             assert UNetGen(3, 3).down[0][0].out_channels == 64

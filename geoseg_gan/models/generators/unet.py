@@ -1,6 +1,7 @@
 """The U-Net generator."""
 
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ class UNetGen(nn.Module):
         texture_octaves: int = 5,
         edges: bool = False,
         excitation: bool = False,
+        modulation: bool = False,
     ) -> None:
         """Builds the network.
 
@@ -52,6 +54,8 @@ class UNetGen(nn.Module):
         """
         super().__init__()
         check_minimum(1, width=width, depth=depth, max_width=max_width)
+        if modulation:
+            check_minimum(1, style_channels=style_channels)
         self.noise = NoiseSpec(style_channels, region_channels, texture_octaves)
         self.edges = edges
         self.stride = 2**depth
@@ -68,7 +72,8 @@ class UNetGen(nn.Module):
             nn.Conv2d(below, above, 1) for above, below in pairwise(widths)
         )
         self.up = nn.ModuleList(
-            _block(nn.Conv2d(2 * above, above, 3, padding=1)) for above in widths[:-1]
+            (_Modulated if modulation else _block)(nn.Conv2d(2 * above, above, 3, padding=1))
+            for above in widths[:-1]
         )
         self.head = nn.Conv2d(width, image_channels, 3, padding=1)
         # Of the finest level first; parts that are off leave the other initial weights as they are.
@@ -76,6 +81,8 @@ class UNetGen(nn.Module):
             _excitation(widths[min(level + _SPAN, depth)], widths[level])
             for level in range(max(1, depth + 1 - _SPAN) if excitation else 0)
         )
+        doubled = [2 * above for above in widths[:-1]]
+        self.mapping = _Mapping(style_channels, doubled) if modulation else None
 
     def blocks(self) -> list[nn.Module]:
         """The parts whose activations can be computed again."""
@@ -91,9 +98,11 @@ class UNetGen(nn.Module):
             x = down(x)
         stages = list(enumerate(zip(self.squeeze, self.up, skips, strict=True)))
         coarse = [x]
+        styles = None if self.mapping is None else self.mapping(noise)
         for level, (squeeze, up, skip) in reversed(stages):
             x = F.interpolate(squeeze(x), scale_factor=2.0, mode="bilinear")
-            x = up(torch.cat([x, skip], 1))
+            x = torch.cat([x, skip], 1)
+            x = up(x) if styles is None else up(x, styles[level])
             if self.excitation:
                 if level < len(self.excitation):
                     x = x * self.excitation[level](coarse[-min(_SPAN, len(stages))])
@@ -103,6 +112,50 @@ class UNetGen(nn.Module):
 
 def _block(convolution: nn.Conv2d) -> nn.Sequential:
     return nn.Sequential(convolution, PixelNorm(), nn.LeakyReLU(0.2))
+
+
+class _Mapping(nn.Module):
+    """Maps an image's style noise to scales near 1 of the channels of every decoder level."""
+
+    def __init__(self, style_channels: int, channels: list[int], hidden: int = 64) -> None:
+        super().__init__()
+        self.style_channels, self.channels = style_channels, channels
+        self.layers = nn.Sequential(
+            nn.Linear(style_channels, hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden, hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden, sum(channels)),
+        )
+
+    def forward(self, noise: Tensor) -> tuple[Tensor, ...]:
+        """Maps noise (B, Z, H, W), whose first channels are the style, to a (B, c) a level."""
+        scales: Tensor = 1 + self.layers(noise[:, : self.style_channels, 0, 0])
+        return scales.split(self.channels, 1)
+
+
+class _Modulated(nn.Module):
+    """The decoder's block with a modulated convolution (Karras et al. 2020, eq. 1 to 3).
+
+    Scaling the input and the output is the same as scaling the weight, but needs no weight for each
+    image.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.rest = nn.Sequential(PixelNorm(), nn.LeakyReLU(0.2))
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        """Maps (B, C, H, W), with a scale (B, C) of its channels."""
+        weight, bias = self.convolution.weight, cast(Tensor, self.convolution.bias)
+        # In half precision the squares would be too coarse, or too small.
+        with torch.autocast(x.device.type, enabled=False):
+            power = scale.float().square() @ weight.float().square().sum((2, 3)).mT
+            demodulation = torch.rsqrt(power + 1e-8).to(x.dtype)
+        y = F.conv2d(x * scale.to(x.dtype)[:, :, None, None], weight, padding=1)
+        y = y * demodulation[:, :, None, None] + bias.to(x.dtype)[:, None, None]
+        return cast(Tensor, self.rest(y))
 
 
 def _excitation(coarse: int, fine: int) -> nn.Sequential:
