@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from geoseg_gan.losses.terms import (
     gradient_penalty,
     label_mix,
     perceptual,
+    reconstruction,
 )
+from geoseg_gan.models.discriminators.oasis import OasisDis
 from geoseg_gan.models.discriminators.output import Discriminator, OutputKind
 from geoseg_gan.models.pretrained.backbone import Backbone
 from geoseg_gan.utils.errors import UserError
@@ -45,7 +47,12 @@ _CHOICES: dict[OutputKind, tuple[str, str]] = {
 """For each kind of output a discriminator that has it, and a loss that needs it."""
 
 
-def check_compatible(loss: ObjectiveSettings, output_kind: OutputKind, noise_channels: int) -> None:
+def check_compatible(
+    loss: ObjectiveSettings,
+    output_kind: OutputKind,
+    noise_channels: int,
+    reconstructs: bool = False,
+) -> None:
     """Refuses networks that a loss cannot train.
 
     Raises:
@@ -69,6 +76,12 @@ def check_compatible(loss: ObjectiveSettings, output_kind: OutputKind, noise_cha
             f"loss.diversity.weight={loss.diversity.weight} compares images of different "
             "noise, but the generator takes none. Set it to 0, or give model.generator some "
             "style_channels, region_channels or texture_octaves."
+        )
+    if loss.reconstruction.weight and not reconstructs:
+        raise UserError(
+            f"loss.reconstruction.weight={loss.reconstruction.weight} needs a decoder in the "
+            "discriminator. Set it to 0, or use model/discriminator=oasis with "
+            "model.discriminator.reconstruction=32."
         )
 
 
@@ -140,6 +153,11 @@ class Objective(nn.Module):
                 mixed_out.logits[0], real_out.logits[0], fake_out.logits[0], from_real
             )
             terms["labelmix"] = self.settings.labelmix.weight * difference
+        if self.settings.reconstruction.weight:
+            drawn = cast(OasisDis, discriminator).reconstruct(real_out)
+            terms["reconstruction"] = self.settings.reconstruction.weight * reconstruction(
+                drawn, real
+            )
         r1 = self.settings.r1
         if r1.weight and self._batches % r1.every == 0:
             terms["r1"] = r1.weight / 2 * r1.every * self._r1(discriminator, batch, real)

@@ -129,6 +129,7 @@ class ObjectiveSettings:
     perceptual: PerceptualSettings
     diversity: DiversitySettings
     labelmix: Weight
+    reconstruction: Weight
     r1: PenaltySettings
     augment: DiffAugmentSettings
 
@@ -139,7 +140,8 @@ class ObjectiveSettings:
             UserError: Naming the key, its value and what is allowed.
         """
         check_choice("loss.adversarial", self.adversarial, ADVERSARIAL)
-        for name in ("feature_matching", "perceptual", "diversity", "labelmix", "r1"):
+        terms = ("feature_matching", "perceptual", "diversity", "labelmix", "reconstruction", "r1")
+        for name in terms:
             check_range(f"loss.{name}.weight", getattr(self, name).weight, 0, 1e6)
         check_range("loss.r1.every", self.r1.every, 1, 1e6)
         check_range("loss.diversity.limit", self.diversity.limit, 0, 1e6, "(]")

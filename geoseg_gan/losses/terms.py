@@ -105,6 +105,14 @@ def gradient_penalty(score: Tensor, images: Tensor) -> Tensor:
     return gradient.square().sum((1, 2, 3)).mean()
 
 
+def reconstruction(drawn: Tensor, images: Tensor) -> Tensor:
+    """Mean absolute difference of reconstructions (B, K, h, w) from larger images, averaged down.
+
+    Liu et al. 2021 (FastGAN), eq. 4, with the absolute difference for its distance.
+    """
+    return F.l1_loss(drawn.float(), F.adaptive_avg_pool2d(images, drawn.shape[-2:]))
+
+
 def balanced_cross_entropy(
     logits: Tensor, one_hot: Tensor, pixels: Tensor, balance: bool = True
 ) -> Tensor:

@@ -24,7 +24,7 @@ from geoseg_gan.data.fingerprint import FINGERPRINTS, Fingerprints
 from geoseg_gan.data.images import DTYPES
 from geoseg_gan.data.palette import IGNORE, PALETTE, Palette, UnknownPolicy
 from geoseg_gan.data.settings import Fit, MaskFormat
-from geoseg_gan.models.discriminators.oasis import EXTRA_DISCRIMINATORS, changed_settings
+from geoseg_gan.models.discriminators.oasis import EXTRA_NETWORKS, changed_settings
 from geoseg_gan.models.generators.noise import sample_noise
 from geoseg_gan.models.onnx_segmenters import load_exported
 from geoseg_gan.models.registry import Generator, build_generator
@@ -355,8 +355,8 @@ def start_from(path: Path, generator: nn.Module, discriminator: nn.Module, facts
         path: A `G_e###.pt`. The `D_e###.pt` of the same epoch beside it is loaded into the
             discriminator; without it, as beside `G_best.pt`, that keeps its initial weights.
         generator: Changed in place.
-        discriminator: Changed in place; its extra discriminators (see `EXTRA_DISCRIMINATORS`) keep
-            their initial weights where the other run's settings of them differ.
+        discriminator: Changed in place; its extra networks (see `EXTRA_NETWORKS`) keep their
+            initial weights where the other run's settings of them differ.
         facts: The new run.
 
     Raises:
@@ -383,7 +383,7 @@ def start_from(path: Path, generator: nn.Module, discriminator: nn.Module, facts
                 f"init_from: {source} was trained on images of {len(theirs.scaling.low)} bands, "
                 f"and these have {len(facts.scaling.low)}."
             )
-        new = {key for key in EXTRA_DISCRIMINATORS if settings.get(key) != own.get(key)}
+        new = {key for key in EXTRA_NETWORKS if settings.get(key) != own.get(key)}
         shared = {n: w for n, w in content["weights"].items() if n.split(".")[0] not in new}
         weights = network.state_dict() | shared
         _check_weights(source, weights, network)

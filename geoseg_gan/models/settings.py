@@ -9,7 +9,10 @@ from geoseg_gan.utils.errors import check_range
 _RENAMED = {"modulated": "spade", "pixel": "oasis"}
 """Names of networks in runs of earlier versions, and today's."""
 
-_NEWER: dict[str, dict[str, Any]] = {"unet": {"excitation": False, "modulation": False}}
+_NEWER: dict[str, dict[str, Any]] = {
+    "unet": {"excitation": False, "modulation": False},
+    "oasis": {"reconstruction": 0},
+}
 """Knobs of networks that runs of earlier versions lack, at their defaults."""
 
 
@@ -54,6 +57,8 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
             }
             for kind, network in config["model"].items()
         }
+    if "adversarial" in config.get("loss", {}):
+        current["loss"] = {"reconstruction": {"weight": 0.0}, **config["loss"]}
     if "mixing" in config:
         removed = ("batch_norm", "shared")
         current["mixing"] = dict(entry for entry in config["mixing"].items() if entry != removed)

@@ -188,7 +188,9 @@ def check_networks(
         discriminator = cast(Discriminator, scoring)
     check_memory(cast(nn.Module, generator), "model.generator")
     check_memory(scoring, "model.discriminator")
-    check_compatible(loss, discriminator.output_kind, generator.noise.channels)
+    decoder = getattr(scoring, "reconstruction", None)
+    noise_channels = generator.noise.channels
+    check_compatible(loss, discriminator.output_kind, noise_channels, decoder is not None)
     if image_size % generator.stride:
         fitting = max(1, round(image_size / generator.stride)) * generator.stride
         raise UserError(

@@ -32,6 +32,7 @@ def augment(**settings):
         ({"diversity": defaults(DiversitySettings, -1.0)}, r"loss\.diversity\.weight=-1"),
         ({"diversity": defaults(DiversitySettings, 1.0, limit=0.0)}, r"loss\.diversity\.limit=0"),
         ({"labelmix": Weight(float("inf"))}, r"loss\.labelmix\.weight=inf"),
+        ({"reconstruction": Weight(-1.0)}, r"loss\.reconstruction\.weight=-1"),
         ({"r1": defaults(PenaltySettings, -1.0)}, r"loss\.r1\.weight=-1"),
         ({"r1": defaults(PenaltySettings, 1.0, every=0)}, r"loss\.r1\.every=0"),
         (augment(p=1.5), r"loss\.augment\.p=1\.5: use 0 to 1"),
@@ -83,6 +84,12 @@ def test_augmentation_that_is_off_may_change_nothing():
             "realness",
             0,
             "compares images of different noise, but .* Set it to 0, or give .* style_channels",
+        ),
+        (
+            {"adversarial": "classes", "reconstruction": Weight(1.0)},
+            "classes",
+            1,
+            "needs a decoder .* Set it to 0, or use .* model.discriminator.reconstruction=32",
         ),
     ],
 )

@@ -15,6 +15,7 @@ from geoseg_gan.losses.settings import (
     PerceptualSettings,
     Weight,
 )
+from geoseg_gan.models.discriminators.oasis import OasisDis
 from geoseg_gan.models.discriminators.output import DiscriminatorOutput
 
 
@@ -170,6 +171,26 @@ def test_labelmix_draws_by_the_number_of_the_sample():
     assert terms["labelmix"].item() == 0  # the discriminator looks at single pixels
     _, alone, _ = mixed_images([9, 4])
     assert torch.equal(alone, together[[9, 4]])
+
+
+def test_reconstruction_learns_from_real_images_alone():
+    discriminator = OasisDis(3, 3, width=4, depth=3, max_width=8, reconstruction=4)
+    objective = build(adversarial="classes", reconstruction=Weight(2.0))
+    batch = batch_of(0.5, ignored=8, side=32)
+    fake = (0 * batch.image).requires_grad_()
+    term = d_terms(objective, discriminator, batch, fake)["reconstruction"]
+    term.backward()
+    assert fake.grad is None or not fake.grad.any()
+    learnt = {
+        n.split(".")[0] for n, own in discriminator.named_parameters() if own.grad is not None
+    }
+    assert learnt == {"down", "reconstruction"}
+    real = batch.image * batch.valid
+    drawn = discriminator.reconstruct(discriminator(real, batch.one_hot))
+    smaller = torch.nn.functional.interpolate(real, drawn.shape[-2:], mode="area")
+    torch.testing.assert_close(term, 2 * (drawn - smaller).abs().mean())
+    (view,) = objective.views([batch])  # the generator has no such term
+    assert set(objective.g_terms(discriminator, view, fake, unused)) == {"adversarial"}
 
 
 def test_labelmix_by_hand():

@@ -7,7 +7,7 @@ import pytest
 from defaults import defaults
 
 from geoseg_gan.models.checkpoints import load_generator
-from geoseg_gan.models.discriminators.oasis import EXTRA_DISCRIMINATORS
+from geoseg_gan.models.discriminators.oasis import EXTRA_NETWORKS
 from geoseg_gan.models.settings import ModelSettings
 from geoseg_gan.training.train import check_networks, train
 from geoseg_gan.training.train_segmenter import train_segmenter
@@ -64,7 +64,7 @@ def smoke(tmp_path, make_folder, composed, tiny):
         config = composed("train", "trainer=cpu", *filter(None, [palette]), *SMALL, *paths, *chosen)
         for network in (config.model.generator, config.model.discriminator):
             network.update(TINY_NETWORKS[network["name"]])
-        for beside in EXTRA_DISCRIMINATORS:
+        for beside in EXTRA_NETWORKS:
             if config.model.discriminator.get(beside):
                 config.model.discriminator[beside] = 4
         figures = train(config)

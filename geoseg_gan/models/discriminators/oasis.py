@@ -12,16 +12,16 @@ from geoseg_gan.models.discriminators.patch import PatchDis
 from geoseg_gan.models.discriminators.projected import ProjectedDis
 from geoseg_gan.models.layers import check_minimum, convolution
 
-EXTRA_DISCRIMINATORS = frozenset({"patch", "projected"})
-"""Settings of an `OasisDis` that add a discriminator, and the names of these networks in it."""
+EXTRA_NETWORKS = frozenset({"patch", "projected", "reconstruction"})
+"""Settings of an `OasisDis` that add a network, and the names of these networks in it."""
+
+_ENLARGED = 3  # times that the reconstruction is twice as large as the coarsest features
 
 
 def changed_settings(settings: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
-    """Keys of `settings` with another value in `others`, extra discriminators apart."""
+    """Keys of `settings` with another value in `others`, extra networks apart."""
     return [
-        key
-        for key in settings
-        if key not in EXTRA_DISCRIMINATORS and settings[key] != others.get(key)
+        key for key in settings if key not in EXTRA_NETWORKS and settings[key] != others.get(key)
     ]
 
 
@@ -30,7 +30,7 @@ class OasisDis(nn.Module):
 
     It does not see the label map: it learns to find it in the image. That rewards what is typical
     of a class, which is only a part of a realistic texture; so discriminators of realness can be
-    added.
+    added. A decoder can be too, which keeps its coarsest features informative.
 
     The arguments are the knobs of configs/model/discriminator/oasis.yaml.
 
@@ -50,6 +50,7 @@ class OasisDis(nn.Module):
         spectral_norm: bool = True,
         patch: int = 0,
         projected: int = 0,
+        reconstruction: int = 0,
     ) -> None:
         """Builds the network.
 
@@ -58,7 +59,7 @@ class OasisDis(nn.Module):
         """
         super().__init__()
         check_minimum(1, width=width, depth=depth, max_width=max_width)
-        check_minimum(0, stem=stem, patch=patch, projected=projected)
+        check_minimum(0, stem=stem, patch=patch, projected=projected, reconstruction=reconstruction)
         self.output_kind: OutputKind = "both" if patch or projected else "classes"
         channels = (num_classes, image_channels)
         self.patch = self.projected = None
@@ -90,6 +91,9 @@ class OasisDis(nn.Module):
             for level, (below, out) in enumerate(zip(widths, outs, strict=True))
         )
         self.head = nn.Conv2d(outs[0], num_classes + 1, 1)
+        self.reconstruction = (
+            _decoder(widths[-1], reconstruction, image_channels) if reconstruction else None
+        )
 
     def _extra(self) -> list[PatchDis | ProjectedDis]:
         return [extra for extra in (self.patch, self.projected) if extra is not None]
@@ -122,6 +126,33 @@ class OasisDis(nn.Module):
             output.logits.extend(more.logits)
             output.features.extend(more.features)
         return output
+
+    def reconstruct(self, output: DiscriminatorOutput) -> Tensor:
+        """Draws the images of an output from its coarsest features, smaller, (B, K, h, w).
+
+        Raises:
+            ValueError: If there is no decoder, as with `reconstruction=0`.
+        """
+        if self.reconstruction is None:
+            raise ValueError("reconstruction=0 has no decoder")
+        image: Tensor = self.reconstruction(output.features[0][len(self.down) - 1])
+        return image
+
+
+def _decoder(channels: int, width: int, image_channels: int) -> nn.Sequential:
+    """A small decoder of features, the one of FastGAN's discriminator (Liu et al. 2021, sec. 3.2).
+
+    It has no spectral norm: how steep it is does not reach the generator.
+    """
+    layers: list[nn.Module] = []
+    for _ in range(_ENLARGED):
+        layers += [
+            nn.Upsample(scale_factor=2.0),
+            nn.Conv2d(channels, width, 3, padding=1),
+            nn.LeakyReLU(0.2),
+        ]
+        channels = width
+    return nn.Sequential(*layers, nn.Conv2d(width, image_channels, 3, padding=1), nn.Tanh())
 
 
 class _Block(nn.Module):

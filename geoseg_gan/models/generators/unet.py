@@ -154,7 +154,7 @@ class _Modulated(nn.Module):
             power = scale.float().square() @ weight.float().square().sum((2, 3)).mT
             demodulation = torch.rsqrt(power + 1e-8).to(x.dtype)
         y = F.conv2d(x * scale.to(x.dtype)[:, :, None, None], weight, padding=1)
-        y = y * demodulation[:, :, None, None] + bias.to(x.dtype)[:, None, None]
+        y = torch.addcmul(bias.to(x.dtype)[:, None, None], y, demodulation[:, :, None, None])
         return cast(Tensor, self.rest(y))
 
 
