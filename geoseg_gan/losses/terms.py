@@ -110,7 +110,7 @@ def reconstruction(drawn: Tensor, images: Tensor) -> Tensor:
 
     Liu et al. 2021 (FastGAN), eq. 4, with the absolute difference for its distance.
     """
-    return F.l1_loss(drawn.float(), F.adaptive_avg_pool2d(images, drawn.shape[-2:]))
+    return F.l1_loss(drawn.float(), F.interpolate(images, drawn.shape[-2:], mode="area"))
 
 
 def balanced_cross_entropy(

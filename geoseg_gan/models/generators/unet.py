@@ -131,7 +131,7 @@ class _Mapping(nn.Module):
     def forward(self, noise: Tensor) -> tuple[Tensor, ...]:
         """Maps noise (B, Z, H, W), whose first channels are the style, to a (B, c) a level."""
         scales: Tensor = 1 + self.layers(noise[:, : self.style_channels, 0, 0])
-        return scales.split(self.channels, 1)
+        return torch.split(scales, self.channels, 1)
 
 
 class _Modulated(nn.Module):
