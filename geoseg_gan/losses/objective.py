@@ -18,11 +18,13 @@ from geoseg_gan.losses.terms import (
     diversity,
     feature_matching,
     gradient_penalty,
+    label_cross_entropy,
     label_mix,
     perceptual,
 )
 from geoseg_gan.models.discriminators.output import Discriminator, OutputKind
 from geoseg_gan.models.pretrained.backbone import Backbone
+from geoseg_gan.models.pretrained.frozen_segmenter import FrozenSegmenter
 from geoseg_gan.utils.errors import UserError
 
 Regenerate = Callable[[], tuple[Tensor, Tensor]]
@@ -85,16 +87,24 @@ class Objective(nn.Module):
     """What both networks minimise under some loss settings, and its state from batch to batch.
 
     Ignored pixels are blanked in real and generated images alike, so that neither network learns
-    from them. The seed fixes augmentation and mixing.
+    from them. The seed fixes augmentation and mixing. `segmenter` is that of the segmenter's term;
+    without one it is left out.
 
     Attributes:
         strength: The probability of augmentation.
+        progress: Share of the training that is over, in [0, 1]; the GAN sets it.
 
     Raises:
         UserError: If the perceptual network cannot take such images.
     """
 
-    def __init__(self, settings: ObjectiveSettings, bands: int, seed: int) -> None:
+    def __init__(
+        self,
+        settings: ObjectiveSettings,
+        bands: int,
+        seed: int,
+        segmenter: FrozenSegmenter | None = None,
+    ) -> None:
         """Prepares the terms that have a weight."""
         super().__init__()
         self.settings = settings
@@ -105,6 +115,8 @@ class Objective(nn.Module):
         self.backbone = (
             Backbone(settings.perceptual.network, bands) if settings.perceptual.weight else None
         )
+        self.segmenter = segmenter
+        self.progress = 0.0
         self._batches = 0
 
     def views(self, batches: Sequence[Batch]) -> list[View]:
@@ -170,6 +182,9 @@ class Objective(nn.Module):
                 target = self.backbone(batch.image * batch.valid)
             distance = perceptual(target, self.backbone(fake * batch.valid))
             terms["perceptual"] = settings.perceptual.weight * distance
+        if self.segmenter is not None and self.progress < settings.segmenter.until:
+            seen = label_cross_entropy(self.segmenter(fake * batch.valid), batch.label)
+            terms["segmenter"] = settings.segmenter.weight * seen
         if settings.diversity.weight:
             other, noise = regenerate()
             varied = diversity(

@@ -106,6 +106,13 @@ class PerceptualSettings(Weight):
 
 
 @dataclass
+class SegmenterTermSettings(Weight):
+    """Weight of a frozen segmenter's term, and how long it acts."""
+
+    until: float
+
+
+@dataclass
 class DiversitySettings(Weight):
     """Weight and limit of the diversity term."""
 
@@ -127,6 +134,7 @@ class ObjectiveSettings:
     class_balance: bool
     feature_matching: Weight
     perceptual: PerceptualSettings
+    segmenter: SegmenterTermSettings
     diversity: DiversitySettings
     labelmix: Weight
     r1: PenaltySettings
@@ -139,8 +147,10 @@ class ObjectiveSettings:
             UserError: Naming the key, its value and what is allowed.
         """
         check_choice("loss.adversarial", self.adversarial, ADVERSARIAL)
-        for name in ("feature_matching", "perceptual", "diversity", "labelmix", "r1"):
+        names = ("feature_matching", "perceptual", "segmenter", "diversity", "labelmix", "r1")
+        for name in names:
             check_range(f"loss.{name}.weight", getattr(self, name).weight, 0, 1e6)
+        check_range("loss.segmenter.until", self.segmenter.until, 0, 1, "(]")
         check_range("loss.r1.every", self.r1.every, 1, 1e6)
         check_range("loss.diversity.limit", self.diversity.limit, 0, 1e6, "(]")
         self.augment.check()

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from geoseg_gan.data.palette import IGNORE
+
 
 class Terms(dict[str, Tensor]):
     """Named, weighted scalar terms of a loss, and scalars to log that are not part of it.
@@ -77,6 +79,17 @@ def perceptual(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
         for weight, mine, target in zip(weights, fake, real, strict=True)
     ]
     return torch.stack(distances).sum()
+
+
+def label_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy with a label map (B, H, W) uint8 of a segmenter's logits (B, C, H, W).
+
+    The mean over all pixels, of which ignored ones count 0: so that every other one weighs alike,
+    in whatever part of a batch it is.
+    """
+    target = label.long()
+    losses = F.cross_entropy(logits.float(), target, ignore_index=IGNORE, reduction="none")
+    return losses.mean()
 
 
 def diversity(first: Tensor, second: Tensor, distance: Tensor, limit: float) -> Tensor:

@@ -110,6 +110,8 @@ class GAN(L.LightningModule):
         # Numbered over the whole run and all processes, so that a sample gets the same noise and
         # augmentation however many processes share the batch, and after a resume.
         first = self.global_step * self.global_batch + self.global_rank * local
+        if self.objective.segmenter is not None:
+            self.objective.progress = self._progress(self.global_step)
         d_terms, g_terms = self.step(
             sample, range(first, first + local), (d_optimizer, g_optimizer), self.manual_backward
         )
@@ -285,6 +287,8 @@ class GAN(L.LightningModule):
         settings = self.optimizer_settings
         if settings.schedule == "constant":
             return 1.0
-        total = self.trainer.estimated_stepping_batches
-        progress = max(step / total, self.time_used)
-        return max(0.0, min(1.0, (1 - progress) / (1 - settings.decay_from)))
+        return max(0.0, min(1.0, (1 - self._progress(step)) / (1 - settings.decay_from)))
+
+    def _progress(self, step: int) -> float:
+        """Share of the training that is over, by steps or by time."""
+        return max(step / self.trainer.estimated_stepping_batches, self.time_used)

@@ -20,6 +20,7 @@ from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.models.checkpoints import RunFacts, load_segmenter, start_from
 from geoseg_gan.models.discriminators.output import Discriminator
 from geoseg_gan.models.pretrained.features import MINIMUM_SIZE
+from geoseg_gan.models.pretrained.frozen_segmenter import FrozenSegmenter
 from geoseg_gan.models.registry import (
     Generator,
     build_discriminator,
@@ -168,6 +169,11 @@ def check(config: TrainConfig) -> None:
             )
         check_unlabelled(config)
     config.loss.check()
+    if config.loss.segmenter.weight and config.segmenter_ckpt is None:
+        raise UserError(
+            f"loss.segmenter.weight={config.loss.segmenter.weight} needs a segmenter: set "
+            "segmenter_ckpt to a segmenter.pt that train_segmenter wrote."
+        )
     classes = config.data.classes().num_classes
     check_networks(config.model, config.loss, classes, config.image_size)
     check_run(config, GENERATORS, config.accumulate)
@@ -234,17 +240,21 @@ def build_gan(
     A run that is not `fresh` but resumed brings its weights, so that `init_from` does not count.
 
     Raises:
-        UserError: If `init_from` does not fit.
+        UserError: If `init_from` does not fit, or the segmenter that the loss is of.
     """
     model, classes, bands = plain(config.model), data.palette.num_classes, data.train_index.bands
     generator = build_generator(model["generator"], classes, bands)
     discriminator = build_discriminator(model["discriminator"], classes, bands)
     if config.init_from is not None and fresh:
         start_from(Path(config.init_from), generator, discriminator, facts)
+    segmenter = None
+    if config.loss.segmenter.weight:
+        path = Path(config.segmenter_ckpt or "")
+        segmenter = FrozenSegmenter(path, facts.palette, facts.scaling, config.image_size)
     module = GAN(
         generator,
         discriminator,
-        Objective(config.loss, bands, config.seed),
+        Objective(config.loss, bands, config.seed, segmenter),
         num_classes=classes,
         scaling=facts.scaling,
         lr=config.scaled_lr,

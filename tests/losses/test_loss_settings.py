@@ -11,6 +11,7 @@ from geoseg_gan.losses.settings import (
     PenaltySettings,
     PerceptualSettings,
     SegmentationLossSettings,
+    SegmenterTermSettings,
     Weight,
 )
 from geoseg_gan.training.settings import TrainConfig
@@ -29,6 +30,8 @@ def augment(**settings):
         ({"feature_matching": Weight(-1.0)}, r"loss\.feature_matching\.weight=-1"),
         ({"feature_matching": Weight(float("nan"))}, r"loss\.feature_matching\.weight=nan"),
         ({"perceptual": defaults(PerceptualSettings, -1.0)}, r"loss\.perceptual\.weight=-1"),
+        ({"segmenter": defaults(SegmenterTermSettings, -1.0)}, r"loss\.segmenter\.weight=-1"),
+        ({"segmenter": defaults(SegmenterTermSettings, until=0.0)}, r"loss\.segmenter\.until=0"),
         ({"diversity": defaults(DiversitySettings, -1.0)}, r"loss\.diversity\.weight=-1"),
         ({"diversity": defaults(DiversitySettings, 1.0, limit=0.0)}, r"loss\.diversity\.limit=0"),
         ({"labelmix": Weight(float("inf"))}, r"loss\.labelmix\.weight=inf"),

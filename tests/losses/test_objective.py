@@ -1,4 +1,5 @@
 import io
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from geoseg_gan.losses.settings import (
     ObjectiveSettings,
     PenaltySettings,
     PerceptualSettings,
+    SegmenterTermSettings,
     Weight,
 )
 from geoseg_gan.models.discriminators.output import DiscriminatorOutput
@@ -288,6 +290,25 @@ def test_the_perceptual_term_is_zero_for_the_real_image_and_else_pulls_the_fake(
     assert (fake.grad[..., :8] == 0).all() and fake.grad[..., 8:].abs().sum() > 0
     # The network is in neither state nor parameters.
     assert not list(objective.parameters()) and list(objective.state_dict()) == ["_extra_state"]
+
+
+def test_the_segmenter_term_is_its_cross_entropy_with_the_mask_until_the_named_share_is_over():
+    def bands(images):
+        return 4 * images  # each band is the logit of a class
+
+    term = defaults(SegmenterTermSettings, weight=3.0, until=0.5)
+    objective = Objective(defaults(ObjectiveSettings, segmenter=term), 3, 0, bands)
+    batch = batch_of(ignored=2)
+    fake = (batch.one_hot - 0.5).requires_grad_()
+    found = g_terms(objective, Mean(), batch, fake, unused)["segmenter"]
+    # The logit of the true class is 2, those of the others are -2; half of the pixels count.
+    assert found.item() == pytest.approx(3 * 0.5 * math.log(1 + 2 * math.exp(-4)))
+    found.backward()
+    assert (fake.grad[..., :2] == 0).all()
+    right = batch.one_hot[..., 2:].bool()
+    assert (fake.grad[..., 2:][right] < 0).all() and (fake.grad[..., 2:][~right] > 0).all()
+    objective.progress = 0.5
+    assert list(g_terms(objective, Mean(), batch, fake, unused)) == ["adversarial"]
 
 
 def test_what_it_remembers_survives_a_file_that_can_run_nothing():
