@@ -23,9 +23,16 @@ class Adversarial(Protocol):
     output_kind: OutputKind
 
     def d_terms(
-        self, real: DiscriminatorOutput, fake: DiscriminatorOutput, batch: Batch
+        self,
+        real: DiscriminatorOutput,
+        fake: DiscriminatorOutput,
+        batch: Batch,
+        shown: Batch | None = None,
     ) -> dict[str, Tensor]:
-        """What the discriminator minimises, as scalars by name."""
+        """What the discriminator minimises, as scalars by name.
+
+        Generated images are of the masks of `shown`, where those are others than of `batch`.
+        """
 
     def g_term(self, fake: DiscriminatorOutput, batch: Batch) -> Tensor:
         """What the generator minimises, a scalar."""
@@ -55,7 +62,11 @@ class RealnessLoss:
     output_kind: OutputKind = "realness"
 
     def d_terms(
-        self, real: DiscriminatorOutput, fake: DiscriminatorOutput, batch: Batch
+        self,
+        real: DiscriminatorOutput,
+        fake: DiscriminatorOutput,
+        batch: Batch,
+        shown: Batch | None = None,
     ) -> dict[str, Tensor]:
         """The terms on real and on generated images."""
         return {
@@ -113,15 +124,20 @@ class Oasis:
         self.balance = balance
 
     def d_terms(
-        self, real: DiscriminatorOutput, fake: DiscriminatorOutput, batch: Batch
+        self,
+        real: DiscriminatorOutput,
+        fake: DiscriminatorOutput,
+        batch: Batch,
+        shown: Batch | None = None,
     ) -> dict[str, Tensor]:
         """Cross-entropy with the true class on real pixels and with class 0 on generated ones."""
+        shown = batch if shown is None else shown
         on_fake = -F.log_softmax(fake.logits[0].float(), 1)[:, :1]
-        pixels = batch.class_pixels()
+        pixels, fakes = batch.class_pixels(), shown.class_pixels().sum()
         on_real = balanced_cross_entropy(real.logits[0], batch.one_hot, pixels, self.balance)
         return {
             "classes_real": on_real,
-            "classes_fake": (on_fake * batch.valid).sum() / at_least_one(pixels.sum()),
+            "classes_fake": (on_fake * shown.valid).sum() / at_least_one(fakes),
         }
 
     def g_term(self, fake: DiscriminatorOutput, batch: Batch) -> Tensor:
@@ -153,12 +169,16 @@ class OasisAndHinge:
         self.oasis = Oasis(balance)
 
     def d_terms(
-        self, real: DiscriminatorOutput, fake: DiscriminatorOutput, batch: Batch
+        self,
+        real: DiscriminatorOutput,
+        fake: DiscriminatorOutput,
+        batch: Batch,
+        shown: Batch | None = None,
     ) -> dict[str, Tensor]:
         """The terms of both."""
         return {
-            **self.oasis.d_terms(real.classes(), fake.classes(), batch),
-            **HINGE.d_terms(real.realness(), fake.realness(), batch),
+            **self.oasis.d_terms(real.classes(), fake.classes(), batch, shown),
+            **HINGE.d_terms(real.realness(), fake.realness(), batch, shown),
         }
 
     def g_term(self, fake: DiscriminatorOutput, batch: Batch) -> Tensor:

@@ -9,9 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from geoseg_gan.data.batch import Batch, to_device
+from geoseg_gan.data.batch import Batch, Sample, to_device
 from geoseg_gan.losses.adversarial import build_adversarial
 from geoseg_gan.losses.diff_augment import AdaptiveStrength, DiffAugment, ImageChange
+from geoseg_gan.losses.label_warp import LabelWarp
 from geoseg_gan.losses.settings import ObjectiveSettings
 from geoseg_gan.losses.terms import (
     Terms,
@@ -76,11 +77,25 @@ def check_compatible(loss: ObjectiveSettings, output_kind: OutputKind, noise_cha
 
 @dataclass(frozen=True)
 class View:
-    """A batch as both steps see it, plain and augmented; `augment` is for its generated images."""
+    """A batch as both steps see it, plain and augmented.
+
+    Attributes:
+        batch: The masks that images are generated of, beside their real images; where the masks are
+            warped these do not belong to them.
+        augmented: The same, augmented.
+        augment: Augments generated images likewise.
+        real: The real pairs, augmented: `augmented` itself unless its masks are warped.
+    """
 
     batch: Batch
     augmented: Batch
     augment: ImageChange
+    real: Batch
+
+    @property
+    def warped(self) -> bool:
+        """Whether real images do not show the masks that images are generated of."""
+        return self.real is not self.augmented
 
 
 class Objective(nn.Module):
@@ -112,6 +127,7 @@ class Objective(nn.Module):
         self.adversarial = build_adversarial(settings.adversarial, settings.class_balance)
         self.augment = DiffAugment(settings.augment, seed)
         self.strength = AdaptiveStrength(settings.augment)
+        self._warp = LabelWarp(settings.warp, seed)
         self.backbone = (
             Backbone(settings.perceptual.network, bands) if settings.perceptual.weight else None
         )
@@ -119,8 +135,26 @@ class Objective(nn.Module):
         self.progress = 0.0
         self._batches = 0
 
-    def views(self, batches: Sequence[Batch]) -> list[View]:
-        """Prepares a process's share of a global batch, in parts of one size, for both steps."""
+    def warp(self, sample: Sample, serials: Sequence[int]) -> Sample:
+        """What images are generated of in this batch: the sample itself, or with warped masks."""
+        return self._warp(sample, serials, self._batches)
+
+    def views(self, batches: Sequence[Batch], warped: Sequence[Batch] | None = None) -> list[View]:
+        """Prepares a process's share of a global batch, in parts of one size, for both steps.
+
+        `warped` are the same with the masks that images are generated of, where those are others.
+        """
+        real = self._augmented(batches)
+        shown = real if warped is None else self._augmented(warped)
+        return [
+            View(batch, seen, change, pair)
+            for batch, (seen, change), (pair, _) in zip(
+                batches if warped is None else warped, shown, real, strict=True
+            )
+        ]
+
+    def _augmented(self, batches: Sequence[Batch]) -> list[tuple[Batch, ImageChange]]:
+        """Augments the parts of a batch, and counts the pixels of each class in all of them."""
         augmented = [self.augment(batch, self.strength.p) for batch in batches]
         pixels = None
         if self.adversarial.output_kind != "realness":
@@ -128,10 +162,7 @@ class Objective(nn.Module):
             if dist.is_initialized():
                 dist.all_reduce(pixels)
                 pixels /= dist.get_world_size()
-        return [
-            View(batch, replace(seen, pixels=pixels), change)
-            for batch, (seen, change) in zip(batches, augmented, strict=True)
-        ]
+        return [(replace(seen, pixels=pixels), change) for seen, change in augmented]
 
     def d_terms(self, discriminator: Discriminator, view: View, fake: Tensor) -> Terms:
         """What the discriminator minimises, given generated images (B, K, H, W) without gradient.
@@ -139,12 +170,12 @@ class Objective(nn.Module):
         Returns:
             The weighted terms; the accuracy on real and on generated images as monitors.
         """
-        batch = view.augmented
-        real, fake = batch.image * batch.valid, view.augment(fake) * batch.valid
-        output = discriminator(torch.cat([real, fake]), batch.one_hot.repeat(2, 1, 1, 1))
+        batch, shown = view.real, view.augmented
+        real, fake = batch.image * batch.valid, view.augment(fake) * shown.valid
+        output = discriminator(torch.cat([real, fake]), torch.cat([batch.one_hot, shown.one_hot]))
         real_out, fake_out = output.halves()
-        terms = self.adversarial.d_terms(real_out, fake_out, batch)
-        if self.settings.labelmix.weight:
+        terms = self.adversarial.d_terms(real_out, fake_out, batch, shown)
+        if self.settings.labelmix.weight and not view.warped:
             from_real = self._label_mix_mask(batch)
             mixed = torch.where(from_real > 0, real, fake)
             mixed_out = discriminator(mixed, batch.one_hot)
@@ -158,7 +189,7 @@ class Objective(nn.Module):
         with torch.no_grad():
             monitors = {
                 "accuracy_real": self.adversarial.accuracy(real_out, batch, real=True),
-                "accuracy_fake": self.adversarial.accuracy(fake_out, batch, real=False),
+                "accuracy_fake": self.adversarial.accuracy(fake_out, shown, real=False),
             }
         return Terms(terms, monitors)
 
@@ -172,12 +203,12 @@ class Objective(nn.Module):
         settings, batch, augmented = self.settings, view.batch, view.augmented
         fake_out = discriminator(view.augment(fake) * augmented.valid, augmented.one_hot)
         terms = {"adversarial": self.adversarial.g_term(fake_out, augmented)}
-        if settings.feature_matching.weight:
+        if settings.feature_matching.weight and not view.warped:
             with torch.no_grad():
                 real_out = discriminator(augmented.image * augmented.valid, augmented.one_hot)
             distance = feature_matching(real_out.features, fake_out.features)
             terms["feature_matching"] = settings.feature_matching.weight * distance
-        if self.backbone is not None:
+        if self.backbone is not None and not view.warped:
             with torch.no_grad():
                 target = self.backbone(batch.image * batch.valid)
             distance = perceptual(target, self.backbone(fake * batch.valid))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geoseg_gan.data.settings import ElasticStep
 from geoseg_gan.utils.errors import UserError, check_choice, check_range
 
 ADVERSARIAL = ("hinge", "lsgan", "nonsaturating", "classes", "both")
@@ -138,6 +139,7 @@ class ObjectiveSettings:
     diversity: DiversitySettings
     labelmix: Weight
     r1: PenaltySettings
+    warp: ElasticStep
     augment: DiffAugmentSettings
 
     def check(self) -> None:
@@ -153,4 +155,7 @@ class ObjectiveSettings:
         check_range("loss.segmenter.until", self.segmenter.until, 0, 1, "(]")
         check_range("loss.r1.every", self.r1.every, 1, 1e6)
         check_range("loss.diversity.limit", self.diversity.limit, 0, 1e6, "(]")
+        check_range("loss.warp.p", self.warp.p, 0, 1)
+        check_range("loss.warp.amplitude", self.warp.amplitude, 0, 1e6)
+        check_range("loss.warp.wavelength", self.warp.wavelength, 2, 1e6)
         self.augment.check()

@@ -31,10 +31,11 @@ _SECOND_NOISE = 1 << 32
 
 @dataclass(frozen=True)
 class _MicroBatch:
-    """The pairs of one forward pass, and the noise of their generated images."""
+    """The pairs of one forward pass, and the masks and noise of their generated images."""
 
-    sample: Sample
-    batch: Batch
+    sample: Sample  # with the masks that images are generated of
+    pairs: Batch
+    batch: Batch  # the same with the masks of `sample`: `pairs` itself unless these are warped
     noise: Tensor
 
 
@@ -146,7 +147,9 @@ class GAN(L.LightningModule):
         discriminator = cast(Discriminator, self.discriminator)
         parts = self._micro_batches(sample, serials)
         single = len(parts) == 1
-        views = self.objective.views([part.batch for part in parts])
+        warped = any(part.batch is not part.pairs for part in parts)
+        shown = [part.batch for part in parts] if warped else None
+        views = self.objective.views([part.pairs for part in parts], shown)
         update_spectral_norms(self.discriminator)
         update_spectral_norms(self.generator)
 
@@ -245,8 +248,12 @@ class GAN(L.LightningModule):
         for start in range(0, len(serials), size):
             rows = slice(start, start + size)
             own = cast(Sample, {key: value[rows] for key, value in sample.items()})  # type: ignore[index]
-            batch = make_batch(own, self.scaling, self.num_classes, serials[rows])
-            parts.append(_MicroBatch(own, batch, self.draw_noise(own, serials[rows], self.seed)))
+            pairs = batch = make_batch(own, self.scaling, self.num_classes, serials[rows])
+            shown = self.objective.warp(own, serials[rows])
+            if shown is not own:
+                batch = make_batch(shown, self.scaling, self.num_classes, serials[rows])
+            noise = self.draw_noise(shown, serials[rows], self.seed)
+            parts.append(_MicroBatch(shown, pairs, batch, noise))
         return parts
 
     def _second_draw(self, part: _MicroBatch) -> Regenerate:

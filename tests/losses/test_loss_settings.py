@@ -3,6 +3,7 @@ import pytest
 from defaults import defaults
 
 from geoseg_gan.config import compose
+from geoseg_gan.data.settings import ElasticStep
 from geoseg_gan.losses.objective import Objective, check_compatible
 from geoseg_gan.losses.settings import (
     DiffAugmentSettings,
@@ -37,6 +38,8 @@ def augment(**settings):
         ({"labelmix": Weight(float("inf"))}, r"loss\.labelmix\.weight=inf"),
         ({"r1": defaults(PenaltySettings, -1.0)}, r"loss\.r1\.weight=-1"),
         ({"r1": defaults(PenaltySettings, 1.0, every=0)}, r"loss\.r1\.every=0"),
+        ({"warp": ElasticStep(1.5, 4.0, 48.0)}, r"loss\.warp\.p=1\.5"),
+        ({"warp": ElasticStep(0.5, 4.0, 1.0)}, r"loss\.warp\.wavelength=1"),
         (augment(p=1.5), r"loss\.augment\.p=1\.5: use 0 to 1"),
         (augment(target=-0.1), r"loss\.augment\.target=-0\.1"),
         (augment(most=2.0), r"loss\.augment\.most=2"),

@@ -311,6 +311,37 @@ def test_the_segmenter_term_is_its_cross_entropy_with_the_mask_until_the_named_s
     assert list(g_terms(objective, Mean(), batch, fake, unused)) == ["adversarial"]
 
 
+def test_warped_masks_are_of_generated_images_alone_which_are_compared_with_no_real_one():
+    class Pairs(Bands):
+        def forward(self, image, one_hot):
+            pairs.append((image.detach(), one_hot))
+            return super().forward(image, one_hot)
+
+    pairs = []
+    objective = build(
+        adversarial="classes",
+        feature_matching=Weight(10.0),
+        labelmix=Weight(10.0),
+        perceptual=defaults(PerceptualSettings, weight=10.0),
+    )
+    true = batch_of(ignored=2)
+    bent = replace(
+        true, **{key: getattr(true, key).flip(-1) for key in ("label", "one_hot", "valid")}
+    )
+    (view,) = objective.views([true], [bent])
+    discriminator = Pairs()
+    terms = objective.d_terms(discriminator, view, FAKE)
+    assert list(terms) == ["classes_real", "classes_fake"]
+    assert list(objective.g_terms(discriminator, view, FAKE, unused)) == ["adversarial"]
+    (images, one_hot), (shown, beside) = pairs
+    assert torch.equal(images, torch.cat([true.image * true.valid, FAKE * bent.valid]))
+    assert torch.equal(one_hot, torch.cat([true.one_hot, bent.one_hot]))
+    assert torch.equal(shown, FAKE * bent.valid) and torch.equal(beside, bent.one_hot)
+    # Fake pixels count where the bent mask has a class: Bands says 0 for fake, -0.25 for classes.
+    by_hand = math.log(1 + 3 * math.exp(-0.25))
+    assert terms["classes_fake"].item() == pytest.approx(by_hand)
+
+
 def test_what_it_remembers_survives_a_file_that_can_run_nothing():
     settings = defaults(
         ObjectiveSettings,

@@ -7,6 +7,7 @@ from small_gan import PROJECTED, build, fit, samples, settings
 from torch.utils.data import default_collate
 
 from geoseg_gan.data.batch import make_batch
+from geoseg_gan.data.settings import ElasticStep
 from geoseg_gan.losses.objective import Objective
 from geoseg_gan.losses.settings import DiffAugmentSettings, DiversitySettings, PenaltySettings
 from geoseg_gan.training.gan import GAN
@@ -208,6 +209,26 @@ def test_further_terms_are_logged_and_change_the_training(recipe, term):
     for name in ("generator", "discriminator"):
         networks = (getattr(module, name).parameters() for module in (with_it, without))
         assert any(not torch.equal(a, b) for a, b in zip(*networks, strict=True))
+
+
+def test_images_are_generated_of_warped_masks_in_as_many_parts_as_one_likes():
+    def shown(p, accumulate):
+        warp = ElasticStep(p, 4.0, 16.0)
+        module = build(objective=Objective(settings(warp=warp), 3, 0), accumulate=accumulate)
+        made, seen = [], []
+        module.generator.register_forward_pre_hook(lambda _, args: made.append(args[0]))
+        module.discriminator.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+        sample = default_collate(samples(4))
+        module.backward_only(sample)
+        true = make_batch(sample, module.scaling, 3).one_hot
+        return true, torch.cat(made[:accumulate]), torch.cat(seen[:accumulate]), module
+
+    true, made, beside, module = shown(1.0, 1)
+    assert not torch.equal(made, true) and (made.sum(1) == 1).all()
+    assert torch.equal(beside, torch.cat([true, made]))  # real ones, then generated ones
+    assert all(p.grad is not None for p in module.generator.parameters())
+    assert torch.equal(shown(1.0, 2)[1], made)
+    assert torch.equal(shown(0.0, 1)[1], true)
 
 
 def test_a_projected_discriminator_learns_on_features_that_stay_and_are_not_saved(tmp_path):
