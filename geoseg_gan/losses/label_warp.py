@@ -45,7 +45,7 @@ class LabelWarp:
             warp = Warp(elastic=(drawn, settings.amplitude, settings.wavelength))
             maps.append(np.stack(warp.source_map(side, side, (0, 0, side)), -1))
         grid = to_device(np.stack(maps) * np.float32(2 / (side - 1)) - 1, sample["label"].device)
-        bent = {key: _read(sample[key], grid) for key in ("label", "regions") if key in sample}  # type: ignore[literal-required]
+        bent = {key: _read(sample[key], grid) for key in ("label", "regions") if key in sample}
         return cast(Sample, {**sample, **bent})
 
     def _rng(self, stream: int, number: int) -> np.random.Generator:
