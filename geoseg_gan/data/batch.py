@@ -50,6 +50,8 @@ class Batch:
         valid: Shape (B, 1, H, W), float; 0 where ignored, else 1.
         serials: Number of each sample in the run, over all processes; with the run's seed it fixes
             the sample's randomness.
+        paired: Weight of each pair where the generated image is compared with the real one, shape
+            (B,), float: 0 where it is to look otherwise. None for 1.
         pixels: Labelled pixels of each class, shape (C,), float, by which sums over classes are
             divided: the mean over all parts of the global batch, so that the mean of their losses
             is that of the whole. None to count those of this part.
@@ -61,6 +63,7 @@ class Batch:
     valid: Tensor
     serials: Sequence[int]
     pixels: Tensor | None = None
+    paired: Tensor | None = None
 
     def class_pixels(self) -> Tensor:
         """`pixels`, or the labelled pixels of this part where it is None."""

@@ -123,8 +123,13 @@ def _write_onnx(
         "dtype": facts.scaling.dtype,
     }
     if isinstance(loaded, LoadedGenerator):
-        model: Any = onnx_models.GeneratorModel(loaded)
         spec = loaded.network.noise
+        if spec.codes:
+            raise UserError(
+                f"ckpt={config.ckpt} takes style codes, which ONNX models do not have yet. Leave "
+                "onnx out of formats, or train with model.generator.style_codes=0."
+            )
+        model: Any = onnx_models.GeneratorModel(loaded)
         noise = {"style": spec.style, "texture": spec.texture, "region": spec.region}
         entries |= {"stride": model.stride, "noise": noise}
         name = "generator.onnx"

@@ -163,12 +163,12 @@ class Objective(nn.Module):
         if settings.feature_matching.weight:
             with torch.no_grad():
                 real_out = discriminator(augmented.image * augmented.valid, augmented.one_hot)
-            distance = feature_matching(real_out.features, fake_out.features)
+            distance = feature_matching(real_out.features, fake_out.features, batch.paired)
             terms["feature_matching"] = settings.feature_matching.weight * distance
         if self.backbone is not None:
             with torch.no_grad():
                 target = self.backbone(batch.image * batch.valid)
-            distance = perceptual(target, self.backbone(fake * batch.valid))
+            distance = perceptual(target, self.backbone(fake * batch.valid), batch.paired)
             terms["perceptual"] = settings.perceptual.weight * distance
         if settings.diversity.weight:
             other, noise = regenerate()

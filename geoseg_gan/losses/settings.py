@@ -131,6 +131,7 @@ class ObjectiveSettings:
     labelmix: Weight
     r1: PenaltySettings
     augment: DiffAugmentSettings
+    foreign_codes: float
 
     def check(self) -> None:
         """Refuses values out of range.
@@ -142,5 +143,6 @@ class ObjectiveSettings:
         for name in ("feature_matching", "perceptual", "diversity", "labelmix", "r1"):
             check_range(f"loss.{name}.weight", getattr(self, name).weight, 0, 1e6)
         check_range("loss.r1.every", self.r1.every, 1, 1e6)
+        check_range("loss.foreign_codes", self.foreign_codes, 0, 1)
         check_range("loss.diversity.limit", self.diversity.limit, 0, 1e6, "(]")
         self.augment.check()

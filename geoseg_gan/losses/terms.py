@@ -47,15 +47,19 @@ def sign_accuracy(logits: Sequence[Tensor], real: bool) -> Tensor:
     return over_scales(logits, lambda scale: (scale * sign > 0).float().mean())
 
 
-def feature_matching(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
+def feature_matching(
+    real: Sequence[Sequence[Tensor]],
+    fake: Sequence[Sequence[Tensor]],
+    weights: Tensor | None = None,
+) -> Tensor:
     """Mean absolute difference of features, summed over layers, averaged over scales.
 
     Wang et al. 2018 (pix2pixHD), eq. 4. Each side has, for every scale, the features of each layer;
-    the real side is detached.
+    the real side is detached. Images weigh as `weights` (B,) say, by default alike.
     """
     total = torch.stack(
         [
-            F.l1_loss(mine, target.detach())
+            _distance(mine, target, weights)
             for fake_scale, real_scale in zip(fake, real, strict=True)
             for mine, target in zip(fake_scale, real_scale, strict=True)
         ]
@@ -63,20 +67,29 @@ def feature_matching(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[T
     return total / len(real)
 
 
-def perceptual(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+def perceptual(
+    real: Sequence[Tensor], fake: Sequence[Tensor], weights: Tensor | None = None
+) -> Tensor:
     """Weighted mean absolute difference of a pretrained network's features (Wang et al. 2018).
 
     The coarsest map weighs 1, the next 1/4, and each finer one half of the one before: of five maps
     1/32, 1/16, 1/8, 1/4 and 1, as published for VGG19. Maps are given from the finest to the
-    coarsest; the real side is detached.
+    coarsest; the real side is detached. Images weigh as `weights` (B,) say, by default alike.
     """
     count = len(real)
-    weights = [2.0 ** -(count - number) for number in range(count - 1)] + [1.0]
+    factors = [2.0 ** -(count - number) for number in range(count - 1)] + [1.0]
     distances = [
-        weight * F.l1_loss(mine, target.detach())
-        for weight, mine, target in zip(weights, fake, real, strict=True)
+        factor * _distance(mine, target, weights)
+        for factor, mine, target in zip(factors, fake, real, strict=True)
     ]
     return torch.stack(distances).sum()
+
+
+def _distance(mine: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean absolute difference of features (B, ...), images weighing as said."""
+    if weights is None:
+        return F.l1_loss(mine, target.detach())
+    return ((mine - target.detach()).abs().flatten(1).mean(1, dtype=torch.float32) * weights).mean()
 
 
 def diversity(first: Tensor, second: Tensor, distance: Tensor, limit: float) -> Tensor:

@@ -25,9 +25,8 @@ from geoseg_gan.data.images import DTYPES
 from geoseg_gan.data.palette import IGNORE, PALETTE, Palette, UnknownPolicy
 from geoseg_gan.data.settings import Fit, MaskFormat
 from geoseg_gan.models.discriminators.oasis import EXTRA_DISCRIMINATORS, changed_settings
-from geoseg_gan.models.generators.noise import sample_noise
 from geoseg_gan.models.onnx_segmenters import load_exported
-from geoseg_gan.models.registry import Generator, build_generator
+from geoseg_gan.models.registry import Generator, build_generator, noise_for
 from geoseg_gan.models.segmenters import build_segmenter, segmenter_stride
 from geoseg_gan.models.settings import current_config
 from geoseg_gan.utils.device import named_device
@@ -186,9 +185,9 @@ class LoadedGenerator:
                 f"mask holds class {unknown[0]}: use 0 to {classes - 1}, 255 to ignore."
             )
         device = next(cast(nn.Module, self.network).parameters()).device
-        label = torch.from_numpy(_padded(mask, self.network.stride))[None]
-        noise = sample_noise(self.network.noise, seed, [0], regions_of(label))
-        image = self.network(one_hot_of(label.to(device), classes), noise.to(device))
+        label = torch.from_numpy(_padded(mask, self.network.stride))[None].to(device)
+        noise = noise_for(self.network, seed, [0], label, regions_of(label))
+        image = self.network(one_hot_of(label, classes), noise)
         height, width = mask.shape
         return self.facts.scaling.to_stored(image[0, :, :height, :width])
 

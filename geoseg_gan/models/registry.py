@@ -1,7 +1,8 @@
 """Networks by name, as configs and checkpoints know them."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from geoseg_gan.models.discriminators.oasis import OasisDis
 from geoseg_gan.models.discriminators.patch import PatchDis
 from geoseg_gan.models.discriminators.projected import ProjectedDis
-from geoseg_gan.models.generators.noise import NoiseSpec
+from geoseg_gan.models.generators.codes import OwnCodes, StyleCodes
+from geoseg_gan.models.generators.noise import CodeMaps, NoiseSpec, draw_noise, noise_maps
 from geoseg_gan.models.generators.spade import SpadeGen
 from geoseg_gan.models.generators.unet import UNetGen
 from geoseg_gan.utils.device import free_memory
@@ -34,13 +36,38 @@ class Generator(Protocol):
     Attributes:
         noise: The channels of its noise map.
         stride: Height and width must be multiples of it.
+        styles: Encoder and bank of its style codes; None where it takes none.
     """
 
     noise: NoiseSpec
     stride: int
+    styles: StyleCodes | None
 
     def __call__(self, one_hot: Tensor, noise: Tensor) -> Tensor:
         """Maps one-hot (B, C, H, W) and noise (B, Z, H, W) to images (B, K, H, W) in [-1, 1]."""
+
+
+def code_maps(
+    generator: Generator, label: Tensor, regions: Tensor, own: OwnCodes | None = None
+) -> CodeMaps | None:
+    """Makes a generator's style codes for label maps and regions; None where it takes none."""
+    if not generator.noise.codes:
+        return None
+    assert generator.styles is not None, "codes come from an encoder"
+    return partial(generator.styles.maps, label=label, regions=regions, own=own)
+
+
+def noise_for(
+    generator: Generator,
+    seed: int,
+    indices: Sequence[int],
+    label: Tensor,
+    regions: Tensor,
+    own: OwnCodes | None = None,
+) -> Tensor:
+    """The noise of images of label maps (B, H, W), on their device; drawn on the CPU."""
+    drawn = draw_noise(generator.noise, seed, indices, label.shape[1:]).to(label.device)
+    return noise_maps(generator.noise, drawn, regions, code_maps(generator, label, regions, own))
 
 
 def build_generator(

@@ -9,6 +9,9 @@ from geoseg_gan.utils.errors import check_range
 _RENAMED = {"modulated": "spade", "pixel": "oasis"}
 """Names of networks in runs of earlier versions, and today's."""
 
+_NEWER = {"generator": {"style_codes": 0}}
+"""Knobs of networks that runs of earlier versions lack, at the value that leaves them out."""
+
 
 @dataclass
 class SegmenterSettings:
@@ -44,7 +47,11 @@ def current_config(config: Mapping[str, Any]) -> dict[str, Any]:
         current["segmenter"] = {"image_scale": 1.0, **segmenter}
     if "model" in config:
         current["model"] = {
-            kind: {**network, "name": _RENAMED.get(network["name"], network["name"])}
+            kind: {
+                **_NEWER.get(kind, {}),
+                **network,
+                "name": _RENAMED.get(network["name"], network["name"]),
+            }
             for kind, network in config["model"].items()
         }
     if "mixing" in config:

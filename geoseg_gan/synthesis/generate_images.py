@@ -19,6 +19,7 @@ from geoseg_gan.data.styles import Style
 from geoseg_gan.data.transplant import region_map
 from geoseg_gan.models.checkpoints import LoadedGenerator
 from geoseg_gan.models.generators.noise import NoiseSpec, draw_noise, noise_maps
+from geoseg_gan.models.registry import code_maps
 from geoseg_gan.synthesis.candidates import Candidate, CandidateMasks
 from geoseg_gan.synthesis.compose import Blend
 from geoseg_gan.utils.errors import UserError
@@ -67,7 +68,8 @@ def generate_images(
     for first in range(0, len(labels), step):
         rows = slice(first, first + step)
         part = labels[rows]
-        regions = [region_map(label) for label in part] if generator.network.noise.region else []
+        wanted = generator.network.noise.by_region
+        regions = [region_map(label) for label in part] if wanted else []
         inputs = _inputs(generator, part, regions, seed, indices[rows], device)
         blend = Blend.of((), styles[rows], match, device)
         images += list(_images(generator, inputs, blend).cpu().numpy())
@@ -149,7 +151,7 @@ class _Drawn(Dataset[_Item | str]):
             candidate = self.candidates[index]
         except UserError as error:
             return str(error)
-        wanted = self.noise.region and not candidate.unfit
+        wanted = self.noise.by_region and not candidate.unfit
         return _Item(candidate, region_map(candidate.label) if wanted else None)
 
 
@@ -230,7 +232,8 @@ def _images(
         return blend.real
     if exemplars is None:
         one_hot = one_hot_of(inputs.labels, generator.facts.palette.num_classes)
-        noise = noise_maps(generator.network.noise, inputs.drawn, inputs.regions)
+        codes = code_maps(generator.network, inputs.labels, inputs.regions)
+        noise = noise_maps(generator.network.noise, inputs.drawn, inputs.regions, codes)
         images = generator.network(one_hot, noise)
     else:
         images = generator.facts.scaling.to_network(exemplars.movedim(-1, 1))

@@ -91,6 +91,7 @@ class _NoNetwork:
     def __init__(self) -> None:
         self.noise = NoiseSpec(0, 0, 0)
         self.stride = 1
+        self.styles = None
 
     def __call__(self, one_hot: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         raise AssertionError("images are laid together from exemplars")

@@ -90,6 +90,11 @@ def _generate_scene(
 ) -> dict[str, float]:
     generator = load_generator(Path(config.gen_ckpt or ""), device)
     data = generator.facts.config["data"]
+    if generator.network.noise.codes:
+        raise UserError(
+            f"mask_path: {config.gen_ckpt} takes style codes, which scenes do not have yet. Train "
+            "with model.generator.style_codes=0."
+        )
     if data["fit"] == "resize":
         raise UserError(
             f"mask_path: {config.gen_ckpt} has seen whole tiles resized to one size "

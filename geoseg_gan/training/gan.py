@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import lightning as L
+import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
@@ -15,13 +17,14 @@ from torch.nn.utils import parametrize
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from geoseg_gan.data.batch import Batch, ImageScaling, Sample, make_batch, regions_of
+from geoseg_gan.data.batch import Batch, ImageScaling, Sample, make_batch, regions_of, to_device
 from geoseg_gan.losses.objective import Objective, Regenerate
 from geoseg_gan.losses.terms import Terms
 from geoseg_gan.models.discriminators.output import Discriminator
+from geoseg_gan.models.generators.codes import OwnCodes
 from geoseg_gan.models.generators.noise import sample_noise
 from geoseg_gan.models.layers import HasBlocks, recompute_blocks, update_spectral_norms
-from geoseg_gan.models.registry import Generator
+from geoseg_gan.models.registry import Generator, code_maps
 from geoseg_gan.training.average import move_average, start_average
 from geoseg_gan.training.settings import NETWORKS, OptimizerSettings, SpeedSettings
 
@@ -31,11 +34,12 @@ _SECOND_NOISE = 1 << 32
 
 @dataclass(frozen=True)
 class _MicroBatch:
-    """The pairs of one forward pass, and the noise of their generated images."""
+    """The pairs of one forward pass, the noise of their generated images, and their own codes."""
 
     sample: Sample
     batch: Batch
     noise: Tensor
+    own: OwnCodes | None
 
 
 class GAN(L.LightningModule):
@@ -174,6 +178,7 @@ class GAN(L.LightningModule):
         g_optimizer.step()
         self.discriminator.requires_grad_(True)
         self.objective.stepped()
+        self._remember_codes(parts)
         if self.average is not None:
             ema, batches = self.optimizer_settings.ema, self.global_step
             move_average(self.average, self.generator, ema, batches)
@@ -215,16 +220,19 @@ class GAN(L.LightningModule):
         ]
         return optimizers, [LambdaLR(optimizer, self._lr_factor) for optimizer in optimizers]
 
-    def draw_noise(self, sample: Sample, serials: Sequence[int], seed: int) -> Tensor:
+    def draw_noise(
+        self, sample: Sample, serials: Sequence[int], seed: int, own: OwnCodes | None = None
+    ) -> Tensor:
         """The generator's noise for B pairs, shape (B, Z, H, W), on their device.
 
-        Seed and serial number fix the noise of a pair.
+        Seed and serial number fix the noise of a pair, and which style codes it takes from the
+        bank where it has none of its own.
         """
-        spec, label = cast(Generator, self.generator).noise, sample["label"]
-        regions = label  # any map of its size, where no region has noise
-        if spec.region:
-            regions = sample["regions"] if "regions" in sample else regions_of(label)
-        return sample_noise(spec, seed, serials, regions, label.device)
+        generator, label = cast(Generator, self.generator), sample["label"]
+        # Any map of its size, where no region has noise.
+        regions = self._regions(sample) if generator.noise.by_region else label
+        codes = code_maps(generator, label, regions.to(label.device), own)
+        return sample_noise(generator.noise, seed, serials, regions, label.device, codes)
 
     def _prepare_networks(self) -> None:
         """Applies the switches for speed and memory; state-dict keys stay as they are."""
@@ -244,14 +252,51 @@ class GAN(L.LightningModule):
             rows = slice(start, start + size)
             own = cast(Sample, {key: value[rows] for key, value in sample.items()})  # type: ignore[index]
             batch = make_batch(own, self.scaling, self.num_classes, serials[rows])
-            parts.append(_MicroBatch(own, batch, self.draw_noise(own, serials[rows], self.seed)))
+            codes = self._own_codes(own, batch)
+            if codes is not None:
+                share = codes.used / (1 - self.objective.settings.foreign_codes or 1)
+                batch = replace(batch, paired=share)
+            noise = self.draw_noise(own, serials[rows], self.seed, codes)
+            parts.append(_MicroBatch(own, batch, noise, codes))
         return parts
+
+    def _regions(self, sample: Sample) -> Tensor:
+        return sample["regions"] if "regions" in sample else regions_of(sample["label"])
+
+    def _own_codes(self, sample: Sample, batch: Batch) -> OwnCodes | None:
+        """The style codes of real images, and which pairs use them; None without codes."""
+        styles = cast(Generator, self.generator).styles
+        if styles is None:
+            return None
+        share = self.objective.settings.foreign_codes
+        # As evenly spread as whole numbers allow, and the same however the batch is divided.
+        used = np.array([int((n + 1) * share) == int(n * share) for n in batch.serials])
+        table = styles(batch.image, self._regions(sample))
+        return OwnCodes(table, to_device(used, table.device))
+
+    def _remember_codes(self, parts: Sequence[_MicroBatch]) -> None:
+        """Adds the batch to the bank, with codes by the encoder that is saved."""
+        styles = cast(Generator, self.generator).styles
+        encoder = cast(Generator, self.inference_generator).styles
+        if styles is None or encoder is None:
+            return
+        found = [
+            encoder.entries(part.batch.image, part.batch.label, self._regions(part.sample))
+            for part in parts
+        ]
+        entries = torch.cat(found)
+        if dist.is_initialized():
+            ranks = [torch.empty_like(entries) for _ in range(dist.get_world_size())]
+            dist.all_gather(ranks, entries.contiguous())
+            entries = torch.cat(ranks)
+        styles.remember(entries)
 
     def _second_draw(self, part: _MicroBatch) -> Regenerate:
         """Generates a micro-batch again, with other noise, where the diversity loss asks for it."""
 
         def generate() -> tuple[Tensor, Tensor]:
-            other = self.draw_noise(part.sample, part.batch.serials, self.seed + _SECOND_NOISE)
+            seed = self.seed + _SECOND_NOISE
+            other = self.draw_noise(part.sample, part.batch.serials, seed, part.own)
             image = cast(Generator, self.generator)(part.batch.one_hot, other)
             return image, (part.noise - other).abs().mean((1, 2, 3))
 

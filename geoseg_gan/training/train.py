@@ -219,7 +219,7 @@ def open_data(config: TrainConfig) -> GanDataModule:
         synthetic=config.synthetic_folders,
         synthetic_ratio=config.synthetic_ratio,
         crops=config.crops,
-        regions=config.model.generator.get("region_channels", 0) > 0,
+        regions=any(config.model.generator.get(k, 0) for k in ("region_channels", "style_codes")),
     )
     data.prepare_data()
     data.setup()

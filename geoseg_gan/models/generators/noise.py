@@ -1,6 +1,6 @@
 """The noise maps that generators take; they are made outside the networks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from geoseg_gan.models.generators.codes import draws_of_codes
 from geoseg_gan.models.layers import check_minimum
 
 REGIONS = 256
 """Regions of an image that can have a vector of their own; further ones share them."""
+
+CodeMaps = Callable[[Tensor], Tensor]
+"""Makes style codes (B, S, H, W) from random numbers, as `StyleCodes.maps` does."""
 
 
 @dataclass(frozen=True)
@@ -22,27 +26,35 @@ class NoiseSpec:
     image as a whole. Region channels hold one draw per connected region of the label map, so that
     two fields of one class can look different. Texture channel k holds white noise at 1/2^k of the
     resolution: without it a convolutional network has nothing inside a large region to make texture
-    from, and the region comes out flat or repeats itself.
+    from, and the region comes out flat or repeats itself. Codes are of regions of real images (see
+    `StyleCodes`), and not noise but for the draw.
 
     Attributes:
         style: Channels with one draw per image.
         region: Channels with one draw per region.
         texture: Octaves of spatial noise, from single pixels upwards.
+        codes: Channels of style codes.
     """
 
     style: int
     region: int
     texture: int
+    codes: int = 0
 
     def __post_init__(self) -> None:
         """Refuses negative numbers with a ValueError that names the generator's setting."""
         check_minimum(0, style_channels=self.style, region_channels=self.region)
-        check_minimum(0, texture_octaves=self.texture)
+        check_minimum(0, texture_octaves=self.texture, style_codes=self.codes)
 
     @property
     def channels(self) -> int:
         """Z; 0 makes the generator deterministic."""
-        return self.style + self.region + self.texture
+        return self.style + self.region + self.texture + self.codes
+
+    @property
+    def by_region(self) -> bool:
+        """Whether regions must be known."""
+        return self.region + self.codes > 0
 
 
 def sample_noise(
@@ -51,6 +63,7 @@ def sample_noise(
     indices: Sequence[int],
     regions: Tensor,
     device: torch.device | str = "cpu",
+    codes: CodeMaps | None = None,
 ) -> Tensor:
     """Draws a noise map for every index, independent of the rest of the batch.
 
@@ -61,6 +74,7 @@ def sample_noise(
         regions: Number of every pixel's region, shape (len(indices), H, W), an integer dtype, as
             `region_map` gives them.
         device: Where to draw; draws differ between kinds of devices.
+        codes: Makes the style codes, where the map has them.
 
     Returns:
         Shape (len(indices), Z, H, W), float32, every channel of unit variance at every pixel.
@@ -71,7 +85,7 @@ def sample_noise(
     if len(regions) != len(indices):
         raise ValueError(f"{len(indices)} indices need as many region maps, not {len(regions)}")
     drawn = draw_noise(spec, seed, indices, regions.shape[-2:], device)
-    return noise_maps(spec, drawn, regions.to(device))
+    return noise_maps(spec, drawn, regions.to(device), codes)
 
 
 def draw_noise(
@@ -97,14 +111,16 @@ def draw_noise(
     return drawn
 
 
-def noise_maps(spec: NoiseSpec, drawn: Tensor, regions: Tensor) -> Tensor:
+def noise_maps(
+    spec: NoiseSpec, drawn: Tensor, regions: Tensor, codes: CodeMaps | None = None
+) -> Tensor:
     """Makes the noise maps (B, Z, H, W) of `sample_noise` from the numbers (B, M) of `draw_noise`.
 
     The region numbers (B, H, W) must be on the device of the numbers.
     """
     height, width = regions.shape[-2:]
     shapes, sizes = _octaves(spec, (height, width)), _draws(spec, (height, width))
-    style, *octaves, table = torch.split(drawn, sizes, 1)
+    style, *octaves, table, coded = torch.split(drawn, sizes, 1)
     parts = [style.view(*style.shape, 1, 1).expand(-1, -1, height, width)]
     for octave, ((rows, columns), draw) in enumerate(zip(shapes, octaves, strict=True)):
         coarse = draw.view(-1, 1, rows, columns)
@@ -118,6 +134,9 @@ def noise_maps(spec: NoiseSpec, drawn: Tensor, regions: Tensor) -> Tensor:
         rows_of = (regions.long() % REGIONS).flatten(1).unsqueeze(1)
         found = vectors.gather(2, rows_of.expand(-1, spec.region, -1))
         parts.append(found.view(-1, spec.region, height, width))
+    if spec.codes:
+        assert codes is not None, "a generator with style codes makes their maps"
+        parts.append(codes(coded))
     return torch.cat(parts, 1)
 
 
@@ -128,10 +147,10 @@ def _octaves(spec: NoiseSpec, size: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _draws(spec: NoiseSpec, size: Sequence[int]) -> list[int]:
-    """How many random numbers style, each octave and regions take."""
+    """How many random numbers style, each octave, regions and codes take."""
     octaves = [rows * columns for rows, columns in _octaves(spec, size)]
     # A table of fixed size for regions: counting them would make the host wait for a GPU.
-    return [spec.style, *octaves, spec.region * REGIONS]
+    return [spec.style, *octaves, spec.region * REGIONS, draws_of_codes(spec.codes)]
 
 
 @lru_cache(maxsize=64)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geoseg_gan.models.generators.codes import StyleCodes
 from geoseg_gan.models.generators.noise import NoiseSpec
 from geoseg_gan.models.layers import (
     PixelNorm,
@@ -137,6 +138,7 @@ class SpadeGen(nn.Module):
         style_channels: int = 32,
         region_channels: int = 32,
         texture_octaves: int = 5,
+        style_codes: int = 0,
         edges: bool = False,
         norm: str = "batch",
         spectral_norm: bool = True,
@@ -154,7 +156,7 @@ class SpadeGen(nn.Module):
         for name, value, known in (("modulation", modulation, modulations), ("norm", norm, NORMS)):
             if value not in known:
                 raise ValueError(f"{name}={value} is not one of {', '.join(known)}")
-        self.noise = NoiseSpec(style_channels, region_channels, texture_octaves)
+        self.noise = NoiseSpec(style_channels, region_channels, texture_octaves, style_codes)
         self.edges = edges
         self.condition_noise = condition_noise
         self.stride = 2**depth
@@ -186,6 +188,8 @@ class SpadeGen(nn.Module):
         if head_width:
             self.finish = nn.Conv2d(widths[-1] + inputs, head_width, 3, padding=1)
         self.head = nn.Conv2d(head_width or widths[-1], image_channels, 3, padding=1)
+        # Last, so that the other weights are the same with and without.
+        self.styles = StyleCodes(num_classes, image_channels, style_codes) if style_codes else None
 
     def blocks(self) -> list[nn.Module]:
         """The parts whose activations can be computed again."""

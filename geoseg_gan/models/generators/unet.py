@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geoseg_gan.models.generators.codes import StyleCodes
 from geoseg_gan.models.generators.noise import NoiseSpec
 from geoseg_gan.models.layers import (
     PixelNorm,
@@ -39,6 +40,7 @@ class UNetGen(nn.Module):
         style_channels: int = 16,
         region_channels: int = 16,
         texture_octaves: int = 5,
+        style_codes: int = 0,
         edges: bool = False,
     ) -> None:
         """Builds the network.
@@ -48,7 +50,7 @@ class UNetGen(nn.Module):
         """
         super().__init__()
         check_minimum(1, width=width, depth=depth, max_width=max_width)
-        self.noise = NoiseSpec(style_channels, region_channels, texture_octaves)
+        self.noise = NoiseSpec(style_channels, region_channels, texture_octaves, style_codes)
         self.edges = edges
         self.stride = 2**depth
         widths = [min(width * 2**level, max_width) for level in range(depth + 1)]
@@ -67,6 +69,8 @@ class UNetGen(nn.Module):
             _block(nn.Conv2d(2 * above, above, 3, padding=1)) for above in widths[:-1]
         )
         self.head = nn.Conv2d(width, image_channels, 3, padding=1)
+        # Last, so that the other weights are the same with and without.
+        self.styles = StyleCodes(num_classes, image_channels, style_codes) if style_codes else None
 
     def blocks(self) -> list[nn.Module]:
         """The parts whose activations can be computed again."""

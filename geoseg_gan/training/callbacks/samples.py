@@ -10,7 +10,8 @@ from torch.utils.data import default_collate
 from geoseg_gan.data.batch import make_batch, regions_of
 from geoseg_gan.data.dataset import WindowDataset
 from geoseg_gan.models.checkpoints import NetworkKind, save_network
-from geoseg_gan.models.generators.noise import sample_noise
+from geoseg_gan.models.generators.codes import OwnCodes
+from geoseg_gan.models.registry import noise_for
 from geoseg_gan.training.callbacks.checkpoint import LastCheckpoint
 from geoseg_gan.training.gan import GAN
 from geoseg_gan.utils.pictures import RGB, beside, evenly_spaced, write_picture
@@ -20,8 +21,9 @@ from geoseg_gan.utils.pictures import RGB, beside, evenly_spaced, write_picture
 class RunExporter(LastCheckpoint):
     """Saves samples and networks when an epoch ends.
 
-    `epoch###_i.jpg` shows mask, real and generated image of a fixed validation window;
-    `G_e###.pt` and `D_e###.pt` hold the networks. TensorBoard gets the same pictures.
+    `epoch###_i.jpg` shows mask, real and generated image of a fixed validation window, and where
+    the generator takes style codes, the image that has those of the real one. `G_e###.pt` and
+    `D_e###.pt` hold the networks. TensorBoard gets the same pictures.
 
     Attributes:
         dataset: Where the shown windows come from.
@@ -53,7 +55,7 @@ class RunExporter(LastCheckpoint):
         self._remove_old_networks(epoch)
 
     def triples(self, module: GAN) -> list[RGB]:
-        """Mask, real and generated image of every shown window, side by side."""
+        """Mask, real and generated images of every shown window, side by side."""
         shown = evenly_spaced(len(self.dataset), min(self.samples, len(self.dataset)))
         if not shown:
             return []
@@ -64,12 +66,21 @@ class RunExporter(LastCheckpoint):
         batch = make_batch(sample, module.scaling, module.num_classes)
         with torch.no_grad(), module.evaluating() as generator:
             regions = regions_of(batch.label)
-            noise = sample_noise(generator.noise, module.seed, shown, regions.cpu())
-            fakes = generator(batch.one_hot, noise.to(module.device))
+            looks: list[OwnCodes | None] = [None]
+            if generator.styles is not None:
+                table = generator.styles(batch.image, regions)
+                looks.append(OwnCodes(table, torch.ones_like(table[:, 0, 0], dtype=torch.bool)))
+            fakes = [
+                generator(
+                    batch.one_hot,
+                    noise_for(generator, module.seed, shown, batch.label, regions, own),
+                )
+                for own in looks
+            ]
         scaling, colors = module.scaling, self.facts.palette.color_table
         triples = []
-        for label, *pair in zip(batch.label, batch.image, fakes, strict=True):
-            images = [scaling.to_rgb(scaling.to_stored(image)) for image in pair]
+        for label, *shown_images in zip(batch.label, batch.image, *fakes, strict=True):
+            images = [scaling.to_rgb(scaling.to_stored(image)) for image in shown_images]
             triples.append(beside([colors[label.cpu().numpy()], *images]))
         return triples
 
