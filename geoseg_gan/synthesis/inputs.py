@@ -24,6 +24,7 @@ from geoseg_gan.models.checkpoints import (
     load_generator,
     load_segmenter,
 )
+from geoseg_gan.models.generators.codes import StyleCodes
 from geoseg_gan.models.generators.noise import NoiseSpec
 from geoseg_gan.synthesis.candidates import CandidateMasks, check_variants
 from geoseg_gan.synthesis.filter import AUTO, check_can_ignore
@@ -91,7 +92,7 @@ class _NoNetwork:
     def __init__(self) -> None:
         self.noise = NoiseSpec(0, 0, 0)
         self.stride = 1
-        self.styles = None
+        self.styles: StyleCodes | None = None
 
     def __call__(self, one_hot: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         raise AssertionError("images are laid together from exemplars")

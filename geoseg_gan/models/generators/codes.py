@@ -4,6 +4,7 @@ Features are averaged over each region, after SEAN (Zhu et al. 2020, sec. 3.1), 
 regions, into few channels and with noise on them, so that a code is a look and not a copy.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -91,7 +92,7 @@ class StyleCodes(nn.Module):
         sums = values.new_zeros(*values.shape[:2], TABLE)
         sums = sums.scatter_add(2, _places(regions).unsqueeze(1).expand_as(values), values)
         # Sums have the direction of means, and only that is kept.
-        return F.normalize(sums, dim=1, eps=1e-6) * sums.shape[1] ** 0.5
+        return F.normalize(sums, dim=1, eps=1e-6) * math.sqrt(sums.shape[1])
 
     @torch.no_grad()
     def entries(self, image: Tensor, label: Tensor, regions: Tensor) -> Tensor:
@@ -100,7 +101,7 @@ class StyleCodes(nn.Module):
         kinds, pixels = _kinds(label, regions)
         classes = torch.arange(self.num_classes, device=label.device).view(-1, 1)
         found, which = ((kinds[:, None] == classes) * pixels[:, None]).topk(_LARGEST, dim=2)
-        which, found = (part.flatten(1).unsqueeze(1) for part in (which, found))
+        which, found = which.flatten(1).unsqueeze(1), found.flatten(1).unsqueeze(1)
         kept = table.gather(2, which.expand(-1, table.shape[1], -1)) * (found > 0)
         return torch.cat([kept, found], 1).transpose(1, 2)
 
@@ -132,23 +133,25 @@ class StyleCodes(nn.Module):
             table = torch.where(own.used.view(-1, 1, 1), own.table, table)
         table = table + _BLUR * blur.view_as(table)
         places = _places(regions).unsqueeze(1).expand(-1, table.shape[1], -1)
-        codes = table.gather(2, places).unflatten(2, label.shape[1:])
-        return codes * (label != IGNORE).unsqueeze(1)
+        codes = table.gather(2, places).view(*table.shape[:2], *label.shape[1:])
+        found: Tensor = codes * (label != IGNORE).unsqueeze(1)
+        return found
 
     def _from_bank(self, order: Tensor, sizes: Tensor, kinds: Tensor, pixels: Tensor) -> Tensor:
         """Codes of regions, (B, S, 1024): of one size with them, and all of one image if possible.
 
         Of the bank's images, in a random order, the first that shows a class gives its codes.
         """
-        codes = self.bank[..., :-1].unflatten(1, (self.num_classes, _LARGEST))
-        offered = self.bank[..., -1].unflatten(1, (self.num_classes, _LARGEST))
+        bank = self.bank.view(ROWS, self.num_classes, _LARGEST, -1)
+        codes, offered = bank[..., :-1], bank[..., -1]
         lacking = offered[..., 0] == 0
         rows = order.unsqueeze(2).masked_fill(lacking, -torch.inf).argmax(1)
         kinds = kinds.clamp(max=self.num_classes - 1)
         rows = rows.gather(1, kinds)
         wanted = pixels.clamp(min=1).log() + _SIZES * sizes
         unlike = (offered[rows, kinds].log() - wanted.unsqueeze(2)).abs()
-        return codes[rows, kinds, unlike.argmin(2)].transpose(1, 2)
+        chosen: Tensor = codes[rows, kinds, unlike.argmin(2)]
+        return chosen.transpose(1, 2)
 
 
 def _places(regions: Tensor) -> Tensor:
