@@ -48,6 +48,15 @@ def test_a_code_does_not_depend_on_the_rest_of_the_batch():
     torch.testing.assert_close(styles(images, regions)[1:2], styles(images[1:2], regions[1:2]))
 
 
+def test_from_the_start_codes_of_unlike_regions_differ_by_more_than_their_noise():
+    images = torch.rand(32, 3, 1, 1).expand(-1, -1, 16, 16) * 2 - 1
+    regions = torch.zeros(32, 16, 16, dtype=torch.int32)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        codes = StyleCodes(3, 3, 8)(images, regions)[..., 0]
+        assert codes.std(0).square().mean().sqrt() > 3 * 0.1
+
+
 def test_regions_take_codes_of_their_class_and_size_from_one_image_where_it_has_them():
     styles = averaging()
     label = torch.zeros(2, 8, 8, dtype=torch.uint8)  # the second image is all of class 0

@@ -76,6 +76,10 @@ class StyleCodes(nn.Module):
             nn.LeakyReLU(0.2),
             nn.Conv2d(_WIDTH, channels, 1),
         )
+        # He et al. (2015): with smaller weights, codes would hardly differ before they are learnt.
+        for layer in self.encode:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, 0.2)
         # The last channel holds pixels. Class and place lie in one dimension, since of four
         # dimensions the second would be taken for channels.
         entries = torch.zeros(ROWS, num_classes * _LARGEST, channels + 1)
