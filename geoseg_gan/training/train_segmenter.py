@@ -307,10 +307,10 @@ def _against_first(config: TrainSegmenterConfig, scores: dict[str, float]) -> st
     if last is None or not (first / SCORES).is_file():
         return None
     before = _stored_scores(first)["inner/miou"]
-    advice = "" if last >= before else f" It is worse there: use {first / SEGMENTER}."
+    advice = "" if last >= before else f" For maps of the labelled ground use {first / SEGMENTER}."
     return (
         f"Held-out tiles: {100 * before:.1f} mIoU by the first segmenter, {100 * last:.1f} by this "
-        f"one. They are of the labelled ground: on that of {config.unlabelled} it may differ."
+        f"one. They are of the labelled ground; on that of {config.unlabelled} it may differ."
         f"{advice}"
     )
 
