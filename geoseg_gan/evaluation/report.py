@@ -23,6 +23,7 @@ CLOSEST = 5
 """Generated images that are shown above the training images nearest to them."""
 
 _SAMPLES = 8
+_NO_DIFFERENCE = 1e-6  # distance of images that are equal but for rounding
 
 Row = tuple[str, str, str, str]
 """What is measured, its figure of generated images, that of real ones, and how to read them."""
@@ -211,6 +212,7 @@ def _markdown(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         rows.append((name, kid, error, f"{row['fid']:.1f}", f"{row['images']:.0f}"))
     lines += markdown_table(head, rows)
     lines += ["", "## Agreement", "", *_agreement(figures["agreement"])]
+    lines += ["## Diversity", "", *_diversity(figures["diversity"]), ""]
     lines += ["## Artefacts", "", "![power spectrum](spectrum.png)", ""]
     lines += _texture(figures["texture"])
     lines += ["![texture repetition](repetition.png)", "", "## Memorisation", ""]
@@ -234,6 +236,27 @@ def _agreement(agreement: Mapping[str, Any] | None) -> list[str]:
         for name, value in agreement["generated"]["classes"].items()
     ]
     return [*markdown_table(["class", "IoU % on generated", "IoU % on real"], rows), ""]
+
+
+def _diversity(diversity: Mapping[str, Any] | None) -> list[str]:
+    if diversity is None:
+        return ["Not measured: it needs a generator (gen_ckpt), not a folder."]
+    generated, real = diversity["generated"], diversity["real"]
+    if generated["deterministic"]:
+        return ["0: the generator takes no noise, so that one mask always gives the same image."]
+    if generated["layers"] < _NO_DIFFERENCE:
+        return ["0: the generator takes noise, but makes the same image whatever it is."]
+    text = (
+        f"Images generated from one mask differ by {generated['layers']:.3f} (layers) and "
+        f"{generated['features']:.3f} (features), over {generated['masks']} masks."
+    )
+    if not real["pairs"]:
+        return [text]
+    return [
+        f"{text} Real tiles of similar composition ({real['pairs']} pairs) differ by "
+        f"{real['layers']:.3f} and {real['features']:.3f}; the generator reaches "
+        f"{generated['layers'] / real['layers']:.0%} of that (layers)."
+    ]
 
 
 def _texture(texture: Mapping[str, Any]) -> list[str]:
