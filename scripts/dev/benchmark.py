@@ -62,7 +62,7 @@ KINDS = {
     "optimisers and averages": ("adam", "Adam", "lerp"),
     "spectral norms": ("mv", "dot", "_Divide"),
 }
-"""Operations whose share is told, by parts of their names."""
+"""Operations whose share is shown, by parts of their names."""
 
 Table = dict[str, float]
 

@@ -123,7 +123,7 @@ def test_every_data_choice_trains(choice, smoke, tmp_path):
 @pytest.mark.parametrize("choice", [c for c in choices("experiment") if c != "new_ground"])
 def test_every_experiment_of_a_generator_trains(choice, smoke, tmp_path):
     root = tmp_path / "demo"
-    # Not auto: oneDNN's bfloat16 gradients of 3x3 weights on maps of 1x1, as here, can be NaN with
+    # Not auto: bfloat16 gradients of 3x3 weights on maps of 1x1, as here, can be NaN on a CPU with
     # two threads (torch 2.15), and a stopwatch would decide whether they are met.
     asked = ("precision=32-true", "init_from=null", "data=demo", *WORLD)
     smoke(f"experiment={choice}", *asked, palette=None, root=root)
