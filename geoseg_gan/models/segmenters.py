@@ -152,6 +152,17 @@ def view_probabilities(
     return total / len(views)
 
 
+@torch.no_grad()
+def divide_logits(network: nn.Module, temperature: float) -> None:
+    """Divides a segmenter's logits by a number, in the weights of its last convolution."""
+    if isinstance(network, RescaledSegmenter):
+        network = network.network
+    head = cast(nn.Module, network.segmentation_head)
+    last = [layer for layer in head.modules() if isinstance(layer, nn.Conv2d)][-1]
+    for parameter in last.parameters():
+        parameter.div_(temperature)
+
+
 def build_segmenter(
     settings: Mapping[str, Any], num_classes: int, bands: int, pretrained: bool = True
 ) -> nn.Module:

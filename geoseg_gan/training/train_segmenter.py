@@ -20,7 +20,8 @@ from geoseg_gan.data.segmenter_datamodule import SegmenterDataModule
 from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.losses.segmentation import SegmentationLoss
 from geoseg_gan.models.checkpoints import RunFacts, SegmenterEvaluation, save_network
-from geoseg_gan.models.segmenters import build_segmenter, check_segmenter
+from geoseg_gan.models.segmenters import build_segmenter, check_segmenter, divide_logits
+from geoseg_gan.training.calibration import PixelSample
 from geoseg_gan.training.callbacks.predictions import SegmenterExporter, prediction_grid
 from geoseg_gan.training.callbacks.timing import Estimate, Throughput
 from geoseg_gan.training.runs import (
@@ -224,6 +225,8 @@ def _evaluate(
 ) -> tuple[dict[str, float], list[float]]:
     """Evaluates the chosen weights on real tiles, and writes `tiles.npz` and the pictures.
 
+    The held-out tiles come first and calibrate the logits, which changes no prediction.
+
     Returns:
         The figures by name, and the mIoU of every whole window of the held-out tiles.
     """
@@ -235,7 +238,9 @@ def _evaluate(
         if dataset is None:
             continue
         matrices = []
+        pixels = PixelSample(len(dataset) * config.image_size**2)
         for sample, logits in _predict(config, module, dataset, f"Evaluating on {name}"):
+            pixels.add(logits, sample["label"])
             guesses = zip(sample["label"], logits.argmax(1), strict=True)
             matrices += [confusion_matrix(label, guess, len(names)) for label, guess in guesses]
         counts = torch.stack(matrices)
@@ -245,9 +250,14 @@ def _evaluate(
         total = counts.sum(0)
         scores |= {f"{name}/miou": mean_iou(total)} | iou_scores(total, names, f"{name}_iou")
         if name == "inner":
+            temperature = scores["temperature"] = pixels.temperature()
+            divide_logits(module.inference_network, temperature)
+            scores["inner/calibration_error"] = pixels.error(temperature)
             # Strips left over at a tile's edge are no windows that a pair can be compared with.
             whole = [matrix for matrix in matrices if 2 * matrix.sum() >= config.image_size**2]
             held_out = [mean_iou(matrix) for matrix in whole]
+        else:
+            scores["val/calibration_error"] = pixels.error()
         if config.samples:
             matrix = confusion_picture(total.numpy(), names)
             write_picture(out_dir / f"confusion_{name}.png", matrix)
@@ -294,6 +304,13 @@ def _report(
     ]
     rows.append(("mean", f"{pixels.sum():,}", shown("inner/miou"), shown("val/miou")))
     print_table(rows, ("class", "training pixels", "inner IoU", "val IoU"))
+    errors = [
+        f"{100 * error:.1f} points on {tiles}"
+        for part, tiles in (("inner", "held-out"), ("val", "val"))
+        if (error := scores.get(f"{part}/calibration_error")) is not None
+    ]
+    if errors:
+        print(f"Confidence is off by {' and by '.join(errors)} tiles, on average.")
     print(f"Saved the segmenter of epoch {epoch} as {Path(config.out_dir) / SEGMENTER}.")
     # The demo world is for short runs.
     if config.data.demo is None and (text := _too_few(trainer.global_step, data.steps_per_epoch)):

@@ -8,7 +8,12 @@ from choices import settings_of
 from defaults import defaults
 from torch.nn.functional import interpolate
 
-from geoseg_gan.models.segmenters import build_segmenter, check_segmenter, segmenter_stride
+from geoseg_gan.models.segmenters import (
+    build_segmenter,
+    check_segmenter,
+    divide_logits,
+    segmenter_stride,
+)
 from geoseg_gan.models.settings import SegmenterSettings
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.messages import choices
@@ -70,6 +75,19 @@ def test_the_state_of_every_choice_restores_it_without_packaged_weights(choice, 
     assert not torch.equal(other.eval()(image), network.eval()(image))
     other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
     assert torch.equal(other(image), network(image))
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+@pytest.mark.parametrize("arch", sorted(smp.MODEL_ARCHITECTURES_MAPPING))
+def test_logits_of_every_architecture_are_divided_by_its_last_weights(arch):
+    encoder, side = ("tu-vit_tiny_patch16_224", 224) if arch == "dpt" else ("resnet18", 128)
+    choice = {"arch": arch, "encoder": encoder, "encoder_weights": None, "options": {}}
+    choice["image_scale"] = 0.5 if arch == "fpn" else 1
+    network = build_segmenter(choice, 3, 3, pretrained=False).eval()
+    before = network(images(side, side))
+    divide_logits(network, 2.5)
+    torch.testing.assert_close(network(images(side, side)), before / 2.5)
 
 
 @torch.inference_mode()

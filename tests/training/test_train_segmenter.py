@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 
 import numpy as np
@@ -80,6 +81,7 @@ def test_a_run_leaves_the_best_segmenter_its_figures_and_pictures(fit, capsys):
     assert stored.pop("steps") == last_checkpoint(folder)["global_step"]
     assert {k: v for k, v in stored.items() if k != "epoch"} == scores
     assert {"val/miou", "inner/miou", "val_iou/Settlement", "inner_iou/Background"} <= set(scores)
+    assert {"temperature", "inner/calibration_error", "val/calibration_error"} <= set(scores)
     with np.load(folder / "tiles.npz", allow_pickle=False) as arrays:
         for part, tiles in (("inner", 2), ("val", 2)):
             confusions = TileConfusions.from_arrays(arrays, part)
@@ -90,6 +92,7 @@ def test_a_run_leaves_the_best_segmenter_its_figures_and_pictures(fit, capsys):
     shown = capsys.readouterr().out
     for text in ("real training tiles", "held out", "Settlement", "val IoU", "segmenter.pt"):
         assert text in shown
+    assert re.search(r"Confidence is off by [\d.]+ points on held-out and by [\d.]+ points", shown)
     assert "precision 32-true" in shown
     board = board_of(folder)
     assert set(board.Tags()["scalars"]) >= {
@@ -135,7 +138,7 @@ def test_unlabelled_images_of_another_type_are_refused_before_anything_is_traine
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.filterwarnings("ignore:.*but is held out")
+@pytest.mark.filterwarnings("ignore:.*but is held out", "ignore:.*hardly tell classes apart")
 def test_unlabelled_images_are_labelled_in_rounds_and_mixed_in(fit, tmp_path, capsys, monkeypatch):
     root = tmp_path / "data"
     asked = ("epochs=2", f"unlabelled={root / 'train/images'}", "rounds=2", "synthetic_ratio=0.5")
