@@ -15,7 +15,8 @@ import torch
 from torch.utils.data import Dataset
 
 from geoseg_gan.data.batch import Sample
-from geoseg_gan.data.images import UnreadableError, resize_image, resize_label
+from geoseg_gan.data.image_files import UnreadableError
+from geoseg_gan.data.images import resize_image, resize_label
 from geoseg_gan.data.jitter import Window, draw_warp, draw_window, sample_image, sample_label
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import Pair, some_pairs

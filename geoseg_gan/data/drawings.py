@@ -11,7 +11,7 @@ import numpy.typing as npt
 from rasterio import Affine
 from rasterio.features import shapes
 
-from geoseg_gan.data.images import check_size, without_place
+from geoseg_gan.data.image_files import check_size, without_place
 from geoseg_gan.data.pairs import DataError, export_advice, normal
 from geoseg_gan.data.polygons import POSITION, ClassLabels, Drawing, Polygon, Rings, check_ring
 from geoseg_gan.utils.reading import TEXT, check_content, read_bytes, read_json, whole

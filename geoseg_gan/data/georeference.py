@@ -11,7 +11,7 @@ from rasterio import Affine
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.warp import reproject, transform, transform_bounds
 
-from geoseg_gan.data.images import TIFF_SUFFIXES, open_tiff, opened, without_place
+from geoseg_gan.data.image_files import TIFF_SUFFIXES, open_tiff, opened, without_place
 from geoseg_gan.data.palette import IGNORE
 
 STRIP = 512

@@ -10,15 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from geoseg_gan.data.images import (
-    TIFF_SUFFIXES,
-    Rows,
-    Stored,
-    UnreadableError,
-    check_size,
-    read_masked_image,
-    read_stored,
-)
+from geoseg_gan.data.image_files import TIFF_SUFFIXES, UnreadableError, check_size
+from geoseg_gan.data.images import Rows, Stored, read_masked_image, read_stored
 from geoseg_gan.data.palette import (
     IGNORE,
     LARGEST_VALUE,
@@ -26,6 +19,7 @@ from geoseg_gan.data.palette import (
     Palette,
     UnknownColorError,
     UnknownPolicy,
+    colors_of,
     index_map_ids,
     index_map_text,
 )
@@ -107,7 +101,7 @@ class MaskReader:
             labels = self.meaning_of(values)
             labels[labels == UNKNOWN] = IGNORE
             return labels
-        colors = np.stack([values, values >> 8, values >> 16], -1).astype(np.uint8)
+        colors = colors_of(values).astype(np.uint8)
         policy: UnknownPolicy = "nearest" if self.unknown == "nearest" else "ignore"
         return self.palette.encode(colors[None], policy)[0].reshape(-1)
 

@@ -12,7 +12,7 @@ from typing import Literal, get_args, overload
 import numpy as np
 import numpy.typing as npt
 
-from geoseg_gan.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
+from geoseg_gan.data.image_files import IMAGE_SUFFIXES, MASK_SUFFIXES
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.reading import read_bytes, read_table
 

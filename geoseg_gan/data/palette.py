@@ -112,11 +112,7 @@ class Palette:
                 most frequent such colour, its pixels and the nearest class; or says that the
                 palette does not fit, where most pixels of the mask are far from its colours.
         """
-        # A fourth byte makes every pixel one aligned 32-bit word, so that the code is a view.
-        import cv2  # not above: --help needs no OpenCV
-
-        codes = cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA).view("<u4")[..., 0]
-        codes = np.bitwise_and(codes, 0xFFFFFF, dtype=np.int64, casting="unsafe")
+        codes = color_codes(rgb)
         label: npt.NDArray[np.uint8] = self._table.take(codes)
         unlisted = label == UNKNOWN
         count = int(np.count_nonzero(unlisted))
@@ -128,12 +124,12 @@ class Palette:
         if unknown == "ignore":
             label[unlisted] = IGNORE
             return label, count
-        nearest, distances = self._nearest(_split(colors))
+        nearest, distances = self.nearest(colors_of(colors))
         if unknown == "nearest":
             label[unlisted] = nearest[inverse]
             return label, count
         worst = int(pixels.argmax())
-        color = tuple(int(v) for v in _split(colors)[worst])
+        color = tuple(int(v) for v in colors_of(colors)[worst])
         others = f" (and {len(colors) - 1} more unknown colours)" if len(colors) > 1 else ""
         is_gray = len(set(color)) == 1
         hint = " If the mask holds class IDs, set data.mask_format=index." if is_gray else ""
@@ -209,10 +205,10 @@ class Palette:
         labels = [*range(self.num_classes), *[IGNORE] * len(self.ignore)]
         return np.array(colors, np.int64), np.array(labels, np.uint8)
 
-    def _nearest(
+    def nearest(
         self, colors: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
-        """The label of the nearest known colour of each, and the distance to it."""
+        """The label of the nearest known colour of each (N, 3), and the distance to it in RGB."""
         known, labels = self._known
         # Chunks bound the memory: a lossy mask can hold thousands of colours.
         chunks = np.array_split(colors, len(colors) // 4096 + 1)
@@ -294,5 +290,17 @@ def _likeness(value: str, name: str) -> float:
     return difflib.SequenceMatcher(None, value.casefold(), name.casefold()).ratio()
 
 
-def _split(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.stack([codes & 255, codes >> 8 & 255, codes >> 16], -1)
+def color_codes(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """The 24-bit codes (H, W) of colours (H, W, 3), red in the lowest byte."""
+    import cv2  # not above: --help needs no OpenCV
+
+    # A fourth byte makes every pixel one aligned 32-bit word, so that the code is a view.
+    words = cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA).view("<u4")[..., 0]
+    codes: npt.NDArray[np.int64]
+    codes = np.bitwise_and(words, 0xFFFFFF, dtype=np.int64, casting="unsafe")
+    return codes
+
+
+def colors_of(codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The colours (N, 3) of 24-bit codes (N,), the reverse of `color_codes`."""
+    return np.stack([codes & 255, codes >> 8 & 255, codes >> 16 & 255], -1)

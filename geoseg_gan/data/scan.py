@@ -4,24 +4,28 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
 from geoseg_gan.data.georeference import georeference_problem
-from geoseg_gan.data.images import DTYPES, UnreadableError
+from geoseg_gan.data.image_files import UnreadableError
+from geoseg_gan.data.images import DTYPES
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import DataError, PackedStrings, Pair, PairList, some_pairs
 from geoseg_gan.data.palette import IGNORE, UnknownColorError, index_map_text
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, held
 from geoseg_gan.utils.reading import Array, read_arrays
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 SMALLER = "Set image_size={} or less, or data.fit=resize."
 """What to do about images that are too small, in training."""
@@ -106,7 +110,9 @@ def scan(
     if cached is not None and len(hits):
         parts.append(cached[1].rows(found[hits]))
     done = 0
-    for results in _read_all(some_pairs(pairs, missing.tolist()), reader):
+    unread = some_pairs(pairs, missing.tolist())
+    title = f"Reading {plural(len(unread), 'pair')} once"
+    for results in in_blocks(unread, lambda pair: _read(pair, reader), title):
         good = [n for n, result in enumerate(results, done) if not isinstance(result, str)]
         problems += [result for result in results if isinstance(result, str)]
         if good:
@@ -192,16 +198,18 @@ class _Statistics:
         return _Statistics(**{name: column[rows] for name, column in vars(self).items()})
 
 
-def _read_all(pairs: Sequence[Pair], reader: MaskReader) -> Iterator[list[_Statistics | str]]:
-    """Statistics or problems of all pairs in order, block by block."""
-    starts: Any = range(0, len(pairs), _BLOCK)
-    if len(pairs) >= _BAR_FROM:
-        starts = track(starts, f"Reading {plural(len(pairs), 'pair')} once")
+def in_blocks(items: Sequence[T], read: Callable[[T], R], title: str) -> Iterator[list[R]]:
+    """What `read` returns for all items in order, block by block: by threads, with a progress bar.
+
+    The bar has a title, and is shown for long lists.
+    """
+    starts: Any = range(0, len(items), _BLOCK)
+    if len(items) >= _BAR_FROM:
+        starts = track(starts, title)
     # Threads rather than processes: decoding releases the interpreter lock, and nothing is pickled.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in starts:
-            some = pairs[start : start + _BLOCK]
-            yield list(pool.map(lambda pair: _read(pair, reader), some))
+            yield list(pool.map(read, items[start : start + _BLOCK]))
 
 
 def _read(pair: Pair, reader: MaskReader) -> _Statistics | str:

@@ -23,16 +23,12 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from geoseg_gan.data.georeference import Georeference, read_georeference
+from geoseg_gan.data.image_files import ALONE, TIFF_SUFFIXES, UnreadableError, open_tiff, opened
 from geoseg_gan.data.images import (
-    ALONE,
-    TIFF_SUFFIXES,
     Rows,
     Stored,
-    UnreadableError,
     mean_of,
     opaque_value,
-    open_tiff,
-    opened,
     read_masked_image,
     read_stored,
 )

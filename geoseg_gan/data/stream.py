@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from geoseg_gan.data.dataset import Decoded, PairSource, retried
 from geoseg_gan.data.demo.world import is_drawn
-from geoseg_gan.data.images import DTYPES, UnreadableError
+from geoseg_gan.data.image_files import UnreadableError
+from geoseg_gan.data.images import DTYPES
 from geoseg_gan.data.masks import MaskReader, mask_reader
 from geoseg_gan.data.pairs import STREAM, DataError, PackedStrings, PairList, Split
 from geoseg_gan.data.palette import PALETTE

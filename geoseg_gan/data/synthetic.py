@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from geoseg_gan.data.images import IMAGE_SUFFIXES
+from geoseg_gan.data.image_files import IMAGE_SUFFIXES
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import DataError, Pair
 from geoseg_gan.data.palette import IGNORE, PALETTE, Palette, index_map_ids

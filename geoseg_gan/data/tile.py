@@ -21,7 +21,8 @@ from geoseg_gan.data.georeference import (
     read_georeference,
     write_georeference,
 )
-from geoseg_gan.data.images import TIFF_SUFFIXES, picture_size, write_image
+from geoseg_gan.data.image_files import TIFF_SUFFIXES
+from geoseg_gan.data.images import picture_size, write_image
 from geoseg_gan.data.masks import MaskReader, mask_reader
 from geoseg_gan.data.pairs import (
     SPLITS,

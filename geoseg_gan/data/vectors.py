@@ -14,7 +14,7 @@ from rasterio.warp import transform_geom
 
 from geoseg_gan.data.drawings import DRAWING_SUFFIXES, read_drawings
 from geoseg_gan.data.georeference import Box, Georeference, bounds_in
-from geoseg_gan.data.images import without_place
+from geoseg_gan.data.image_files import without_place
 from geoseg_gan.data.layers import LAYER_SUFFIXES, read_layer
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import DataError, Pair

@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from geoseg_gan.data.batch import to_device
 from geoseg_gan.data.georeference import read_georeference
-from geoseg_gan.data.images import IMAGE_SUFFIXES
+from geoseg_gan.data.image_files import IMAGE_SUFFIXES
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.palette import IGNORE, Palette
 from geoseg_gan.data.scene import (

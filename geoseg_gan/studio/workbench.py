@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from geoseg_gan.data.images import MASK_SUFFIXES, resize_label, write_image
+from geoseg_gan.data.image_files import MASK_SUFFIXES
+from geoseg_gan.data.images import resize_label, write_image
 from geoseg_gan.data.masks import stored_mask_reader
 from geoseg_gan.data.pairs import DataError, Pair
 from geoseg_gan.data.palette import IGNORE, Palette

@@ -10,13 +10,8 @@ from torch.utils.data import DataLoader
 
 from geoseg_gan.data import dataset as module
 from geoseg_gan.data.dataset import PairDataset, PairSource, WindowDataset
-from geoseg_gan.data.images import (
-    UnreadableError,
-    read_image,
-    resize_image,
-    resize_label,
-    write_image,
-)
+from geoseg_gan.data.image_files import UnreadableError
+from geoseg_gan.data.images import read_image, resize_image, resize_label, write_image
 from geoseg_gan.data.jitter import draw_warp, draw_window, sample_image, sample_label
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs

@@ -10,7 +10,7 @@ import rasterio.shutil
 from PIL import Image
 from rasters import write_geotiff
 
-from geoseg_gan.data.images import UnreadableError
+from geoseg_gan.data.image_files import UnreadableError
 from geoseg_gan.data.masks import MaskReader, stored_mask_reader
 from geoseg_gan.data.palette import (
     IGNORE,

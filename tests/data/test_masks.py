@@ -6,7 +6,8 @@ import rasterio
 from PIL import Image
 from rasters import noise, write_geotiff
 
-from geoseg_gan.data.images import UnreadableError, write_image
+from geoseg_gan.data.image_files import UnreadableError
+from geoseg_gan.data.images import write_image
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass, UnknownColorError
 

@@ -6,7 +6,8 @@ import rasterio
 from rasterio.enums import ColorInterp
 from rasters import noise, write_geotiff
 
-from geoseg_gan.data.images import open_tiff, read_image, write_image
+from geoseg_gan.data.image_files import open_tiff
+from geoseg_gan.data.images import read_image, write_image
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.palette import IGNORE
 from geoseg_gan.data.scene import Export, LineStore, Scene, little_memory

@@ -13,7 +13,8 @@ import rasterio.shutil
 from PIL import Image, ImageOps
 from rasters import noise, write_geotiff
 
-from geoseg_gan.data.images import UnreadableError, read_image, read_masked_image, write_image
+from geoseg_gan.data.image_files import UnreadableError
+from geoseg_gan.data.images import read_image, read_masked_image, write_image
 
 ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 

@@ -19,7 +19,7 @@ from geometry import FLIPS
 from geoseg_gan.data import pack as module
 from geoseg_gan.data.datamodule import GanDataModule
 from geoseg_gan.data.dataset import PairSource
-from geoseg_gan.data.images import UnreadableError
+from geoseg_gan.data.image_files import UnreadableError
 from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.pairs import DataError, PairList, find_pairs
 from geoseg_gan.data.sampler import SampleIndex

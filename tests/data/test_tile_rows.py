@@ -15,7 +15,8 @@ from rasterio import Affine
 from rich.progress import Progress
 
 from geoseg_gan.data import scene as scene_module
-from geoseg_gan.data.images import open_tiff, write_image
+from geoseg_gan.data.image_files import open_tiff
+from geoseg_gan.data.images import write_image
 from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.palette import PaletteClass
 from geoseg_gan.data.settings import DataSettings, TileSettings

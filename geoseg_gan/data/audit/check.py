@@ -3,13 +3,7 @@
 from pathlib import Path
 
 from geoseg_gan.data.audit.examine import Check, examine
-from geoseg_gan.data.audit.report import (
-    CONFIGS,
-    HTML,
-    free_name,
-    held_for_report,
-    write_report,
-)
+from geoseg_gan.data.audit.report import CONFIGS, HTML, held_for_report, write_report
 from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.pairs import UNLABELLED, DataError
 from geoseg_gan.data.settings import CheckDataSettings
@@ -34,16 +28,14 @@ def check_data(config: CheckDataSettings) -> Check:
         if config.data.demo is not None:
             write_world(root, config.data.classes(), config.data.demo)
         check = examine(config)
-        name = free_name(out, check)
-        write_report(out, check, name)
+        name, commands = write_report(out, check)
     print_table((finding.severity, finding.line()) for finding in check.findings)
     shown = console(soft_wrap=True)  # so that the command below can be copied
-    line = f"{config.data_root}: {check.summary}. See {out / HTML}"
-    if check.proposed_config(out, name):
+    if name:
         shown.print(f"Proposed a data config: {out / CONFIGS / name}.yaml")
-    for number, command in enumerate(check.next_commands(out, name)):
-        first = "Next" if check.is_mended else "Once that is mended"
-        shown.print(f"{f'Or, with {UNLABELLED}/' if number else first}: {command}")
+    for lead, command in zip((check.lead, f"Or, with {UNLABELLED}/"), commands, strict=False):
+        shown.print(f"{lead}: {command}")
+    line = f"{config.data_root}: {check.summary}. See {out / HTML}"
     if check.count("error"):
         raise DataError(line)
     print(line)

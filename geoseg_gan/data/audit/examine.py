@@ -11,7 +11,7 @@ import numpy as np
 
 from geoseg_gan.config import as_override, script_command
 from geoseg_gan.data.audit import checks, relations
-from geoseg_gan.data.audit.facts import Ints, PairFacts, image_facts, mask_facts, measure
+from geoseg_gan.data.audit.facts import Facts, ImageFacts, Ints, measure
 from geoseg_gan.data.audit.findings import SEVERITIES, Finding, Findings, Severity
 from geoseg_gan.data.audit.folders import Folder, find_entries, unlabelled_entries
 from geoseg_gan.data.audit.propose import Proposal, propose
@@ -33,10 +33,9 @@ class Check:
     Attributes:
         config: The settings.
         folder: The files.
-        facts: What every pair holds.
+        facts: What images and masks hold.
         reader: How masks are read: as the proposal says where there is one, else as set.
-        read: The pairs whose mask decodes.
-        pixels: Pixels of every class and, last, of ignore of these: shape (N, C + 1).
+        pixels: Pixels of every class and, last, of ignore of each mask: shape (N, C + 1).
         proposal: A data config for masks that the set one does not fit.
         copies: Pairs that show the same.
         neighbours: Pairs of different splits beside each other.
@@ -45,9 +44,8 @@ class Check:
 
     config: CheckDataSettings
     folder: Folder
-    facts: list[PairFacts]
+    facts: Facts
     reader: MaskReader
-    read: list[PairFacts]
     pixels: Ints
     proposal: Proposal | None
     copies: list[relations.Relation]
@@ -63,6 +61,11 @@ class Check:
         """Whether the next command is one without errors, by its data config and image size."""
         errors = {finding.kind for finding in self.findings if finding.severity == "error"}
         return errors <= {"small_images", *(checks.VALUE_KINDS if self.proposal else ())}
+
+    @property
+    def lead(self) -> str:
+        """What stands before the next command."""
+        return "Next" if self.is_mended else "Once that is mended"
 
     @property
     def summary(self) -> str:
@@ -95,7 +98,7 @@ class Check:
             folder = None if self.proposal.is_known else config_dir
         root, image_size = self.config.data_root, self.config.image_size
         if self.config.data.fit == "crop":
-            image_size = min([image_size, *(min(i.size) for _, i in image_facts(self.facts))])
+            image_size = min([image_size, *(min(image.size) for image in self.facts.images)])
             image_size = image_size // _STEP * _STEP or image_size
         places = {"data_root": root}
         if not self.folder.can_train:
@@ -120,49 +123,50 @@ def examine(config: CheckDataSettings) -> Check:
     Raises:
         DataError: If the folder holds no images.
     """
-    root = Path(config.data_root)
-    folder, reader = find_entries(root), mask_reader(config.data)
-    facts, findings = measure(folder.entries, reader), folder.findings
-    masks = mask_facts(facts)
-    read = [f for f, _ in masks]
-    pixels = np.array([mask.pixels for _, mask in masks], np.int64)
+    root, settings = Path(config.data_root), config.data
+    folder, reader = find_entries(root), mask_reader(settings)
+    entries, findings, is_ready = folder.entries, folder.findings, folder.can_train
+    images, masks, _ = facts = measure(entries, reader)
+    pixels = np.array([mask.pixels for mask in masks], np.int64)
     pixels = pixels.reshape(len(masks), reader.palette.num_classes + 1)
     # A single class among all masks is a sign of numbers that are read as ignore.
     has_one = np.count_nonzero(pixels[:, :-1].sum(0)) < 2
     found = Findings()
     is_misfit = checks.add_value_findings(found, masks, reader) or has_one
+    groups = None
+    if settings.group_regex is None and not (root / TILES_CSV).is_file():
+        groups = relations.group_pattern(entries)
     proposal, names_groups = None, False
     if masks and (config.propose == "always" or (config.propose == "auto" and is_misfit)):
-        known = {"": config.data} | _package_settings(config.data)
-        proposal = propose([mask for _, mask in masks], known)
+        known = {"": settings} | _package_settings(settings)
+        proposal = propose(masks, known)
     if proposal is not None:
         source = proposal.source if proposal.is_known else None
         names_groups = source is None or known[source].group_regex is not None
-        proposal = _completed(proposal, facts, config)
-        reader = mask_reader(proposal.settings(config.data))
-        pixels = np.array([mask.counted_by(reader) for _, mask in masks], np.int64)
+        proposal = replace(proposal, more=_further_settings(settings, groups, images, config))
+        reader = mask_reader(proposal.settings(settings))
+        pixels = np.array([mask.counted_by(reader) for mask in masks], np.int64)
         found = Findings(replace(finding, advice=proposal.advice) for finding in found)
         severity: Severity = "error" if is_misfit and not found else "note"
         found.add(severity, "proposal", len(proposal.classes), str(proposal), proposal.advice)
     findings += found
-    is_ready = folder.can_train
-    checks.add_file_findings(findings, facts, config.image_size, config.data.fit, is_ready)
-    checks.add_mask_findings(findings, facts, config.data.mask_format)
+    checks.add_file_findings(findings, facts, config.image_size, settings.fit, is_ready)
+    checks.add_mask_findings(findings, masks, settings.mask_format)
     if masks and (proposal is not None or not any(f.severity == "error" for f in found)):
-        checks.add_class_findings(findings, read, pixels, reader.palette.names, is_ready)
+        checks.add_class_findings(findings, masks, pixels, reader.palette.names, is_ready)
     checks.add_ignored_colors(findings, masks, reader)
-    checks.add_image_findings(findings, facts)
-    checks.add_place_findings(findings, facts, config.data.gsd)
-    copies, neighbours = relations.find_copies(facts), list[relations.Relation]()
+    checks.add_image_findings(findings, images)
+    checks.add_place_findings(findings, images, settings.gsd)
+    copies, neighbours = relations.find_copies(images), list[relations.Relation]()
     relations.add_copy_findings(findings, copies)
     if len(folder.splits) > 1:
-        neighbours, source = relations.find_neighbours(facts, root)
-        relations.add_neighbour_findings(findings, facts, neighbours, source)
-    relations.add_group_findings(findings, facts, root, config.data.group_regex)
-    if not names_groups and (groups := _groups_by_name(facts, config)):
+        neighbours, way = relations.find_neighbours(entries, images, root)
+        relations.add_neighbour_findings(findings, entries, neighbours, way)
+    relations.add_group_findings(findings, entries, root, settings.group_regex)
+    if groups is not None and not names_groups:
         setting = as_override("data.group_regex", groups[0], CheckDataSettings)
         text = (
-            f"Each of the {plural(len(facts), 'tile')} is a location group of its own, but by "
+            f"Each of the {plural(len(entries), 'tile')} is a location group of its own, but by "
             f"their names they are of {plural(groups[1], 'picture')}"
         )
         advice = (
@@ -171,13 +175,12 @@ def examine(config: CheckDataSettings) -> Check:
         )
         findings.add("note", "groups_by_name", groups[1], text, advice)
     unlabelled = measure(unlabelled_entries(root, findings), reader)
-    checks.add_unlabelled_findings(findings, facts, unlabelled, config.image_size)
+    checks.add_unlabelled_findings(findings, images, unlabelled, config.image_size)
     return Check(
         config=config,
         folder=folder,
         facts=facts,
         reader=reader,
-        read=read,
         pixels=pixels,
         proposal=proposal,
         copies=copies,
@@ -189,7 +192,7 @@ def examine(config: CheckDataSettings) -> Check:
 def _package_settings(given: DataSettings) -> dict[str, DataSettings]:
     """What the data configs of the package say of masks of colours and of groups, by their name."""
     found = {}
-    for name in choices("data"):
+    for name in choices("data"):  # not composed by Hydra, which takes a second for each
         content = load_yaml(Path(str(files(CONFIGS))) / "data" / f"{name}.yaml")[1]
         content = content.get("data", content)
         if "palette" in content and content.get("mask_format", "rgb") == "rgb":
@@ -205,31 +208,25 @@ def _package_settings(given: DataSettings) -> dict[str, DataSettings]:
     return found
 
 
-def _groups_by_name(
-    facts: Sequence[PairFacts], config: CheckDataSettings
-) -> tuple[str, int] | None:
-    """What names the location groups, and how many; None where that is known, or not to be seen."""
-    if config.data.group_regex is not None or (Path(config.data_root) / TILES_CSV).is_file():
-        return None
-    return relations.group_pattern([f.entry for f in facts])
-
-
-def _completed(
-    proposal: Proposal, facts: Sequence[PairFacts], config: CheckDataSettings
-) -> Proposal:
-    """A proposal with groups, resolution and fit: as set, or where these are plain to see."""
-    settings, more = config.data, dict[str, tuple[Any, str]]()
+def _further_settings(
+    settings: DataSettings,
+    groups: tuple[str, int] | None,
+    images: Sequence[ImageFacts],
+    config: CheckDataSettings,
+) -> dict[str, tuple[Any, str]]:
+    """Groups, resolution and fit, and why: as set, or where these are plain to see."""
+    more = dict[str, tuple[Any, str]]()
     if settings.group_regex is not None:
         more["group_regex"] = settings.group_regex, "as given"
-    elif found := _groups_by_name(facts, config):
-        more["group_regex"] = found[0], f"by the names: {plural(found[1], 'location group')}"
+    elif groups is not None:
+        more["group_regex"] = groups[0], f"by the names: {plural(groups[1], 'location group')}"
     if settings.gsd is not None:
         more["gsd"] = settings.gsd, "as given"
-    elif (gsd := checks.common_gsd(facts)) is not None:
+    elif (gsd := checks.common_gsd(images)) is not None:
         more["gsd"] = gsd, "metres a pixel, by the georeference"
-    sizes = {image.size for _, image in image_facts(facts)}
+    sizes = {image.size for image in images}
     if settings.fit != "crop":
         more["fit"] = settings.fit, "as given"
     elif len(sizes) > 1 and (least := min(map(min, sizes))) < config.image_size // 2:
         more["fit"] = "resize", f"sizes differ, and the smallest is {least} pixels"
-    return replace(proposal, more=more)
+    return more

@@ -1,31 +1,28 @@
 """What images and masks hold, each file read once."""
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from rich.progress import track
 
 from geoseg_gan.data.audit.folders import Entry
 from geoseg_gan.data.audit.similar import thumbnail
 from geoseg_gan.data.georeference import Georeference, georeference_problem, read_georeference
-from geoseg_gan.data.images import Stored, UnreadableError, read_stored
+from geoseg_gan.data.image_files import UnreadableError
+from geoseg_gan.data.images import Stored, read_stored
 from geoseg_gan.data.masks import MaskReader
-from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.data.palette import IGNORE, color_codes
+from geoseg_gan.data.scan import in_blocks
 from geoseg_gan.utils.errors import UserError, plural
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-_BAR_FROM = 200  # fewer pairs take a moment, which needs no progress bar
-_BLOCK = 512  # pairs that are handed to the threads at a time
 _MOST_VALUES = 1024  # of a mask that are kept exactly: JPEGs have tens of thousands
 _PLAIN = 16  # values up to which a mask is taken to have no smoothed edges
 _EVEN = 12  # grey levels by which JPEG changes an even region, away from edges
@@ -62,21 +59,18 @@ class Values:
         """All pixels."""
         return int(self.pixels.sum())
 
+    @property
     def shares(self) -> npt.NDArray[np.float64]:
         """Every value's share of all pixels."""
         shares: npt.NDArray[np.float64] = self.pixels / max(1, self.total)
         return shares
 
 
-def rgb_of(codes: Ints) -> Ints:
-    """Colours (N, 3) of 24-bit codes (N,)."""
-    return np.stack([codes & 255, codes >> 8 & 255, codes >> 16 & 255], -1)
-
-
 @dataclass(frozen=True)
 class ImageFacts:
     """What an image holds; statistics are those of its pixels with data."""
 
+    entry: Entry
     size: tuple[int, int]  # height and width
     bands: int
     dtype: str
@@ -102,6 +96,9 @@ class ImageFacts:
 class MaskFacts:
     """What a mask holds, as it is stored and as the data settings read it."""
 
+    entry: Entry
+    image: ImageFacts | None  # that it belongs to; None where there is none, or it does not decode
+    elsewhere: str | None  # how the georeferences of both contradict
     size: tuple[int, int]  # height and width
     kind: str  # how it is stored, in words
     is_color: bool  # whether `values` are colours rather than numbers
@@ -116,55 +113,40 @@ class MaskFacts:
     unknown: int  # pixels outside the palette
     digest: bytes  # of its values
 
-    def colors(self, even: bool = False) -> Values:
-        """Its values, or those apart from edges, as colours."""
+    def read_as(self, in_color: bool, even: bool = False) -> Values:
+        """Its values, or those apart from edges, as colours or numbers; both can be grey levels."""
         values = self.even if even else self.values
-        if self.is_color:
+        if self.is_color == in_color:
             return values
+        if self.is_color:
+            return values.renamed(values.values & 255)
         grays = (values.values * self.step & 255) * 0x010101
         listed = zip(values.values.tolist(), grays.tolist(), strict=True)
         return values.renamed(np.array([self.table.get(v, gray) for v, gray in listed], np.int64))
 
-    def numbers(self, even: bool = False) -> Values:
-        """Its values, or those apart from edges, as numbers: grey levels where it has colours."""
-        values = self.even if even else self.values
-        return values.renamed(values.values & 255) if self.is_color else values
-
     def shows_colors(self) -> bool:
         """Whether it has colours, and not only grey levels."""
-        codes = self.colors().values
+        codes = self.read_as(in_color=True).values
         return bool(((codes & 255) * 0x010101 != codes).any())
 
     def counted_by(self, reader: MaskReader) -> Ints:
         """Pixels of every class and, last, of ignore as another reader reads it."""
-        values = self.numbers() if reader.mask_format == "index" else self.colors()
+        values = self.read_as(reader.mask_format == "rgb")
         labels, seen = reader.labels_of(values.values), values.pixels - values.unseen
         counts = np.bincount(labels, seen, IGNORE + 1).astype(np.int64)
         counts[IGNORE] += values.unseen.sum()
         return _of_classes(counts, reader)
 
 
-@dataclass(frozen=True)
-class PairFacts:
-    """What an entry's files hold; a text instead says why a file does not decode."""
+class Facts(NamedTuple):
+    """What all files hold."""
 
-    entry: Entry
-    image: ImageFacts | str | None
-    mask: MaskFacts | str | None
-    elsewhere: str | None = None  # how the georeferences of both contradict
+    images: list[ImageFacts]  # those that decode
+    masks: list[MaskFacts]
+    unreadable: dict[str, list[str]]  # why other ones do not, by "image" and "mask"
 
 
-def image_facts(facts: Iterable[PairFacts]) -> list[tuple[PairFacts, ImageFacts]]:
-    """The pairs whose image decodes, with what it holds."""
-    return [(f, f.image) for f in facts if isinstance(f.image, ImageFacts)]
-
-
-def mask_facts(facts: Iterable[PairFacts]) -> list[tuple[PairFacts, MaskFacts]]:
-    """The pairs whose mask decodes, with what it holds."""
-    return [(f, f.mask) for f in facts if isinstance(f.mask, MaskFacts)]
-
-
-def measure(entries: Sequence[Entry], reader: MaskReader) -> list[PairFacts]:
+def measure(entries: Sequence[Entry], reader: MaskReader) -> Facts:
     """Reads every file once, in parallel, with a progress bar for long lists.
 
     What is kept of a pair are some kilobytes.
@@ -175,35 +157,44 @@ def measure(entries: Sequence[Entry], reader: MaskReader) -> list[PairFacts]:
     """
     if reader.unknown == "error":
         reader = replace(reader, unknown="ignore")
-    starts: Any = range(0, len(entries), _BLOCK)
-    if len(entries) >= _BAR_FROM:
-        starts = track(starts, f"Reading {plural(len(entries), 'pair')}")
-    # Threads rather than processes: decoding releases the interpreter lock, and nothing is pickled.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        blocks = (entries[start : start + _BLOCK] for start in starts)
-        return [f for block in blocks for f in pool.map(lambda e: _measure(e, reader), block)]
+    title = f"Reading {plural(len(entries), 'pair')}"
+    blocks = in_blocks(entries, lambda entry: _measure(entry, reader), title)
+    found = [two for block in blocks for two in block]
+    images, masks = ([two[part] for two in found] for part in (0, 1))
+    return Facts(
+        images=[image for image in images if isinstance(image, ImageFacts)],
+        masks=[mask for mask in masks if isinstance(mask, MaskFacts)],
+        unreadable={
+            what: [text for text in part if isinstance(text, str)]
+            for what, part in (("image", images), ("mask", masks))
+        },
+    )
 
 
-def _measure(entry: Entry, reader: MaskReader) -> PairFacts:
+def _measure(
+    entry: Entry, reader: MaskReader
+) -> tuple[ImageFacts | str | None, MaskFacts | str | None]:
+    """What image and mask hold; a text instead says why one does not decode."""
     image: ImageFacts | str | None = None
     mask: MaskFacts | str | None = None
-    empty = missing = elsewhere = None
+    empty = missing = None
     try:
         if entry.image is not None:
-            image, empty, missing = _image_facts(entry.image, reader.nodata)
+            image, empty, missing = _image_facts(entry, entry.image, reader.nodata)
     except UnreadableError as error:
         image = str(error)
     try:
         if entry.mask is not None:
-            mask = _mask_facts(entry.mask, reader, empty, missing)
-            if entry.image and isinstance(image, ImageFacts) and image.place:
-                elsewhere = georeference_problem(entry.image, entry.mask)
+            its_image = image if isinstance(image, ImageFacts) else None
+            mask = _mask_facts(entry, entry.mask, its_image, reader, empty, missing)
     except UnreadableError as error:
         mask = str(error)
-    return PairFacts(entry, image, mask, elsewhere)
+    return image, mask
 
 
-def _image_facts(path: Path, nodata: float | None) -> tuple[ImageFacts, Flags, Flags | None]:
+def _image_facts(
+    entry: Entry, path: Path, nodata: float | None
+) -> tuple[ImageFacts, Flags, Flags | None]:
     """What an image holds, where it is empty (no data, or 0 in all bands), and has no data."""
     stored = read_stored(path, nodata=nodata)
     pixels, missing = stored.shown(), stored.missing()
@@ -223,6 +214,7 @@ def _image_facts(path: Path, nodata: float | None) -> tuple[ImageFacts, Flags, F
         fillers = {value: share for value, share in shares if share}
     header = f"{pixels.shape}{pixels.dtype}".encode()
     facts = ImageFacts(
+        entry=entry,
         size=(pixels.shape[0], pixels.shape[1]),
         bands=pixels.shape[2],
         dtype=pixels.dtype.name,
@@ -232,7 +224,7 @@ def _image_facts(path: Path, nodata: float | None) -> tuple[ImageFacts, Flags, F
         deviations=deviations,
         clipped=float(clipped.sum() / max(1, valid.sum())),
         nonfinite=not is_whole and not np.isfinite(pixels).all(),
-        nodata=next((value for value in stored.nodata if value is not None), None),
+        nodata=_nodata(stored),
         fillers=fillers,
         digest=hashlib.sha256(header + pixels.tobytes()).digest(),
         thumbnail=thumbnail(_gray(pixels, valid)),
@@ -264,15 +256,19 @@ def _gray(pixels: npt.NDArray[Any], valid: Flags) -> npt.NDArray[np.uint8]:
 
 
 def _mask_facts(
-    path: Path, reader: MaskReader, empty: Flags | None, missing: Flags | None
+    entry: Entry,
+    path: Path,
+    image: ImageFacts | None,
+    reader: MaskReader,
+    empty: Flags | None,
+    missing: Flags | None,
 ) -> MaskFacts:
+    """What a mask holds, by where its image is empty and where it has no data."""
     stored = read_stored(path)
-    values, kind = stored.values, _kind(stored)
+    values, kind, nodata = stored.values, _kind(stored), _nodata(stored)
     is_color = values.shape[2] >= 3 and values.dtype == np.uint8
     if is_color:
-        # A fourth byte makes every pixel one word, as in `Palette.encode`.
-        rgb = np.ascontiguousarray(values[..., :3])
-        codes = cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA).view("<u4")[..., 0] & 0xFFFFFF
+        codes: npt.NDArray[Any] = color_codes(np.ascontiguousarray(values[..., :3]))
     else:
         codes = values[..., 0]
         if np.issubdtype(codes.dtype, np.floating):
@@ -291,8 +287,8 @@ def _mask_facts(
         even = _counted(codes[_is_even(values[..., :3])], is_color)
     table = {}
     if stored.table is not None:
-        rgb_codes = stored.table.astype(np.int64) @ (1, 1 << 8, 1 << 16)
-        table = {value: int(rgb_codes[value]) for value in counted.values.tolist()}
+        table = dict(enumerate(color_codes(stored.table[None])[0].tolist()))
+        table = {value: table[value] for value in counted.values.tolist()}
     label, unknown = np.full(size, IGNORE, np.uint8), 0
     try:
         label, unknown = reader.label(stored)
@@ -300,8 +296,10 @@ def _mask_facts(
             label[missing] = IGNORE
     except UserError as error:
         refusal = str(error)
-    nodata = next((value for value in stored.nodata if value is not None), None)
     return MaskFacts(
+        entry=entry,
+        image=image,
+        elsewhere=georeference_problem(entry.image, path) if image and entry.image else None,
         size=size,
         kind=kind,
         is_color=is_color,
@@ -316,6 +314,11 @@ def _mask_facts(
         unknown=unknown,
         digest=hashlib.sha256(f"{size}".encode() + codes.tobytes()).digest(),
     )
+
+
+def _nodata(stored: Stored) -> float | None:
+    """The first nodata value that a file names for a band."""
+    return next((value for value in stored.nodata if value is not None), None)
 
 
 def _kind(stored: Stored) -> str:
@@ -339,26 +342,28 @@ def _is_even(values: npt.NDArray[np.uint8]) -> Flags:
     return even
 
 
-def _counted(codes: npt.NDArray[Any], is_color: bool, *marks: Flags | None) -> Values:
-    """How often the values of one mask occur, in all and where it is marked: empty and unseen.
+def _counted(
+    codes: npt.NDArray[Any],
+    is_color: bool,
+    empty: Flags | None = None,
+    unseen: Flags | None = None,
+) -> Values:
+    """How often the values of one mask occur, in all, where it is empty and where it is unseen.
 
     Values beyond the most frequent ones are kept in coarse steps.
     """
     flat = codes.ravel()
-    marked = [None if mark is None or not mark.any() else mark.ravel() for mark in marks]
+    nowhere = np.zeros(flat.shape, bool)
+    marks = [nowhere if mark is None else mark.ravel() for mark in (empty, unseen)]
     # Masks are even: sorting runs of equal pixels takes a small part of the time of sorting pixels.
-    parts = [flat, *(mark for mark in marked if mark is not None)]
-    changes = np.logical_or.reduce([part[1:] != part[:-1] for part in parts])
-    starts = np.concatenate([[0], np.flatnonzero(changes) + 1]) if flat.size else np.zeros(0, int)
+    changes = np.logical_or.reduce([part[1:] != part[:-1] for part in (flat, *marks)])
+    starts = np.flatnonzero(np.append(True, changes)[: flat.size])
     lengths = np.diff(np.append(starts, flat.size))
-    columns = [lengths * 0 if mark is None else mark[starts] * lengths for mark in marked]
-    columns += [lengths * 0] * (2 - len(columns))
-    found = _summed(flat[starts].astype(np.int64), lengths, np.ones(len(starts)), *columns)
-    if len(rest := found.values[_MOST_VALUES:]):
-        rest = rest & 0xF0F0F0 | 0x080808 if is_color else rest & ~255 | 128
-        coarse = np.concatenate([found.values[:_MOST_VALUES], rest])
-        return found.renamed(coarse)
-    return replace(found, masks=np.minimum(found.masks, 1))
+    columns = (lengths, np.ones(len(starts)), *(mark[starts] * lengths for mark in marks))
+    found = _summed(flat[starts], *columns)
+    rest = found.values[_MOST_VALUES:]
+    rest = rest & 0xF0F0F0 | 0x080808 if is_color else rest & ~255 | 128
+    return found.renamed(np.concatenate([found.values[:_MOST_VALUES], rest]))
 
 
 def _summed(values: npt.NDArray[Any], *columns: npt.NDArray[Any]) -> Values:

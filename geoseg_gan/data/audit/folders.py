@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from geoseg_gan.data.audit.findings import Findings
-from geoseg_gan.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES
+from geoseg_gan.data.image_files import IMAGE_SUFFIXES, MASK_SUFFIXES
 from geoseg_gan.data.pairs import SPLITS, STREAM, UNLABELLED, DataError, normal
 from geoseg_gan.utils.errors import plural
 

@@ -11,8 +11,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from geoseg_gan.data.audit.facts import Ints, MaskFacts, Values, rgb_of
-from geoseg_gan.data.palette import IGNORE, MAX_CLASSES, NEAR, Palette, PaletteClass
+from geoseg_gan.data.audit.facts import Ints, MaskFacts, Values
+from geoseg_gan.data.palette import (
+    IGNORE,
+    LARGEST_VALUE,
+    MAX_CLASSES,
+    NEAR,
+    Palette,
+    PaletteClass,
+    colors_of,
+)
 from geoseg_gan.data.settings import DataSettings
 
 RGB = tuple[int, int, int]
@@ -184,6 +192,8 @@ def propose(masks: Sequence[MaskFacts], known: Mapping[str, DataSettings]) -> Pr
         found = _of_colors(peaks, {})  # grey ones, of which the nearest can be taken
     else:
         found = _of_numbers(peaks, masks)
+        if any(not 0 <= entry.value <= LARGEST_VALUE for entry in found.classes):
+            return None  # no such mask can be written
     return found if 2 <= len(found.classes) <= MAX_CLASSES else None
 
 
@@ -196,11 +206,10 @@ def find_peaks(masks: Sequence[MaskFacts], in_color: bool) -> Peaks:
     two of them. Numbers are taken for grey colours.
     """
     values, even = (
-        Values.joined((mask.colors if in_color else mask.numbers)(part) for mask in masks)
-        for part in (False, True)
+        Values.joined(mask.read_as(in_color, part) for mask in masks) for part in (False, True)
     )
-    to_rgb = rgb_of if in_color else lambda numbers: numbers[:, None].repeat(3, 1)
-    rgb, shares = to_rgb(values.values), values.shares()
+    to_rgb = colors_of if in_color else lambda numbers: numbers[:, None].repeat(3, 1)
+    rgb, shares = to_rgb(values.values), values.shares
     places, strays = np.arange(len(shares)), np.zeros(0, np.int64)
     colors, pixels = rgb, values.pixels
     is_lossy = any(mask.is_lossy for mask in masks) or _is_damaged(values, shares, rgb)
@@ -287,7 +296,7 @@ def _of_colors(peaks: Peaks, known: Mapping[str, DataSettings]) -> Proposal:
     rest = peaks.found
     if sources:
         palette = palettes[sources[0]]
-        labels = [_match(palette, entry.color, tolerance) for entry in rest]
+        labels = _labels(palette, rest, tolerance)
         colors = [(label, c.color, c.name) for label, c in enumerate(palette.classes)]
         colors += [(IGNORE, list(color), "ignore") for color in palette.ignore]
         for label, color, name in colors:
@@ -347,7 +356,7 @@ def _fitting(peaks: Peaks, known: Mapping[str, Palette], tolerance: float) -> li
     found = []
     pixels = np.array([entry.pixels for entry in peaks.found])
     for name, palette in known.items():
-        labels = [_match(palette, entry.color, tolerance) for entry in peaks.found]
+        labels = _labels(palette, peaks.found, tolerance)
         share = pixels[[label is not None for label in labels]].sum() / max(1, pixels.sum())
         classes = {*labels} - {None, IGNORE}
         if share >= (_FITS if name else _FITS_SET) and len(classes) >= 2:
@@ -355,11 +364,13 @@ def _fitting(peaks: Peaks, known: Mapping[str, Palette], tolerance: float) -> li
     return [name for *_, name in sorted(found, key=lambda entry: entry[:2], reverse=True)]
 
 
-def _match(palette: Palette, color: RGB, tolerance: float) -> int | None:
-    """The label of a palette's colour that is near to this one."""
-    listed = [(_distance(color, c.color), label) for label, c in enumerate(palette.classes)]
-    distance, label = min(listed + [(_distance(color, c), IGNORE) for c in palette.ignore])
-    return label if distance <= tolerance else None
+def _labels(
+    palette: Palette, entries: Sequence[ProposedClass], tolerance: float
+) -> list[int | None]:
+    """The label of the palette's colour that is near to that of each; None where none is."""
+    labels, distances = palette.nearest(np.array([entry.color for entry in entries]).reshape(-1, 3))
+    is_near = (distances <= tolerance).tolist()
+    return [label if near else None for label, near in zip(labels.tolist(), is_near, strict=True)]
 
 
 def _of_numbers(peaks: Peaks, masks: Sequence[MaskFacts]) -> Proposal:
@@ -425,7 +436,7 @@ def _about_numbers(numbers: Sequence[int]) -> list[str]:
 def _colors(kept: Sequence[ProposedClass], masks: Sequence[MaskFacts]) -> list[RGB]:
     """A colour for each number: of the colour tables where all differ, else made up."""
     table = shared_colors(masks) or {}
-    listed = [_triple(rgb_of(np.array(table[e.value]))) for e in kept if e.value in table]
+    listed = [_triple(colors_of(np.array(table[e.value]))) for e in kept if e.value in table]
     if len(set(listed)) == len(kept) and (0, 0, 0) not in listed:
         return listed
     # Steps of the golden ratio around the colour circle stay apart, however many they are.

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from geoseg_gan.data.audit.facts import ImageFacts, PairFacts, image_facts
+from geoseg_gan.data.audit.facts import ImageFacts
 from geoseg_gan.data.audit.findings import Findings, Severity, those
 from geoseg_gan.data.audit.folders import Entry
 from geoseg_gan.data.audit.similar import TURNS, near_duplicates
@@ -34,7 +33,7 @@ _SERIES = {
 class Footprint(NamedTuple):
     """The ground that a tile covers, in units of its frame."""
 
-    frame: str  # a source image, or a coordinate reference system
+    frame: str  # a source image, a coordinate reference system, or what names share
     left: float
     top: float
     right: float
@@ -47,73 +46,65 @@ class Relation:
     """Two pairs that show the same ground, or ground beside each other; why is in words."""
 
     kind: str  # "copies", "near_duplicates", "overlaps" or "neighbours"
-    first: PairFacts
-    second: PairFacts
+    first: Entry
+    second: Entry
     why: str
 
     def __str__(self) -> str:
         """Both in words."""
-        return f"{self.first.entry.name} and {self.second.entry.name} ({self.why})"
+        return f"{self.first.name} and {self.second.name} ({self.why})"
 
     @property
     def is_across(self) -> bool:
         """Whether the two are in different splits."""
-        return self.first.entry.split != self.second.entry.split
+        return self.first.split != self.second.split
 
 
-def find_copies(facts: Sequence[PairFacts]) -> list[Relation]:
+def find_copies(images: Sequence[ImageFacts]) -> list[Relation]:
     """Images with the same pixels, and those that show the same though pixels differ."""
-    by_digest: dict[bytes, list[PairFacts]] = defaultdict(list)
-    thumbnails: dict[bytes, npt.NDArray[np.uint8]] = {}
-    for f, image in image_facts(facts):
+    by_digest: dict[bytes, list[ImageFacts]] = defaultdict(list)
+    for image in images:
         if image.empty < 1:  # empty tiles are alike, but no copies
-            by_digest[image.digest].append(f)
-            thumbnails.setdefault(image.digest, image.thumbnail)
+            by_digest[image.digest].append(image)
     found = []
     for first, *copies in by_digest.values():
         # Of many copies, one is compared with the others.
-        found += [Relation("copies", first, other, "the same pixels") for other in copies]
-        others = (
-            Relation("copies", *two, "the same pixels") for two in combinations(copies[:19], 2)
-        )
-        found += [relation for relation in others if relation.is_across]
+        pairs = [(first, other) for other in copies]
+        pairs += [two for two in combinations(copies[:19], 2)
+                  if two[0].entry.split != two[1].entry.split]  # fmt: skip
+        found += [Relation("copies", a.entry, b.entry, "the same pixels") for a, b in pairs]
     single = [copies[0] for copies in by_digest.values()]
-    for match in near_duplicates(np.stack([*thumbnails.values()])) if len(single) > 1 else []:
+    thumbnails = [image.thumbnail for image in single]
+    for match in near_duplicates(np.stack(thumbnails)) if len(single) > 1 else []:
         why = f"correlation {match.correlation:.3f}" + f", {TURNS[match.turn]}" * bool(match.turn)
-        found.append(Relation("near_duplicates", single[match.first], single[match.second], why))
+        two = single[match.first].entry, single[match.second].entry
+        found.append(Relation("near_duplicates", *two, why))
     return found
 
 
-def find_neighbours(facts: Sequence[PairFacts], root: Path) -> tuple[list[Relation], str]:
+def find_neighbours(
+    entries: Sequence[Entry], images: Sequence[ImageFacts], root: Path
+) -> tuple[list[Relation], str]:
     """Tiles of different splits beside each other, or of the same ground.
 
     Returns:
         The neighbours, and how they are known: "tiles.csv", "georeference" or "names".
     """
-    splits: dict[str, list[PairFacts]] = defaultdict(list)
-    for f in facts:
-        splits[f.entry.split].append(f)
-    windows = _windows(root, [f.entry.stem for f in facts])
-    ways: dict[str, Callable[[PairFacts], Footprint | None]] = {
-        "tiles.csv": lambda f: windows.get(f.entry.stem),
-        "georeference": _place,
-    }
-    for source, footprint in ways.items():
-        if any(map(footprint, facts)):
-            return [
-                Relation("overlaps", one[a], other[b], f"{share:.0%} the same ground")
-                if share
-                else Relation("neighbours", one[a], other[b], "side by side")
-                for one, other in combinations(splits.values(), 2)
-                for a, b, share in footprint_neighbours(
-                    *([*map(footprint, s)] for s in (one, other))
-                )
-            ], source
-    return [
-        Relation("neighbours", one[a], other[b], "by their names")
-        for one, other in combinations(splits.values(), 2)
-        for a, b in name_neighbours(*([f.entry.stem for f in s] for s in (one, other)))
-    ], "names"
+    source, places = "tiles.csv", _windows(root, entries)
+    if not places:
+        source, places = "georeference", _georeferenced(images)
+    if not places:
+        source, places = "names", named_places(entries)
+    found = []
+    for one, other in combinations(dict.fromkeys(entry.split for entry in entries), 2):
+        parts = ({e: p for e, p in places.items() if e.split == split} for split in (one, other))
+        for first, second, share in footprint_neighbours(*parts):
+            if not share:
+                why = "by their names" if source == "names" else "side by side"
+                found.append(Relation("neighbours", first, second, why))
+            elif source != "names":  # of which equal ones say nothing of the ground
+                found.append(Relation("overlaps", first, second, f"{share:.0%} the same ground"))
+    return found, source
 
 
 def add_copy_findings(findings: Findings, copies: Sequence[Relation]) -> None:
@@ -135,7 +126,7 @@ def add_copy_findings(findings: Findings, copies: Sequence[Relation]) -> None:
 
 
 def add_neighbour_findings(
-    findings: Findings, facts: Sequence[PairFacts], neighbours: Sequence[Relation], source: str
+    findings: Findings, entries: Sequence[Entry], neighbours: Sequence[Relation], source: str
 ) -> None:
     """Adds findings on tiles of different splits that lie beside each other, or overlap."""
     same = _by_second(r for r in neighbours if r.kind == "overlaps")
@@ -144,8 +135,8 @@ def add_neighbour_findings(
     near = [r for r in neighbours if r.kind == "neighbours"]
     if not near:
         return
-    touched, split = _by_second(near), near[0].second.entry.split
-    total = sum(f.entry.split == split for f in facts)
+    touched, split = _by_second(near), near[0].second.split
+    total = sum(entry.split == split for entry in entries)
     text = f"{len(touched):,} of {total:,} tiles in {split} lie beside tiles of another split"
     advice = f"{_SPLIT}, and leave a gap between the parts."
     is_sure = source != "names" and len(touched) > _MANY * total
@@ -155,10 +146,10 @@ def add_neighbour_findings(
 
 
 def add_group_findings(
-    findings: Findings, facts: Sequence[PairFacts], root: Path, group_regex: str | None
+    findings: Findings, entries: Sequence[Entry], root: Path, group_regex: str | None
 ) -> None:
     """Adds findings on location groups that stand in several splits, or are unknown."""
-    stems = [f.entry.stem for f in facts]
+    stems = [entry.stem for entry in entries]
     try:
         groups = known_groups(root, stems)
         if group_regex is not None:
@@ -168,8 +159,8 @@ def add_group_findings(
         findings.add("error", "groups", 1, str(error))
         return
     splits: dict[str, set[str]] = defaultdict(set)
-    for f in facts:
-        splits[groups.get(f.entry.stem, f.entry.name)].add(f.entry.split)
+    for entry in entries:
+        splits[groups.get(entry.stem, entry.name)].add(entry.split)
     shared = sorted(group for group, names in splits.items() if len(names) > 1)
     text = f"{those(shared, 'location group', 'stand')} in more than one split"
     findings.add("error", "shared_groups", shared, text, f"{_SPLIT}.")
@@ -177,53 +168,77 @@ def add_group_findings(
 
 def _by_second(relations: Iterable[Relation]) -> list[Relation]:
     """One relation for each second pair, of which findings count the number."""
-    return [*{id(relation.second): relation for relation in relations}.values()]
+    return [*{relation.second: relation for relation in relations}.values()]
 
 
-def _windows(root: Path, stems: Sequence[str]) -> dict[str, Footprint]:
+def _windows(root: Path, entries: Sequence[Entry]) -> dict[Entry, Footprint]:
     """The window of every tile in its source by tiles.csv, where that has them."""
-    found: dict[str, Footprint] = {}
+    found: dict[Entry, Footprint] = {}
+    stems = [entry.stem for entry in entries]
     # A table of the user's own may have groups alone.
     with suppress(UserError, OSError, ValueError):
         sources, windows = (
             read_stems(root / TILES_CSV, column, "", stems) for column in ("source", "window")
         )
-        for stem, window in windows.items():
-            left, top, width, height = map(float, window.split())
-            found[stem] = Footprint(sources[stem], left, top, left + width, top + height, 1)
+        for entry in entries:
+            if window := windows.get(entry.stem):
+                left, top, width, height = map(float, window.split())
+                box = left, top, left + width, top + height
+                found[entry] = Footprint(sources[entry.stem], *box, 1)
     return found
 
 
-def _place(f: PairFacts) -> Footprint | None:
-    """What an image covers by its georeference."""
-    place = f.image.place if isinstance(f.image, ImageFacts) else None
-    if place is None:
-        return None
-    corners = [place.point(x, y) for x in (0, place.width) for y in (0, place.height)]
-    (left, *_, right), (top, *_, bottom) = (sorted(axis) for axis in zip(*corners, strict=True))
-    return Footprint(place.name, left, top, right, bottom, place.pixel_size)
+def _georeferenced(images: Sequence[ImageFacts]) -> dict[Entry, Footprint]:
+    """What images cover by their georeferences."""
+    found = {}
+    for image in images:
+        if (place := image.place) is not None:
+            left, bottom, right, top = place.box
+            found[image.entry] = Footprint(place.name, left, bottom, right, top, place.pixel_size)
+    return found
+
+
+def named_places(entries: Sequence[Entry]) -> dict[Entry, Footprint]:
+    """Where tiles lie in a grid by their names; a frame is what names of one grid share.
+
+    They differ in row and column (`scene_r01_c02`) or in two offsets (`scene_256_512`). A single
+    number (`scene_17`) says nothing of the place.
+    """
+    grids: dict[str, dict[Entry, tuple[int, int]]] = defaultdict(dict)
+    for entry in entries:
+        for kind in ("grid", "offsets"):
+            if match := re.match(_SERIES[kind], entry.stem):
+                grids[f"{kind} {match[1]}"][entry] = int(match[2]), int(match[3])
+                break
+    found = {}
+    for frame, cells in grids.items():
+        # Offsets in pixels have the distance of tiles as their least difference.
+        axes = [np.unique(axis) for axis in zip(*cells.values(), strict=True)]
+        high, wide = (int(np.diff(axis).min()) if len(axis) > 1 else 1 for axis in axes)
+        for entry, (row, column) in cells.items():
+            found[entry] = Footprint(frame, column, row, column + wide, row + high, 0)
+    return found
 
 
 def footprint_neighbours(
-    first: Sequence[Footprint | None], second: Sequence[Footprint | None]
-) -> list[tuple[int, int, float]]:
-    """Tiles of two lists whose footprints overlap, or touch along a side.
+    first: Mapping[Entry, Footprint], second: Mapping[Entry, Footprint]
+) -> list[tuple[Entry, Entry, float]]:
+    """Tiles of two splits whose footprints overlap, or touch along a side.
 
-    Footprints of other frames are not compared; None stands for a tile whose place is not known.
+    Footprints of other frames are not compared.
 
     Returns:
-        The positions of both, and the share of the smaller one that both cover; 0 where they touch.
+        Both, and the share of the smaller one that both cover; 0 where they touch.
     """
-    rows: dict[str, list[int]] = defaultdict(list)
-    for row, place in enumerate(second):
-        if place is not None:
-            rows[place.frame].append(row)
-    boxes = {frame: np.array([second[row][1:] for row in its]) for frame, its in rows.items()}  # type: ignore[index]
+    frames: dict[str, list[Entry]] = defaultdict(list)
+    for entry, place in second.items():
+        frames[place.frame].append(entry)
+    boxes = {frame: np.array([second[e][1:] for e in its]).T for frame, its in frames.items()}
     found = []
-    for row, place in enumerate(first):
-        if place is None or place.frame not in boxes:
+    for entry, place in first.items():
+        if place.frame not in boxes:
             continue
-        left, top, right, bottom, pixel = boxes[place.frame].T
+        left, top, right, bottom, pixel = boxes[place.frame]
         wide = np.minimum(right, place.right) - np.maximum(left, place.left)
         high = np.minimum(bottom, place.bottom) - np.maximum(top, place.top)
         slack = _SLACK * np.maximum(pixel, place.pixel)
@@ -235,41 +250,14 @@ def footprint_neighbours(
         # Along a side, not at a corner alone.
         touch = (np.minimum(wide, high) >= -slack) & (np.maximum(wide, high) > slack)
         near = np.flatnonzero((share > 0) | touch)
-        found += [(row, rows[place.frame][at], float(share[at])) for at in near]
+        found += [(entry, frames[place.frame][at], float(share[at])) for at in near]
     return found
-
-
-def name_neighbours(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
-    """Tiles of two lists of stems that stand beside each other by their names.
-
-    These are equal but for row and column (`scene_r01_c02`) or two offsets (`scene_256_512`). A
-    single number (`scene_17`) says nothing of the place.
-    """
-    grids: dict[tuple[str, str], dict[tuple[int, int], list[tuple[int, int]]]] = {}
-    for part, stems in enumerate((first, second)):
-        for row, stem in enumerate(stems):
-            for kind in ("grid", "offsets"):
-                if match := re.match(_SERIES[kind], stem):
-                    grid = grids.setdefault((kind, match[1]), defaultdict(list))
-                    grid[int(match[2]), int(match[3])].append((part, row))
-                    break
-    found = set()
-    for grid in grids.values():
-        # Offsets in pixels have the distance of tiles as their least difference.
-        axes = [np.unique(axis) for axis in zip(*grid, strict=True)]
-        down, right = (int(np.diff(axis).min()) if len(axis) > 1 else 0 for axis in axes)
-        for (row, column), tiles in grid.items():
-            for way in filter(any, ((down, 0), (0, right))):
-                beside = grid.get((row + way[0], column + way[1]), [])
-                pairs = ((one, other) for one in tiles for other in beside if one[0] != other[0])
-                found |= {(min(pair)[1], max(pair)[1]) for pair in pairs}
-    return sorted(found)
 
 
 def group_pattern(entries: Sequence[Entry]) -> tuple[str, int] | None:
     """A regular expression by which stems fall into location groups, and how many these are.
 
-    Of the patterns of `name_neighbours` it is the first that fits all stems and makes groups of two
+    Of the patterns of `named_places` it is the first that fits all stems and makes groups of two
     tiles each on average, none of which is in two splits, and two or more in one split.
     """
     for kind, pattern in _SERIES.items():

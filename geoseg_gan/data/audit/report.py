@@ -20,13 +20,13 @@ from PIL import Image
 from geoseg_gan.config import plain
 from geoseg_gan.data.audit.checks import MOSTLY_IGNORED, exposure_outliers
 from geoseg_gan.data.audit.examine import Check
-from geoseg_gan.data.audit.facts import Values, image_facts, mask_facts, rgb_of
+from geoseg_gan.data.audit.facts import Values
 from geoseg_gan.data.audit.findings import SEVERITIES
 from geoseg_gan.data.audit.folders import Entry
 from geoseg_gan.data.audit.relations import Relation
 from geoseg_gan.data.images import read_image, read_stored
 from geoseg_gan.data.masks import MaskReader, mask_colors
-from geoseg_gan.data.palette import IGNORE
+from geoseg_gan.data.palette import IGNORE, colors_of
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path, held, is_unused, write_json
 from geoseg_gan.utils.pictures import RGB, beside, evenly_spaced
@@ -71,19 +71,20 @@ def held_for_report(folder: Path) -> Iterator[None]:
         yield
 
 
-def free_name(folder: Path, check: Check) -> str:
-    """What the proposed config is called: no other one of the report's folder is overwritten."""
+def write_report(folder: Path, check: Check) -> tuple[str, list[str]]:
+    """Writes all files, each whole or not at all; findings.json, by which it is known, first.
+
+    Returns:
+        What the proposed config is called, empty where there is none, and the next commands.
+    """
+    # No other file of the folder of configs is overwritten.
     for number in count(1):
         name = "proposed" if number == 1 else f"proposed_{number}"
         path = folder / CONFIGS / f"{name}.yaml"
-        if not path.exists() or path.read_text() == check.proposed_config(folder, name):
+        config = check.proposed_config(folder, name)
+        if not path.exists() or path.read_text() == config:
             break
-    return name
-
-
-def write_report(folder: Path, check: Check, config_name: str) -> None:
-    """Writes all files, each whole or not at all; findings.json, by which it is known, first."""
-    config = check.proposed_config(folder, config_name)
+    commands = check.next_commands(folder, name)
     names = [*check.reader.palette.names, "ignore"]
     content = {
         "format": _FORMAT,
@@ -96,17 +97,16 @@ def write_report(folder: Path, check: Check, config_name: str) -> None:
         "config": plain(check.config),
     }
     write_json(folder / FINDINGS, content)
-    blocks = [*_page(check, config, check.next_commands(folder, config_name))]
+    blocks = [*_page(check, config, commands)]
     texts = [block for block in blocks if isinstance(block, str)]
     files = {
-        HTML: _as_html(check, blocks),
-        MARKDOWN: "\n\n".join([*texts, f"Pictures are in {HTML}.\n"]),
+        folder / HTML: _as_html(check, blocks),
+        folder / MARKDOWN: "\n\n".join([*texts, f"Pictures are in {HTML}.\n"]),
     }
-    if config:
-        files[f"{CONFIGS}/{config_name}.yaml"] = config
-    for name, text in files.items():
-        with atomic_path(folder / name) as scratch:
+    for file, text in (files | ({path: config} if config else {})).items():
+        with atomic_path(file) as scratch:
             scratch.write_text(text)
+    return name if config else "", commands
 
 
 def _page(check: Check, config: str, commands: Sequence[str]) -> Iterator[str | list[Figure]]:
@@ -120,18 +120,19 @@ def _page(check: Check, config: str, commands: Sequence[str]) -> Iterator[str | 
     if config:
         yield f"## Proposed config\n\n```yaml\n{config}```"
     if commands:
-        first, lines = "Next" if check.is_mended else "Once that is mended", "\n".join(commands)
-        yield f"{first}:\n\n```\n{lines}\n```"
+        lines = "\n".join(commands)
+        yield f"{check.lead}:\n\n```\n{lines}\n```"
     yield "## Files"
-    yield _table(["", *check.folder.splits], _files(check))
-    if check.read:
-        of = [f.entry.split for f in check.read]
+    yield "\n".join(markdown_table(["", *check.folder.splits], _files(check)))
+    if check.facts.masks:
+        of = [mask.entry.split for mask in check.facts.masks]
         splits = [*dict.fromkeys(of)]
         yield "## Classes"
         head = ["class", "colour", *(f"share of {s}" for s in splits), "pixels", "tiles with it"]
-        yield _table(head, _classes(check, splits, np.array(of)))
+        yield "\n".join(markdown_table(head, _classes(check, splits, np.array(of))))
         yield "## Colours and numbers in the masks"
-        yield _table(["value", "read as", "pixels", "share", "masks"], _values(check))
+        head = ["value", "read as", "pixels", "share", "masks"]
+        yield "\n".join(markdown_table(head, _values(check)))
     for title, figures in _figures(check).items():
         if shown := [figure for figure in figures if figure[0] is not None]:
             yield f"## {title}"
@@ -139,14 +140,14 @@ def _page(check: Check, config: str, commands: Sequence[str]) -> Iterator[str | 
 
 
 def _files(check: Check) -> Iterator[list[str]]:
-    images, masks = image_facts(check.facts), mask_facts(check.facts)
+    images, masks, _ = check.facts
     rows: dict[str, list[tuple[str, str]]] = {
         "pairs": [(entry.split, "pairs") for entry in check.folder.pairs()],
-        "width x height": [(f.entry.split, f"{i.size[1]}x{i.size[0]}") for f, i in images],
-        "bands and type": [(f.entry.split, f"{i.bands} x {i.dtype}") for f, i in images],
-        "masks": [(f.entry.split, mask.kind) for f, mask in masks],
-        "reference system": [(f.entry.split, i.place.name) for f, i in images if i.place],
-        "resolution": [(f.entry.split, i.place.resolution) for f, i in images if i.place],
+        "width x height": [(i.entry.split, f"{i.size[1]}x{i.size[0]}") for i in images],
+        "bands and type": [(i.entry.split, f"{i.bands} x {i.dtype}") for i in images],
+        "masks": [(mask.entry.split, mask.kind) for mask in masks],
+        "reference system": [(i.entry.split, i.place.name) for i in images if i.place],
+        "resolution": [(i.entry.split, i.place.resolution) for i in images if i.place],
     }
     for title, row in rows.items():
         cells = []
@@ -175,11 +176,12 @@ def _classes(check: Check, splits: Sequence[str], of: Any) -> Iterator[list[str]
 
 def _values(check: Check) -> Iterator[list[str]]:
     in_color = check.reader.mask_format == "rgb"
-    masks = [mask for _, mask in mask_facts(check.facts)]
-    values = Values.joined((mask.colors if in_color else mask.numbers)() for mask in masks)
-    names = [*map(_color, rgb_of(values.values).tolist())] if in_color else values.values.tolist()
+    values = Values.joined(mask.read_as(in_color) for mask in check.facts.masks)
+    names = (
+        [*map(_color, colors_of(values.values).tolist())] if in_color else values.values.tolist()
+    )
     labels = replace(check.reader, unknown="ignore").labels_of(values.values).tolist()
-    shares, classes = values.shares(), dict(enumerate(check.reader.palette.names))
+    shares, classes = values.shares, dict(enumerate(check.reader.palette.names))
     for n in range(min(_VALUES, len(names))):
         counts = f"{values.pixels[n]:,}", f"{shares[n]:.3%}", f"{values.masks[n]:,}"
         yield [str(names[n]), as_markdown(classes.get(labels[n], "ignore, or unknown")), *counts]
@@ -190,32 +192,34 @@ def _values(check: Check) -> Iterator[list[str]]:
 def _figures(check: Check) -> dict[str, list[Figure]]:
     """Pictures by the title of their section."""
     most, reader = check.config.examples, replace(check.reader, unknown="ignore")
+    images, masks, _ = check.facts
     examples = []
     for split in check.folder.splits:
         mine = [entry for entry in check.folder.entries if entry.split == split]
         mine = [entry for entry in mine if entry.image and entry.mask] or mine
         examples += [mine[row] for row in evenly_spaced(len(mine), most)]
-    unknown = [(m.unknown, f.entry) for f, m in mask_facts(check.facts) if m.unknown]
-    unknown = sorted(unknown, key=lambda found: -found[0])[:most]
+    unknown = sorted((mask for mask in masks if mask.unknown), key=lambda mask: -mask.unknown)
     ignored = check.pixels[:, -1] / np.maximum(1, check.pixels.sum(1))
     void = [row for row in np.argsort(-ignored, kind="stable") if ignored[row] > MOSTLY_IGNORED]
-    dark = exposure_outliers(check.facts)[:most]
     return {
         "Examples: image, mask, both with ignored pixels in magenta": [
             (_triple(entry, reader), entry.name) for entry in examples
         ],
         "Masks with values that are not in the data config": [
-            (_triple(entry, reader), f"{entry.name}: {count:,} pixels")
-            for count, entry in unknown
+            (_triple(mask.entry, reader), f"{mask.entry.name}: {mask.unknown:,} pixels")
+            for mask in unknown[:most]
         ],
         "Mostly ignored tiles": [
-            (_triple(check.read[row].entry, reader), f"{check.read[row].entry.name}: "
-             f"{ignored[row]:.0%} ignored") for row in void[:most]
+            (_triple(masks[n].entry, reader), f"{masks[n].entry.name}: {ignored[n]:.0%} ignored")
+            for n in void[:most]
         ],
-        "Unusual exposure": [(_shown(f.entry), f"{f.entry.name}: {why}") for f, why in dark],
+        "Unusual exposure": [
+            (_shown(image.entry), f"{image.entry.name}: {why}")
+            for image, why in exposure_outliers(images)[:most]
+        ],
         "Copies and near-duplicates": _pairs(check.copies, most),
         "Neighbours across splits": _pairs(check.neighbours, most),
-    }  # fmt: skip
+    }
 
 
 def _shown(entry: Entry) -> RGB | None:
@@ -269,16 +273,12 @@ def _pairs(relations: Sequence[Relation], most: int) -> list[Figure]:
     figures: list[Figure] = []
     for relation in sorted(relations, key=lambda relation: not relation.is_across)[:most]:
         squares = []
-        for f in (relation.first, relation.second):
-            if (picture := _shown(f.entry)) is not None:
+        for entry in (relation.first, relation.second):
+            if (picture := _shown(entry)) is not None:
                 squares.append(np.full((_SIDE, _SIDE, 3), 255, np.uint8))
                 squares[-1][: picture.shape[0], : picture.shape[1]] = picture
         figures.append((beside(squares) if len(squares) == 2 else None, str(relation)))
     return figures
-
-
-def _table(head: Sequence[str], rows: Iterator[list[str]]) -> str:
-    return "\n".join(markdown_table(head, rows))
 
 
 def _color(rgb: Sequence[int]) -> str:

@@ -41,9 +41,8 @@ class Match:
 
 
 def thumbnail(gray: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """A grey image (H, W) as a thumbnail (32, 32): the mean over areas."""
-    small = cv2.resize(gray, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    return small.astype(np.uint8, copy=False)
+    """A grey image (H, W) as a thumbnail (32, 32), uint8: the mean over areas."""
+    return np.asarray(cv2.resize(gray, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def near_duplicates(thumbnails: npt.NDArray[np.uint8]) -> list[Match]:
@@ -103,11 +102,9 @@ def _closeness(one: Floats, other: Floats) -> float:
     whole = _correlation(one, other)
     if whole < _SAME:
         return 0.0
-    details = [image - cv2.blur(np.ascontiguousarray(image), (9, 9)) for image in (one, other)]
+    details = (image - cv2.blur(np.ascontiguousarray(image), (9, 9)) for image in (one, other))
     return whole if _correlation(*details) >= _SAME_DETAIL else 0.0
 
 
 def _correlation(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
-    parts = [part.astype(np.float64).ravel() - part.mean() for part in (one, other)]
-    scale = np.linalg.norm(parts[0]) * np.linalg.norm(parts[1])
-    return float(parts[0] @ parts[1] / scale) if scale else 0.0
+    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])

@@ -5,7 +5,7 @@ from geoseg_gan.data.audit.relations import (
     Footprint,
     footprint_neighbours,
     group_pattern,
-    name_neighbours,
+    named_places,
 )
 
 
@@ -18,13 +18,15 @@ def place(left, top, side=10.0, frame="a", pixel=1.0):
     [
         (place(10, 0), 0.0), (place(0, 10), 0.0), (place(10.4, 0), 0.0), (place(5, 0), 0.5),
         (place(5, 5), 0.25), (place(0, 0, side=5), 1.0), (place(10, 10), None),
-        (place(12, 0), None), (place(10, 0, frame="b"), None), (None, None),
+        (place(12, 0), None), (place(10, 0, frame="b"), None),
     ],
 )  # fmt: skip
 def test_footprints_that_touch_or_overlap(other, overlap):
-    found = footprint_neighbours([place(0, 0)], [None, other])
-    expected = [] if overlap is None else [(0, 1, overlap)]
-    assert found == expected
+    one, two, far = (
+        Entry(*name, None, None) for name in (("train", "a"), ("val", "a"), ("val", "b"))
+    )
+    found = footprint_neighbours({one: place(0, 0)}, {far: place(99, 0), two: other})
+    assert found == ([] if overlap is None else [(one, two, overlap)])
 
 
 @pytest.mark.parametrize(
@@ -36,7 +38,15 @@ def test_footprints_that_touch_or_overlap(other, overlap):
     ],
 )
 def test_names_that_stand_beside_each_other(first, second, found):
-    assert name_neighbours(first, second) == found
+    parts = [
+        [Entry(s, stem, None, None) for stem in stems]
+        for s, stems in (("train", first), ("val", second))
+    ]
+    places = named_places([*parts[0], *parts[1]])
+    near = footprint_neighbours(*({e: places[e] for e in part if e in places} for part in parts))
+    assert sorted((parts[0].index(a), parts[1].index(b), share) for a, b, share in near) == [
+        (*two, 0) for two in found
+    ]
 
 
 @pytest.mark.parametrize(

@@ -247,3 +247,14 @@ def test_images_taken_for_masks_give_no_proposal(tmp_path, check):
     found = check(tmp_path)
     assert kinds(found)["unknown_colors"] == "error" and found.proposal is None
     assert kinds(check(tmp_path, "data.unknown=nearest"))["unknown_colors"] == "error"
+
+
+def test_masks_of_probabilities_are_an_error_without_a_proposal(tmp_path, check):
+    for number in range(3):
+        values = np.random.default_rng(number).random((SIDE, SIDE)).astype(np.float32)
+        values[0, 0] = np.nan
+        save(tmp_path / "train" / "images" / f"{number}.png", texture(number))
+        save_tiff(tmp_path / "train" / "masks" / f"{number}.tif", values)
+    for settings in ((), ("data.mask_format=index",)):
+        found = check(tmp_path, *settings)
+        assert kinds(found)["fractions"] == "error" and found.proposal is None
