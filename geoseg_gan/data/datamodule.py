@@ -35,7 +35,7 @@ from geoseg_gan.data.settings import DataSettings, Fit, JitterSettings
 from geoseg_gan.data.split import shared_groups, split_rows
 from geoseg_gan.data.stream import open_stream, read_info
 from geoseg_gan.data.synthetic import SyntheticFolder, check_synthetic, read_synthetic
-from geoseg_gan.utils.errors import plural
+from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.processes import end_with_parent
 from geoseg_gan.utils.signals import outlive_signals
 
@@ -173,6 +173,11 @@ class PairDataModule(L.LightningDataModule):
 
         index, source = self._open_split("train", fitted_first)
         refuse_binary_masks(index.pixels, self.reader, self.root / "train")
+        if not index.pixels[:, :-1].any():
+            raise UserError(
+                f"{self.root / 'train'}: all pixels of the masks are ignore. Correct data.palette "
+                "or data.ignore."
+            )
         fitted, held_out = range(count), range(count, len(index.pairs))
         if held_out:
             self.inner_dataset = self._windows(index.rows(held_out), source.rows(held_out))

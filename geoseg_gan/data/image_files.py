@@ -177,9 +177,9 @@ def _unreadable(path: Path, error: Exception, is_file: bool) -> UnreadableError:
         except OSError as lost:
             number, why = lost.errno, lost.strerror
     wrong = UnreadableError(
-        f"{path}: does not decode ({why}). Export it again or remove the pair."
+        f"{path}: does not decode ({why}). Export it again or leave it out."
         if number is None
-        else f"{path} cannot be read: {why}. Bring it back or remove the pair."
+        else f"{path} cannot be read: {why}. Bring it back or leave it out."
     )
     wrong.errno = number
     return wrong

@@ -268,7 +268,10 @@ def list_images(folder: Path) -> list[Path]:
     """The images of a folder, sorted by stem; a DataError if it has none, or two of one stem."""
     names = _by_stem(folder, IMAGE_SUFFIXES)
     if not names:
-        raise DataError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+        raise DataError(
+            f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}). Folders in it are not "
+            "searched."
+        )
     return [folder / names[stem] for stem in sorted(names)]
 
 

@@ -163,6 +163,12 @@ def check_unlabelled(images: Sequence[Path], root: Path, held_out: Sequence[Pair
     sizes = {picture_size(path) for path in (*val, *inner)}
     alike = [path for path in images if picture_size(path) in sizes]  # others cannot be the same
     known = _by_pixels(alike, "Hashing unlabelled images")
+    given = {path.resolve() for path in known.values()}
+    if own := [path for path in val if path.resolve() in given]:
+        raise DataError(
+            f"{own[0]} is a validation image: if it were trained on, scores on it would prove "
+            "nothing. Give a folder of other images."
+        )
     _refuse_copies(val, known)
     if same := _copies(inner, known, "Hashing held-out images"):
         rank_zero_warn(

@@ -176,6 +176,7 @@ class LoadedGenerator:
 
         Args:
             mask: Label map of any shape (H, W), uint8: class IDs of the palette, 255 where ignored.
+                Masked pixels of a masked array are ignored, too.
             seed: Fixes the noise; another one gives another image of the same mask.
 
         Returns:
@@ -185,6 +186,10 @@ class LoadedGenerator:
             UserError: If the label map is not as described.
         """
         classes = self.facts.palette.num_classes
+        _check_array("mask", mask)
+        if not isinstance(seed, int | np.integer):
+            raise UserError(f"seed is {seed!r}: give a whole number.")
+        mask = np.ma.filled(mask, IGNORE)
         if mask.ndim != 2 or 0 in mask.shape or mask.dtype != np.uint8:
             raise UserError(
                 f"mask is {mask.dtype} of shape {mask.shape}: give class IDs as uint8 of shape "
@@ -196,7 +201,7 @@ class LoadedGenerator:
             )
         device = next(cast(nn.Module, self.network).parameters()).device
         label = torch.from_numpy(_padded(mask, self.network.stride))[None]
-        noise = sample_noise(self.network.noise, seed, [0], regions_of(label))
+        noise = sample_noise(self.network.noise, int(seed), [0], regions_of(label))
         image = self.network(one_hot_of(label.to(device), classes), noise.to(device))
         height, width = mask.shape
         return self.facts.scaling.to_stored(image[0, :, :height, :width])
@@ -239,6 +244,7 @@ class LoadedSegmenter:
             UserError: If the image is of another shape or dtype.
         """
         scaling, bands = self.facts.scaling, len(self.facts.scaling.low)
+        _check_array("image", image)
         shape = image.shape
         if (*shape[2:], image.dtype.name) != (bands, scaling.dtype) or 0 in shape:
             raise UserError(
@@ -250,6 +256,11 @@ class LoadedSegmenter:
         logits: Tensor = self.network(scaling.to_network(pixels[None].to(device)))
         found = logits[0, :, : shape[0], : shape[1]].float().softmax(0).cpu().numpy()
         return cast(npt.NDArray[np.float32], found)
+
+
+def _check_array(name: str, value: object) -> None:
+    if not isinstance(value, np.ndarray):
+        raise UserError(f"{name} is of type {type(value).__name__}: give a NumPy array.")
 
 
 def _padded(pixels: npt.NDArray[Any], stride: int) -> npt.NDArray[Any]:
@@ -333,7 +344,8 @@ def _file_in(folder: Path, kind: NetworkKind) -> Path | None:
     if kind == "segmenter":
         path = folder / "segmenter.pt"
         return path if path.is_file() else None
-    files = [path for path in folder.glob("G_e*.pt") if path.stem[3:].isdecimal()]
+    found = folder.glob("G_e*.pt")
+    files = [path for path in found if path.stem[3:].isdecimal() and path.is_file()]
     return max(files, key=lambda path: int(path.stem[3:]), default=None)
 
 
@@ -548,7 +560,8 @@ def _load(path: Path, advice: str, mmap: bool = False) -> dict[str, Any]:
         if not isinstance(content, dict) or not _is_plain(content):
             raise ValueError
     except Exception as error:  # torch raises exceptions of many types for other files
-        if "allocate memory" in str(error) or (isinstance(error, OSError) and error.errno):
+        from_system = isinstance(error, ImportError) or (isinstance(error, OSError) and error.errno)
+        if from_system or "allocate memory" in str(error):
             raise
         raise UserError(f"{path} is not a checkpoint of this project. {advice}") from None
     return content

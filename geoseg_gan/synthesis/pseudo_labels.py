@@ -487,8 +487,8 @@ def _report(
     ]
     if wrong:
         print(
-            f"Right on less than {ACCURACY:.0%} of their held-out pixels, of which at least half "
-            f"stay: {', '.join(wrong)}. Train the segmenter longer, or label these by hand."
+            f"Right on less than {ACCURACY:.0%} of the held-out pixels that reach the confidence: "
+            f"{', '.join(wrong)}. Train the segmenter longer, or label these by hand."
         )
     if config.true_masks is None and shares.max() > _ONE_CLASS:
         warnings.warn(
@@ -501,6 +501,7 @@ def _report(
     sure = np.mean([line["score"] for line in manifest]) if manifest else 0.0
     print(
         f"Labelled {plural(len(manifest), 'window')}, kept {len(kept)}; {sure:.0%} of the pixels "
-        f"have a class. See {files.folder / SHEET}"
+        "have a class. "
+        + (f"See {files.folder / SHEET}" if kept else "Lower confidence, or train longer.")
     )
     return {"generated": float(len(manifest)), "pairs": float(len(kept))}

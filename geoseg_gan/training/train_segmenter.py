@@ -19,7 +19,12 @@ from geoseg_gan.data.dataset import WindowDataset
 from geoseg_gan.data.segmenter_datamodule import SegmenterDataModule
 from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.losses.segmentation import SegmentationLoss
-from geoseg_gan.models.checkpoints import RunFacts, SegmenterEvaluation, save_network
+from geoseg_gan.models.checkpoints import (
+    RunFacts,
+    SegmenterEvaluation,
+    read_training_state,
+    save_network,
+)
 from geoseg_gan.models.segmenters import build_segmenter, check_segmenter, divide_logits
 from geoseg_gan.training.calibration import PixelSample
 from geoseg_gan.training.callbacks.predictions import SegmenterExporter, prediction_grid
@@ -53,6 +58,7 @@ SCORES = "scores.json"
 TILES = "tiles.npz"
 """Confusion matrices of every tile: `TileConfusions` under the names "inner" and "val"."""
 
+_ROUND = "round_{}"  # folder in out_dir of a segmenter that labels images
 _EPOCHS = 30  # of epochs=0, where they come to enough steps
 _ENOUGH = 1000  # steps; docs/segmenter.md has what fewer cost
 _TEST = 100  # steps; fewer are a test of the settings, which needs no advice
@@ -85,7 +91,7 @@ def train_segmenter(config: TrainSegmenterConfig) -> dict[str, float]:
 def _with_labelled_images(config: TrainSegmenterConfig) -> TrainSegmenterConfig:
     """Labels the unlabelled images, in rounds; returns the training that mixes them in.
 
-    What an interrupted call has finished is not computed again.
+    What an interrupted call has finished is not computed again, if settings and data are the same.
     """
     check(config)
     out_dir, own = Path(config.out_dir), [str(folder) for folder in config.synthetic_folders]
@@ -97,16 +103,29 @@ def _with_labelled_images(config: TrainSegmenterConfig) -> TrainSegmenterConfig:
     if (out_dir / LAST).exists():  # all rounds are over, whatever its folders are called by now
         last = str(out_dir / f"labelled_{config.rounds}")
         return replace(config, synthetic=[*own, last])
-    check_unlabelled_images(config, _open_data(config))
+    first = out_dir / _ROUND.format(0)
+    if (first / LAST).is_file() and not config.resume:
+        raise UserError(
+            f"out_dir={out_dir} holds {first.name} of a run already. Continue it with resume=true, "
+            "or choose another out_dir."
+        )
+    data = _open_data(config)
+    check_unlabelled_images(config, data)
+    if (first / LAST).is_file():
+        state = read_training_state(first / LAST)
+        refuse_other_data(replace(config, out_dir=str(first)), state, data.fingerprints)
     mixed = replace(config, unlabelled=None, rounds=1, synthetic=own or None)
     for number in range(config.rounds):
         augment = mixed.augment
         if not mixed.synthetic:  # whose colours it could match
             augment = replace(augment, match_colors=replace(augment.match_colors, p=0.0))
-        teacher, labelled = out_dir / f"round_{number}", out_dir / f"labelled_{number + 1}"
+        teacher, labelled = out_dir / _ROUND.format(number), out_dir / f"labelled_{number + 1}"
         print(f"Round {number + 1} of {config.rounds}: {teacher} labels {config.unlabelled}.")
-        if not (labelled / GENERATION).is_file():  # else it is what has labelled them
-            train_segmenter(replace(mixed, augment=augment, out_dir=str(teacher), resume=True))
+        settings = replace(mixed, augment=augment, out_dir=str(teacher), resume=True)
+        if (labelled / GENERATION).is_file():  # what has labelled them is not trained on
+            stored = read_training_state(teacher / LAST)["config"]
+            settings = replace(settings, epochs=stored["epochs"])
+        train_segmenter(settings)
         label(config, teacher / SEGMENTER, labelled)
         mixed = replace(mixed, synthetic=[*own, str(labelled)])
     return replace(mixed, unlabelled=config.unlabelled, rounds=config.rounds)
@@ -319,7 +338,7 @@ def _report(
 
 def _against_first(config: TrainSegmenterConfig, scores: dict[str, float]) -> str | None:
     """Compares the segmenter with the first one, which had no labelled images; None if unknown."""
-    first = Path(config.out_dir) / "round_0"
+    first = Path(config.out_dir) / _ROUND.format(0)
     last = scores.get("inner/miou")
     if last is None or not (first / SCORES).is_file():
         return None

@@ -1,5 +1,6 @@
 """Images without masks, which a segmenter labels for a training that mixes them in."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,7 +65,9 @@ def label(config: TrainingConfig, segmenter: Path, labelled: Path, side: int | N
     )
     found = generate(settings)
     if found and not found["pairs"]:
+        shutil.rmtree(labelled)  # holds no pairs, and stands in the way of the next attempt
         raise UserError(
             f"{segmenter} is not sure enough of anything in {config.unlabelled}. Train it longer, "
-            "or look at how its predictions on held-out tiles differ from their masks."
+            "by more epochs and resume=true, or look at how its predictions on held-out tiles "
+            "differ from their masks."
         )

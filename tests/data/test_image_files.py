@@ -20,7 +20,7 @@ def test_a_truncated_file_is_named(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     write_image(path, noise(3, height=64, width=64))
     content = path.read_bytes()
-    message = f"{re.escape(str(path))}: does not decode .*Export it again or remove the pair"
+    message = f"{re.escape(str(path))}: does not decode .*Export it again or leave it out"
     for share in (0.0, 0.02, 0.9):
         path.write_bytes(content[: int(len(content) * share)])
         with pytest.raises(UnreadableError, match=message):

@@ -223,7 +223,7 @@ def recolour(_, mask, reader):
     ("spoil", "message"),
     [
         (lambda image, mask, _: image.write_bytes(image.read_bytes()[:200]),
-         r"{image}: does not decode .*Export it again or remove the pair\."),
+         r"{image}: does not decode .*Export it again or leave it out\."),
         (lambda image, mask, reader: reader.write(mask, np.zeros((24, 39), np.uint8)),
          r"{image} is 40x24 but {mask} is 39x24 .*Export both from the same window"),
         (recolour,

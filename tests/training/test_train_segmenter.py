@@ -146,6 +146,11 @@ def test_unlabelled_images_are_labelled_in_rounds_and_mixed_in(fit, tmp_path, ca
     unsure = r"round_0/segmenter.pt is not sure enough of anything in .*train/images"
     with pytest.warns(UserWarning, match="held out"), pytest.raises(UserError, match=unsure):
         fit("unsure", *asked)
+    with pytest.raises(UserError, match=r"holds round_0 of a run already.*resume=true"):
+        fit("unsure", *asked)
+    with pytest.warns(UserWarning, match="held out"), pytest.raises(UserError, match=unsure):
+        fit("unsure", *asked, "resume=true", "epochs=3")  # as advised
+    assert load_segmenter(tmp_path / "unsure/round_0/segmenter.pt").facts.config["epochs"] == 3
     monkeypatch.setattr(pseudo_labels, "_SURE", 0.0)
     folder, scores = fit("run", *asked)
     shown = capsys.readouterr().out
@@ -170,9 +175,19 @@ def test_unlabelled_images_are_labelled_in_rounds_and_mixed_in(fit, tmp_path, ca
     moved = folder.rename(tmp_path / "moved")
     fit("moved", *asked, "resume=true", "epochs=3")
     assert_same_weights(first, weights(moved / "round_0/segmenter.pt"))
-    with pytest.raises(UserError, match=r"val_000.png has the same pixels as"):
+    with pytest.raises(UserError, match=r"val_000.png is a validation image"):
         fit("other", f"unlabelled={root / 'val/images'}")
     assert not (tmp_path / "other").exists()
+    for name in ("last.ckpt", "segmenter.pt", "scores.json"):  # killed before its first checkpoint
+        (moved / name).unlink()
+    with pytest.raises(UserError, match=r"round_0 has lr=.*, not 0.5"):
+        fit("moved", *asked, "resume=true", "lr=0.5")
+    next((root / "train/masks").iterdir()).unlink()
+    for image in (root / "train/images").iterdir():
+        if not (root / "train/masks" / image.name).exists():
+            image.unlink()
+    with pytest.raises(UserError, match=r"is not what the run in .*round_0 began with"):
+        fit("moved", *asked, "resume=true")
 
 
 def test_the_moving_average_of_the_weights_is_what_is_evaluated_and_saved(fit, monkeypatch):

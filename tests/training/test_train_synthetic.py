@@ -86,7 +86,7 @@ def test_unlabelled_images_are_labelled_and_mixed_in(
     for settings, message in (
         ((images,), r"a segmenter has to label these images. Set segmenter_ckpt"),
         ((*wanted[1:], f"unlabelled={tmp_path / 'none'}"), "none"),
-        ((*wanted[1:], f"unlabelled={root / 'val/images'}"), "has the same pixels as"),
+        ((*wanted[1:], f"unlabelled={root / 'val/images'}"), "is a validation image"),
         ((*wanted[:1], f"segmenter_ckpt={other}"), r"segmenter_ckpt=.* holds 3 classes .*, but"),
     ):
         with pytest.raises(UserError, match=message):
