@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import sys
 from contextlib import closing
@@ -24,7 +25,7 @@ from geoseg_gan.data.palette import PaletteClass
 from geoseg_gan.data.settings import DataSettings, TileSettings
 from geoseg_gan.data.tile import tile
 from geoseg_gan.data.vectors import read_vectors
-from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.errors import UserError, install
 
 CRS, LEFT, TOP, PIXEL = "EPSG:32640", 500_000, 2_780_000, 0.5
 NAMES = ("water", "road", "wood")
@@ -281,7 +282,7 @@ def test_layers_are_bounded_in_size(source, tmp_path, monkeypatch):
 def test_layers_without_fiona_are_one_line(source, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fiona", None)
     (tmp_path / "l.gpkg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"needs Fiona, .*pip install 'geoseg-gan\[vector\]'"):
+    with pytest.raises(UserError, match=f"needs Fiona, .*{re.escape(install('vector'))}"):
         burnt(source, tmp_path / "l.gpkg")
 
 
