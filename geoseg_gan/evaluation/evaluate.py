@@ -258,7 +258,7 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
         fingerprints[name] = fingerprint(index)
         check_same_type(trained_on, index)
         if fit == "crop":
-            advice = "Give larger tiles, or train with image_size={} or less."
+            advice = "Give larger tiles, or train with image_size={}."
             check_sizes(index, image_size, advice, generator.network.stride if generator else 1)
         return WindowDataset(PairSource(pairs, reader), index.sizes, image_size, fit)
 
