@@ -65,7 +65,7 @@ trial = _command("trials.trial", "Measures whether generated pairs improve a seg
 
 
 def load_generator(path: str | Path, device: str = "cpu") -> "LoadedGenerator":
-    """Reads a `G_e###.pt`, the last one of a run's folder, or an export.
+    """Reads a `G_e###.pt`, the last one of a run folder, or an export.
 
     Returns:
         A function from label maps and seeds to images.
@@ -76,7 +76,7 @@ def load_generator(path: str | Path, device: str = "cpu") -> "LoadedGenerator":
 
 
 def load_segmenter(path: str | Path, device: str = "cpu") -> "LoadedSegmenter":
-    """Reads a `segmenter.pt`, the one of a run's folder, or an export.
+    """Reads a `segmenter.pt`, the one of a run folder, or an export.
 
     Returns:
         A function from images to label maps.

@@ -150,5 +150,8 @@ def test_networks_are_loaded_from_the_folder_of_their_run(generator, segmenter, 
     assert found == digests
     (tmp_path / "empty").mkdir()
     for load, name in ((gg.load_generator, "G_e###.pt"), (gg.load_segmenter, "segmenter.pt")):
-        with pytest.raises(UserError, match=f"empty is a folder without a network. Give a {name}"):
+        with pytest.raises(
+            UserError,
+            match=rf"empty is a folder without a checkpoint. Give a \w+ checkpoint \({name}",
+        ):
             load(tmp_path / "empty")

@@ -406,7 +406,9 @@ def test_a_mistake_is_one_line_and_exit_code_1(argument, message, tmp_path, caps
 
 
 def test_a_missing_value_is_named_with_its_meaning(composed):
-    with pytest.raises(UserError, match=r"ckpt is not set: give a G_e###.pt or .*ckpt=\.+"):
+    with pytest.raises(
+        UserError, match=r"ckpt is not set: give a checkpoint .G_e###.pt or .*ckpt=\.+"
+    ):
         composed("export")
 
 

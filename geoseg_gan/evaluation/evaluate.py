@@ -183,8 +183,8 @@ def check(config: EvaluateConfig) -> None:
     """Refuses, with a UserError, a configuration before anything slow starts or is written."""
     if (config.gen_ckpt is None) == (config.folder is None):
         raise UserError(
-            "Set gen_ckpt to a G_e###.pt that training wrote, or folder to the save_dir of "
-            "generate; one of the two."
+            "Set gen_ckpt to a G_e###.pt that train wrote, or folder to a folder of pairs "
+            "that generate wrote; one of the two."
         )
     check_choice("features", config.features, FEATURES)
     check_choice("split", config.split, REAL_KINDS)

@@ -43,9 +43,9 @@ FORMATS: dict[NetworkKind, int] = {"generator": 2, "discriminator": 2, "segmente
 """The format of each kind of file; it grows when older files can no longer be read."""
 
 _FILES: dict[NetworkKind, str] = {
-    "generator": "a G_e###.pt, which train writes",
-    "discriminator": "a D_e###.pt, which train writes",
-    "segmenter": "a segmenter.pt, which train_segmenter writes",
+    "generator": "a generator checkpoint (G_e###.pt), which train writes",
+    "discriminator": "a discriminator checkpoint (D_e###.pt), which train writes",
+    "segmenter": "a segmenter checkpoint (segmenter.pt), which train_segmenter writes",
 }
 
 _IN_RUNS: dict[str, tuple[NetworkKind, ...]] = {
@@ -304,7 +304,7 @@ def _in_order(content: bytes, texts: Mapping[str, str]) -> bytes:
 
 
 def with_files(config: ConfigT) -> ConfigT:
-    """A command's configuration in which each folder of a run is replaced by its network's file.
+    """A command's configuration in which each run folder is replaced by its checkpoint.
 
     Of generators, that is the one of the latest epoch. A line says which file was taken.
 
@@ -324,7 +324,7 @@ def with_files(config: ConfigT) -> ConfigT:
 
 
 def network_file(path: Path, *kinds: NetworkKind, shown: str | None = None) -> Path:
-    """A network's file: `path` itself or, where that is the folder of a run, the one in it.
+    """A network's file: `path` itself or, where that is a run folder, the one in it.
 
     Of generators, that is the one of the latest epoch. Messages name the path as `shown`.
 
@@ -338,8 +338,7 @@ def network_file(path: Path, *kinds: NetworkKind, shown: str | None = None) -> P
             return file
     wanted = " or ".join(_FILES[kind] for kind in kinds)
     raise UserError(
-        f"{shown or path} is a folder without a network. Give {wanted}, or the folder that holds "
-        "it."
+        f"{shown or path} is a folder without a checkpoint. Give {wanted}, or its run folder."
     )
 
 

@@ -130,7 +130,7 @@ def _train(config: TrainConfig) -> dict[str, float]:
             logger.finalize("success")
         whole, more = divmod(trainer.global_step, data.steps_per_epoch)
         trained = plural(whole, "epoch") + f" and {plural(more, 'step')}" * bool(more)
-        print(f"Trained {trained}: the networks are in {out_dir}.")
+        print(f"Trained {trained}: the checkpoints are in {out_dir}.")
     return figures
 
 

@@ -65,7 +65,7 @@ class _Bar(RichProgressBar):
         return text.ljust(len(self.validation_description))
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        metrics = dict(super().get_metrics(trainer, pl_module))
+        metrics: dict[str, Any] = dict(super().get_metrics(trainer, pl_module))
         metrics.pop("v_num", None)
         if "images_per_second" in metrics:
             metrics["img/s"] = metrics.pop("images_per_second")

@@ -410,7 +410,9 @@ def test_an_epoch_that_was_cut_short_does_not_count(run, monkeypatch, capsys):
 
     monkeypatch.setattr(TimeBudget, "on_train_batch_end", stop)
     out_dir, _ = run("run", "epochs=3", "epoch_steps=4", "max_minutes=1000")
-    assert f"Trained 1 epoch and 2 steps: the networks are in {out_dir}." in capsys.readouterr().out
+    assert (
+        f"Trained 1 epoch and 2 steps: the checkpoints are in {out_dir}." in capsys.readouterr().out
+    )
     run("run", "epochs=2", "epoch_steps=4", "max_minutes=1000", "resume=true")
     assert "has finished, in epoch 2. Raise epochs" in capsys.readouterr().out
 
