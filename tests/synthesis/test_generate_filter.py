@@ -113,7 +113,7 @@ def test_a_tau_of_0_keeps_all_but_where_tau_auto_comes_to_it(run, recognizer, ca
     assert set(sources(folder, [True])) == set(MASKS) - {"void"}
     assert 0.0 in [line.get("score") for line in read_manifest(folder)]
     folder = run("auto", num_samples=20, tau="auto", recognizer=wrong)
-    assert "tau=auto: 0; those" in capsys.readouterr().out
+    assert "tau=auto: 0 (0.0 %); those" in capsys.readouterr().out
     assert set(sources(folder, [True])) == {"shifted", "plain"}
 
 
