@@ -5,7 +5,7 @@ The commands as functions, which take the words of the command line, and network
     import geoseg_gan as gg
 
     gg.train(["model=unet_light", "data_root=data", "epochs=3", "optimizer.ema=0"])
-    generator = gg.load_generator("runs/label2img/G_e003.pt")
+    generator = gg.load_generator("runs/label2img")
     image = generator(mask, seed=1)
 
 Importing the package loads no torch; the first call does.
@@ -65,17 +65,25 @@ trial = _command("trials.trial", "Measures whether generated pairs improve a seg
 
 
 def load_generator(path: str | Path, device: str = "cpu") -> "LoadedGenerator":
-    """Reads a `G_e###.pt` or its export: a function from label maps and seeds to images."""
+    """Reads a `G_e###.pt`, the last one of a run folder, or an export.
+
+    Returns:
+        A function from label maps and seeds to images.
+    """
     from geoseg_gan.models import checkpoints
 
-    return checkpoints.load_generator(Path(path), device)
+    return checkpoints.load_generator(checkpoints.network_file(Path(path), "generator"), device)
 
 
 def load_segmenter(path: str | Path, device: str = "cpu") -> "LoadedSegmenter":
-    """Reads a `segmenter.pt` or its export: a function from images to label maps."""
+    """Reads a `segmenter.pt`, the one of a run folder, or an export.
+
+    Returns:
+        A function from images to label maps.
+    """
     from geoseg_gan.models import checkpoints
 
-    return checkpoints.load_segmenter(Path(path), device)
+    return checkpoints.load_segmenter(checkpoints.network_file(Path(path), "segmenter"), device)
 
 
 def _text(value: Any) -> str:

@@ -142,3 +142,16 @@ def test_commands_refuse_what_the_command_line_refuses(name):
 
 def test_a_segmenter_is_loaded(segmenter):
     assert gg.load_segmenter(segmenter()).facts.config["image_size"] == 32
+
+
+def test_networks_are_loaded_from_the_folder_of_their_run(generator, segmenter, tmp_path):
+    digests = [gg.load_generator(generator(tmp_path)).digest, gg.load_segmenter(segmenter()).digest]
+    found = [load(str(tmp_path)).digest for load in (gg.load_generator, gg.load_segmenter)]
+    assert found == digests
+    (tmp_path / "empty").mkdir()
+    for load, name in ((gg.load_generator, "G_e###.pt"), (gg.load_segmenter, "segmenter.pt")):
+        with pytest.raises(
+            UserError,
+            match=rf"empty is a folder without a checkpoint. Give a \w+ checkpoint \({name}",
+        ):
+            load(tmp_path / "empty")

@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from geoseg_gan.config import FileConfigSource, as_override, plain, texts_as_typed
 from geoseg_gan.data.settings import AugmentSettings, DataSettings
 from geoseg_gan.training.settings import TrainConfig, train_command, train_segmenter_command
-from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.errors import UserError, install
 from geoseg_gan.utils.messages import Texts, help_text, settings_of
 from geoseg_gan.utils.signals import SIGNALS, Stopped
 
@@ -346,7 +346,7 @@ def test_cfg_job_shows_every_setting(composed, capsys, run_command):
         ("data.unknown=nearst", "Did you mean 'nearest'?"),
         ("jitter.flip.p=2", "jitter.flip.p=2"),
         ("model.generator=unet", "use model/generator=... with one of clade, "),
-        ("hydra/launcher=submitit_moon", "pip install 'geoseg-gan[sweep]'"),
+        ("hydra/launcher=submitit_moon", install("sweep")),
         ("lr=inf", "lr=inf: use a finite number"),
         ("loss.feature_matching.weight=nan", "loss.feature_matching.weight=nan: use a finite"),
         ("optimizer.betas=[0.5,nan]", "optimizer.betas=nan: use a finite number"),
@@ -389,7 +389,7 @@ def test_a_group_of_other_commands_is_no_setting(composed):
         ("loss=oasis", "Use model/discriminator=oasis, or loss=hinge_fm."),
         ("model/discriminator=oasis", "Use model/discriminator=patch, or loss=oasis."),
         ("loss.adversarial=hing", "Did you mean 'hinge'?"),
-        ("image_size=100", "image_size=128"),
+        ("image_size=100", "image_size=64"),
         ("bs=0", "bs=0: use 1 or more"),
         ("precision=8", "precision=8 is not one of"),
         ("keep_checkpoints=some", "keep_checkpoints=some"),
@@ -406,7 +406,9 @@ def test_a_mistake_is_one_line_and_exit_code_1(argument, message, tmp_path, caps
 
 
 def test_a_missing_value_is_named_with_its_meaning(composed):
-    with pytest.raises(UserError, match=r"ckpt is not set: give a G_e###.pt or .*ckpt=\.+"):
+    with pytest.raises(
+        UserError, match=r"ckpt is not set: give a checkpoint .G_e###.pt or .*ckpt=\.+"
+    ):
         composed("export")
 
 

@@ -190,7 +190,7 @@ class PairDataModule(L.LightningDataModule):
             generated = read_synthetic(folder)
             check_synthetic(generated, self.palette, self.settings.gsd)
             advice = f"Generate with image_size={self.image_size} or more"
-            advice += ", or train with image_size={} or less."
+            advice += ", or train with image_size={}."
             its_index, source = self._open(generated.pairs, generated.reader(), folder, advice)
             check_same_type(index, its_index)
             key = f"synthetic={folder.name}"

@@ -14,7 +14,7 @@ from rasterio.errors import CRSError
 
 from geoseg_gan.data.pairs import DataError
 from geoseg_gan.data.polygons import COORDINATES, POSITION
-from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.errors import UserError, install
 from geoseg_gan.utils.reading import check_content, read_json
 
 _GEOJSON = {
@@ -95,7 +95,7 @@ def _read_by_gdal(path: Path, class_field: str, layer: str | None) -> tuple[Any,
         import fiona
     except ImportError:
         raise DataError(
-            f"masks={path} needs Fiona, which is not installed: pip install 'geoseg-gan[vector]'."
+            f"masks={path} needs Fiona, which is not installed: {install('vector')}."
         ) from None
     driver, start = _DRIVERS[path.suffix.lower()]
     parts = _files_of(path)

@@ -25,7 +25,7 @@ from geoseg_gan.data.published import PUBLISHED, PublishedSet
 from geoseg_gan.data.settings import PrepareSettings, TileSettings
 from geoseg_gan.data.tile import cut_pairs, summarise
 from geoseg_gan.data.tile_splits import choose_groups, join_groups
-from geoseg_gan.utils.errors import UserError, plural
+from geoseg_gan.utils.errors import UserError, install, plural
 from geoseg_gan.utils.files import (
     atomic_folder,
     check_apart,
@@ -155,8 +155,8 @@ def download(published: PublishedSet, source: Path) -> None:
         datasets = importlib.import_module("torchgeo.datasets")
     except ImportError:
         raise UserError(
-            "download=true needs torchgeo, which is not installed: pip install "
-            f"'geoseg-gan[torchgeo]'. Or {by_hand}."
+            "download=true needs torchgeo, which is not installed: "
+            f"{install('torchgeo')}. Or {by_hand}."
         ) from None
     source.mkdir(parents=True, exist_ok=True)
     try:

@@ -24,10 +24,14 @@ from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, held
 from geoseg_gan.utils.reading import Array, read_arrays
 
+<<<<<<< HEAD
 T = TypeVar("T")
 R = TypeVar("R")
 
 SMALLER = "Set image_size={} or less, or data.fit=resize."
+=======
+SMALLER = "Set image_size={}, or data.fit=resize."
+>>>>>>> newc
 """What to do about images that are too small, in training."""
 
 _FORMAT = 6  # of the cache
@@ -140,8 +144,8 @@ def check_sizes(
 ) -> None:
     """Refuses, with a DataError, images that a crop of `image_size` pixels does not fit in.
 
-    `advice` says what to do, with {} for the largest multiple of `stride` that fits; for the
-    largest size where even one stride is too much.
+    `advice` says what to do, with {} for the largest multiple of `stride` that fits. Where none
+    does, only larger images help, or a training that enlarges them.
     """
     shorter = index.sizes.min(1)
     if shorter.min() < image_size:
@@ -149,7 +153,12 @@ def check_sizes(
         count = int((shorter < image_size).sum())
         more = f" (and {plural(count - 1, 'more image')})" * (count > 1)
         height, width = index.sizes[row]
-        largest = shorter[row] - shorter[row] % stride or shorter[row]
+        largest = shorter[row] // stride * stride
+        if not largest:
+            advice = (
+                f"The networks need {stride} px: train with image_size={stride} data.fit=resize, "
+                "or with larger images."
+            )
         raise DataError(
             f"{index.pairs[row].image} is {width}x{height}, smaller than the crop of "
             f"image_size={image_size}{more}. {advice.format(largest)}"

@@ -27,7 +27,7 @@ from geoseg_gan.data.pairs import STREAM, DataError, PackedStrings, PairList, Sp
 from geoseg_gan.data.palette import PALETTE
 from geoseg_gan.data.scan import FolderIndex, default_cache_folder
 from geoseg_gan.data.settings import DataSettings
-from geoseg_gan.utils.errors import UserError, one_line
+from geoseg_gan.utils.errors import UserError, install, one_line
 from geoseg_gan.utils.reading import (
     Array,
     Number,
@@ -107,7 +107,7 @@ def require_litdata() -> None:
         import litdata  # noqa: F401
     except ImportError:
         raise UserError(
-            "streams need LitData, which is not installed: pip install 'geoseg-gan[stream]'."
+            f"streams need LitData, which is not installed: {install('stream')}."
         ) from None
     logging.getLogger("litdata").setLevel(logging.WARNING)
 

@@ -82,9 +82,9 @@ def read_synthetic(
     """
     path = folder / GENERATION
     if not path.is_file():
-        wrong = f"is not a generated folder: it holds no {GENERATION}"
+        wrong = f"is not a folder of pairs: it holds no {GENERATION}"
         wrong = wrong if folder.is_dir() else "is not there"
-        raise DataError(f"{key}={folder} {wrong}. Give the save_dir of scripts/generate.py.")
+        raise DataError(f"{key}={folder} {wrong}. Give one that scripts/generate.py wrote.")
     content = read_json(path, _CONTENT, "Generate the folder again.")
     try:
         palette = Palette.from_dict(content["palette"])
@@ -156,7 +156,7 @@ def refuse_synthetic(root: Path) -> None:
         if (folder / GENERATION).is_file():
             raise DataError(
                 f"data_root={root}: {path} holds generated pairs ({folder / GENERATION}). Training "
-                "and validation pairs must be real: put them there, and give the generated folder "
+                "and validation pairs must be real: put them there, and give the folder of pairs "
                 "as synthetic=... ."
             )
 

@@ -183,8 +183,8 @@ def check(config: EvaluateConfig) -> None:
     """Refuses, with a UserError, a configuration before anything slow starts or is written."""
     if (config.gen_ckpt is None) == (config.folder is None):
         raise UserError(
-            "Set gen_ckpt to a G_e###.pt that training wrote, or folder to the save_dir of "
-            "generate; one of the two."
+            "Set gen_ckpt to a G_e###.pt that train wrote, or folder to a folder of pairs "
+            "that generate wrote; one of the two."
         )
     check_choice("features", config.features, FEATURES)
     check_choice("split", config.split, REAL_KINDS)
@@ -258,7 +258,7 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
         fingerprints[name] = fingerprint(index)
         check_same_type(trained_on, index)
         if fit == "crop":
-            advice = "Give larger tiles, or train with image_size={} or less."
+            advice = "Give larger tiles, or train with image_size={}."
             check_sizes(index, image_size, advice, generator.network.stride if generator else 1)
         return WindowDataset(PairSource(pairs, reader), index.sizes, image_size, fit)
 

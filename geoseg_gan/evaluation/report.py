@@ -1,6 +1,5 @@
 """The report of an evaluation: `evaluation.json`, `evaluation.md`, its pictures, console table."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from geoseg_gan.evaluation.images import REAL_KINDS, ImageSet
 from geoseg_gan.utils.files import atomic_path, write_json
 from geoseg_gan.utils.pictures import RGB, beside, captioned, evenly_spaced, write_picture
 from geoseg_gan.utils.plots import drawn, figure
-from geoseg_gan.utils.tables import as_markdown, markdown_table, print_table
+from geoseg_gan.utils.tables import as_markdown, markdown_table, percent, print_table
 
 FIGURES_FILE, REPORT_FILE = "evaluation.json", "evaluation.md"
 
@@ -158,7 +157,7 @@ def _rows(figures: Mapping[str, Any]) -> list[Row]:
         rows.append((key, f"{ours:.2f}", f"{theirs:.2f} training windows", text))
     if agreement := figures["agreement"]:
         for key, name in (("miou", "agreement, mIoU %"), ("pixel_accuracy", "agreement, pixels %")):
-            ours, theirs = (_percent(agreement[side][key]) for side in ("generated", "real"))
+            ours, theirs = (percent(agreement[side][key]) for side in ("generated", "real"))
             rows.append((name, ours, theirs, "below real: images do not show their masks"))
     if diversity := figures["diversity"]:
         note = " (deterministic generator)" if diversity["generated"]["deterministic"] else ""
@@ -232,7 +231,7 @@ def _agreement(agreement: Mapping[str, Any] | None) -> list[str]:
         return ["Not measured: no segmenter was given (segmenter_ckpt).", ""]
     real = agreement["real"]["classes"]
     rows = [
-        (as_markdown(name), _percent(value), _percent(real[name]))
+        (as_markdown(name), percent(value), percent(real[name]))
         for name, value in agreement["generated"]["classes"].items()
     ]
     return [*markdown_table(["class", "IoU % on generated", "IoU % on real"], rows), ""]
@@ -283,10 +282,6 @@ def _warnings(figures: Mapping[str, Any]) -> list[str]:
 
 def _mean(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f}" if len(values) else "-"
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
 def _samples(real: ImageSet, fake: ImageSet, palette: Palette, scaling: ImageScaling) -> RGB:

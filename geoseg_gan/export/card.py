@@ -8,7 +8,7 @@ import yaml
 
 from geoseg_gan.models.checkpoints import LoadedGenerator, LoadedSegmenter
 from geoseg_gan.utils.errors import plural
-from geoseg_gan.utils.tables import as_markdown, markdown_table
+from geoseg_gan.utils.tables import as_markdown, markdown_table, percent
 
 _TRAINING = {
     "data_root": "data folder",
@@ -177,7 +177,7 @@ def _figures(loaded: LoadedGenerator | LoadedSegmenter, outcome: Mapping[str, An
         if outcome is not None:
             about = "The last figures of the training that it comes from."
     rows = [
-        (name, f"{value:.4g}")
+        (name, f"{percent(value)} %" if "iou" in name or "agreement" in name else f"{value:.4g}")
         for name, value in figures.items()
         if value is not None and math.isfinite(value)
     ]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.errors import UserError, install
 
 
 def push(folder: Path, name: str) -> str:
@@ -22,7 +22,7 @@ def push(folder: Path, name: str) -> str:
         from huggingface_hub import HfApi
     except ImportError:
         raise UserError(
-            "push needs the Hub's client, which is not installed: pip install 'geoseg-gan[hub]'."
+            f"push needs the Hub's client, which is not installed: {install('hub')}."
         ) from None
     api = HfApi()
     try:

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from geoseg_gan.models.checkpoints import LoadedGenerator, LoadedSegmenter
 from geoseg_gan.models.onnx_segmenters import open_session
 from geoseg_gan.models.segmenters import segmenter_stride
-from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.errors import UserError, install
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -111,7 +111,7 @@ def require_onnx() -> None:
         import onnx  # noqa: F401
     except ImportError:
         raise UserError(
-            "formats=[onnx] needs ONNX, which is not installed: pip install 'geoseg-gan[export]'."
+            f"formats=[onnx] needs ONNX, which is not installed: {install('export')}."
         ) from None
 
 

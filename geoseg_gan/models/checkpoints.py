@@ -43,9 +43,9 @@ FORMATS: dict[NetworkKind, int] = {"generator": 2, "discriminator": 2, "segmente
 """The format of each kind of file; it grows when older files can no longer be read."""
 
 _FILES: dict[NetworkKind, str] = {
-    "generator": "a G_e###.pt, which train writes",
-    "discriminator": "a D_e###.pt, which train writes",
-    "segmenter": "a segmenter.pt, which train_segmenter writes",
+    "generator": "a generator checkpoint (G_e###.pt), which train writes",
+    "discriminator": "a discriminator checkpoint (D_e###.pt), which train writes",
+    "segmenter": "a segmenter checkpoint (segmenter.pt), which train_segmenter writes",
 }
 
 _IN_RUNS: dict[str, tuple[NetworkKind, ...]] = {
@@ -315,7 +315,7 @@ def _in_order(content: bytes, texts: Mapping[str, str]) -> bytes:
 
 
 def with_files(config: ConfigT) -> ConfigT:
-    """A command's configuration in which each folder of a run is replaced by its network's file.
+    """A command's configuration in which each run folder is replaced by its checkpoint.
 
     Of generators, that is the one of the latest epoch. A line says which file was taken.
 
@@ -327,17 +327,30 @@ def with_files(config: ConfigT) -> ConfigT:
         given = getattr(config, key, None)
         if given is None or not Path(given).is_dir():
             continue
-        found = [path for kind in kinds if (path := _file_in(Path(given), kind))]
-        if not found:
-            wanted = " or ".join(_FILES[kind] for kind in kinds)
-            raise UserError(
-                f"{key}={given} is a folder without a network. Give {wanted}, or the folder that "
-                "holds it."
-            )
-        files[key] = str(found[0])
+        file = network_file(Path(given), *kinds, shown=f"{key}={given}")
+        files[key] = str(file)
         if rank_of_process() == 0:
-            print(f"{key}={given} is a folder: using {found[0].name} in it.")
+            print(f"{key}={given} is a folder: using {file.name} in it.")
     return cast(ConfigT, replace(cast(Any, config), **files))
+
+
+def network_file(path: Path, *kinds: NetworkKind, shown: str | None = None) -> Path:
+    """A network's file: `path` itself or, where that is a run folder, the one in it.
+
+    Of generators, that is the one of the latest epoch. Messages name the path as `shown`.
+
+    Raises:
+        UserError: If the folder holds none of these kinds.
+    """
+    if not path.is_dir():
+        return path
+    for kind in kinds:
+        if (file := _file_in(path, kind)) is not None:
+            return file
+    wanted = " or ".join(_FILES[kind] for kind in kinds)
+    raise UserError(
+        f"{shown or path} is a folder without a checkpoint. Give {wanted}, or its run folder."
+    )
 
 
 def _file_in(folder: Path, kind: NetworkKind) -> Path | None:

@@ -78,6 +78,13 @@ def check_memory(network: nn.Module, key: str) -> None:
         )
 
 
+def fitting_size(image_size: int, step: int) -> str:
+    """Advice for an image size that is not a multiple of `step`, or too small."""
+    fitting = max(image_size // step, 1) * step
+    larger = ", with data.fit=resize where tiles are smaller" * (fitting > image_size)
+    return f"Use e.g. image_size={fitting}{larger}."
+
+
 def _build(
     kind: str,
     known: Mapping[str, type[nn.Module]],

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geoseg_gan.models.pretrained.lite import LITE0, load_lite
-from geoseg_gan.models.registry import check_memory
+from geoseg_gan.models.registry import check_memory, fitting_size
 from geoseg_gan.models.settings import SegmenterSettings
 from geoseg_gan.utils.errors import UserError, check_choice
 
@@ -71,15 +71,14 @@ def _check_built(described: str, image_size: int) -> int:
     check_memory(network, "segmenter")
     stride = segmenter_stride(network)
     if image_size % stride:
-        fitting, scale = max(1, round(image_size / stride)) * stride, settings.image_scale
-        times, other = "", ""
+        scale, times, other = settings.image_scale, "", ""
         if isinstance(network, RescaledSegmenter):
-            times, other = f" times segmenter.image_scale={scale:g}", ", or another scale"
+            times, other = f" times segmenter.image_scale={scale:g}", " Or set another scale."
             network = network.network
         raise UserError(
             f"image_size={image_size}{times} is not a multiple of {segmenter_stride(network)}, "
             f"which segmenter.arch={settings.arch} with segmenter.encoder={settings.encoder} "
-            f"needs. Use e.g. image_size={fitting}{other}."
+            f"needs. {fitting_size(image_size, stride)}{other}"
         )
     try:
         with torch.inference_mode():

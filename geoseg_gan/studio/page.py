@@ -14,6 +14,7 @@ from geoseg_gan.data.palette import IGNORE, Palette
 from geoseg_gan.studio.folder import FILTERS, ORDERS, Entry, PairFolder
 from geoseg_gan.studio.workbench import Generated, Label, Workbench, drawn_mask, enlarged
 from geoseg_gan.utils.errors import LARGEST_SEED, UserError, plural
+from geoseg_gan.utils.tables import percent
 
 TITLE = "Geoseg-GAN studio"
 
@@ -230,13 +231,13 @@ def _table(made: Generated, palette: Palette) -> str:
         cells = f"<td>{_swatch(palette, label)}</td><td class=number>{shares[label]:.1%}</td>"
         if reading is not None and label != IGNORE:
             iou = reading.iou[label]
-            cells += f'<td class=number>{iou:.2f}</td><td style="width: 40%">'
+            cells += f'<td class=number>{percent(iou)}</td><td style="width: 40%">'
             cells += f'<div class="bar" style="width: {iou:.0%}"></div></td>'
         rows.append(f"<tr>{cells}</tr>")
     head, more = "", ""
     if reading is not None:
-        head = f'<div class="agreement">Agreement {reading.agreement:.3f} mIoU</div>'
-        more = "<th>IoU</th><th></th>"
+        head = f'<div class="agreement">Agreement {percent(reading.agreement)} % mIoU</div>'
+        more = "<th>IoU, %</th><th></th>"
     titles = f"<tr><th>class</th><th>share</th>{more}</tr>"
     return f'{head}<table class="iou">{titles}{"".join(rows)}</table>'
 
@@ -312,7 +313,7 @@ def _pairs_tab(page: Any, folder: PairFolder) -> None:
 
 
 def _caption(entry: Entry) -> str:
-    score = "" if entry.score is None else f" · {entry.score:.3f}"
+    score = "" if entry.score is None else f" · {percent(entry.score)} %"
     return f"{entry.index}{score}" + ("" if entry.is_kept else " · dropped")
 
 
@@ -323,7 +324,7 @@ def _shown(folder: PairFolder, entry: Entry | None) -> tuple[Any, ...]:
     picture = folder.picture(entry, _CANVAS)
     facts = [f"**{entry.pair.stem}**", "kept" if entry.is_kept else "dropped by hand"]
     if entry.score is not None:
-        facts.append(f"score {entry.score:.3f}")
+        facts.append(f"score {percent(entry.score)} %")
     facts.append(f"mask of {entry.line.get('source', 'an unknown tile')}")
     return (
         entry.index,

@@ -11,7 +11,7 @@ from typing import Any
 
 from geoseg_gan.data.settings import LARGEST_SIDE
 from geoseg_gan.studio.settings import StudioConfig
-from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_range
+from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_range, install
 from geoseg_gan.utils.signals import noting_signals
 
 HOST = "127.0.0.1"
@@ -59,7 +59,7 @@ def studio(config: StudioConfig) -> None:
         from geoseg_gan.studio import page
     except ImportError:
         raise UserError(
-            "the studio needs Gradio, which is not installed: pip install 'geoseg-gan[app]'."
+            f"the studio needs Gradio, which is not installed: {install('app')}."
         ) from None
     from geoseg_gan.studio.folder import PairFolder
     from geoseg_gan.studio.workbench import Workbench

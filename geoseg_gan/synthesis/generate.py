@@ -55,6 +55,7 @@ from geoseg_gan.synthesis.writer import (
 from geoseg_gan.utils.distributed import launch, open_fabric, share_of, where_in_words
 from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range, plural
 from geoseg_gan.utils.files import write_json
+from geoseg_gan.utils.tables import percent
 
 SOURCES = ("masks", UNLABELLED)
 """What pairs are made from."""
@@ -187,12 +188,12 @@ def _choose_tau(config: GenerateConfig, inputs: Inputs, recognizer: Recognizer) 
             stacklevel=2,
         )
     tau, reached = choose_tau([score for score in scores if score is not None], held_out)
-    real = f"the mean of real held-out windows, {np.nanmean(held_out):.3f}"
-    pilot = plural(count, "candidate")
+    real = f"the mean of real held-out windows, {percent(float(np.nanmean(held_out)))} %"
+    pilot, chosen = plural(count, "candidate"), f"tau=auto: {tau:.4g} ({percent(tau)} %)"
     print(
-        f"tau=auto: {tau:.4g}; those of {pilot} that score above it reach {real}."
+        f"{chosen}; those of {pilot} that score above it reach {real}."
         if reached
-        else f"tau=auto: {tau:.4g}, which keeps the best tenth of {pilot}. No more than that reach "
+        else f"{chosen}, which keeps the best tenth of {pilot}. No more than that reach "
         f"{real}: images do not follow their masks well enough."
     )
     return tau

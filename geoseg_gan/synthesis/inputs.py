@@ -75,7 +75,7 @@ def open_inputs(config: GenerateConfig, fabric: Fabric) -> Inputs:
     size = config.image_size or trained["image_size"]
     check_pair_size(size, generator.network.stride, trained["image_size"], trained["data"]["fit"])
     if trained["data"]["fit"] == "crop":
-        check_sizes(index, size, "Set image_size={} or less.", generator.network.stride)
+        check_sizes(index, size, "Set image_size={}.", generator.network.stride)
     recognizer = _open_recognizer(config, generator.facts, reader, device, size)
     candidates = _open_candidates(config, generator, index, reader, size)
     workers = config.num_workers

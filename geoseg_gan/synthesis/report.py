@@ -19,7 +19,7 @@ from geoseg_gan.synthesis.writer import PairFiles
 from geoseg_gan.utils.errors import plural
 from geoseg_gan.utils.pictures import beside, captioned, with_legend, write_picture
 from geoseg_gan.utils.plots import score_histogram
-from geoseg_gan.utils.tables import print_table
+from geoseg_gan.utils.tables import percent, print_table
 
 SHEET = "contact_sheet.png"
 HISTOGRAM = "scores.png"
@@ -109,7 +109,7 @@ def write_extremes(
         label = candidate.label
         predicted = recognizer.logits(image).argmax(0).numpy().astype(np.uint8)
         pictures += [
-            captioned(colors[label], next(sides, "") + f"{line['score']:.2f}"),
+            captioned(colors[label], f"{next(sides, '')}{percent(line['score'])} %"),
             files.scaling.to_rgb(image),
             colors[np.where(label == IGNORE, IGNORE, predicted)],
         ]
@@ -165,7 +165,7 @@ def print_outcome(folder: Path, manifest: list[Line], tau: float | None) -> None
         print("Nothing was kept, and no candidate has a score: manifest.jsonl says why.")
         return
     print(
-        f"Nothing was kept: scores ran from {min(scores):.3f} to {max(scores):.3f}, median "
-        f"{np.median(scores):.3f}. Lower tau, train the generator longer, or look at "
-        f"{folder / EXTREMES} for what the segmenter sees."
+        f"Nothing was kept: scores ran from {percent(min(scores))} to {percent(max(scores))} %, "
+        f"median {percent(float(np.median(scores)))} %. Lower tau, train the generator longer, "
+        f"or look at {folder / EXTREMES} for what the segmenter sees."
     )

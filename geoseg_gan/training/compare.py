@@ -14,7 +14,7 @@ from geoseg_gan.training.runs import flat, read_outcome
 from geoseg_gan.training.settings import MONITORS, CompareConfig
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, held
-from geoseg_gan.utils.tables import as_markdown, console, markdown_table
+from geoseg_gan.utils.tables import as_markdown, console, markdown_table, percent
 
 REPORT = "sweep.md"
 _PLACES = ("out_dir", "resume")  # settings that do not describe a run
@@ -143,7 +143,10 @@ def _table(
 ) -> list[str]:
     rows = []
     for number, (run, found) in enumerate(ranked):
-        values = [found["objective"], *(column[number] for column in columns.values())]
+        objective = found["objective"]
+        if found.get("monitor") == "agreement":
+            objective = f"{percent(objective)} %"
+        values = [objective, *(column[number] for column in columns.values())]
         values += [found.get("epochs"), round(found.get("seconds", 0) / 60, 1)]
         rows.append([*(as_markdown(_shown(value)) for value in values), f"`{run.name}`"])
     return markdown_table(["objective", *columns, "epochs", "minutes", "folder"], rows)

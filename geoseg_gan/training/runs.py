@@ -69,7 +69,7 @@ def check_run(config: TrainingConfig, networks: str, accumulate: int = 1) -> Non
     out_dir = Path(config.out_dir)
     check_apart("out_dir", out_dir, Path(config.data_root))
     if (out_dir / GENERATION).is_file():
-        raise UserError(f"out_dir={out_dir} holds generated pairs. Choose another folder.")
+        raise UserError(f"out_dir={out_dir} holds generated pairs. Choose another run folder.")
     has_run = (out_dir / LAST).exists() or any(out_dir.glob(networks))
     if has_run and not config.resume:
         raise UserError(

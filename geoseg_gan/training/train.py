@@ -1,5 +1,6 @@
 """The train command: from a data folder to a generator."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -25,6 +26,7 @@ from geoseg_gan.models.registry import (
     build_discriminator,
     build_generator,
     check_memory,
+    fitting_size,
 )
 from geoseg_gan.models.settings import ModelSettings
 from geoseg_gan.synthesis.recognizer import load_recognizer
@@ -128,7 +130,7 @@ def _train(config: TrainConfig) -> dict[str, float]:
             logger.finalize("success")
         whole, more = divmod(trainer.global_step, data.steps_per_epoch)
         trained = plural(whole, "epoch") + f" and {plural(more, 'step')}" * bool(more)
-        print(f"Trained {trained}: the networks are in {out_dir}.")
+        print(f"Trained {trained}: the checkpoints are in {out_dir}.")
     return figures
 
 
@@ -172,8 +174,12 @@ def check(config: TrainConfig) -> None:
 
 def check_networks(
     model: ModelSettings, loss: ObjectiveSettings, num_classes: int, image_size: int
-) -> None:
-    """Refuses, with a UserError, networks that do not fit together, or images of this size."""
+) -> int:
+    """Refuses, with a UserError, networks that do not fit together, or images of this size.
+
+    Returns:
+        A number of pixels whose multiples are all sizes that both networks take.
+    """
     settings = plain(model)
     with torch.device("meta"):  # shapes only: no memory, no time
         generator = cast(Generator, build_generator(settings["generator"], num_classes, 3))
@@ -182,35 +188,24 @@ def check_networks(
     check_memory(cast(nn.Module, generator), "model.generator")
     check_memory(scoring, "model.discriminator")
     check_compatible(loss, discriminator.output_kind, generator.noise.channels)
-    if image_size % generator.stride:
-        fitting = max(1, round(image_size / generator.stride)) * generator.stride
+    step = math.lcm(generator.stride, discriminator.minimum_size)
+    if image_size % generator.stride or image_size < discriminator.minimum_size:
+        names = " and ".join(f"model.{kind}={part['name']}" for kind, part in settings.items())
         raise UserError(
-            f"image_size={image_size} is not a multiple of {generator.stride}, which "
-            f"model.generator={settings['generator']['name']} needs. Use e.g. "
-            f"image_size={fitting}, or a smaller model.generator.depth."
+            f"image_size={image_size}: {names} need a multiple of {generator.stride}, at least "
+            f"{discriminator.minimum_size}. {fitting_size(image_size, step)}"
         )
-    if image_size < discriminator.minimum_size:
-        raise UserError(
-            f"image_size={image_size} is too small for the discriminator, which needs "
-            f"{discriminator.minimum_size}. Enlarge it, or lower model.discriminator.scales or "
-            "layers."
-        )
-
-
-def generator_stride(config: TrainConfig) -> int:
-    """What the sides of a generator's images must be multiples of."""
-    with torch.device("meta"):
-        classes = config.data.classes().num_classes
-        return cast(Generator, build_generator(config.model.generator, classes, 3)).stride
+    return step
 
 
 def open_data(config: TrainConfig) -> GanDataModule:
     """The data of a run, found and checked."""
+    classes = config.data.classes().num_classes
     data = GanDataModule(
         Path(config.data_root),
         config.data,
         image_size=config.image_size,
-        stride=generator_stride(config),
+        stride=check_networks(config.model, config.loss, classes, config.image_size),
         batch_size=config.bs,
         jitter=config.jitter,
         seed=config.seed,

@@ -49,7 +49,7 @@ from geoseg_gan.utils.files import atomic_path, write_json
 from geoseg_gan.utils.pictures import write_picture
 from geoseg_gan.utils.plots import confusion_picture
 from geoseg_gan.utils.reading import Number, read_json
-from geoseg_gan.utils.tables import print_table
+from geoseg_gan.utils.tables import percent, print_table
 
 SEGMENTER = "segmenter.pt"
 SCORES = "scores.json"
@@ -315,7 +315,7 @@ def _report(
     pixels = data.train_index.pixels[:, :-1].sum(0)
 
     def shown(key: str) -> str:
-        return f"{100 * scores[key]:.1f}" if key in scores else "-"
+        return percent(scores.get(key, math.nan))
 
     rows = [
         (name, f"{count:,}", shown(f"inner_iou/{name}"), shown(f"val_iou/{name}"))
@@ -345,7 +345,7 @@ def _against_first(config: TrainSegmenterConfig, scores: dict[str, float]) -> st
     before = _stored_scores(first)["inner/miou"]
     advice = "" if last >= before else f" For maps of the labelled ground use {first / SEGMENTER}."
     return (
-        f"Held-out tiles: {100 * before:.1f} mIoU by the first segmenter, {100 * last:.1f} by this "
+        f"Held-out tiles: {percent(before)} mIoU by the first segmenter, {percent(last)} by this "
         f"one. They are of the labelled ground; on that of {config.unlabelled} it may differ."
         f"{advice}"
     )

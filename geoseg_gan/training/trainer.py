@@ -22,6 +22,7 @@ from geoseg_gan.training.settings import TrainingConfig
 from geoseg_gan.utils.device import AUTO
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_path
+from geoseg_gan.utils.tables import percent
 
 _OTHER = "Begin another run in a new out_dir."
 
@@ -64,10 +65,12 @@ class _Bar(RichProgressBar):
         return text.ljust(len(self.validation_description))
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        metrics = dict(super().get_metrics(trainer, pl_module))
+        metrics: dict[str, Any] = dict(super().get_metrics(trainer, pl_module))
         metrics.pop("v_num", None)
         if "images_per_second" in metrics:
             metrics["img/s"] = metrics.pop("images_per_second")
+        if "inner/miou" in metrics:
+            metrics["mIoU %"] = percent(metrics.pop("inner/miou"))
         return metrics
 
 

@@ -26,7 +26,7 @@ from geoseg_gan.trials.verdict import RULE, Verdict, reach_verdict, signed
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, write_json
 from geoseg_gan.utils.pictures import RGB, beside, write_picture
-from geoseg_gan.utils.tables import as_markdown, markdown_table
+from geoseg_gan.utils.tables import as_markdown, markdown_table, percent
 
 REPORT, FIGURES = "trial.md", "trial.json"
 PICTURE, EXAMPLES = "trial.png", "trial_examples.png"
@@ -246,7 +246,7 @@ def _markdown(content: Mapping[str, Any], shown: Sequence[str]) -> str:
                     len(entry["seeds"]),
                     _shown(entry["miou"]),
                     "" if arm == REAL else _shown(entry["difference"], sign=True),
-                    f"{100 * entry['inner_miou']:.1f}",
+                    percent(entry["inner_miou"]),
                 ]
                 for arm, entry in arms.items()
             ],
@@ -377,7 +377,7 @@ def _shown(estimate: Mapping[str, float | None], sign: bool = False) -> str:
     value, low, high = (estimate[key] for key in ("value", "low", "high"))
     if value is None:
         return "-"
-    text = signed(value) if sign else f"{100 * value:.1f}"
+    text = signed(value) if sign else percent(value)
     if low is None or high is None:
         return text
     if not sign:  # Student's intervals of few seeds leave what an IoU can be

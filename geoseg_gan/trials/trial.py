@@ -43,7 +43,7 @@ from geoseg_gan.synthesis.settings import UNLABELLED
 from geoseg_gan.training.runs import differences
 from geoseg_gan.training.settings import TrainConfig
 from geoseg_gan.training.train import check as check_training
-from geoseg_gan.training.train import generator_stride
+from geoseg_gan.training.train import check_networks
 from geoseg_gan.training.train_segmenter import check as check_segmentation
 from geoseg_gan.trials.arms import REAL
 from geoseg_gan.trials.ground import GROUND, Ground, on_new_ground
@@ -58,6 +58,7 @@ from geoseg_gan.utils.confusion import mean_iou
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, check_apart, held, is_unused, write_json
 from geoseg_gan.utils.reading import read_json
+from geoseg_gan.utils.tables import percent
 
 DATA = "data.json"
 """The file with the fingerprints of the data that all results of a trial are of."""
@@ -224,8 +225,9 @@ def _check_data(config: TrialConfig, root: Path) -> tuple[list[str], Fingerprint
         sizes = [config.image_size, config.train.image_size, config.train_segmenter.image_size]
         segmenter = config.train_segmenter
         inner = check_segmenter(segmenter.segmenter, segmenter.image_size)
-        stride = math.lcm(generator_stride(config.train), inner)
-        check_sizes(index, max(sizes + pairs), stride=stride)
+        gan, classes = config.train, reader.palette.num_classes
+        step = check_networks(gan.model, gan.loss, classes, gan.image_size)
+        check_sizes(index, max(sizes + pairs), stride=math.lcm(step, inner))
     refuse_shared_images(train, val)
     sources = {config.generation(name).source for name in config.recipes}
     if UNLABELLED in sources:
@@ -317,9 +319,9 @@ def _progress(folder: Path, missing: list[tuple[str, int]]) -> Iterator[None]:
             if (path := result_path(folder, arm, seed)).is_file():
                 waiting.remove((arm, seed))
                 result = read_result(path)
-                reached = 100 * mean_iou(result.val.counts.sum(0))
+                reached = percent(mean_iou(result.val.counts.sum(0)))
                 took = f"{result.facts['seconds']:.0f} s"
-                console.print(f"{arm}, seed {seed}: mIoU {reached:.1f} ({took})")
+                console.print(f"{arm}, seed {seed}: mIoU {reached} ({took})")
                 bar.advance(row)
         if logs := list(folder.glob(f"seed_*/*/{LOG}")):
             newest = max(logs, key=lambda path: path.stat().st_mtime_ns)

@@ -3,10 +3,12 @@
 import difflib
 import math
 import re
+import shlex
 import sys
 import threading
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 LARGEST_SEED = 2**32 - 1
@@ -111,6 +113,14 @@ def check_values(values: Any, key: str = "") -> None:
         raise UserError(f"{key}={values}: a name of a setting in ${{}} stands for its value here.")
     elif isinstance(values, str) and values.split("/")[0] == "~":
         raise UserError(f"{key}={values}: only a shell knows ~. Write $HOME in its place.")
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra: from the clone that runs, or for an installed wheel."""
+    clone = Path(__file__).resolve().parents[2]
+    if (clone / "pyproject.toml").is_file():
+        return f"pip install -e {shlex.quote(f'{clone}[{extra}]')}"
+    return f"pip install 'WHEEL[{extra}]', with the path of the wheel of geoseg-gan for WHEEL"
 
 
 def plural(count: float, noun: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
-from geoseg_gan.utils.errors import UserError, check_choice, one_line
+from geoseg_gan.utils.errors import UserError, check_choice, install, one_line
 from geoseg_gan.utils.files import WRITING
 from geoseg_gan.utils.yaml_files import load_yaml
 
@@ -191,7 +191,7 @@ def explain(error: Exception, schema: type) -> str:
         try:
             check_choice(group, choice, error.options)
         except UserError as wrong:
-            more = " More come with pip install 'geoseg-gan[sweep]'." if "hydra/" in group else ""
+            more = f" More come with {install('sweep')}." if "hydra/" in group else ""
             return f"{wrong}{more}"
     pattern = r"(?:Could not override '|Error merging override \+*)([^'=]+)(?:=(.*))?"
     found = re.search(pattern, str(error), re.DOTALL)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg_gan.utils.pictures import RGB
+from geoseg_gan.utils.tables import percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +50,7 @@ def score_histogram(
     """Draws where the threshold cuts through the scores of generated pairs.
 
     Args:
-        kept: Scores above the threshold, in 0..1.
+        kept: Scores above the threshold, in 0..1; they are drawn in per cent.
         dropped: Scores that are not.
         tau: The threshold.
         held_out: Scores of real held-out windows, drawn as an outline; none if empty.
@@ -75,10 +76,11 @@ def score_histogram(
             color="black",
             label=f"real, held out: {len(held_out):,} (heights scaled)",
         )
-    axes.axvline(tau, color="tab:red", linestyle="--", label=f"tau = {tau:.3f}")
-    axes.set_xlabel("agreement of segmenter and mask (mIoU)")
+    axes.axvline(tau, color="tab:red", linestyle="--", label=f"tau = {tau:.3f}: {percent(tau)} %")
+    axes.set_xlabel("agreement of segmenter and mask, mIoU in %")
     axes.set_ylabel("pairs")
     axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f}")
     axes.legend()
     return drawn(sheet)
 

@@ -1,5 +1,6 @@
 """What is shown on the terminal, and Markdown."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,6 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from geoseg_gan.utils.errors import one_line
+
+
+def percent(share: float) -> str:
+    """An IoU or agreement, stored as a share of 1, as people read it: "63.3"; "-" for NaN."""
+    return "-" if math.isnan(share) else f"{100 * share:.1f}"
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:

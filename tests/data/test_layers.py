@@ -1,6 +1,7 @@
 """Burnt layers of GeoPackages and shapefiles against pixels that were worked out by hand."""
 
 import os
+import re
 import sqlite3
 import sys
 from contextlib import closing
@@ -30,7 +31,7 @@ from shapes import (
 
 from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.palette import PaletteClass
-from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.errors import UserError, install
 
 
 def write_layer(path, shapes=SHAPES, crs="EPSG:4326", kind="Polygon", field="str", **options):
@@ -165,7 +166,7 @@ def test_layers_are_bounded_in_size(source, tmp_path, monkeypatch):
 def test_layers_without_fiona_are_one_line(source, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fiona", None)
     (tmp_path / "l.gpkg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"needs Fiona, .*pip install 'geoseg-gan\[vector\]'"):
+    with pytest.raises(UserError, match=f"needs Fiona, .*{re.escape(install('vector'))}"):
         burnt(source, tmp_path / "l.gpkg")
 
 

@@ -1,5 +1,6 @@
 import csv
 import os
+import re
 import sys
 import types
 from contextlib import nullcontext
@@ -20,7 +21,7 @@ from geoseg_gan.data.published import PUBLISHED
 from geoseg_gan.data.scan import scan
 from geoseg_gan.data.settings import prepare_command
 from geoseg_gan.training.train import train
-from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.errors import UserError, install
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "data"
 SIZE, SIDE = 64, 32
@@ -289,7 +290,7 @@ def test_what_torchgeo_cannot_do_is_said_in_a_line(configured, download, monkeyp
         prepare(configured("flair", "download=true"))
     for module in ("torchgeo", "torchgeo.datasets"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=r"pip install 'geoseg-gan\[torchgeo\]'"):
+    with pytest.raises(UserError, match=re.escape(install("torchgeo"))):
         prepare(configured("chesapeake", "download=true"))
 
 

@@ -251,7 +251,7 @@ def test_a_generated_folder_as_validation_is_refused(
         (
             {"size": 16},
             r"is 16x16, smaller than the crop of image_size=32. Generate with image_size=32 or "
-            "more, or train with image_size=16 or less.",
+            "more, or train with image_size=16.",
         ),
     ],
 )

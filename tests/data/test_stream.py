@@ -28,7 +28,7 @@ from geoseg_gan.data.segmenter_datamodule import SegmenterDataModule
 from geoseg_gan.data.settings import MixingSettings, PackSettings
 from geoseg_gan.data.stream import address, check_root, open_stream
 from geoseg_gan.training.train import train
-from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.errors import UserError, install
 
 pytest.importorskip("litdata", reason="streams are an extra")
 
@@ -299,7 +299,7 @@ def test_chunks_elsewhere_and_damaged_ones_are_refused(stream, settings):
 def test_without_litdata_the_extra_is_named(stream, settings, monkeypatch):
     monkeypatch.setitem(sys.modules, "litdata", None)
     settings.format = "stream"
-    with pytest.raises(UserError, match=r"pip install 'geoseg-gan\[stream\]'"):
+    with pytest.raises(UserError, match=re.escape(install("stream"))):
         check_root(settings, stream)
 
 

@@ -149,15 +149,20 @@ def test_a_mistake_is_refused_in_one_line(changes, message, offline):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("size", "fitting"), [(100, 96), (15, 32), (250, 256)])
+@pytest.mark.parametrize(
+    ("size", "fitting"),
+    [(100, "96."), (250, "224."), (15, "32, with data.fit=resize where tiles are smaller.")],
+)
 def test_an_image_size_that_does_not_fit_is_refused_with_one_that_does(size, fitting):
-    with pytest.raises(UserError, match=rf"multiple of 32.*Use e.g. image_size={fitting}\."):
+    with pytest.raises(UserError, match=rf"multiple of 32.*Use e.g. image_size={fitting}"):
         check_segmenter(defaults(SegmenterSettings), size)
 
 
 def test_a_scale_that_does_not_fit_is_refused_with_a_size_that_does():
     message = r"image_size=128 times segmenter.image_scale=1.3 is not a multiple of 32, which .*"
-    with pytest.raises(UserError, match=message + r"Use e.g. image_size=320, or another scale\."):
+    with pytest.raises(
+        UserError, match=message + r"Use e.g. image_size=320, .* Or set another scale\."
+    ):
         check_segmenter(defaults(SegmenterSettings, image_scale=1.3), 128)
 
 

@@ -41,7 +41,7 @@ def wait_for(condition):
 @pytest.fixture
 def start(tmp_path):
     """Starts the command; returns its process and its address."""
-    pytest.importorskip("gradio", reason="needs pip install 'geoseg-gan[app]'")
+    pytest.importorskip("gradio", reason="needs pip install -e '.[app]'")
     started = []
 
     def call(*settings):
@@ -228,7 +228,7 @@ def test_a_user_draws_masks_sees_images_and_drops_pairs(
     wait_for(lambda: "6 pairs kept, 0 dropped by hand" in page.text("#summary"))
     wait_for(lambda: len(page.all("#gallery button.thumbnail-item")) == 6)
     page.all("#gallery button.thumbnail-item")[0].click()
-    wait_for(lambda: "pair_00002, kept, score 0.250" in page.text("#about"))
+    wait_for(lambda: "pair_00002, kept, score 25.0 %" in page.text("#about"))
     page.click("#drop")
     wait_for(lambda: "5 pairs kept, 1 dropped by hand" in page.text("#summary"))
     listed = [json.loads(line) for line in (pairs / "manifest.jsonl").read_text().splitlines()]

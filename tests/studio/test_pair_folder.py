@@ -61,7 +61,7 @@ def test_pairs_of_many_bands_are_shown_in_the_first_three(tmp_path, make_generat
 
 
 def test_other_folders_are_refused(tmp_path, pairs):
-    with pytest.raises(UserError, match=r"save_dir=.* is not a generated folder"):
+    with pytest.raises(UserError, match=r"save_dir=.* is not a folder of pairs"):
         PairFolder(tmp_path)
     (pairs / "manifest.jsonl").write_text("no JSON\n")
     with pytest.raises(UserError, match=r"manifest\.jsonl, line 1, cannot be read"):

@@ -7,7 +7,7 @@ import pytest
 
 from geoseg_gan.studio.settings import studio_command
 from geoseg_gan.studio.studio import Guard, check, listen
-from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.errors import UserError, install
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_without_gradio_one_line_says_what_to_install(monkeypatch, run_command, 
     monkeypatch.delitem(sys.modules, "geoseg_gan.studio.page", raising=False)
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert run_command(studio_command, "save_dir=pairs") == 1
-    told = "error: the studio needs Gradio, which is not installed: pip install 'geoseg-gan[app]'."
+    told = f"error: the studio needs Gradio, which is not installed: {install('app')}."
     assert capsys.readouterr().err == f"{told}\n"
 
 

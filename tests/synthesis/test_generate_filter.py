@@ -113,7 +113,7 @@ def test_a_tau_of_0_keeps_all_but_where_tau_auto_comes_to_it(run, recognizer, ca
     assert set(sources(folder, [True])) == set(MASKS) - {"void"}
     assert 0.0 in [line.get("score") for line in read_manifest(folder)]
     folder = run("auto", num_samples=20, tau="auto", recognizer=wrong)
-    assert "tau=auto: 0; those" in capsys.readouterr().out
+    assert "tau=auto: 0 (0.0 %); those" in capsys.readouterr().out
     assert set(sources(folder, [True])) == {"shifted", "plain"}
 
 
@@ -121,8 +121,8 @@ def test_where_nothing_is_kept_it_shows_the_scores_it_saw(run, recognizer, capsy
     wrong = replace(recognizer, predict=lambda pixels: LOGITS.flip(-1))
     folder = run("out", num_samples=12, tau=0.5, recognizer=wrong)
     out = printed(capsys)
-    assert "Generated 12 pairs, kept 0 with tau=0.5 Nothing was kept: scores ran from 0.0" in out
-    assert "to 0.500, median" in out
+    assert "Generated 12 pairs, kept 0 with tau=0.5 Nothing was kept: scores ran from 0.0 " in out
+    assert "to 50.0 %, median" in out
     pictures = {"scores.png", "best_and_worst.png"}
     assert set(files(folder)) == pictures | {"manifest.jsonl", "generation.json"}
 
@@ -188,7 +188,10 @@ def test_auto_parts_what_scores_like_real_pairs_from_the_rest(run, recognizer, c
     assert facts(folder)["config"]["tau"] == "auto"
     assert set(sources(folder, [True])) == {"same", "ignored"}
     out = printed(capsys)
-    assert "tau=auto: 0.7917; those of 20 candidates that score above it reach the mean" in out
+    assert (
+        "tau=auto: 0.7917 (79.2 %); those of 20 candidates that score above it reach the mean"
+        in out
+    )
     assert "with tau=0.7917" in out
     low = run("low", num_samples=20, tau="auto", recognizer=replace(recognizer, held_out=[0.1]))
     assert facts(low)["tau"] == 0

@@ -53,7 +53,7 @@ def test_compare_ranks_in_the_monitor_s_direction_and_lists_the_rest(tmp_path):
     assert compare(CompareConfig(str(tmp_path))) == {"runs": 5, "finished": 4, "best": 0.75}
     head, *rows = rows_of(tmp_path)
     assert head == ["| objective", "model.style", "epochs", "minutes", "folder |"]
-    assert [row[0] for row in rows] == ["| 0.75", "| 0.5", "| 0.25"]
+    assert [row[0] for row in rows] == ["| 75.0 %", "| 50.0 %", "| 25.0 %"]
     assert rows[0][1:] == [r"\[1\]", "2", "1.5", "`r1` |"]
     text = (tmp_path / "sweep.md").read_text()
     assert "4 finished runs, of 6" in text and "higher is better" in text

@@ -410,7 +410,9 @@ def test_an_epoch_that_was_cut_short_does_not_count(run, monkeypatch, capsys):
 
     monkeypatch.setattr(TimeBudget, "on_train_batch_end", stop)
     out_dir, _ = run("run", "epochs=3", "epoch_steps=4", "max_minutes=1000")
-    assert f"Trained 1 epoch and 2 steps: the networks are in {out_dir}." in capsys.readouterr().out
+    assert (
+        f"Trained 1 epoch and 2 steps: the checkpoints are in {out_dir}." in capsys.readouterr().out
+    )
     run("run", "epochs=2", "epoch_steps=4", "max_minutes=1000", "resume=true")
     assert "has finished, in epoch 2. Raise epochs" in capsys.readouterr().out
 
@@ -455,10 +457,12 @@ def test_sixteen_bit_images_of_five_bands_train_resized_to_fit(tmp_path, make_fo
 
 def test_networks_that_do_not_take_the_image_size_are_refused(composed):
     config = composed("train")
-    with pytest.raises(UserError, match=r"not a multiple of 64.*image_size=128"):
-        check_networks(config.model, config.loss, 6, 150)
+    for size, fitting in ((150, "128."), (40, "64, with data.fit=resize where tiles are smaller.")):
+        message = f"need a multiple of 64, at least 64. Use e.g. image_size={fitting}"
+        with pytest.raises(UserError, match=message):
+            check_networks(config.model, config.loss, 6, size)
     small = composed("train", "model.generator.depth=2", "model.discriminator.layers=5").model
-    with pytest.raises(UserError, match="too small for the discriminator"):
+    with pytest.raises(UserError, match=r"a multiple of 4, at least 256. Use e.g. image_size=256"):
         check_networks(small, config.loss, 6, 64)
 
 
@@ -553,12 +557,23 @@ def test_tiles_that_are_too_small_are_refused_with_a_size_that_trains(
     places = f"data_root={make_folder(tmp_path / 'data', size=45)}", f"out_dir={tmp_path / 'run'}"
     for command, words in ((train, tiny), (train_segmenter, tiny_segmenter)):
         config = composed(command.__name__, *words, *places, "image_size=64")
-        with pytest.raises(UserError, match=r"Set image_size=\d+ or less") as caught:
+        with pytest.raises(UserError, match=r"Set image_size=\d+, or data.fit=resize") as caught:
             command(config)
-        size = int(re.search(r"image_size=(\d+) or", str(caught.value))[1])
+        size = int(re.search(r"image_size=(\d+), or", str(caught.value))[1])
         assert size < 45
         command(replace(config, image_size=size, epochs=1, epoch_steps=1))
         shutil.rmtree(tmp_path / "run")
+
+
+def test_tiles_smaller_than_one_stride_are_refused_with_settings_that_train(
+    tmp_path, make_folder, composed, tiny
+):
+    places = f"data_root={make_folder(tmp_path / 'data', size=13)}", f"out_dir={tmp_path / 'run'}"
+    words = [*tiny, *places, "epochs=1", "epoch_steps=1", "image_size=64"]
+    with pytest.raises(UserError, match="train with image_size=") as caught:
+        train(composed("train", *words))
+    fitting = re.search(r"image_size=\d+ data.fit=resize", str(caught.value))[0].split()
+    assert train(composed("train", *words, *fitting))
 
 
 def test_data_mistakes_stop_before_anything_is_written(tmp_path, run):

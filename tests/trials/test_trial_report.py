@@ -5,8 +5,10 @@ import pytest
 from PIL import Image
 
 from geoseg_gan.data.palette import Palette, PaletteClass
+from geoseg_gan.trials import plots
 from geoseg_gan.trials.arms import recipe_of
 from geoseg_gan.trials.report import write_report
+from geoseg_gan.trials.statistics import Comparison, tally
 from geoseg_gan.utils.errors import UserError
 
 SETTINGS = {
@@ -68,6 +70,24 @@ def test_the_report_names_every_arm_with_its_interval(report, make_arms, tmp_pat
             picture.load()
     # Image, mask, real, copy-paste and the picked arm.
     assert picture.size == (5 * 8 + 4 * 2, 2 * 8 + 2)
+
+
+def test_the_picture_shows_arms_in_the_order_of_the_table_with_seeds_and_intervals(make_arms):
+    comparison = Comparison([tally(run) for run in make_arms(GAINS, seeds=3)])
+    arms = [arm for arm in comparison.arms if arm != "real"]
+    rows = [plots._arm_row(comparison, arm, "synthetic_0.5") for arm in arms]
+    assert [row.name for row in rows] == [
+        *("oversample", "copy_paste", "synthetic_0.1", "synthetic_0.5 (picked)", "synthetic_only")
+    ]
+    gain = comparison.difference("oversample").miou
+    bounds = " to ".join(f"{100 * bound:+.1f}" for bound in (gain.low, gain.high))
+    assert plots._figures(rows[0]) == f"{100 * gain.value:+.1f} ({bounds}), 3 seeds"
+    support = [{"share": 0.9, "tiles": 7.0}, {"share": 0.1, "tiles": 2.0}]
+    for picked in ("synthetic_0.5", None):
+        classes = plots._class_rows(comparison, picked, ["Land", "Water"], support)
+        assert [row.name for row in classes][1] == "Water: 10.0 % of pixels, 2 tiles"
+        assert (plots._figures(classes[0]) == "-") == (picked is None)
+        assert plots.trial_picture(comparison, picked, ["Land", "Water"], support).shape[2] == 3
 
 
 def test_every_class_stands_beside_what_it_rests_on(report, make_arms):

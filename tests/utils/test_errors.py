@@ -1,8 +1,10 @@
 import math
+from pathlib import Path
 
 import pytest
 
-from geoseg_gan.utils.errors import UserError, check_range, check_values, one_line
+from geoseg_gan.utils import errors
+from geoseg_gan.utils.errors import UserError, check_range, check_values, install, one_line
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,9 @@ def test_one_line_holds_nothing_that_steers_a_terminal():
 def test_large_limits_are_told_in_full():
     with pytest.raises(UserError, match="seed=-1: use 0 or more, up to 4294967295"):
         check_range("seed", -1, 0, 2**32 - 1)
+
+
+def test_extras_are_installed_from_the_clone_or_the_wheel(monkeypatch, tmp_path):
+    assert install("app") == f"pip install -e '{Path(__file__).parents[2]}[app]'"
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "site-packages/geoseg_gan/utils/e.py"))
+    assert install("app").startswith("pip install 'WHEEL[app]', with the path of the wheel")

@@ -5,7 +5,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 import geoseg_gan
-from geoseg_gan.utils.tables import as_markdown, console, markdown_table
+from geoseg_gan.utils.tables import as_markdown, console, markdown_table, percent
 
 PACKAGE = Path(geoseg_gan.__file__).parent
 
@@ -50,3 +50,7 @@ def test_no_other_terminal_reads_markup():
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Console":
                 given = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
                 assert given.get("markup") is given.get("emoji") is False, path
+
+
+def test_shares_are_shown_in_per_cent():
+    assert [percent(share) for share in (0.6333, 1.0, float("nan"))] == ["63.3", "100.0", "-"]

@@ -12,6 +12,7 @@ from geoseg_gan.evaluation.monitor import QuickEvaluation
 from geoseg_gan.models.checkpoints import RunFacts, save_network
 from geoseg_gan.training.gan import GAN
 from geoseg_gan.training.settings import MONITORS
+from geoseg_gan.utils.tables import percent
 
 BEST = "G_best.pt"
 
@@ -60,7 +61,10 @@ class Evaluator(Callback):
             self.best = value
             network = module.inference_generator
             save_network(self.out_dir / BEST, "generator", network, self.facts, epoch)
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        shown = ", ".join(
+            f"{name} {value:.4g}" if name != "agreement" else f"{name} {percent(value)} %"
+            for name, value in figures.items()
+        )
         print(f"Epoch {epoch}: {shown}{' (best so far)' if is_best else ''}.")
 
     def state_dict(self) -> dict[str, Any]:
