@@ -24,14 +24,10 @@ from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, held
 from geoseg_gan.utils.reading import Array, read_arrays
 
-<<<<<<< HEAD
 T = TypeVar("T")
 R = TypeVar("R")
 
-SMALLER = "Set image_size={} or less, or data.fit=resize."
-=======
 SMALLER = "Set image_size={}, or data.fit=resize."
->>>>>>> newc
 """What to do about images that are too small, in training."""
 
 _FORMAT = 6  # of the cache
