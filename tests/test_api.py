@@ -75,6 +75,11 @@ def test_a_generator_is_called_with_masks_of_any_size(generator, tmp_path):
     (same,) = generate_images(loaded, [mask], seed=3, indices=[0], device=cpu)
     assert (image == same).all()
     assert (loaded(mask, seed=4) != image).any()
+    assert all((loaded(mask, seed=kind(3)) == image).all() for kind in (np.int64, np.uint8))
+    with pytest.raises(UserError, match=r"seed is 1.5: give a whole number"):
+        loaded(mask, seed=1.5)
+    masked = np.ma.masked_array(np.where(mask == 255, 0, mask), mask == 255)
+    assert (loaded(masked, seed=3) == image).all()
     odd = loaded(mask[:29, :41])
     assert odd.shape == (29, 41, 3)
     whole = np.pad(mask[:29, :41], [(0, 3), (0, 3)], mode="reflect")
@@ -89,6 +94,7 @@ def test_a_generator_is_called_with_masks_of_any_size(generator, tmp_path):
         (np.zeros((0, 32), np.uint8), r"of shape \(0, 32\)"),
         (np.zeros((32, 32)), r"mask is float64 of shape \(32, 32\): give class IDs as uint8"),
         (np.full((32, 32), 9, np.uint8), "mask holds class 9: use 0 to 2"),
+        ([[0, 1], [1, 0]], "mask is of type list: give a NumPy array"),
     ],
 )
 def test_label_maps_that_cannot_be_are_refused(generator, tmp_path, mask, message):
@@ -118,6 +124,8 @@ def test_a_segmenter_is_called_with_images_of_any_size(segmenter):
 def test_images_of_another_kind_are_refused(segmenter, shape, dtype):
     with pytest.raises(UserError, match=r"takes uint8 of shape \(H, W, 3\)\.$"):
         gg.load_segmenter(segmenter())(np.zeros(shape, dtype))
+    with pytest.raises(UserError, match="image is of type Tensor: give a NumPy array"):
+        gg.load_segmenter(segmenter())(torch.zeros(8, 8, 3))
 
 
 def test_the_documented_example_runs_as_it_stands(trained, segmenter, monkeypatch, tiny):

@@ -156,6 +156,13 @@ def test_a_class_that_never_occurs_is_a_warning_that_names_it(root, settings, pa
     assert len(caught) == 1 and "Forest" not in str(caught[0].message)
 
 
+def test_masks_without_any_class_are_refused(root, settings, palette):
+    ignored = [*(list(entry.color) for entry in palette.classes), [0, 0, 0]]
+    other = [PaletteClass("Water", [0, 0, 255]), PaletteClass("Ice", [9, 9, 9])]
+    with pytest.raises(UserError, match=r"train: all pixels of the masks are ignore"):
+        ready(root, replace(settings, palette=other, ignore=ignored))
+
+
 @pytest.mark.parametrize(("policy", "value"), [("ignore", 255), ("nearest", 1)])
 def test_unknown_colours_that_are_allowed_are_counted(root, settings, palette, policy, value):
     paint_stray(root, palette, 7, number=1)

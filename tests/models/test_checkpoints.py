@@ -135,6 +135,7 @@ def test_other_files_are_refused_in_one_line(changes, message, tmp_path):
 def test_a_folder_stands_for_the_last_generator_or_the_segmenter_in_it(composed, tmp_path, capsys):
     for name in ("G_e998.pt", "G_e999.pt", "G_e1000.pt", "G_best.pt", "D_e1001.pt", "segmenter.pt"):
         (tmp_path / name).touch()
+    (tmp_path / "G_e1001.pt").mkdir()  # is no checkpoint
     given = [f"gen_ckpt={tmp_path}", f"segmenter_ckpt={tmp_path}"]
     found = with_files(composed("generate", *given))
     last, segmenter = str(tmp_path / "G_e1000.pt"), str(tmp_path / "segmenter.pt")
@@ -143,7 +144,7 @@ def test_a_folder_stands_for_the_last_generator_or_the_segmenter_in_it(composed,
     assert capsys.readouterr().out.splitlines()[0] == line
     assert with_files(composed("export", f"ckpt={tmp_path}")).ckpt == last
     for path in tmp_path.glob("G_e*.pt"):
-        path.unlink()
+        path.rmdir() if path.is_dir() else path.unlink()
     assert with_files(composed("export", f"ckpt={tmp_path}")).ckpt == segmenter
     capsys.readouterr()
     assert with_files(found) == found and capsys.readouterr().out == ""
