@@ -1,4 +1,5 @@
 import re
+import shutil
 
 import pytest
 
@@ -100,5 +101,9 @@ def test_unlabelled_images_are_neither_validated_on_nor_held_out(root):
     held_out = r"train_000\.png has the same .*train_000\.png \(and 1 more image\), but is held out"
     with pytest.warns(UserWarning, match=held_out):
         check_unlabelled(images, root, train[:2])
-    with pytest.raises(DataError, match=r"val_002\.png has the same pixels as .*val_002\.png: "):
+    with pytest.raises(DataError, match=r"val_002\.png is a validation image"):
         check_unlabelled([*images, val[2].image], root)
+    copy = root.parent / "copy.png"
+    shutil.copy(val[2].image, copy)
+    with pytest.raises(DataError, match=r"val_002\.png has the same pixels as .*copy\.png: "):
+        check_unlabelled([*images, copy], root)
