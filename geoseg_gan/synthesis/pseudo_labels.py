@@ -52,6 +52,7 @@ _LEAST = 0.5  # share of a class's predicted held-out pixels that stay, whatever
 _LIKELIER = 0.5  # what a label is at least: likelier than all other classes together
 _SURE = 0.1  # share of a window that must get a label
 _ONE_CLASS = 0.95  # share of the labelled pixels above which labels of one class teach little
+_RARE = 1 / 3  # of the share on held-out tiles, below which a class may have been overlooked
 _KEPT = ("num_samples", "true_masks", "confidence", "tta", "layout", "seed")
 _STEPS = 1000  # in which confidences are counted
 
@@ -387,7 +388,8 @@ def _thresholds(config: GenerateConfig, inputs: _Inputs) -> dict[str, Any]:
         np.add.at(counts, (predicted, (predicted == label[known]).astype(int), steps), 1)
     found = [choose_threshold(counts[label]) for label in range(classes)]
     thresholds, accuracies = zip(*found, strict=True)
-    return {"thresholds": {"confidence": thresholds, "held_out_accuracy": accuracies}}
+    known = {"held_out_accuracy": accuracies, "held_out_share": held_out.class_shares().tolist()}
+    return {"thresholds": {"confidence": thresholds, **known}}
 
 
 def choose_threshold(counts: npt.NDArray[np.int64]) -> tuple[float, float | None]:
@@ -471,14 +473,19 @@ def _report(
     write_contact_sheet(files, kept, 1)
     names = inputs.reader.palette.names
     accuracies = thresholds.get("held_out_accuracy", [None] * len(names))
+    usual = thresholds.get("held_out_share", [None] * len(names))
     shares = realised_shares(files, kept)
-    rows = zip(names, thresholds["confidence"], accuracies, shares, strict=True)
+    rows = zip(names, thresholds["confidence"], accuracies, usual, shares, strict=True)
+
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1%}"
+
     print_table(
         (
-            (name, f"{limit:.2f}", "-" if right is None else f"{right:.1%}", f"{share:.1%}")
-            for name, limit, right, share in rows
+            (name, f"{limit:.2f}", shown(right), shown(labelled), shown(share))
+            for name, limit, right, labelled, share in rows
         ),
-        ("class", "confidence", "held-out accuracy", "share"),
+        ("class", "confidence", "held-out accuracy", "held-out share", "share"),
     )
     wrong = [
         f"{name} ({accuracy:.0%})"
@@ -489,6 +496,16 @@ def _report(
         print(
             f"Right on less than {ACCURACY:.0%} of the held-out pixels that reach the confidence: "
             f"{', '.join(wrong)}. Train the segmenter longer, or label these by hand."
+        )
+    rare = [
+        f"{name} ({share:.1%} for {labelled:.1%})"
+        for name, labelled, share in zip(names, usual, shares, strict=True)
+        if labelled is not None and share < _RARE * labelled
+    ]
+    if rare and kept:
+        print(
+            f"Much rarer here than on held-out tiles: {', '.join(rare)}. If these images show more "
+            f"of them (see {files.folder / SHEET}), training on such labels loses these classes."
         )
     if config.true_masks is None and shares.max() > _ONE_CLASS:
         warnings.warn(

@@ -1,6 +1,7 @@
 """Masks for unlabelled images, against the segmenter's probabilities worked out here."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -156,6 +157,16 @@ def test_labels_of_one_class_are_warned_of(label, monkeypatch):
     monkeypatch.setattr(pseudo_labels, "_ONE_CLASS", 0.1)
     with pytest.warns(UserWarning, match=r"has \d+\.\d% of all labelled pixels of .*pairs"):
         label(confidence=0.5)
+
+
+def test_classes_much_rarer_than_on_held_out_tiles_are_named(label, monkeypatch, capsys):
+    label()
+    monkeypatch.setattr(pseudo_labels, "_RARE", 0.0)
+    shown = printed(capsys)
+    label()
+    assert "Much rarer" not in printed(capsys)
+    line = r"Much rarer here than on held-out tiles: .*\(\d+\.\d% for \d+\.\d%\)"
+    assert re.search(line, shown)
 
 
 def test_a_threshold_by_hand():
