@@ -56,8 +56,11 @@ SPOILT = r"generation\.json (cannot be read|holds what is|lacks|has) .* again\."
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: (f / GENERATION).unlink(), r"holds no generation\.json\. Give the save_dir of"),
-        (shutil.rmtree, "synthetic=.* is not there. Give the save_dir of"),
+        (
+            lambda f: (f / GENERATION).unlink(),
+            r"holds no generation\.json\. Give one that",
+        ),
+        (shutil.rmtree, "synthetic=.* is not there. Give one that"),
         (lambda f: (f / GENERATION).write_text("not json"), SPOILT),
         (lambda f: (f / GENERATION).write_text("[]"), SPOILT),
         (lambda f: (f / GENERATION).write_text("{}"), SPOILT),

@@ -426,7 +426,7 @@ def test_sixteen_bit_images_of_five_bands_train_in_bfloat16(tmp_path, make_folde
         ("mixing.classes=[]", r"mixing.classes=\[\] would ignore every synthetic pixel"),
         ("mixing.classes=[Tree]", "mixing.classes: 'Tree' is not a class"),
         ("epoch_steps=0", "epoch_steps=0"),
-        ("image_size=50", "image_size=64"),
+        ("image_size=50", "image_size=32"),
         ("segmenter.arch=unett", "Did you mean 'unet'"),
         ("segmenter.image_scale=8", "segmenter.image_scale=8.0: use 0.25 to 4"),
         ("loss.class_weights=[1,2]", "6 numbers"),

@@ -63,7 +63,7 @@ def test_what_is_mixed_in_counts_and_has_to_stay(asked, make_generated, tmp_path
     assert {"synthetic=made", "synthetic=made+"} <= set(data.fingerprints)
 
 
-@pytest.mark.filterwarnings("ignore:.*but is held out")
+@pytest.mark.filterwarnings("ignore:.*but is held out", "ignore:.*hardly tell classes apart")
 def test_unlabelled_images_are_labelled_and_mixed_in(
     asked, composed, tiny_segmenter, tmp_path, monkeypatch
 ):
@@ -108,7 +108,7 @@ def test_unlabelled_images_are_labelled_and_mixed_in(
     assert Path(moved / "G_e002.pt").is_file()
 
 
-@pytest.mark.filterwarnings("ignore:.*but is held out")
+@pytest.mark.filterwarnings("ignore:.*but is held out", "ignore:.*hardly tell classes apart")
 @pytest.mark.filterwarnings("ignore:.*never occurs in the masks")  # of so small a world
 def test_windows_are_as_large_as_the_generator_needs_and_the_demo_is_drawn_first(
     composed, tiny, tiny_segmenter, tmp_path, make_folder, monkeypatch
