@@ -329,7 +329,7 @@ def _report(
         if (error := scores.get(f"{part}/calibration_error")) is not None
     ]
     if errors:
-        print(f"Confidence is off by {' and by '.join(errors)} tiles, on average.")
+        print(f"Confidence differs from accuracy by {' and by '.join(errors)} tiles, on average.")
     print(f"Saved the segmenter of epoch {epoch} as {Path(config.out_dir) / SEGMENTER}.")
     # The demo world is for short runs.
     if config.data.demo is None and (text := _too_few(trainer.global_step, data.steps_per_epoch)):

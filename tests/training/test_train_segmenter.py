@@ -92,7 +92,9 @@ def test_a_run_leaves_the_best_segmenter_its_figures_and_pictures(fit, capsys):
     shown = capsys.readouterr().out
     for text in ("real training tiles", "held out", "Settlement", "val IoU", "segmenter.pt"):
         assert text in shown
-    assert re.search(r"Confidence is off by [\d.]+ points on held-out and by [\d.]+ points", shown)
+    assert re.search(
+        r"Confidence differs from accuracy by [\d.]+ points on held-out and by [\d.]+ points", shown
+    )
     assert "precision 32-true" in shown
     board = board_of(folder)
     assert set(board.Tags()["scalars"]) >= {
