@@ -29,8 +29,8 @@ def test_without_gradio_one_line_says_what_to_install(monkeypatch, run_command, 
     monkeypatch.delitem(sys.modules, "geoseg_gan.studio.page", raising=False)
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert run_command(studio_command, "save_dir=pairs") == 1
-    told = f"error: the studio needs Gradio, which is not installed: {install('app')}."
-    assert capsys.readouterr().err == f"{told}\n"
+    message = f"error: the studio needs Gradio, which is not installed: {install('app')}."
+    assert capsys.readouterr().err == f"{message}\n"
 
 
 def test_only_this_machine_can_connect_and_a_port_is_had_once():
