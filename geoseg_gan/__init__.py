@@ -18,7 +18,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
-    from geoseg_gan.models.checkpoints import LoadedGenerator, LoadedSegmenter
+    from geoseg_gan.models.loaded import LoadedGenerator, LoadedSegmenter
 
 ConfigT = TypeVar("ConfigT")
 
@@ -70,9 +70,9 @@ def load_generator(path: str | Path, device: str = "cpu") -> "LoadedGenerator":
     Returns:
         A function from label maps and seeds to images.
     """
-    from geoseg_gan.models import checkpoints
+    from geoseg_gan.models import loaded
 
-    return checkpoints.load_generator(checkpoints.network_file(Path(path), "generator"), device)
+    return loaded.load_generator(loaded.network_file(Path(path), "generator"), device)
 
 
 def load_segmenter(path: str | Path, device: str = "cpu") -> "LoadedSegmenter":
@@ -81,9 +81,9 @@ def load_segmenter(path: str | Path, device: str = "cpu") -> "LoadedSegmenter":
     Returns:
         A function from images to label maps.
     """
-    from geoseg_gan.models import checkpoints
+    from geoseg_gan.models import loaded
 
-    return checkpoints.load_segmenter(checkpoints.network_file(Path(path), "segmenter"), device)
+    return loaded.load_segmenter(loaded.network_file(Path(path), "segmenter"), device)
 
 
 def _text(value: Any) -> str:

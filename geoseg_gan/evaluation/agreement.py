@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.evaluation.images import Floats, ImageSet, tracked
-from geoseg_gan.models.checkpoints import LoadedGenerator
+from geoseg_gan.models.loaded import LoadedGenerator
 from geoseg_gan.models.pretrained.features import Lite0Features
 from geoseg_gan.synthesis.generate_images import generate_images
 from geoseg_gan.synthesis.recognizer import Recognizer

@@ -42,7 +42,7 @@ from geoseg_gan.evaluation.report import (
     write_pictures,
 )
 from geoseg_gan.evaluation.settings import EvaluateConfig
-from geoseg_gan.models.checkpoints import LoadedGenerator, load_generator, with_files
+from geoseg_gan.models.loaded import LoadedGenerator, load_generator, with_files
 from geoseg_gan.models.pretrained.features import (
     FEATURES,
     MINIMUM_SIZE,

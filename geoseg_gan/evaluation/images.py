@@ -14,7 +14,7 @@ from torch import Tensor
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import WindowDataset
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.models.checkpoints import LoadedGenerator
+from geoseg_gan.models.loaded import LoadedGenerator
 from geoseg_gan.synthesis.generate_images import generate_images
 
 Floats = npt.NDArray[np.float64]

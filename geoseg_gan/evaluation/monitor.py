@@ -19,7 +19,8 @@ from geoseg_gan.evaluation.agreement import (
 from geoseg_gan.evaluation.artefacts import power, spectrum_gap, texture
 from geoseg_gan.evaluation.fidelity import Extractor, compare, coverage, memorisation
 from geoseg_gan.evaluation.images import collect, generate_like
-from geoseg_gan.models.checkpoints import LoadedGenerator, RunFacts
+from geoseg_gan.models.checkpoints import RunFacts
+from geoseg_gan.models.loaded import LoadedGenerator
 from geoseg_gan.models.pretrained.features import Lite0Features
 from geoseg_gan.models.registry import Generator
 from geoseg_gan.synthesis.recognizer import Recognizer

@@ -32,7 +32,7 @@ from geoseg_gan.data.windows import (
     default_overlap,
 )
 from geoseg_gan.evaluation.settings import PredictConfig
-from geoseg_gan.models.checkpoints import LoadedSegmenter, load_segmenter, with_files
+from geoseg_gan.models.loaded import LoadedSegmenter, load_segmenter, with_files
 from geoseg_gan.models.segmenters import VIEWS, segmenter_stride, view_probabilities
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import check_apart, held, write_json

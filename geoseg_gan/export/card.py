@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from geoseg_gan.models.checkpoints import LoadedGenerator, LoadedSegmenter
+from geoseg_gan.models.loaded import LoadedGenerator, LoadedSegmenter
 from geoseg_gan.utils.errors import plural
 from geoseg_gan.utils.tables import as_markdown, markdown_table, percent
 

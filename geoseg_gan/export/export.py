@@ -12,15 +12,8 @@ from geoseg_gan.config import is_made, plain
 from geoseg_gan.export import hub, onnx_models
 from geoseg_gan.export.card import model_card
 from geoseg_gan.export.settings import ExportConfig
-from geoseg_gan.models.checkpoints import (
-    LoadedGenerator,
-    LoadedSegmenter,
-    NetworkKind,
-    RunFacts,
-    load_network,
-    save_network,
-    with_files,
-)
+from geoseg_gan.models.checkpoints import NetworkKind, RunFacts, save_network
+from geoseg_gan.models.loaded import LoadedGenerator, LoadedSegmenter, load_network, with_files
 from geoseg_gan.training.runs import read_outcome
 from geoseg_gan.utils.errors import UserError
 from geoseg_gan.utils.files import atomic_folder, check_new_folder, write_json

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from geoseg_gan.models.checkpoints import LoadedGenerator, LoadedSegmenter
+from geoseg_gan.models.loaded import LoadedGenerator, LoadedSegmenter
 from geoseg_gan.models.onnx_segmenters import open_session
 from geoseg_gan.models.segmenters import segmenter_stride
 from geoseg_gan.utils.errors import UserError, install

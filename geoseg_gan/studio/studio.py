@@ -50,7 +50,7 @@ def studio(config: StudioConfig) -> None:
             installed, or the port is taken.
     """
     check(config)
-    from geoseg_gan.models.checkpoints import with_files
+    from geoseg_gan.models.loaded import with_files
 
     config = with_files(config)
     # No figures about its use, no look for a newer version. Read when Gradio is imported.

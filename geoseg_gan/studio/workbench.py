@@ -16,7 +16,7 @@ from geoseg_gan.data.masks import stored_mask_reader
 from geoseg_gan.data.pairs import DataError, Pair
 from geoseg_gan.data.palette import IGNORE, Palette
 from geoseg_gan.data.split import split_pairs
-from geoseg_gan.models.checkpoints import LoadedGenerator, load_generator
+from geoseg_gan.models.loaded import LoadedGenerator, load_generator
 from geoseg_gan.studio.settings import StudioConfig
 from geoseg_gan.synthesis.generate_images import generate_images
 from geoseg_gan.synthesis.inputs import check_pair_size

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.palette import IGNORE
-from geoseg_gan.models.checkpoints import LoadedGenerator
+from geoseg_gan.models.loaded import LoadedGenerator
 from geoseg_gan.synthesis.candidates import Candidate, CandidateMasks, UnlabelledWindow
 from geoseg_gan.synthesis.generate_images import generate_batches
 from geoseg_gan.synthesis.recognizer import Recognizer, class_ids_on, pixel_losses

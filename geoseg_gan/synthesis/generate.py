@@ -21,7 +21,7 @@ from geoseg_gan.data.synthetic import (
     Line,
     read_manifest,
 )
-from geoseg_gan.models.checkpoints import with_files
+from geoseg_gan.models.loaded import with_files
 from geoseg_gan.synthesis.filter import (
     AUTO,
     GeneratedPair,

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from geoseg_gan.data.batch import one_hot_of, to_device
 from geoseg_gan.data.datamodule import start_worker
 from geoseg_gan.data.transplant import region_map
-from geoseg_gan.models.checkpoints import LoadedGenerator
 from geoseg_gan.models.generators.noise import NoiseSpec, draw_noise, noise_maps
+from geoseg_gan.models.loaded import LoadedGenerator
 from geoseg_gan.synthesis.candidates import Candidate, CandidateMasks
 from geoseg_gan.synthesis.compose import Blend
 

@@ -18,13 +18,9 @@ from geoseg_gan.data.split import split_pairs
 from geoseg_gan.data.styles import Styles
 from geoseg_gan.data.synthetic import check_synthetic, read_synthetic
 from geoseg_gan.data.transplant import Transplanter
-from geoseg_gan.models.checkpoints import (
-    LoadedGenerator,
-    RunFacts,
-    load_generator,
-    load_segmenter,
-)
+from geoseg_gan.models.checkpoints import RunFacts
 from geoseg_gan.models.generators.noise import NoiseSpec
+from geoseg_gan.models.loaded import LoadedGenerator, load_generator, load_segmenter
 from geoseg_gan.synthesis.candidates import CandidateMasks, check_variants
 from geoseg_gan.synthesis.filter import AUTO, check_can_ignore
 from geoseg_gan.synthesis.generate_images import default_workers

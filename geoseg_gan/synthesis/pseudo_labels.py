@@ -32,7 +32,7 @@ from geoseg_gan.data.scan import FolderIndex, check_sizes, scan
 from geoseg_gan.data.scene import Scene, little_memory
 from geoseg_gan.data.split import check_unlabelled, split_pairs
 from geoseg_gan.data.synthetic import GENERATION, read_manifest
-from geoseg_gan.models.checkpoints import LoadedSegmenter, load_segmenter
+from geoseg_gan.models.loaded import LoadedSegmenter, load_segmenter
 from geoseg_gan.models.segmenters import VIEWS, view_probabilities
 from geoseg_gan.synthesis.candidates import UnlabelledWindow
 from geoseg_gan.synthesis.filter import AUTO, Decision, GeneratedPair

@@ -18,7 +18,7 @@ from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.palette import IGNORE, Palette
 from geoseg_gan.data.scan import FolderIndex
 from geoseg_gan.data.settings import Fit
-from geoseg_gan.models.checkpoints import load_segmenter
+from geoseg_gan.models.loaded import load_segmenter
 from geoseg_gan.models.onnx_segmenters import open_model
 from geoseg_gan.models.segmenters import segmenter_stride
 from geoseg_gan.synthesis.settings import OnnxSettings

@@ -11,7 +11,7 @@ import torch
 from geoseg_gan.data.images import read_image
 from geoseg_gan.data.palette import IGNORE, Palette
 from geoseg_gan.data.synthetic import Line
-from geoseg_gan.models.checkpoints import LoadedGenerator
+from geoseg_gan.models.loaded import LoadedGenerator
 from geoseg_gan.synthesis.candidates import CandidateMasks
 from geoseg_gan.synthesis.generate_images import generate_batches
 from geoseg_gan.synthesis.recognizer import Recognizer

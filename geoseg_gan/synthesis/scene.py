@@ -25,8 +25,8 @@ from geoseg_gan.data.windows import (
     check_windows,
     default_overlap,
 )
-from geoseg_gan.models.checkpoints import LoadedGenerator, load_generator
 from geoseg_gan.models.generators.noise import REGIONS, NoiseSpec, noise_maps
+from geoseg_gan.models.loaded import LoadedGenerator, load_generator
 from geoseg_gan.synthesis.settings import GenerateConfig
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import write_json

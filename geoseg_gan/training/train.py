@@ -18,8 +18,9 @@ from geoseg_gan.data.synthetic import check_classes
 from geoseg_gan.evaluation.monitor import QuickEvaluation
 from geoseg_gan.losses.objective import Objective, check_compatible
 from geoseg_gan.losses.settings import ObjectiveSettings
-from geoseg_gan.models.checkpoints import RunFacts, load_segmenter, start_from, with_files
+from geoseg_gan.models.checkpoints import RunFacts
 from geoseg_gan.models.discriminators.output import Discriminator
+from geoseg_gan.models.loaded import load_segmenter, start_from, with_files
 from geoseg_gan.models.pretrained.features import MINIMUM_SIZE
 from geoseg_gan.models.registry import (
     Generator,

@@ -25,7 +25,7 @@ from geoseg_gan.data.settings import Fit
 from geoseg_gan.data.split import split_rows, write_split
 from geoseg_gan.data.synthetic import GENERATION
 from geoseg_gan.data.transplant import rare_classes
-from geoseg_gan.models.checkpoints import load_segmenter
+from geoseg_gan.models.loaded import load_segmenter
 from geoseg_gan.synthesis.generate import generate
 from geoseg_gan.synthesis.settings import GenerateConfig
 from geoseg_gan.training.runs import LAST, OUTCOME, flat, read_outcome, write_outcome

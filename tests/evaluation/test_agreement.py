@@ -17,7 +17,8 @@ from geoseg_gan.evaluation.agreement import (
     real_diversity,
 )
 from geoseg_gan.evaluation.images import ImageSet
-from geoseg_gan.models.checkpoints import LoadedGenerator, RunFacts
+from geoseg_gan.models.checkpoints import RunFacts
+from geoseg_gan.models.loaded import LoadedGenerator
 from geoseg_gan.models.pretrained.features import Lite0Features
 from geoseg_gan.models.registry import build_generator
 from geoseg_gan.synthesis.recognizer import Recognizer

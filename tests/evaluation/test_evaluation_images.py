@@ -8,7 +8,7 @@ from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.scan import scan
 from geoseg_gan.evaluation.images import ImageSet, collect, generate_like
-from geoseg_gan.models.checkpoints import load_generator
+from geoseg_gan.models.loaded import load_generator
 
 
 @pytest.fixture

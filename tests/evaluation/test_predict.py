@@ -14,7 +14,7 @@ from rasterio.enums import ColorInterp
 from geoseg_gan.data.scene import LineStore
 from geoseg_gan.evaluation.predict import predict
 from geoseg_gan.export.export import export
-from geoseg_gan.models.checkpoints import load_segmenter
+from geoseg_gan.models.loaded import load_segmenter
 from geoseg_gan.utils.errors import UserError
 
 TRANSFORM = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)

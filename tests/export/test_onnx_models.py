@@ -13,12 +13,8 @@ from geoseg_gan.export.onnx_models import (
     largest_difference,
     to_onnx,
 )
-from geoseg_gan.models.checkpoints import (
-    LoadedGenerator,
-    LoadedSegmenter,
-    RunFacts,
-    SegmenterEvaluation,
-)
+from geoseg_gan.models.checkpoints import RunFacts, SegmenterEvaluation
+from geoseg_gan.models.loaded import LoadedGenerator, LoadedSegmenter
 from geoseg_gan.models.registry import build_generator
 from geoseg_gan.models.segmenters import build_segmenter
 from geoseg_gan.utils.errors import UserError

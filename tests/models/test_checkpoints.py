@@ -10,16 +10,9 @@ from safetensors.torch import save_file
 
 import geoseg_gan
 from geoseg_gan.data.batch import ImageScaling
-from geoseg_gan.models.checkpoints import (
-    RunFacts,
-    load_generator,
-    load_segmenter,
-    read_training_state,
-    save_network,
-    start_from,
-    with_files,
-)
+from geoseg_gan.models.checkpoints import RunFacts, read_training_state, save_network
 from geoseg_gan.models.generators.noise import sample_noise
+from geoseg_gan.models.loaded import load_generator, load_segmenter, start_from, with_files
 from geoseg_gan.models.registry import build_discriminator, build_generator
 from geoseg_gan.models.settings import current_config
 from geoseg_gan.utils.errors import UserError

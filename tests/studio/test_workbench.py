@@ -6,7 +6,8 @@ import torch
 from PIL import Image, JpegImagePlugin
 
 from geoseg_gan.data.palette import IGNORE, Palette, PaletteClass
-from geoseg_gan.models.checkpoints import load_generator, save_network
+from geoseg_gan.models.checkpoints import save_network
+from geoseg_gan.models.loaded import load_generator
 from geoseg_gan.studio.workbench import Workbench, drawn_mask, enlarged
 from geoseg_gan.utils.errors import UserError
 

@@ -17,7 +17,7 @@ from geoseg_gan.data.scan import scan
 from geoseg_gan.data.settings import JitterSettings, TransplantStep
 from geoseg_gan.data.synthetic import read_manifest
 from geoseg_gan.data.transplant import Transplanter, region_map
-from geoseg_gan.models.checkpoints import load_generator
+from geoseg_gan.models.loaded import load_generator
 from geoseg_gan.synthesis.compose import Blend, Composition
 from geoseg_gan.synthesis.filter import PairFilter
 from geoseg_gan.synthesis.generate_images import generate_batches, generate_images

@@ -7,7 +7,7 @@ from synthesis_helpers import candidate_masks
 
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
-from geoseg_gan.models.checkpoints import load_generator
+from geoseg_gan.models.loaded import load_generator
 from geoseg_gan.synthesis import generate_images as module
 from geoseg_gan.synthesis.candidates import CandidateMasks
 from geoseg_gan.synthesis.generate_images import generate_batches, generate_images

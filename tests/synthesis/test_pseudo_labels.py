@@ -19,12 +19,8 @@ from geoseg_gan.data.images import picture_head, write_image
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.split import split_pairs
 from geoseg_gan.data.synthetic import read_manifest, read_synthetic
-from geoseg_gan.models.checkpoints import (
-    RunFacts,
-    SegmenterEvaluation,
-    load_segmenter,
-    save_network,
-)
+from geoseg_gan.models.checkpoints import RunFacts, SegmenterEvaluation, save_network
+from geoseg_gan.models.loaded import load_segmenter
 from geoseg_gan.models.segmenters import build_segmenter
 from geoseg_gan.synthesis import pseudo_labels
 from geoseg_gan.synthesis.generate import generate

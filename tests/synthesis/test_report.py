@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from geoseg_gan.data.images import write_image
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
-from geoseg_gan.models.checkpoints import load_generator
+from geoseg_gan.models.loaded import load_generator
 from geoseg_gan.synthesis import report
 from geoseg_gan.synthesis.generate_images import generate_images
 from geoseg_gan.synthesis.recognizer import Recognizer

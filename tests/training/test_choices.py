@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from defaults import defaults
 
-from geoseg_gan.models.checkpoints import load_generator
 from geoseg_gan.models.discriminators.oasis import EXTRA_DISCRIMINATORS
+from geoseg_gan.models.loaded import load_generator
 from geoseg_gan.models.settings import ModelSettings
 from geoseg_gan.training.train import check_networks, train
 from geoseg_gan.training.train_segmenter import train_segmenter

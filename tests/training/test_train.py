@@ -25,7 +25,7 @@ from run_folders import (
     weights,
 )
 
-from geoseg_gan.models.checkpoints import load_generator
+from geoseg_gan.models.loaded import load_generator
 from geoseg_gan.training.callbacks import samples
 from geoseg_gan.training.callbacks.timing import TimeBudget
 from geoseg_gan.training.gan import GAN

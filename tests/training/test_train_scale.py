@@ -8,7 +8,7 @@ import torch
 from parallel_runs import free_port
 from run_folders import REPO, weights
 
-from geoseg_gan.models.checkpoints import load_generator
+from geoseg_gan.models.loaded import load_generator
 from geoseg_gan.training.train import train
 from geoseg_gan.utils.errors import UserError
 

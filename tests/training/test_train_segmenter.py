@@ -26,7 +26,7 @@ from geoseg_gan.data.images import read_image, write_image
 from geoseg_gan.data.masks import MaskReader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.synthetic import read_synthetic
-from geoseg_gan.models.checkpoints import load_segmenter
+from geoseg_gan.models.loaded import load_segmenter
 from geoseg_gan.synthesis import pseudo_labels
 from geoseg_gan.training import segmenter
 from geoseg_gan.training.runs import FREE, find_run

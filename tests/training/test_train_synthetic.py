@@ -7,12 +7,8 @@ import pytest
 from run_folders import assert_same_weights, differ, last_checkpoint, weights
 
 from geoseg_gan.data.synthetic import read_synthetic
-from geoseg_gan.models.checkpoints import (
-    SegmenterEvaluation,
-    load_generator,
-    load_segmenter,
-    save_network,
-)
+from geoseg_gan.models.checkpoints import SegmenterEvaluation, save_network
+from geoseg_gan.models.loaded import load_generator, load_segmenter
 from geoseg_gan.synthesis import pseudo_labels
 from geoseg_gan.training.train import open_data, train
 from geoseg_gan.training.train_segmenter import train_segmenter

@@ -10,7 +10,7 @@ from run_folders import last_checkpoint, signal_at
 
 from geoseg_gan.config import plain, write_yaml
 from geoseg_gan.data.split import FIT, INNER
-from geoseg_gan.models.checkpoints import load_generator, load_segmenter
+from geoseg_gan.models.loaded import load_generator, load_segmenter
 from geoseg_gan.trials import runs, verdict
 from geoseg_gan.trials.results import read_results
 from geoseg_gan.trials.runs import SeedRuns, TrialData

@@ -9,7 +9,7 @@ from geoseg_gan.config import plain, stored_yaml, write_yaml
 from geoseg_gan.data.images import write_image
 from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.synthetic import read_synthetic
-from geoseg_gan.models.checkpoints import load_generator, load_segmenter
+from geoseg_gan.models.loaded import load_generator, load_segmenter
 from geoseg_gan.trials import runs
 from geoseg_gan.trials.ground import on_new_ground
 from geoseg_gan.trials.runs import (
