@@ -17,17 +17,21 @@ from geoseg_gan.utils.confusion import TileConfusions
 DOCS = Path(__file__).parents[1] / "docs"
 EXPERIMENTS = DOCS / "experiments"
 TRIALS = sorted(path.parent for path in EXPERIMENTS.glob("*/trial.json"))
-NAMES = {folder.name for folder in TRIALS}
 NUMBER = re.compile(r"[+-]?\d[\d,]*\.?\d*")
 # Columns of the tables of generators: what the header begins with, and how a run's figure is shown.
 SCALES = {"KID": 1000, "agreement": 100, "diversity": 1, "high": 1, "checkerboard": 1}
 
 
-def test_every_experiment_has_a_page_and_a_row_in_the_results():
-    names = {path.stem for path in EXPERIMENTS.glob("*.md")}
-    assert {path.name for path in EXPERIMENTS.iterdir() if path.is_dir()} <= names
-    linked = set(re.findall(r"\(experiments/(\w+)\.md\)", (DOCS / "results.md").read_text()))
-    assert linked == names
+def test_every_experiment_is_in_a_page_and_every_page_and_trial_in_the_results():
+    pages = list(EXPERIMENTS.glob("*.md"))
+    shown = set(re.findall(r"\]\((\w+)/", "".join(page.read_text() for page in pages)))
+    assert {path.name for path in EXPERIMENTS.iterdir() if path.is_dir()} == shown
+    linked = re.findall(r"\(experiments/(\w+\.md)(#[\w-]+)?\)", (DOCS / "results.md").read_text())
+    assert {page for page, _ in linked} == {page.name for page in pages}
+    trials = _sections()
+    assert {trials[page + section] for page, section in linked if page + section in trials} == {
+        folder.name for folder in TRIALS
+    }
 
 
 @pytest.mark.parametrize("folder", TRIALS, ids=lambda folder: folder.name)
@@ -57,8 +61,11 @@ def test_statistics_of_a_stored_trial_follow_from_its_confusion_matrices(folder)
 @pytest.mark.parametrize("folder", TRIALS, ids=lambda folder: folder.name)
 def test_tables_of_a_trial_show_its_stored_figures(folder):
     arms = json.loads((folder / "trial.json").read_text())["arms"]
+    place = next(place for place, name in _sections().items() if name == folder.name)
+    page, section = place.split("#")
+    text = dict(_headed((EXPERIMENTS / page).read_text()))[section]
     seen = set()
-    for name, row in _rows(EXPERIMENTS / f"{folder.name}.md"):
+    for name, row in _rows(text):
         seen.add(name)
         for column, cell in row.items():
             if figures := _trial_figures(arms[name], column):
@@ -70,9 +77,10 @@ def test_tables_of_a_trial_show_its_stored_figures(folder):
 
 @pytest.mark.parametrize("page", ["docs/results.md", "README.md"])
 def test_a_summary_shows_the_differences_of_stored_trials(page):
-    checked = 0
+    checked, sections = 0, _sections()
     for line in (DOCS.parent / page).read_text().replace("*", "").splitlines():
-        trials = [name for name in re.findall(r"experiments/(\w+)\.md", line) if name in NAMES]
+        places = re.findall(r"experiments/(\w+\.md#[\w-]+)", line)
+        trials = [sections[place] for place in places if place in sections]
         for arm, cell in re.findall(r"`(\w[\w.]*)` ([+-]\d+\.\d \[[^]]*\])", line):
             arms = json.loads((EXPERIMENTS / trials[0] / "trial.json").read_text())["arms"]
             difference = arms[arm]["difference"]
@@ -96,7 +104,7 @@ def test_tables_of_generators_show_stored_figures(page, results):
     runs = _generators(EXPERIMENTS / results)
     real = 100 * next(iter(runs.values()))[0]["val"]["agreement_real"]
     seen = set()
-    for name, row in _rows(EXPERIMENTS / f"{page}.md"):
+    for name, row in _rows((EXPERIMENTS / f"{page}.md").read_text()):
         # Two machines share row names; what real images reach, in the header, tells them apart.
         if f"agreement ({real:.1f})" not in row or name not in runs:
             continue
@@ -111,7 +119,8 @@ def test_tables_of_generators_show_stored_figures(page, results):
 )
 def test_tables_of_the_calibration_show_stored_shares(path):
     rows = {row["seeds"]: row for row in json.loads(path.read_text())["rows"]}
-    cells = [(int(name), row[path.stem]) for name, row in _rows(EXPERIMENTS / "calibration.md")]
+    page = (EXPERIMENTS / "calibration.md").read_text()
+    cells = [(int(name), row[path.stem]) for name, row in _rows(page)]
     assert cells
     for seeds, cell in cells:
         if cell != "-":
@@ -146,10 +155,27 @@ def _bounds_of(stored: dict[str, float | None]) -> dict[str, float]:
     return {key: np.nan if value is None else value for key, value in stored.items()}
 
 
-def _rows(page: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows of a page's tables: the name in the first cell, and the others by column."""
+def _headed(text: str) -> Iterator[tuple[str, str]]:
+    """The sections of a page, by the anchor of their heading."""
+    for section in text.split("\n## ")[1:]:
+        heading = section.partition("\n")[0].lower().replace(" ", "-")
+        yield re.sub(r"[^\w-]", "", heading), section
+
+
+def _sections() -> dict[str, str]:
+    """Where the trials are shown, as page.md#section, and their folders."""
+    return {
+        f"{page.name}#{section}": folder
+        for page in sorted(EXPERIMENTS.glob("*.md"))
+        for section, text in _headed(page.read_text())
+        for folder in re.findall(r"\((\w+)/trial\.png\)", text)
+    }
+
+
+def _rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a text's tables: the name in the first cell, and the others by column."""
     header: list[str] = []
-    for line in page.read_text().splitlines():
+    for line in text.splitlines():
         cells = [cell.strip().replace("*", "") for cell in line.strip("|").split("|")]
         if not line.startswith("|"):
             header = []
