@@ -3,10 +3,11 @@ BIN := .venv/bin
 
 .PHONY: setup lint type test slow robustness demo
 
-# Made anew whenever the project's metadata or the pinned versions change.
+# Made again whenever the project's metadata or the pinned versions change.
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
+	@echo 'Installing into .venv: some 7 GB, which takes minutes.'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
@@ -31,8 +32,9 @@ slow: setup
 robustness: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m slow tests/robustness
 
-# A world to train on, a generator, 64 pairs: about five minutes on two cores. What was interrupted
-# goes on.
+# A world to train on, a generator, 64 pairs: about five minutes on two cores after the installation.
+# Called again after an interruption, training and generation continue; drawing the world begins
+# again.
 demo: setup
 	$(BIN)/python scripts/train.py experiment=demo resume=true
 	$(BIN)/python scripts/generate.py gen_ckpt=runs/demo save_dir=runs/demo/synthetic num_samples=64

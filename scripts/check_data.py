@@ -1,6 +1,6 @@
 """See `python scripts/check_data.py --help`."""
 
-from geoseg_gan.data.settings import check_data_command
+from geoseg_gan.cli import check_data
 
 if __name__ == "__main__":
-    check_data_command()
+    check_data()

@@ -1,6 +1,6 @@
 """See `python scripts/compare.py --help`."""
 
-from geoseg_gan.training.settings import compare_command
+from geoseg_gan.cli import compare
 
 if __name__ == "__main__":
-    compare_command()
+    compare()

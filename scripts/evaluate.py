@@ -1,6 +1,6 @@
 """See `python scripts/evaluate.py --help`."""
 
-from geoseg_gan.evaluation.settings import evaluate_command
+from geoseg_gan.cli import evaluate
 
 if __name__ == "__main__":
-    evaluate_command()
+    evaluate()

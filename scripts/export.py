@@ -1,6 +1,6 @@
 """See `python scripts/export.py --help`."""
 
-from geoseg_gan.export.settings import export_command
+from geoseg_gan.cli import export
 
 if __name__ == "__main__":
-    export_command()
+    export()

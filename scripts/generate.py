@@ -1,6 +1,6 @@
 """See `python scripts/generate.py --help`."""
 
-from geoseg_gan.synthesis.settings import generate_command
+from geoseg_gan.cli import generate
 
 if __name__ == "__main__":
-    generate_command()
+    generate()

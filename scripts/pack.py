@@ -1,6 +1,6 @@
 """See `python scripts/pack.py --help`."""
 
-from geoseg_gan.data.settings import pack_command
+from geoseg_gan.cli import pack
 
 if __name__ == "__main__":
-    pack_command()
+    pack()

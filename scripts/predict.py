@@ -1,6 +1,6 @@
 """See `python scripts/predict.py --help`."""
 
-from geoseg_gan.evaluation.settings import predict_command
+from geoseg_gan.cli import predict
 
 if __name__ == "__main__":
-    predict_command()
+    predict()

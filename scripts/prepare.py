@@ -1,6 +1,6 @@
 """See `python scripts/prepare.py --help`."""
 
-from geoseg_gan.data.settings import prepare_command
+from geoseg_gan.cli import prepare
 
 if __name__ == "__main__":
-    prepare_command()
+    prepare()

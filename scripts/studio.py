@@ -1,6 +1,6 @@
 """See `python scripts/studio.py --help`."""
 
-from geoseg_gan.studio.settings import studio_command
+from geoseg_gan.cli import studio
 
 if __name__ == "__main__":
-    studio_command()
+    studio()

@@ -1,6 +1,6 @@
 """See `python scripts/tile.py --help`."""
 
-from geoseg_gan.data.settings import tile_command
+from geoseg_gan.cli import tile
 
 if __name__ == "__main__":
-    tile_command()
+    tile()

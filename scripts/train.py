@@ -1,6 +1,6 @@
 """See `python scripts/train.py --help`."""
 
-from geoseg_gan.training.settings import train_command
+from geoseg_gan.cli import train
 
 if __name__ == "__main__":
-    train_command()
+    train()

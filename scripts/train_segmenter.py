@@ -1,6 +1,6 @@
 """See `python scripts/train_segmenter.py --help`."""
 
-from geoseg_gan.training.settings import train_segmenter_command
+from geoseg_gan.cli import train_segmenter
 
 if __name__ == "__main__":
-    train_segmenter_command()
+    train_segmenter()

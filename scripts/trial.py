@@ -1,6 +1,6 @@
 """See `python scripts/trial.py --help`."""
 
-from geoseg_gan.trials.settings import trial_command
+from geoseg_gan.cli import trial
 
 if __name__ == "__main__":
-    trial_command()
+    trial()

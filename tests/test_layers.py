@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from geoseg_gan.utils.signals import SIGNALS, Stopped
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "geoseg_gan"
 MODULES = {
@@ -17,7 +19,7 @@ MODULES = {
 }
 ROOMS = (
     "utils", "config", "data", "models", "losses", "synthesis", "evaluation", "training", "export",
-    "trials", "studio",
+    "trials", "studio", "cli",
 )  # fmt: skip
 """From the lowest to the highest: each may import those before it."""
 
@@ -89,8 +91,19 @@ def test_configuration_and_settings_load_neither_torch_nor_cv2():
 
 def test_scripts_only_call_the_package():
     for path in (ROOT / "scripts").glob("*.py"):
-        (module,) = imports_of(path)
-        assert module.endswith(".settings") and len(path.read_text().splitlines()) < 10
+        assert set(imports_of(path)) == {"geoseg_gan.cli"}
+        assert f"    {path.stem}()\n" in path.read_text()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_a_command_is_imported_ends_it_in_one_line(number):
+    code = (
+        "import signal, sys; from geoseg_gan import cli; assert 'hydra' not in sys.modules; "
+        f"cli.resolve_name = lambda name: signal.raise_signal({int(number)}); cli.train()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (128 + number, "")
+    assert done.stderr == f"error: {Stopped(number)}\n"
 
 
 def test_the_wheel_has_every_folder_of_the_package():

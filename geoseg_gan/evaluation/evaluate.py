@@ -15,7 +15,13 @@ from torch import Tensor
 from geoseg_gan.config import is_made, plain
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import PairSource, WindowDataset
-from geoseg_gan.data.fingerprint import Fingerprints, fingerprint
+from geoseg_gan.data.fingerprint import (
+    FINGERPRINTS,
+    Fingerprints,
+    fingerprint,
+    fingerprint_files,
+    refuse_change,
+)
 from geoseg_gan.data.masks import stored_mask_reader
 from geoseg_gan.data.pairs import Pair, find_pairs
 from geoseg_gan.data.palette import Palette
@@ -61,13 +67,31 @@ from geoseg_gan.utils.distributed import (
 from geoseg_gan.utils.errors import LARGEST_SEED, UserError, check_choice, check_range, plural
 from geoseg_gan.utils.files import check_apart
 from geoseg_gan.utils.pictures import evenly_spaced
-from geoseg_gan.utils.reading import read_json
+from geoseg_gan.utils.reading import Number, read_json
 
 FEWEST = 16
 """Images of each kind below which no figure means anything."""
 
 _MOST_TRAINING = 5000
 """Training windows searched for copies, at most; evenly spaced where there are more."""
+
+_FIGURE = (None, Number())
+_STORED = {
+    "settings": dict,
+    "checkpoint": (None, dict),
+    "segmenter": (None, dict),
+    "data": FINGERPRINTS,
+    "figures": {
+        "fidelity": {"generated": {"kid": _FIGURE, "fid": _FIGURE, "*": object}, "*": object},
+        "coverage": {"generated": {"*": _FIGURE}, "*": object},
+        "spectrum": {"gap": {"checkerboard": _FIGURE, "*": object}, "*": object},
+        "texture": {"generated": (None, [_FIGURE]), "*": object},
+        "agreement": (None, {"generated": {"miou": _FIGURE, "*": object}, "*": object}),
+        "diversity": (None, {"generated": {"layers": _FIGURE, "*": object}, "*": object}),
+        "*": object,
+    },
+    "*": object,
+}  # what `_main_figures` reads of an evaluation.json
 
 
 @dataclass(frozen=True)
@@ -154,29 +178,48 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     Raises:
         UserError: If the configuration, a checkpoint or a folder cannot be used.
     """
-    config = with_files(config)
-    stored = _stored(config)
-    if stored is not None and is_made(Path(config.out_dir), plain(config), stored["settings"]):
-        return _main_figures(stored["figures"])
-    return launch(_evaluate, config, check)
+    return launch(_evaluate, with_files(config), check)
 
 
 def _stored(config: EvaluateConfig) -> dict[str, Any] | None:
     """The evaluation that lies in the output folder, None where none does."""
     path = Path(config.out_dir) / FIGURES_FILE
     advice = "Choose another out_dir."
-    shape = {"settings": dict, "figures": dict}
-    return cast(dict[str, Any], read_json(path, shape, advice)) if path.exists() else None
+    return cast(dict[str, Any], read_json(path, _STORED, advice)) if path.exists() else None
 
 
 def _evaluate(config: EvaluateConfig) -> dict[str, float]:
     fabric = open_fabric(config.trainer)
     with fabric.rank_zero_first():
         subject = open_subject(config, fabric.device, fabric.is_global_zero)
+    facts = _facts(config, subject)
+    if (stored := _stored(config)) is not None:
+        holds, advice = f"out_dir={config.out_dir} holds an evaluation", "Choose another out_dir."
+        refuse_change(stored["data"], subject.data, f"{holds} of", advice)
+        for key in ("checkpoint", "segmenter"):
+            if stored[key] != facts[key]:
+                raise UserError(f"{holds} with another {key} of the same name. {advice}")
+        if fabric.is_global_zero:
+            is_made(Path(config.out_dir), plain(config), stored["settings"])
+        return _main_figures(stored["figures"])
     if fabric.is_global_zero:
         _say_start(config, subject, where_in_words(fabric))
     measured = measure(config, subject, fabric)
-    return _report(config, subject, measured) if measured is not None else {}
+    return _report(config, subject, measured, facts) if measured is not None else {}
+
+
+def _facts(config: EvaluateConfig, subject: Subject) -> dict[str, Any]:
+    """What `evaluation.json` says beside the figures: of what they are."""
+    generator, recognizer = subject.generator, subject.recognizer
+    return {
+        "settings": plain(config),
+        "checkpoint": None
+        if generator is None
+        else {"sha256": generator.digest, "epoch": generator.epoch},
+        "segmenter": None if recognizer is None else {"sha256": recognizer.digest},
+        "image_size": subject.image_size,
+        "data": subject.data,
+    }
 
 
 def check(config: EvaluateConfig) -> None:
@@ -199,7 +242,8 @@ def check(config: EvaluateConfig) -> None:
     check_range("seed", config.seed, 0, LARGEST_SEED)
     config.onnx.check()
     config.trainer.check(config.devices)
-    if _stored(config) is not None:
+    stored, settings = _stored(config), plain(config)
+    if stored is not None and any(stored["settings"].get(k) != v for k, v in settings.items()):
         raise UserError(
             f"out_dir={config.out_dir} already holds another evaluation. Choose another out_dir."
         )
@@ -256,6 +300,9 @@ def open_subject(config: EvaluateConfig, device: torch.device, refuse_shared: bo
     def windows(name: str, pairs: Sequence[Pair]) -> WindowDataset:
         index = scan(pairs, reader)
         fingerprints[name] = fingerprint(index)
+        if name != "train":  # whose images matter less, and can be many more
+            images = fingerprint_files([pair.image for pair in pairs])["images"]
+            fingerprints[name]["images"] = images
         check_same_type(trained_on, index)
         if fit == "crop":
             advice = "Give larger tiles, or train with image_size={}."
@@ -407,8 +454,10 @@ def measure(config: EvaluateConfig, subject: Subject, fabric: Fabric) -> Measure
     )
 
 
-def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dict[str, float]:
-    """Computes all figures and writes them; returns the main ones."""
+def _report(
+    config: EvaluateConfig, subject: Subject, measured: Measured, facts: Mapping[str, Any]
+) -> dict[str, float]:
+    """Computes all figures and writes them with the facts; returns the main ones."""
     generator, recognizer, scaling = subject.generator, subject.recognizer, subject.scaling
     real, fake, palette = measured.real, measured.fake, subject.palette
     of_real, of_fake, of_train = (measured.features[k] for k in ("real", "generated", "training"))
@@ -452,15 +501,6 @@ def _report(config: EvaluateConfig, subject: Subject, measured: Measured) -> dic
                 subject.perceptual, real, scaling, palette.num_classes, subject.device
             ),
         }
-    facts = {
-        "settings": plain(config),
-        "checkpoint": None
-        if generator is None
-        else {"sha256": generator.digest, "epoch": generator.epoch},
-        "segmenter": None if recognizer is None else {"sha256": recognizer.digest},
-        "image_size": subject.image_size,
-        "data": subject.data,
-    }
     folder = Path(config.out_dir)
     write_pictures(
         folder,

@@ -12,12 +12,15 @@ from rich.markdown import Markdown
 from geoseg_gan.config import stored_yaml
 from geoseg_gan.training.runs import flat, read_outcome
 from geoseg_gan.training.settings import MONITORS, CompareConfig
+from geoseg_gan.training.train_segmenter import SCORES
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, held
+from geoseg_gan.utils.reading import Number, read_json
 from geoseg_gan.utils.tables import as_markdown, console, markdown_table, percent
 
 REPORT = "sweep.md"
 _PLACES = ("out_dir", "resume")  # settings that do not describe a run
+_OF_SEGMENTERS = ("inner/miou", "val/miou")  # the first that a run has ranks it
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Run:
     Attributes:
         name: Its folder's name, which in a sweep lists the job's overrides.
         settings: By dotted key.
-        outcome: What `result.json` holds; None if the run has not finished.
+        outcome: What `result.json` holds, or `scores.json` in its form; None if the run has not
+            finished.
     """
 
     name: str
@@ -63,13 +67,13 @@ def _compare(folder: Path) -> dict[str, float]:
     runs, empty = [], []
     for place in sorted(folder.iterdir()):
         if (settings := stored_yaml(place)) is not None:
-            runs.append(Run(place.name, flat(settings), read_outcome(place)))
+            runs.append(Run(place.name, flat(settings), _outcome(place, settings)))
         elif place.is_dir() and not place.name.startswith("."):
             empty.append(place.name)
     if not runs:
         raise UserError(
             f"folder={folder} holds no runs: none of its folders has a config.yaml. Give the "
-            "out_dir of a sweep of train."
+            "out_dir of a sweep of train or train_segmenter."
         )
     finished = [(run, run.outcome) for run in runs if run.outcome is not None]
     ranked = [(run, found) for run, found in finished if found["objective"] is not None]
@@ -89,7 +93,7 @@ def _compare(folder: Path) -> dict[str, float]:
         text += f" The objective is {title}; the best run is the first.\n\n"
         text += "\n".join(_table(ranked, differing([run for run, _ in ranked])))
     rest = {
-        "Finished without a figure to rank them by (evaluate_every=0)": [
+        "Finished without a figure to rank them by (as with evaluate_every=0)": [
             run.name for run, found in finished if found["objective"] is None
         ],
         "Not finished": [run.name for run in runs if run.outcome is None],
@@ -108,6 +112,17 @@ def _compare(folder: Path) -> dict[str, float]:
         figures["best"], best = found["objective"], f" The best run: {folder / run.name}"
     print(f"Wrote {folder / REPORT}.{best}")
     return figures
+
+
+def _outcome(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a run of train or train_segmenter says of itself; None if it has not finished."""
+    if not (folder / SCORES).is_file():
+        return read_outcome(folder)
+    shape = {"*": (None, Number())}
+    scores = read_json(folder / SCORES, shape, "Remove it, and repeat the run.")
+    monitor = next((name for name in _OF_SEGMENTERS if scores.get(name) is not None), "objective")
+    epochs = settings.get("epochs")
+    return {"objective": scores.get(monitor), "monitor": monitor, "epochs": epochs}
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
@@ -144,9 +159,10 @@ def _table(
     rows = []
     for number, (run, found) in enumerate(ranked):
         objective = found["objective"]
-        if found.get("monitor") == "agreement":
+        if found.get("monitor") in ("agreement", *_OF_SEGMENTERS):
             objective = f"{percent(objective)} %"
         values = [objective, *(column[number] for column in columns.values())]
-        values += [found.get("epochs"), round(found.get("seconds", 0) / 60, 1)]
+        minutes = round(found["seconds"] / 60, 1) if "seconds" in found else ""
+        values += [found.get("epochs"), minutes]
         rows.append([*(as_markdown(_shown(value)) for value in values), f"`{run.name}`"])
     return markdown_table(["objective", *columns, "epochs", "minutes", "folder"], rows)

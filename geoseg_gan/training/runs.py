@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from geoseg_gan.config import as_override, plain, script_command, write_yaml
+from geoseg_gan.config import as_override, plain, script_command, stored_yaml, write_yaml
 from geoseg_gan.data.datamodule import PairDataModule
 from geoseg_gan.data.fingerprint import Fingerprints, refuse_change
 from geoseg_gan.data.stream import check_root
@@ -44,11 +44,19 @@ FREE = (
 """Settings of every training command that may differ between a run and its continuation."""
 
 
-def check_run(config: TrainingConfig, networks: str, accumulate: int = 1) -> None:
-    """Refuses, with a UserError, devices, a batch and folders with which no run can start.
+def check_run(
+    config: TrainingConfig, networks: str, others: Sequence[str], accumulate: int = 1
+) -> None:
+    """Refuses devices, a batch and folders with which no run can start.
 
-    A run leaves `networks` in `out_dir`, a pattern as in "G_e*.pt". Each device divides its share
-    of a batch into `accumulate` micro-batches.
+    Args:
+        config: The run.
+        networks: What it leaves in `out_dir`, a pattern as in "G_e*.pt".
+        others: Patterns of the other files that it leaves, once a `last.ckpt` is there.
+        accumulate: Into how many micro-batches each device divides its share of a batch.
+
+    Raises:
+        UserError: Naming what does not fit.
     """
     config.trainer.check(config.devices, config.precision)
     nodes = config.trainer.num_nodes
@@ -81,11 +89,28 @@ def check_run(config: TrainingConfig, networks: str, accumulate: int = 1) -> Non
             f"resume=true: {out_dir} holds a run that has ended, without the {LAST} to continue it "
             "from. Choose another out_dir; init_from starts a new run from its networks."
         )
+    if not has_run and (strange := _not_ours(config, out_dir, others)):
+        raise UserError(
+            f"out_dir={out_dir} holds {strange} of something else, which this run would replace. "
+            "Choose another out_dir."
+        )
     if config.trainer.requeue and not config.resume:
         raise UserError(
             "trainer.requeue=true runs the same command again: add resume=true, which starts a run "
             "where there is none."
         )
+
+
+def _not_ours(config: TrainingConfig, out_dir: Path, others: Sequence[str]) -> str | None:
+    """A file in a folder without a run that a run of this command would replace; None for none.
+
+    The `config.yaml` may be of this command: a run that was killed early leaves no more.
+    """
+    stored = stored_yaml(out_dir)
+    if stored is not None and not stored.keys() <= plain(config).keys():
+        return "config.yaml"
+    found = (path.name for pattern in others for path in sorted(out_dir.glob(pattern)))
+    return next(found, None)
 
 
 def find_run(

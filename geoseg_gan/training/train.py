@@ -31,7 +31,7 @@ from geoseg_gan.models.registry import (
 )
 from geoseg_gan.models.settings import ModelSettings
 from geoseg_gan.synthesis.recognizer import load_recognizer
-from geoseg_gan.training.callbacks.evaluation import Evaluator
+from geoseg_gan.training.callbacks.evaluation import BEST, Evaluator
 from geoseg_gan.training.callbacks.overfitting import Overfitting
 from geoseg_gan.training.callbacks.samples import RunExporter
 from geoseg_gan.training.callbacks.timing import Estimate, Throughput, TimeBudget
@@ -56,6 +56,7 @@ from geoseg_gan.utils.distributed import launch
 from geoseg_gan.utils.errors import UserError, check_choice, plural
 
 GENERATORS = "G_e*.pt"
+_OTHERS = ("D_e*.pt", BEST, "epoch*_*.jpg", OUTCOME)
 _ADAPTIVE = (
     "loss.augment.adaptive=true follows the discriminator's output on training tiles that are held "
     "out"
@@ -170,7 +171,7 @@ def check(config: TrainConfig) -> None:
     config.loss.check()
     classes = config.data.classes().num_classes
     check_networks(config.model, config.loss, classes, config.image_size)
-    check_run(config, GENERATORS, config.accumulate)
+    check_run(config, GENERATORS, _OTHERS, config.accumulate)
 
 
 def check_networks(

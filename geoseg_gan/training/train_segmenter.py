@@ -58,6 +58,7 @@ SCORES = "scores.json"
 TILES = "tiles.npz"
 """Confusion matrices of every tile: `TileConfusions` under the names "inner" and "val"."""
 
+_OTHERS = (SCORES, TILES, "confusion_*.png", "predictions_*.png")
 _ROUND = "round_{}"  # folder in out_dir of a segmenter that labels images
 _EPOCHS = 30  # of epochs=0, where they come to enough steps
 _ENOUGH = 1000  # steps; docs/segmenter.md has what fewer cost
@@ -211,7 +212,7 @@ def check(config: TrainSegmenterConfig) -> None:
     config.mixing.gate(palette)
     config.loss.check(palette.num_classes)
     check_segmenter(config.segmenter, config.image_size)
-    check_run(config, SEGMENTER)
+    check_run(config, SEGMENTER, _OTHERS)
 
 
 def _open_data(config: TrainSegmenterConfig) -> SegmenterDataModule:

@@ -1,5 +1,6 @@
 """Signals that ask a command to end: raised as an exception, or noted until a safe moment."""
 
+import os
 import signal
 import threading
 import time
@@ -44,6 +45,18 @@ class Noted:
         """Raises `Stopped` once a signal has been noted."""
         if self.number:
             raise Stopped(self.number)
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Within it a signal ends this process with one line, where nothing has begun yet."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        os.write(2, f"error: {Stopped(number)}\n".encode())
+        os._exit(128 + number)
+
+    with _handled(SIGNALS, end):
+        yield
 
 
 @contextmanager

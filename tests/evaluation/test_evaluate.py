@@ -104,7 +104,29 @@ def test_controls_and_segmenter_are_optional_and_no_evaluation_is_overwritten(
     assert "made with these settings" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"holds another evaluation\. Choose another out_dir"):
         run("out", *settings, "seed=1")
+    tile = next((data / "val/images").iterdir())
+    Image.new("RGB", (64, 64)).save(tile)
+    with pytest.raises(UserError, match=r"an evaluation of other data: in val, its images"):
+        run("out", *settings)
     assert (folder / "evaluation.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("key", ["fidelity", "coverage", "spectrum", "texture", "diversity"])
+def test_figures_of_an_evaluation_that_lacks_some_are_not_believed(key, run, data, tmp_path):
+    figures = {
+        "fidelity": {"generated": {"kid": 0.1, "fid": None}},
+        "coverage": {"generated": {"recall": 0.5}},
+        "spectrum": {"gap": {"checkerboard": 0.1}},
+        "texture": {"generated": None},
+        "agreement": None,
+        "diversity": {"generated": {}},
+    }
+    del figures[key]
+    (tmp_path / "out").mkdir()
+    rest = {"settings": {}, "checkpoint": None, "segmenter": None, "data": {}}
+    (tmp_path / "out/evaluation.json").write_text(json.dumps(rest | {"figures": figures}))
+    with pytest.raises(UserError, match=rf"figures.* {key}|{key}.*Choose another out_dir"):
+        run("out", "gen_ckpt=G_e001.pt")
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ from geoseg_gan.training.settings import train_command
 from geoseg_gan.training.train import check_networks, train
 from geoseg_gan.training.train_segmenter import train_segmenter
 from geoseg_gan.utils.errors import UserError
+from geoseg_gan.utils.files import LOCK
 
 
 @pytest.fixture
@@ -500,6 +501,38 @@ def test_a_folder_of_generated_pairs_is_no_place_for_a_run(composed, make_genera
     for name, command in (("train", train), ("train_segmenter", train_segmenter)):
         with pytest.raises(UserError, match=r"out_dir=.*made holds generated pairs\. Choose"):
             command(composed(name, *place))
+
+
+@pytest.mark.parametrize(
+    ("name", "strange"),
+    [
+        ("train", "D_e001.pt"),
+        ("train", "epoch001_0.jpg"),
+        ("train", "result.json"),
+        ("train", "config.yaml"),
+        ("train_segmenter", "scores.json"),
+        ("train_segmenter", "config.yaml"),
+    ],
+)
+@pytest.mark.parametrize("resume", ["false", "true"])
+def test_what_is_not_of_a_run_is_not_overwritten(name, strange, resume, composed, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / strange).write_text("recipes: {}\n")
+    place = (f"out_dir={tmp_path}/run", f"data_root={tmp_path}", "trainer=cpu")
+    run = {"train": train, "train_segmenter": train_segmenter}[name]
+    with pytest.raises(UserError, match=rf"run holds {strange} of something else, which this run"):
+        run(composed(name, *place, f"resume={resume}"))
+    assert [path.name for path in (tmp_path / "run").iterdir() if path.name != LOCK] == [strange]
+
+
+def test_a_run_that_was_killed_early_begins_again_with_other_settings(trained, run, tmp_path):
+    _, out_dir = trained
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    for name in ("config.yaml", "notes.txt"):  # and what a user has put there
+        (begun / name).write_bytes((out_dir / "config.yaml").read_bytes())
+    run("begun", "lr=1e-3")
+    assert "lr: 0.001" in (begun / "config.yaml").read_text()
 
 
 def test_synthetic_folders_are_names(composed):
