@@ -122,7 +122,8 @@ def _with_labelled_images(config: TrainSegmenterConfig) -> TrainSegmenterConfig:
             augment = replace(augment, match_colors=replace(augment.match_colors, p=0.0))
         teacher, labelled = out_dir / _ROUND.format(number), out_dir / f"labelled_{number + 1}"
         print(f"Round {number + 1} of {config.rounds}: {teacher} labels {config.unlabelled}.")
-        settings = replace(mixed, augment=augment, out_dir=str(teacher), resume=True)
+        has_run = (teacher / LAST).is_file()
+        settings = replace(mixed, augment=augment, out_dir=str(teacher), resume=has_run)
         if (labelled / GENERATION).is_file():  # what has labelled them is not trained on
             stored = read_training_state(teacher / LAST)["config"]
             settings = replace(settings, epochs=stored["epochs"])

@@ -98,7 +98,9 @@ def add_mask_findings(findings: Findings, masks: Sequence[MaskFacts], mask_forma
     severity: Severity = "note"
     if shared_colors(masks) is None:
         text += ", and the same number has different colours in different files"
-        advice = "Read them by colour: data.mask_format=rgb."
+        advice = "They are read by colour, as they must be."
+        if mask_format != "rgb":
+            advice = "Read them by colour: data.mask_format=rgb."
         severity = "warning" if mask_format == "index" else "note"
     findings.add(severity, "palette_masks", tables, text, advice)
     lossy = [mask.entry.mask_name for mask in masks if mask.is_lossy]

@@ -141,9 +141,11 @@ def examine(config: CheckDataSettings) -> Check:
         known = {"": settings} | _package_settings(settings)
         proposal = propose(masks, known)
     if proposal is not None:
-        source = proposal.source if proposal.is_known else None
+        is_known = proposal.is_known and config.propose != "always"
+        source = proposal.source if is_known else None
         names_groups = source is None or known[source].group_regex is not None
-        proposal = replace(proposal, more=_further_settings(settings, groups, images, config))
+        more = _further_settings(settings, groups, images, config)
+        proposal = replace(proposal, is_known=is_known, more=more)
         reader = mask_reader(proposal.settings(settings))
         pixels = np.array([mask.counted_by(reader) for mask in masks], np.int64)
         found = Findings(replace(finding, advice=proposal.advice) for finding in found)

@@ -162,9 +162,12 @@ def test_damage_under_a_known_palette_is_counted_and_told(folder, check):
 
 def test_a_known_config_that_fits_is_named(folder, check):
     colors = np.array([[60, 16, 152], [132, 41, 246], [110, 193, 228], [254, 221, 58]], np.uint8)
-    found = check(folder(lambda label: colors[label]))
+    root = folder(lambda label: colors[label])
+    found = check(root)
     assert finding(found, "unknown_colors").advice == "Use data=dubai."
     assert [entry["name"] for entry in content(found)["palette"]][:2] == ["Building", "Land"]
+    assert found.proposed_config(root, "mine") == ""
+    assert 'name: "Building"' in check(root, "propose=always").proposed_config(root, "mine")
 
 
 def test_an_undocumented_color_is_named_with_its_masks(folder, check):
