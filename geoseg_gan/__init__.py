@@ -18,6 +18,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
+    from geoseg_gan.models.checkpoints import NetworkKind
     from geoseg_gan.models.loaded import LoadedGenerator, LoadedSegmenter
 
 ConfigT = TypeVar("ConfigT")
@@ -37,7 +38,8 @@ def compose(schema: type[ConfigT], overrides: Sequence[str] = (), /, **settings:
     from geoseg_gan import config
     from geoseg_gan.utils.errors import UserError
 
-    if isinstance(overrides, str | Mapping) or not all(isinstance(word, str) for word in overrides):
+    is_list = isinstance(overrides, Sequence) and not isinstance(overrides, str)
+    if not is_list or not all(isinstance(word, str) for word in overrides):
         raise UserError(f"{overrides!r}: give a list of settings, as in ['epochs=3', 'bs=4'].")
     words = [f"{key}={_text(value)}" for key, value in settings.items()]
     return config.compose(schema, [*overrides, *words])
@@ -72,7 +74,7 @@ def load_generator(path: str | Path, device: str = "cpu") -> "LoadedGenerator":
     """
     from geoseg_gan.models import loaded
 
-    return loaded.load_generator(loaded.network_file(Path(path), "generator"), device)
+    return loaded.load_generator(_file(path, "generator"), device)
 
 
 def load_segmenter(path: str | Path, device: str = "cpu") -> "LoadedSegmenter":
@@ -83,7 +85,23 @@ def load_segmenter(path: str | Path, device: str = "cpu") -> "LoadedSegmenter":
     """
     from geoseg_gan.models import loaded
 
-    return loaded.load_segmenter(loaded.network_file(Path(path), "segmenter"), device)
+    return loaded.load_segmenter(_file(path, "segmenter"), device)
+
+
+def _file(path: str | Path, kind: "NetworkKind") -> Path:
+    """The file of a network, which `path` is or holds."""
+    from geoseg_gan.models.checkpoints import NETWORK_FILES
+    from geoseg_gan.models.loaded import network_file
+    from geoseg_gan.utils.errors import UserError
+
+    advice = f"Give {NETWORK_FILES[kind]}, or its run folder."
+    if not isinstance(path, str | Path) or not path:
+        raise UserError(f"{path!r} is not a path. {advice}")
+    try:
+        return network_file(Path(path), kind)
+    except OSError as error:
+        shown = str(path)[:200]
+        raise UserError(f"{shown} cannot be read ({error.strerror}). {advice}") from None
 
 
 def _text(value: Any) -> str:

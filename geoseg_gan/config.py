@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import logging
 import os
 import pkgutil
@@ -229,6 +230,13 @@ def as_override(key: str, text: str, schema: type) -> str:
     except HydraException:
         pass
     return quoted(key, text)
+
+
+def value_as_override(key: str, value: Any, schema: type) -> str:
+    """The same for any value that a stored configuration has, such as null or a list."""
+    if isinstance(value, str):
+        return as_override(key, value, schema)
+    return f"{key}={json.dumps(value, ensure_ascii=False, default=str)}"
 
 
 def _check_groups(overrides: Sequence[str], schema: type) -> None:

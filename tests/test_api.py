@@ -48,7 +48,7 @@ def test_settings_are_those_of_the_command_line():
         gg.compose(TrainConfig, epochs="many")
 
 
-@pytest.mark.parametrize("wrong", ["epochs=3", [3], {"epochs": "3"}])
+@pytest.mark.parametrize("wrong", ["epochs=3", [3], {"epochs": "3"}, None, 3])
 def test_settings_that_are_no_list_of_words_are_refused(wrong):
     with pytest.raises(UserError, match=r"give a list of settings, as in \['epochs=3'"):
         gg.train(wrong)
@@ -150,6 +150,21 @@ def test_commands_refuse_what_the_command_line_refuses(name):
 
 def test_a_segmenter_is_loaded(segmenter):
     assert gg.load_segmenter(segmenter()).facts.config["image_size"] == 32
+
+
+@pytest.mark.parametrize("load", [gg.load_generator, gg.load_segmenter])
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (None, "^None is not a path. Give a "),
+        (3, "^3 is not a path"),
+        ("", "^'' is not a path"),
+        ("a" * 5000, r"^a{200} cannot be read \(File name too long\). Give a "),
+    ],
+)
+def test_what_is_no_path_is_refused(load, path, message):
+    with pytest.raises(UserError, match=message):
+        load(path)
 
 
 def test_networks_are_loaded_from_the_folder_of_their_run(generator, segmenter, tmp_path):

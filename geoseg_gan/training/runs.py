@@ -10,7 +10,14 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from geoseg_gan.config import as_override, plain, script_command, stored_yaml, write_yaml
+from geoseg_gan.config import (
+    as_override,
+    plain,
+    script_command,
+    stored_yaml,
+    value_as_override,
+    write_yaml,
+)
 from geoseg_gan.data.datamodule import PairDataModule
 from geoseg_gan.data.fingerprint import Fingerprints, refuse_change
 from geoseg_gan.data.stream import check_root
@@ -147,9 +154,11 @@ def find_run(
                 "out_dir."
             )
         if key.split(".")[0] not in free:
+            before, now = (value_as_override(key, v, type(config)) for v in (old, new))
             raise UserError(
-                f"resume=true: the run in {out_dir} has {key}={old}, not {new}. Give "
-                f"{key}={old}, or start a new run in another out_dir."
+                f"resume=true: the run in {out_dir} has {before}, not "
+                f"{now.removeprefix(f'{key}=')}. Give {before}, or start a new run in another "
+                "out_dir."
             )
     done = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     limits = [(own["epochs"], own.get("max_minutes")) for own in (stored, settings)]

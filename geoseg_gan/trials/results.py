@@ -83,7 +83,7 @@ def read_result(path: Path) -> RunResult:
     """Reads a result.
 
     Raises:
-        UserError: If the file was not written by this version.
+        UserError: If the file was not written by this version, or is that of another arm or seed.
     """
     advice = "Remove it, and run trial again."
     shape = TileConfusions.shape("val") | TileConfusions.shape("inner") | _ARRAYS
@@ -95,8 +95,11 @@ def read_result(path: Path) -> RunResult:
     check_content(path, facts, _FACTS, advice)
     if facts.pop("format") != FORMAT:
         raise UserError(f"{path} is not a result of this version's trial. {advice}")
+    arm, seed = facts.pop("arm"), facts.pop("seed")
+    if path != result_path(path.parents[2], arm, seed):
+        raise UserError(f"{path} holds the result of {arm}, seed {seed}. {advice}")
     val, inner = (TileConfusions.from_arrays(arrays, name) for name in ("val", "inner"))
-    return RunResult(facts.pop("arm"), facts.pop("seed"), val, inner, arrays["examples"], facts)
+    return RunResult(arm, seed, val, inner, arrays["examples"], facts)
 
 
 def read_results(folder: Path) -> list[RunResult]:

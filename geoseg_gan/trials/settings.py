@@ -155,9 +155,13 @@ class TrialConfig:
     def check(self) -> None:
         """Refuses, with a UserError, what the checks of the parts do not cover."""
         self.seed_list()
-        wrong = [ratio for ratio in self.ratios if not 0 < ratio < 1]
+        # Arms are named by six digits of their ratio.
+        wrong = [r for r in self.ratios if not 0 < r < 1 or float(f"{r:g}") != r]
         if wrong or not self.ratios or len(set(self.ratios)) < len(self.ratios):
-            raise UserError(f"ratios={self.ratios}: use different shares between 0 and 1.")
+            raise UserError(
+                f"ratios={self.ratios}: use different shares between 0 and 1, of six digits at "
+                "most."
+            )
         if not self.recipes:
             raise UserError("recipes is empty: give recipe=synthetic, or several: recipe=[...].")
         for arm in self.arms:

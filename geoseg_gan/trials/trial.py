@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
-from geoseg_gan.config import plain, stored_yaml, write_yaml
+from geoseg_gan.config import plain, stored_yaml, value_as_override, write_yaml
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.fingerprint import (
@@ -29,7 +29,7 @@ from geoseg_gan.data.masks import mask_reader
 from geoseg_gan.data.pairs import find_pairs
 from geoseg_gan.data.palette import class_ids
 from geoseg_gan.data.scan import check_sizes, scan
-from geoseg_gan.data.split import refuse_shared_images, shared_groups
+from geoseg_gan.data.split import INNER, refuse_shared_images, shared_groups, split_rows
 from geoseg_gan.data.synthetic import refuse_synthetic
 from geoseg_gan.models.discriminators.oasis import changed_settings
 from geoseg_gan.models.registry import Generator, build_generator
@@ -57,7 +57,7 @@ from geoseg_gan.trials.workers import compute_side_by_side
 from geoseg_gan.utils.confusion import mean_iou
 from geoseg_gan.utils.errors import UserError, plural
 from geoseg_gan.utils.files import atomic_path, check_apart, held, is_unused, write_json
-from geoseg_gan.utils.reading import read_json
+from geoseg_gan.utils.reading import check_content, read_json, whole
 from geoseg_gan.utils.tables import percent
 
 DATA = "data.json"
@@ -65,6 +65,14 @@ DATA = "data.json"
 
 _FREE = {"data_root", "out_dir", "seeds", "arms", "ratios", "merge", "devices", "trainer"}
 """Settings, of the trial and its parts, that calls on the same folder may change."""
+
+_STORED = {
+    "recipes": {"*": {"generate?": {}}},
+    "train": {"epochs": whole()},
+    "generate": {"tau": object},
+    "train_segmenter": {"epochs": whole()},
+}
+"""What the `config.yaml` of a trial holds at least, as a shape of `utils.reading`."""
 
 
 def trial(config: TrialConfig) -> dict[str, float]:
@@ -87,11 +95,12 @@ def trial(config: TrialConfig) -> dict[str, float]:
         write_world(root, config.data.classes(), config.data.demo)
     warnings, data, ground = _check_data(config, root)
     _refuse_other_data(folder, data)
+    merged = _to_merge(config, folder, data)
     with held(folder):
         _check_folder(config, folder)  # again: another call may have begun one meanwhile
         _refuse_other_data(folder, data)
         _keep_settings(config, folder, data)
-        _merge(config, folder, data)
+        _merge(folder, merged)
         if ground is not None:
             if not (folder / GROUND).is_dir():
                 ground.write(folder / GROUND)
@@ -165,9 +174,11 @@ def _check_folder(config: TrialConfig, folder: Path) -> None:
 
 def _check_same_trial(config: TrialConfig, folder: Path, stored: dict[str, Any]) -> None:
     """Refuses a folder whose results were computed with other settings than ours."""
+    advice = "It is not the config.yaml of a trial: choose another folder."
+    check_content(folder / "config.yaml", stored, _STORED, advice)
     ours = plain(config)
-    recipes, others = stored.pop("recipes", {}), ours.pop("recipes")
-    changes = [c for c in differences(stored, ours) if _FREE.isdisjoint(c[0].split(".")[:2])]
+    recipes, others = stored.pop("recipes"), ours.pop("recipes")
+    changes = [c for c in differences(stored, ours) if _FREE.isdisjoint(str(c[0]).split(".")[:2])]
     for name in recipes.keys() & others.keys():
         stored_recipe = asdict(RecipeSettings()) | recipes[name]  # which may lack newer knobs
         for key in ("unlabelled", "true_masks"):  # earlier versions repeated the trial's own there
@@ -177,9 +188,10 @@ def _check_same_trial(config: TrialConfig, folder: Path, stored: dict[str, Any])
         changes += differences(old, new)
         changes += ((key, before, after) for key, after, before in differences(new, old))
     for key, before, after in changes:
+        first, now = (value_as_override(key, v, TrialConfig) for v in (before, after))
         raise UserError(
-            f"{folder} holds a trial with {key}={before}, not {after}. Give {key}={before}, or "
-            "choose another out_dir."
+            f"{folder} holds a trial with {first}, not {now.removeprefix(f'{key}=')}. Give "
+            f"{first}, or choose another out_dir."
         )
 
 
@@ -212,11 +224,16 @@ def _check_data(config: TrialConfig, root: Path) -> tuple[list[str], Fingerprint
     train, val = (find_pairs(root, part, regex) for part in ("train", "val"))
     patterns = config.val_groups
     ground = None if patterns is None else Ground.divide(patterns, train, val)
-    available = len(train) if ground is None else len(ground.labelled)
+    labelled = train if ground is None else ground.labelled
     count = config.train_tiles
-    if count is not None and not 2 <= count <= available:
+    if count is not None and not 2 <= count <= len(labelled):
         raise UserError(
-            f"train_tiles={count}: there are {available} labelled tiles; use 2 or more."
+            f"train_tiles={count}: there are {len(labelled)} labelled tiles; use 2 or more."
+        )
+    if not split_rows(labelled, config.data.split_file, config.inner_share, 0)[1]:
+        raise UserError(
+            f"data.split_file={config.data.split_file} holds no tile out, and tau and ratio are "
+            f"chosen on such tiles. Give some the part {INNER}."
         )
     reader = mask_reader(config.data)
     index = scan(train, reader)
@@ -249,8 +266,13 @@ def _check_data(config: TrialConfig, root: Path) -> tuple[list[str], Fingerprint
     return [warning] if warning else [], data, ground
 
 
-def _merge(config: TrialConfig, folder: Path, data: Fingerprints) -> None:
-    """Copies results of other trials with the same settings, such as the jobs of a sweep."""
+def _to_merge(config: TrialConfig, folder: Path, data: Fingerprints) -> list[Path]:
+    """The results of other trials with the same settings, such as the jobs of a sweep.
+
+    Raises:
+        UserError: If they are of other settings or data, or one that is to be copied is none.
+    """
+    paths = []
     for name in config.merge:
         found = sorted(Path(name).rglob("results/*/seed_*.npz"))
         if not found:
@@ -265,18 +287,27 @@ def _merge(config: TrialConfig, folder: Path, data: Fingerprints) -> None:
             _check_same_trial(config, source, stored)
             _refuse_other_data(source, data)
         for path in found:
-            target = folder / path.relative_to(path.parents[2])
-            if not target.is_file():
+            if not (folder / path.relative_to(path.parents[2])).is_file():
                 read_result(path)  # which refuses what is none
-                with atomic_path(target) as scratch:
-                    shutil.copyfile(path, scratch)
+                paths.append(path)
+    return paths
+
+
+def _merge(folder: Path, paths: list[Path]) -> None:
+    """Copies results of other trials, the first of each arm and seed."""
+    for path in paths:
+        target = folder / path.relative_to(path.parents[2])
+        if not target.is_file():
+            with atomic_path(target) as scratch:
+                shutil.copyfile(path, scratch)
 
 
 def _compute(config: TrialConfig) -> None:
     """Computes missing results, those first by which it may end."""
     folder = Path(config.out_dir)
     arms, seeds = config.arms or config.all_arms(), config.seed_list()
-    done = sum(result_path(folder, arm, seed).is_file() for arm in arms for seed in seeds)
+    stored = {(result.arm, result.seed) for result in read_results(folder)}
+    done = len(stored & {(arm, seed) for arm in arms for seed in seeds})
     print(
         f"Trial of {plural(len(arms), 'arm')} with {plural(len(seeds), 'seed')} in {folder}: "
         f"{done} of {plural(len(arms) * len(seeds), 'result')} are there."

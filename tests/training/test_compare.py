@@ -74,6 +74,25 @@ def test_compare_names_choices_as_they_were_given(tmp_path):
     ]
 
 
+def test_segmenters_are_ranked_by_held_out_tiles_or_else_by_validation_tiles(tmp_path):
+    scores = [{"inner/miou": 0.5, "val/miou": 0.75}, {"inner/miou": 0.25, "val/miou": 1.0}, {}]
+    for number, found in enumerate(scores):
+        run_of(tmp_path / f"r{number}", False, epochs=4, lr=number)
+        (tmp_path / f"r{number}/scores.json").write_text(json.dumps({"epoch": 3, **found}))
+    assert compare(CompareConfig(str(tmp_path))) == {"runs": 3, "finished": 3, "best": 0.5}
+    head, *rows = rows_of(tmp_path)
+    assert head == ["| objective", "lr", "epochs", "minutes", "folder |"]
+    assert rows == [["| 50.0 %", "0", "4", "", "`r0` |"], ["| 25.0 %", "1", "4", "", "`r1` |"]]
+    assert "inner/miou (higher is better)" in (tmp_path / "sweep.md").read_text()
+    for number in (0, 1):
+        text = json.dumps({"val/miou": scores[number]["val/miou"]})
+        (tmp_path / f"r{number}/scores.json").write_text(text)
+    assert compare(CompareConfig(str(tmp_path)))["best"] == 1.0
+    (tmp_path / "r0/scores.json").write_text('{"val/miou": "x"}')
+    with pytest.raises(UserError, match=r"scores\.json has 'val/miou', which is 'x', not a number"):
+        compare(CompareConfig(str(tmp_path)))
+
+
 def test_compare_refuses_what_cannot_be_compared(tmp_path):
     with pytest.raises(UserError, match="is not a folder"):
         compare(CompareConfig(str(tmp_path / "nowhere")))

@@ -70,6 +70,16 @@ def test_arrays_and_facts_that_do_not_fit_are_named(tmp_path, result, changes, m
         read_result(path)
 
 
+@pytest.mark.parametrize(("arm", "seed"), [("copy_paste", 8), ("real", 7)])
+def test_a_result_that_lies_in_another_s_place_is_refused(tmp_path, result, arm, seed):
+    write_result(tmp_path, result)
+    place = result_path(tmp_path, arm, seed)
+    place.parent.mkdir(exist_ok=True)
+    result_path(tmp_path, "copy_paste", 7).rename(place)
+    with pytest.raises(UserError, match=r"npz holds the result of copy_paste, seed 7\. Remove it"):
+        read_results(tmp_path)
+
+
 def test_arms_are_named_by_their_ratio():
     for mix in (Mix("synthetic", 0.1), Mix("real_texture", 0.25)):
         assert mix_of(mix.arm) == mix and recipe_of(mix.arm) == mix.recipe

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 from unittest.mock import Mock
@@ -6,6 +7,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from run_folders import last_checkpoint, signal_at
 
 from geoseg_gan.config import plain, write_yaml
@@ -271,11 +273,11 @@ def test_other_settings_do_not_enter_the_same_folder(finished, trial_config, cop
     with pytest.raises(UserError, match=r"holds a trial with train_segmenter.epochs=1, not 2"):
         trial(trial_config(copied, "train_segmenter.epochs=2"))
     write_yaml(copied / "config.yaml", trial_config(copied, "train.max_minutes=1"))
-    with pytest.raises(UserError, match=r"holds a trial with train.max_minutes=1.0, not None"):
+    with pytest.raises(UserError, match=r"holds a trial with train.max_minutes=1.0, not null"):
         trial(trial_config(copied))
     stored = (finished.folder / "config.yaml").read_text()
     (copied / "config.yaml").write_text(stored + "dropout: 0.5\n")
-    with pytest.raises(UserError, match=r"holds a trial with dropout=0.5, not None"):
+    with pytest.raises(UserError, match=r"holds a trial with dropout=0.5, not null"):
         trial(trial_config(copied))
 
 
@@ -324,6 +326,10 @@ def test_groups_in_both_splits_are_warned_of_in_the_report(copied, trial_config,
         ("seeds=0", "seeds=0: give a number"),
         ("seeds=[1,1]", r"seeds=\[1, 1\]: give a number"),
         ("ratios=[0.5,1.0]", "use different shares between 0 and 1"),
+        ("ratios=[0.25,0.2500001]", "between 0 and 1, of six digits at most"),
+        ("ratios=[0.9999999]", "between 0 and 1, of six digits at most"),
+        ("merge=[/nothing]", "merge: /nothing holds no results of a trial"),
+        ("data.split_file=/nothing", "data.split_file=/nothing does not exist"),
         ("arms=[real,mixed]", "arms=mixed is not one of real"),
         ("train_tiles=0", "train_tiles=0: use 1 or more"),
         ("inner_share=0", "chosen on these tiles"),
@@ -349,6 +355,73 @@ def test_a_mistake_is_found_before_anything_is_written(trial_config, tmp_path, s
     with pytest.raises(UserError, match=message):
         trial(trial_config(tmp_path / "trial", setting))
     assert not (tmp_path / "trial").exists()
+
+
+def test_a_split_file_that_holds_nothing_out_is_refused(trial_config, tmp_path):
+    (split := tmp_path / "split.csv").write_text("stem,part\ntrain_000,fit\n")
+    with pytest.raises(UserError, match=r"split\.csv holds no tile out.*Give some the part inner"):
+        trial(trial_config(tmp_path / "trial", f"data.split_file={split}"))
+    assert not (tmp_path / "trial").exists()
+
+
+def test_what_is_merged_is_read_before_a_trial_begins(trial_config, tmp_path):
+    config = trial_config(tmp_path / "trial", f"merge=[{tmp_path / 'other'}]")
+    other = tmp_path / "other"
+    (other / "results/real").mkdir(parents=True)
+    (other / "results/real/seed_000.npz").touch()
+    for stored, message in (
+        (None, "holds results, but not the config.yaml of their trial"),
+        ({}, "other/config.yaml lacks 'recipes'"),
+        (plain(config), r"results/real/seed_000.npz cannot be read"),
+    ):
+        if stored is not None:
+            OmegaConf.save(OmegaConf.create(stored), other / "config.yaml")
+        with pytest.raises(UserError, match=message):
+            trial(config)
+        assert not (tmp_path / "trial").exists()
+
+
+def test_a_folder_that_is_no_trial_s_is_refused(trial_config, tmp_path):
+    config = trial_config(tmp_path)
+    parts = "train: {epochs: 1}, generate: {tau: 0}, train_segmenter: {epochs: 1}"
+    for stored, message in (
+        ("", "lacks 'recipes'"),
+        ("{}", "lacks 'recipes'"),
+        ("data_root: x", "lacks 'recipes'"),
+        ("{recipes: {}, train: {}}", "lacks 'generate'"),
+        (f"{{recipes: null, {parts}}}", "'recipes', which is None, not a mapping"),
+        (f"{{recipes: {{first: null}}, {parts}}}", "'recipes.first', which is None, not a mapping"),
+        (f"{{recipes: {{first: {{generate: 1}}}}, {parts}}}", "'recipes.first.generate', which is"),
+        (f"{{recipes: {{}}, {parts}, 1: x}}", "holds a trial with .*=.*, not "),
+    ):
+        (tmp_path / "config.yaml").write_text(stored)
+        with pytest.raises(UserError, match=rf"{message}.*choose another"):
+            trial(config)
+        assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "advice"),
+    [
+        ("train_tiles=null", "train_tiles=8", "train_tiles=null"),
+        ("share_gan=false", "share_gan=true", "share_gan=false"),
+        ("data.group_regex='a,b'", "data.group_regex=null", "data.group_regex='a,b'"),
+    ],
+)
+def test_the_stored_setting_is_named_as_a_command_line_has_it(
+    trial_config, tmp_path, stored, given, advice
+):
+    write_yaml(tmp_path / "config.yaml", trial_config(tmp_path, stored))
+    with pytest.raises(UserError, match=re.escape(f"Give {advice}, or choose")):
+        trial(trial_config(tmp_path, given))
+
+
+def test_a_result_that_was_copied_over_another_is_refused_before_anything_runs(
+    copied, trial_config, no_runs
+):
+    shutil.copy(copied / "results/real/seed_001.npz", copied / "results/real/seed_002.npz")
+    with pytest.raises(UserError, match=r"seed_002\.npz holds the result of real, seed 1\. Remove"):
+        trial(trial_config(copied, "seeds=3"))
 
 
 def test_variants_need_noise(trial_config, tmp_path):

@@ -221,7 +221,7 @@ def test_a_trial_whose_recipes_repeat_its_images_goes_on(
     trial(config)
     stored.recipes["pseudo_labels"].generate["unlabelled"] = "others"
     write_yaml(tmp_path / "trial/config.yaml", stored)
-    with pytest.raises(UserError, match=r"pseudo_labels\.generate\.unlabelled=others, not None"):
+    with pytest.raises(UserError, match=r"pseudo_labels\.generate\.unlabelled=others, not null"):
         trial(config)
 
 
