@@ -97,6 +97,7 @@ def test_a_summary_shows_the_differences_of_stored_trials(page):
         ("knobs", "knobs/knobs.json"),
         ("refine", "refine/evaluations.json"),
         ("sharper", "sharper/evaluations.json"),
+        ("sharper", "sharper/short.json"),
     ],
     ids=lambda part: Path(part).stem,
 )
