@@ -364,7 +364,7 @@ def test_a_setting_that_was_null_and_becomes_a_group_differs(trained, tmp_path, 
     paths = (f"data_root={tmp_path / 'world'}", f"out_dir={trained[1]}")
     config = composed("train", *tiny, *paths, "resume=true", "epochs=3")
     config.data.demo = composed("train", "data=demo").data.demo
-    with pytest.raises(UserError, match=r"has data.demo=null, not \{'train_tiles"):
+    with pytest.raises(UserError, match=r"has data.demo=null, not \{\"train_tiles"):
         train(config)
     # A knob that is newer than the run does not count.
     stored = {"lr": 1.0, "segmenter": {"options": {}, "depth": 3}, "demo": {"seed": 1}}
