@@ -429,6 +429,11 @@ def stored_yaml(folder: Path) -> dict[str, Any] | None:
     return load_yaml(path)[1] if path.is_file() else None
 
 
+def has_settings(stored: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """Whether stored settings are these; what earlier versions could set besides does not count."""
+    return settings == {key: stored.get(key) for key in settings}
+
+
 def is_made(folder: Path, settings: dict[str, Any], stored: dict[str, Any] | None) -> bool:
     """Whether a folder was made with these settings, of which the user is then told.
 
@@ -437,8 +442,7 @@ def is_made(folder: Path, settings: dict[str, Any], stored: dict[str, Any] | Non
         settings: What the command would make it with, as plain dicts.
         stored: What it was made with; None where it is not there.
     """
-    # What earlier versions could set besides makes no difference.
-    if stored is None or settings != {key: stored.get(key) for key in settings}:
+    if stored is None or not has_settings(stored, settings):
         return False
     sweep_beside(folder)  # a kill may have left it after the folder was whole
     print(f"{folder} is there already, made with these settings. Remove it to make it again.")

@@ -12,7 +12,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from geoseg_gan.config import is_made, plain
+from geoseg_gan.config import has_settings, is_made, plain
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.dataset import PairSource, WindowDataset
 from geoseg_gan.data.fingerprint import (
@@ -242,8 +242,8 @@ def check(config: EvaluateConfig) -> None:
     check_range("seed", config.seed, 0, LARGEST_SEED)
     config.onnx.check()
     config.trainer.check(config.devices)
-    stored, settings = _stored(config), plain(config)
-    if stored is not None and any(stored["settings"].get(k) != v for k, v in settings.items()):
+    stored = _stored(config)
+    if stored is not None and not has_settings(stored["settings"], plain(config)):
         raise UserError(
             f"out_dir={config.out_dir} already holds another evaluation. Choose another out_dir."
         )

@@ -154,11 +154,9 @@ def find_run(
                 "out_dir."
             )
         if key.split(".")[0] not in free:
-            before, now = (value_as_override(key, v, type(config)) for v in (old, new))
             raise UserError(
-                f"resume=true: the run in {out_dir} has {before}, not "
-                f"{now.removeprefix(f'{key}=')}. Give {before}, or start a new run in another "
-                "out_dir."
+                f"resume=true: the run in {out_dir} has {in_words((key, old, new), type(config))}, "
+                "or start a new run in another out_dir."
             )
     done = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     limits = [(own["epochs"], own.get("max_minutes")) for own in (stored, settings)]
@@ -210,6 +208,13 @@ def differences(
                 yield f"{key}.{name}", values[0], values[1]
         elif old != new:
             yield key, old, new
+
+
+def in_words(difference: tuple[str, Any, Any], schema: type) -> str:
+    """One of these, and what to give, in words of the command line of a schema."""
+    key, *values = difference
+    before, now = (value_as_override(key, value, schema) for value in values)
+    return f"{before}, not {now.removeprefix(f'{key}=')}. Give {before}"
 
 
 def data_summary(

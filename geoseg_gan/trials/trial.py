@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
-from geoseg_gan.config import plain, stored_yaml, value_as_override, write_yaml
+from geoseg_gan.config import plain, stored_yaml, write_yaml
 from geoseg_gan.data.batch import ImageScaling
 from geoseg_gan.data.demo.world import write_world
 from geoseg_gan.data.fingerprint import (
@@ -40,7 +40,7 @@ from geoseg_gan.synthesis.generate import check as check_generation
 from geoseg_gan.synthesis.inputs import check_pair_size
 from geoseg_gan.synthesis.pseudo_labels import check_images, check_labels
 from geoseg_gan.synthesis.settings import UNLABELLED
-from geoseg_gan.training.runs import differences
+from geoseg_gan.training.runs import differences, in_words
 from geoseg_gan.training.settings import TrainConfig
 from geoseg_gan.training.train import check as check_training
 from geoseg_gan.training.train import check_networks
@@ -187,11 +187,10 @@ def _check_same_trial(config: TrialConfig, folder: Path, stored: dict[str, Any])
         old, new = ({f"recipes.{name}": part} for part in (stored_recipe, others[name]))
         changes += differences(old, new)
         changes += ((key, before, after) for key, after, before in differences(new, old))
-    for key, before, after in changes:
-        first, now = (value_as_override(key, v, TrialConfig) for v in (before, after))
+    for change in changes:
         raise UserError(
-            f"{folder} holds a trial with {first}, not {now.removeprefix(f'{key}=')}. Give "
-            f"{first}, or choose another out_dir."
+            f"{folder} holds a trial with {in_words(change, TrialConfig)}, or choose another "
+            "out_dir."
         )
 
 
